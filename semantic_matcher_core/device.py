@@ -1,0 +1,48 @@
+"""Which device and which precision to run in; nothing falls back silently."""
+
+from __future__ import annotations
+
+import torch
+
+from semantic_matcher_core.errors import ConfigError, DeviceError
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The torch device for a user's choice.
+
+    Args:
+        device: ``"auto"`` (CUDA where available, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …
+
+    Raises:
+        DeviceError: the device is unknown to torch, or is a CUDA device that is not there.
+    """
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:<index>'") from error
+    if resolved.type == "cuda":
+        available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (resolved.index or 0) >= available:
+            raise DeviceError(
+                f"device {str(device)!r} requested, but torch sees {available} CUDA device(s); "
+                "use device 'cpu' or 'auto', or install a CUDA build of torch and check nvidia-smi"
+            )
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype the networks compute in.
+
+    Raises:
+        ConfigError: not one of ``fp32``, ``fp16``, ``bf16``.
+        DeviceError: ``fp16`` on the CPU, where torch's kernels for it are slow or missing.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise DeviceError("precision 'fp16' needs a GPU; on the CPU use 'bf16' or 'fp32'")
+    return PRECISIONS[precision]

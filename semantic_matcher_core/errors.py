@@ -1,0 +1,56 @@
+"""Exceptions of the core library.
+
+Every error a caller can cause derives from :class:`SemanticMatcherError`; its message names the value at fault,
+what was expected and how to put it right. Shells (command line, ROS nodes) turn these into one line, and let
+anything else surface as the defect it is.
+"""
+
+from __future__ import annotations
+
+
+class SemanticMatcherError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class ImageError(SemanticMatcherError, ValueError):
+    """An image (array, tensor, file or message) cannot be used: shape, type, size, encoding or content."""
+
+
+class ShapeError(SemanticMatcherError, ValueError):
+    """Tensors given together do not fit each other (batch size, keypoint count or feature dimension)."""
+
+
+class ConfigError(SemanticMatcherError, ValueError):
+    """An option or configuration value is unknown, out of range, or contradicts another."""
+
+
+class UnknownNameError(ConfigError):
+    """A name (variant, extractor, semantic encoder, weights entry) is in no catalogue or registry."""
+
+
+class DeviceError(SemanticMatcherError, RuntimeError):
+    """The requested device or precision is not available here; nothing falls back silently."""
+
+
+class CheckpointError(SemanticMatcherError, ValueError):
+    """A checkpoint (file, folder or zip) is damaged, unsafe, or does not fit the model it is loaded into."""
+
+
+class WeightsNotFoundError(SemanticMatcherError, FileNotFoundError):
+    """Weights are in none of the search folders nor in the cache; the message has the command that fetches them."""
+
+
+class DownloadError(SemanticMatcherError, OSError):
+    """A download failed, or is not allowed (offline); what had arrived is kept for resuming."""
+
+
+class HashMismatchError(DownloadError):
+    """A file's SHA-256 is not the one on record; the file is not used."""
+
+
+class UnsafeArchiveError(CheckpointError):
+    """An archive holds a member that would land outside its target folder, a link, or a device."""
+
+
+class LicenseNotAcceptedError(SemanticMatcherError, PermissionError):
+    """Weights under a licence that must be accepted first; the message names the flag."""

@@ -1,0 +1,78 @@
+"""Images and masks as a caller has them, made into tensors the networks take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semantic_matcher_core.errors import ImageError
+
+
+def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
+    """``B x 3 x H x W`` float32 RGB in [0, 1] on ``device``.
+
+    Args:
+        image: ``H x W x 3`` or ``H x W`` (grey) uint8 array, ``B x H x W x 3`` uint8 array, or a float tensor
+            ``B x 3 x H x W`` or ``3 x H x W`` (``1`` channel is repeated) with values in [0, 1].
+
+    Raises:
+        ImageError: any other type or shape, an empty image, or values that are not finite or not in [0, 1].
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image, device)
+    if isinstance(image, Tensor):
+        return _from_tensor(image, device)
+    raise ImageError(f"an image must be a numpy array or a torch tensor, got {type(image).__name__}")
+
+
+def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
+    """``B x H x W`` bool on the device of ``images``: true where keypoints are wanted.
+
+    Raises:
+        ImageError: the mask's size is not that of the images.
+    """
+    tensor = torch.as_tensor(np.ascontiguousarray(mask) if isinstance(mask, np.ndarray) else mask)
+    if tensor.ndim == 2:
+        tensor = tensor[None].expand(images.shape[0], -1, -1)
+    if tensor.ndim != 3 or tensor.shape != (images.shape[0], *images.shape[-2:]):
+        raise ImageError(
+            f"mask is {tuple(tensor.shape)}, expected height x width {tuple(images.shape[-2:])} of the image it masks"
+        )
+    return (tensor != 0).to(images.device)
+
+
+def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
+    if image.dtype != np.uint8:
+        raise ImageError(f"a numpy image must be uint8, got {image.dtype}; pass floats as a torch tensor in [0, 1]")
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim == 3:
+        image = image[None]
+    if image.ndim != 4 or image.shape[-1] not in (1, 3):
+        raise ImageError(f"a numpy image must be H x W, H x W x 3 or B x H x W x 3, got {image.shape}")
+    if 0 in image.shape:
+        raise ImageError(f"the image is empty: {image.shape}")
+    # uint8 travels to the device and is converted there: a quarter of the bytes.
+    batch = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+    batch = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255.0
+    return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
+
+
+def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
+    if not image.is_floating_point():
+        raise ImageError(f"an image tensor must be floating point in [0, 1], got {image.dtype}; divide uint8 by 255")
+    if image.ndim == 3:
+        image = image[None]
+    if image.ndim != 4 or image.shape[1] not in (1, 3):
+        raise ImageError(f"an image tensor must be B x 3 x H x W (or 3 x H x W), got {tuple(image.shape)}")
+    if 0 in image.shape:
+        raise ImageError(f"the image is empty: {tuple(image.shape)}")
+    batch = image.to(device=device, dtype=torch.float32)
+    low, high = (float(v) for v in torch.aminmax(batch.detach()))
+    # A slack of one 8-bit step: resampling with cubic kernels overshoots a little. NaN fails both comparisons.
+    if not (low >= -1 / 255 and high <= 1 + 1 / 255):
+        raise ImageError(f"image values must lie in [0, 1], got {low:.4g} … {high:.4g}; divide 8-bit values by 255")
+    return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch

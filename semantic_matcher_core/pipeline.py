@@ -1,0 +1,206 @@
+"""SemanticMatcher: image -> Features -> Matches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from semantic_matcher_core.device import resolve_device, resolve_precision
+from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
+from semantic_matcher_core.matching import MatcherConfig, match_features
+from semantic_matcher_core.reasoning import Reasoner
+from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder, sample_at_keypoints
+from semantic_matcher_core.types import Features, Matches
+
+REGISTRATIONS = ("exact", "published")
+
+
+class SemanticMatcher(nn.Module):
+    """Matches images by local features, and by what they are part of where a reasoner is given.
+
+    Build one with :meth:`from_pretrained` or :meth:`from_parts`.
+
+    Attributes:
+        extractor, semantic_encoder, reasoner: the parts; the last two are ``None`` for plain descriptor matching.
+        matching: how two sets of features are matched; may be replaced at any time.
+        variant: the name this matcher was built from, or "".
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        semantic_encoder: SemanticEncoder | None = None,
+        reasoner: Reasoner | None = None,
+        *,
+        matching: MatcherConfig | None = None,
+        semantic_size: int = 896,
+        registration: str = "exact",
+        precision: str = "fp32",
+        variant: str = "",
+    ) -> None:
+        super().__init__()
+        if (semantic_encoder is None) != (reasoner is None):
+            raise ConfigError("a semantic encoder and a reasoner are only of use together; give both or neither")
+        if registration not in REGISTRATIONS:
+            raise ConfigError(f"unknown registration {registration!r}; use one of {', '.join(REGISTRATIONS)}")
+        if semantic_encoder is not None and reasoner is not None:
+            config = reasoner.config
+            for what, wants, has in (
+                (f"extractor {extractor.name!r} gives descriptors", config.extractor_features_dim, extractor.descriptor_dim),
+                (f"{semantic_encoder.name!r} gives features", config.semantic_features_dim, semantic_encoder.feature_dim),
+            ):
+                if wants != has:
+                    raise ShapeError(f"{what} of {has} dimensions, but the reasoner was made for {wants}")
+            if semantic_size < semantic_encoder.patch_size:
+                raise ConfigError(
+                    f"semantic_size must be at least one patch ({semantic_encoder.patch_size} px), got {semantic_size}"
+                )
+        self.extractor = extractor
+        self.semantic_encoder = semantic_encoder
+        self.reasoner = reasoner
+        self.matching = matching or MatcherConfig()
+        self.semantic_size = semantic_size
+        self.registration = registration
+        self.precision = precision
+        self.variant = variant
+        self.eval()
+
+    @classmethod
+    def from_parts(
+        cls,
+        extractor: Extractor,
+        semantic_encoder: SemanticEncoder | None = None,
+        reasoner: Reasoner | None = None,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "fp32",
+        **options: Any,
+    ) -> SemanticMatcher:
+        """A matcher from parts; without a reasoner it is plain descriptor matching, through the same code.
+
+        Args:
+            extractor: keypoints and descriptors.
+            semantic_encoder, reasoner: both or neither; their dimensions must fit.
+            device: where to run, see :func:`~semantic_matcher_core.device.resolve_device`.
+            precision: ``fp32``, ``bf16`` or ``fp16`` (GPU only): what the networks compute in; results stay float32.
+            options: ``matching`` (:class:`~semantic_matcher_core.matching.MatcherConfig`), ``semantic_size`` (long
+                side in pixels at which the semantic encoder sees the image), ``registration``
+                (``"exact"`` or ``"published"``, see ``semantics.sampling``), ``variant`` (a name for logs).
+
+        Raises:
+            ConfigError, ShapeError: the parts or options do not fit together.
+            DeviceError: device or precision are not available here.
+        """
+        resolved = resolve_device(device)
+        resolve_precision(precision, resolved)
+        return cls(extractor, semantic_encoder, reasoner, precision=precision, **options).to(resolved)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = "xfeat",
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "fp32",
+        max_keypoints: int | None = None,
+        weights: str | Path | None = None,
+        fetch: bool = False,
+        **options: Any,
+    ) -> SemanticMatcher:
+        """A published variant, a checkpoint folder or zip, or ``plain:<extractor>``.
+
+        Args:
+            name_or_path: a catalogue name (:func:`~semantic_matcher_core.variants.list_variants`), a folder with
+                ``model_config.yaml`` and a ``.pt``, a ``.zip`` of one, or ``plain:<extractor>``.
+            device, precision: see :meth:`from_parts`.
+            max_keypoints: keypoints per image; ``None`` for what the variant's configuration says (2048 for plain).
+            weights: a folder to search for weights before the usual places.
+            fetch: download what is not here; otherwise nothing touches the network.
+            options: as in :meth:`from_parts`.
+
+        Raises:
+            UnknownNameError: no such variant or extractor; the message lists those that exist.
+            WeightsNotFoundError: weights are not here; the message has the command that fetches them and the plain
+                alternative.
+            CheckpointError: the checkpoint is damaged or does not fit.
+        """
+        from semantic_matcher_core.variants import build_parts
+
+        resolved = resolve_device(device)
+        resolve_precision(precision, resolved)
+        extractor, encoder, reasoner, defaults = build_parts(
+            name_or_path, max_keypoints=max_keypoints, weights=weights, fetch=fetch, device=resolved
+        )
+        return cls.from_parts(
+            extractor, encoder, reasoner, device=resolved, precision=precision, **{**defaults, **options}
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run (for an extractor without parameters, the reasoner decides, else the CPU)."""
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    @torch.inference_mode()
+    def extract(self, image: Any, mask: Any = None) -> Features:
+        """Keypoints with local, and where there is a reasoner reasoned and semantic, descriptors.
+
+        Args:
+            image: ``H x W x 3`` or ``H x W`` uint8 array (RGB), or ``B x 3 x H x W`` float tensor in [0, 1].
+            mask: ``H x W`` (or ``B x H x W``), non-zero where keypoints are wanted.
+
+        Raises:
+            ImageError: shape, type or value range is none of those.
+        """
+        images = as_image_batch(image, self.device)
+        masks = None if mask is None else as_mask_batch(mask, images)
+        with self._autocast():
+            features = self.extractor(images, masks)
+            if self.reasoner is None or self.semantic_encoder is None:
+                return features
+            return self._reason(images, features, self.semantic_encoder, self.reasoner)
+
+    @torch.inference_mode()
+    def match(self, features0: Features, features1: Features) -> Matches:
+        """Matches between two (batches of) features of this matcher.
+
+        Raises:
+            ShapeError: batch sizes or descriptor dimensions differ.
+        """
+        return match_features(features0, features1, self.matching)
+
+    def match_images(self, image0: Any, image1: Any) -> Matches:
+        """:meth:`extract` both, then :meth:`match`."""
+        return self.match(self.extract(image0), self.extract(image1))
+
+    def _reason(
+        self, images: torch.Tensor, features: Features, encoder: SemanticEncoder, reasoner: Reasoner
+    ) -> Features:
+        from dataclasses import replace
+
+        size = reasoner.config.fix_dino_size if reasoner.config.fix_dino_size > 0 else self.semantic_size
+        resized, scale = resize_for_encoder(images, size, encoder.patch_size, registration=self.registration)
+        semantic = sample_at_keypoints(
+            encoder(resized).float(),
+            features.keypoints,
+            features.image_size,
+            patch_size=encoder.patch_size,
+            scale=scale,
+            registration=self.registration,
+            mode=reasoner.config.semantic_interpolation_mode,
+        )
+        texture, semantic_out = reasoner(features.descriptors, semantic, features.valid)
+        return replace(
+            features,
+            reasoned=nn.functional.normalize(texture.float(), dim=-1),
+            semantic=None if semantic_out is None else nn.functional.normalize(semantic_out.float(), dim=-1),
+        )
+
+    def _autocast(self) -> torch.autocast:
+        dtype = resolve_precision(self.precision, self.device)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)

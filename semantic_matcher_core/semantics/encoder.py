@@ -1,0 +1,77 @@
+"""What every semantic encoder is, and the table of those that exist."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from semantic_matcher_core.device import resolve_device
+from semantic_matcher_core.errors import UnknownNameError
+
+
+class SemanticEncoder(nn.Module, ABC):
+    """Image to a map of semantic features, one vector per patch.
+
+    Attributes:
+        name: its name in the table, which is also its name in the weights catalogue and in published configurations.
+        feature_dim: channels C of the map.
+        patch_size: side of a patch in pixels; input sides must be multiples of it.
+    """
+
+    name: str = ""
+    feature_dim: int = 0
+    patch_size: int = 14
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """``B x 3 x H x W`` in [0, 1], H and W multiples of ``patch_size``, to ``B x C x H/patch x W/patch``."""
+
+
+# name -> (module below semantic_matcher_core.semantics, class); the class is called with the name.
+_ENCODERS: dict[str, tuple[str, str]] = {
+    "dinov2_vits14": ("dinov2", "DinoV2"),
+    "dinov2_vitb14": ("dinov2", "DinoV2"),
+    "dinov2_vitl14": ("dinov2", "DinoV2"),
+    "dinov2_vitg14": ("dinov2", "DinoV2"),
+}
+
+
+def list_semantic_encoders() -> list[str]:
+    """Names that :func:`create_semantic_encoder` knows."""
+    return list(_ENCODERS)
+
+
+def create_semantic_encoder(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+    fetch: bool = False,
+) -> SemanticEncoder:
+    """A semantic encoder with its published weights loaded, in evaluation mode.
+
+    Args:
+        name: one of :func:`list_semantic_encoders`.
+        weights: a weights file, or a folder to search before the usual places; ``None`` for the usual places.
+        device: see :func:`~semantic_matcher_core.device.resolve_device`.
+        fetch: download the weights when they are not here; otherwise nothing touches the network.
+
+    Raises:
+        UnknownNameError: no such encoder.
+        WeightsNotFoundError: its weights are not here (the message has the command that fetches them).
+        CheckpointError: the weights file does not fit.
+    """
+    from semantic_matcher_core.weights import find_weights, load_state_dict_strictly
+
+    if name not in _ENCODERS:
+        raise UnknownNameError(f"unknown semantic encoder {name!r}; known: {', '.join(_ENCODERS)}")
+    # Before the network is built: the giant variant takes seconds and 4.5 GB to build.
+    path = find_weights(name, weights, fetch=fetch)
+    module, class_name = _ENCODERS[name]
+    encoder: SemanticEncoder = getattr(importlib.import_module(f"semantic_matcher_core.semantics.{module}"), class_name)(name)
+    load_state_dict_strictly(encoder, path)
+    return encoder.eval().requires_grad_(False).to(resolve_device(device))

@@ -1,0 +1,180 @@
+"""Features and Matches: what flows between the stages.
+
+Convention:
+    - Keypoints are (x, y) pixels of the image *as given*; x right, y down, (0, 0) is the centre of the top-left pixel.
+    - Batches are padded: image ``b`` has its ``counts[b]`` real keypoints in the first rows, and ``valid`` tells
+      them from padding. ``valid is None`` means that every row is real, which lets attention run unmasked.
+    - Padding rows hold zeros and never change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from semantic_matcher_core.errors import ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Local features of a batch of B images, N rows each.
+
+    Attributes:
+        keypoints: ``B x N x 2`` float32, (x, y) in pixels of the image as given.
+        scores: ``B x N`` float32 detection scores, larger is better, in descending order.
+        descriptors: ``B x N x D``, L2-normalised rows.
+        image_size: ``(height, width)`` in pixels of the images as given.
+        valid: ``B x N`` bool, true for real keypoints (which come first), or ``None`` when every row is real.
+        reasoned: ``B x N x F`` output of the reasoner's texture branch, L2-normalised, or ``None`` without a reasoner.
+        semantic: ``B x N x F`` output of its semantic branch, L2-normalised, or ``None`` where matching does not use it.
+    """
+
+    keypoints: Tensor
+    scores: Tensor
+    descriptors: Tensor
+    image_size: tuple[int, int]
+    valid: Tensor | None = None
+    reasoned: Tensor | None = None
+    semantic: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.keypoints.ndim != 3 or self.keypoints.shape[-1] != 2:
+            raise ShapeError(f"keypoints must be B x N x 2, got {tuple(self.keypoints.shape)}")
+        rows = self.keypoints.shape[:2]
+        for name in ("scores", "descriptors", "valid", "reasoned", "semantic"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape[:2] != rows:
+                raise ShapeError(f"{name} is {tuple(tensor.shape)}, expected it to start with {tuple(rows)} like keypoints")
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images B."""
+        return self.keypoints.shape[0]
+
+    @property
+    def counts(self) -> Tensor:
+        """``B`` int64: real keypoints of each image, on the features' device."""
+        if self.valid is None:
+            return torch.full((self.batch_size,), self.keypoints.shape[1], device=self.keypoints.device)
+        return self.valid.sum(dim=1)
+
+    @property
+    def device(self) -> torch.device:
+        return self.keypoints.device
+
+    def __len__(self) -> int:
+        return self.batch_size
+
+    def __getitem__(self, index: int) -> Features:
+        """The features of one image, as a batch of one without padding (one host synchronisation)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of a batch of {len(self)}")
+        index %= len(self)
+        n = int(self.counts[index])
+        return replace(self, valid=None, **{k: t[index : index + 1, :n] for k, t in self._tensors() if k != "valid"})
+
+    def __iter__(self) -> Iterator[Features]:
+        return (self[i] for i in range(len(self)))
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same features on another device."""
+        return replace(self, **{k: t.to(device) for k, t in self._tensors()})
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        return [(f.name, t) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)]
+
+    @staticmethod
+    def stack(items: Sequence[Features]) -> Features:
+        """One batch from several; rows are padded to the longest. All must share image size, fields and dimensions.
+
+        Raises:
+            ShapeError: nothing to stack, or sizes, fields or dimensions differ.
+        """
+        if not items:
+            raise ShapeError("cannot stack an empty list of Features")
+        names = [k for k, _ in items[0]._tensors() if k != "valid"]
+        for item in items[1:]:
+            if item.image_size != items[0].image_size:
+                raise ShapeError(f"cannot stack Features of image sizes {items[0].image_size} and {item.image_size}")
+            if [k for k, _ in item._tensors() if k != "valid"] != names:
+                raise ShapeError("cannot stack Features with and without reasoned or semantic descriptors")
+        n = max(item.keypoints.shape[1] for item in items)
+        ragged = any(item.valid is not None or item.keypoints.shape[1] != n for item in items)
+
+        def pad(t: Tensor) -> Tensor:
+            out = t.new_zeros((t.shape[0], n, *t.shape[2:]))
+            out[:, : t.shape[1]] = t
+            return out
+
+        def valid_of(item: Features) -> Tensor:
+            if item.valid is not None:
+                return item.valid
+            return torch.ones(item.keypoints.shape[:2], dtype=torch.bool, device=item.device)
+
+        stacked: dict[str, Any] = {}
+        for name in names:
+            parts = [getattr(item, name) for item in items]
+            if len({p.shape[2:] for p in parts}) != 1:
+                raise ShapeError(f"cannot stack {name} of dimensions {sorted({p.shape[-1] for p in parts})}")
+            stacked[name] = torch.cat([pad(p) for p in parts])
+        valid = torch.cat([pad(valid_of(item)) for item in items]) if ragged else None
+        return Features(image_size=items[0].image_size, valid=valid, **stacked)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Matches between the images of two batches: M in all, the pairs of the batch one after another.
+
+    Attributes:
+        indices: ``M x 2`` int64, rows of the two Features of the pair, ascending in the first column within a pair.
+        keypoints0: ``M x 2`` float32 (x, y) in pixels of the first image.
+        keypoints1: ``M x 2`` float32 (x, y) in pixels of the second image.
+        confidence: ``M`` float32, the similarity of the match (cosine, or its fusion with the semantic one).
+        pair: ``M`` int64, which pair of the batch a match belongs to, or ``None`` for a single pair.
+        batch_size: number of pairs.
+        inlier: ``M`` bool where a geometric check ran, else ``None``.
+        model: ``3 x 3`` float64 matrix that the check estimated (single pair only), else ``None``.
+        model_type: "", "homography", "fundamental" or "essential".
+    """
+
+    indices: Tensor
+    keypoints0: Tensor
+    keypoints1: Tensor
+    confidence: Tensor
+    pair: Tensor | None = None
+    batch_size: int = 1
+    inlier: Tensor | None = None
+    model: Tensor | None = None
+    model_type: str = ""
+
+    def __post_init__(self) -> None:
+        if self.pair is None and self.batch_size != 1:
+            raise ShapeError(f"Matches of {self.batch_size} pairs need `pair`, the pair of each match")
+
+    def __len__(self) -> int:
+        """Number of matches M over all pairs."""
+        return self.indices.shape[0]
+
+    def of_pair(self, index: int) -> Matches:
+        """The matches of one pair of the batch."""
+        if not 0 <= index < self.batch_size:
+            raise IndexError(f"pair {index} of a batch of {self.batch_size}")
+        if self.pair is None:
+            return self
+        keep = self.pair == index
+        return Matches(
+            self.indices[keep],
+            self.keypoints0[keep],
+            self.keypoints1[keep],
+            self.confidence[keep],
+            inlier=None if self.inlier is None else self.inlier[keep],
+        )
+
+    def to(self, device: torch.device | str) -> Matches:
+        """The same matches on another device."""
+        tensors = {f.name: t for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)}
+        return replace(self, **{k: t.to(device) for k, t in tensors.items()})
