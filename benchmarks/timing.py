@@ -1,0 +1,57 @@
+"""Timing two or more ways of doing the same work, interleaved so that a noisy machine is unfair to none of them."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of repeated calls."""
+
+    median_ms: float
+    p95_ms: float
+    runs: int
+
+
+def time_interleaved(
+    candidates: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int, device: torch.device
+) -> dict[str, Timing]:
+    """Median and 95th percentile of each candidate; one call of each in turn, ``repeats`` rounds after ``warmup`` rounds."""
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_index in range(warmup + repeats):
+        for name, call in candidates.items():
+            _synchronize(device)
+            start = time.perf_counter()
+            call()
+            _synchronize(device)
+            if round_index >= warmup:
+                samples[name].append((time.perf_counter() - start) * 1e3)
+    return {
+        name: Timing(statistics.median(s), sorted(s)[min(len(s) - 1, int(0.95 * len(s)))], len(s))
+        for name, s in samples.items()
+    }
+
+
+def machine_description(device: torch.device) -> str:
+    """One line that says what the figures were measured on."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
+    except OSError:
+        pass  # not Linux: the generic name stands
+    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
