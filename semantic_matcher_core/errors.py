@@ -54,3 +54,11 @@ class UnsafeArchiveError(CheckpointError):
 
 class LicenseNotAcceptedError(SemanticMatcherError, PermissionError):
     """Weights under a licence that must be accepted first; the message names the flag."""
+
+
+class BagError(SemanticMatcherError, ValueError):
+    """A bag is damaged or truncated, or holds no such topic or message type; the message lists what it does hold."""
+
+
+class OutputError(SemanticMatcherError, OSError):
+    """A result cannot be written (folder missing, no permission, disk full); nothing is left under its final name."""
