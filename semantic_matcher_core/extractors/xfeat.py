@@ -1,0 +1,153 @@
+"""XFeat: Accelerated Features for Lightweight Image Matching (Potje et al., CVPR 2024; arXiv 2404.19174).
+
+The network is kornia's; detection, selection and sampling are ours and follow the published sparse inference
+(verlab/accelerated_features, modules/xfeat.py), batched.
+"""
+
+from __future__ import annotations
+
+import torch
+from kornia.feature.xfeat import XFeatModel
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the usual name
+
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.selection import BORDERS, mask_at_size, select_keypoints, zero_padding
+from semantic_matcher_core.types import Features
+
+_STRIDE = 32
+_CELL = 8
+
+
+class XFeat(Extractor):
+    """XFeat's sparse keypoints with 64-dimensional descriptors.
+
+    Convention:
+        - The network sees the image resized bilinearly to the next lower multiples of 32 (at least 32). Keypoints are
+          whole pixels ``k`` of the resized image, given as ``(k + 0.5) * scale - 0.5`` of the image as given. The
+          published code gives ``k * scale``: the same where both sides are multiples of 32.
+        - A keypoint is a local maximum of the heat map above ``detection_threshold``; its score is heat map times
+          reliability. The published code never returns (0, 0), nor the last row and column of the resized image (its
+          sampling of the heat map falls outside there); nor does this one.
+
+    Args:
+        max_keypoints: keep at most this many keypoints of each image.
+        detection_threshold: of the heat map, in [0, 1]. 0.05 is XFeat's own, 0.0 that of the published reasoners.
+        nms_radius: radius in pixels of non-maximum suppression; 2 is XFeat's 5 x 5 window.
+        border: ``"clipped"`` as published, or ``"valid"`` as kornia; see ``selection.local_maxima``.
+        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+    """
+
+    name = "xfeat"
+    descriptor_dim = 64
+
+    def __init__(
+        self,
+        max_keypoints: int = 2048,
+        *,
+        detection_threshold: float = 0.05,
+        nms_radius: int = 2,
+        border: str = "clipped",
+        fixed_size: bool = False,
+    ) -> None:
+        super().__init__(max_keypoints)
+        if not 0 <= detection_threshold < 1:
+            raise ConfigError(f"detection_threshold must be in [0, 1), got {detection_threshold!r}")
+        if isinstance(nms_radius, bool) or not isinstance(nms_radius, int) or nms_radius < 0:
+            raise ConfigError(f"nms_radius must be a whole number of pixels from 0 up, got {nms_radius!r}")
+        if border not in BORDERS:
+            raise ConfigError(f"unknown border {border!r}; use one of {', '.join(BORDERS)}")
+        self.detection_threshold = detection_threshold
+        self.nms_radius = nms_radius
+        self.border = border
+        self.fixed_size = fixed_size
+        self.net = XFeatModel()
+        # Batch normalisation must use its running statistics: one image's features never depend on another's.
+        self.eval()
+
+    @staticmethod
+    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The published ``xfeat.pt``, whose names are those of the bare network, as this module's state dict."""
+        return {name if name.startswith("net.") else f"net.{name}": tensor for name, tensor in state.items()}
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
+        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
+        given_height, given_width = images.shape[-2:]
+        height, width = (max(_STRIDE, side // _STRIDE * _STRIDE) for side in (given_height, given_width))
+        if (height, width) != (given_height, given_width):
+            images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+        descriptor_map, logits, reliability = self.net(images)
+
+        # The networks may run in half precision; a position or a rank may not.
+        with torch.autocast(images.device.type, enabled=False):
+            reliability = reliability.float()
+
+            def combined_score(keypoints: Tensor) -> Tensor:
+                x, y = keypoints.unbind(-1)
+                heat = heat_map.flatten(1).gather(1, y * width + x)
+                return heat * sample_map(reliability, keypoints, height, width, "bilinear")[..., 0]
+
+            heat_map = detection_heat_map(logits.float())
+            allowed = _published_area(height, width, images.device)
+            if masks is not None:
+                allowed = allowed & mask_at_size(masks, height, width)
+            keypoints, scores, valid = select_keypoints(
+                heat_map,
+                self.max_keypoints,
+                nms_radius=self.nms_radius,
+                threshold=self.detection_threshold,
+                border=self.border,
+                masks=allowed,
+                rescore=combined_score,
+                fixed_size=self.fixed_size,
+            )
+            descriptor_map = F.normalize(descriptor_map.float(), dim=1)
+            descriptors = F.normalize(sample_map(descriptor_map, keypoints, height, width, "bicubic"), dim=-1)
+            scale = torch.tensor([given_width / width, given_height / height], device=images.device)
+            return Features(
+                keypoints=zero_padding((keypoints + 0.5) * scale - 0.5, valid),
+                scores=scores,
+                descriptors=zero_padding(descriptors, valid),
+                image_size=(given_height, given_width),
+                valid=valid,
+            )
+
+
+def detection_heat_map(logits: Tensor) -> Tensor:
+    """Probability that a pixel is a keypoint, from the logits of its 8 x 8 cell and the cell's "none" class.
+
+    Args:
+        logits: ``B x 65 x H/8 x W/8``; channel ``8 y + x`` is pixel (x, y) of the cell, the last one "none".
+
+    Returns:
+        ``B x H x W``.
+    """
+    return F.pixel_shuffle(logits.softmax(dim=1)[:, : _CELL * _CELL], _CELL)[:, 0]
+
+
+def sample_map(maps: Tensor, keypoints: Tensor, height: int, width: int, mode: str) -> Tensor:
+    """A coarse map at keypoints of the image, in the convention that XFeat's weights were trained with.
+
+    Pixel 0 … side - 1 is spread over the whole map, edge to edge (``2 k / (side - 1) - 1`` read with
+    ``align_corners=False``), with zeros outside: a keypoint reads up to half a pixel beside its own place.
+
+    Args:
+        maps: ``B x C x h x w`` float32.
+        keypoints: ``B x N x 2`` (x, y) pixels of the ``height x width`` image.
+        mode: ``"bilinear"`` or ``"bicubic"``.
+
+    Returns:
+        ``B x N x C``.
+    """
+    last = torch.tensor([width - 1, height - 1], dtype=torch.float32, device=maps.device)
+    grid = 2.0 * (keypoints.float() / last) - 1.0
+    return F.grid_sample(maps, grid[:, :, None], mode=mode, align_corners=False)[..., 0].transpose(1, 2)
+
+
+def _published_area(height: int, width: int, device: torch.device) -> Tensor:
+    area = torch.ones((1, height, width), dtype=torch.bool, device=device)
+    area[:, -1] = False
+    area[:, :, -1] = False
+    area[:, 0, 0] = False
+    return area
