@@ -1,0 +1,111 @@
+"""What every test may use: the shared data folder, thread limits, a ROS domain of its own, and a textured picture."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Set before torch, OpenMP or OpenCV are imported anywhere: each xdist worker would start a thread per core otherwise.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+    os.environ.setdefault(_variable, "1")
+
+_domain_lock: IO[bytes] | None = None
+
+
+def _claim_ros_domain() -> tuple[int, IO[bytes]]:
+    """A DDS domain no other test process on this machine holds, and the lock that keeps it.
+
+    0 is left to the user's robot; above 101 the UDP ports of a domain meet Linux's range of ephemeral ports.
+    """
+    folder = Path(tempfile.gettempdir()) / f"semantic_matcher_ros_domains-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for step in range(101):
+        domain = 1 + (os.getpid() + step) % 101
+        lock = open(folder / str(domain), "wb")  # noqa: SIM115 - held until the process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return domain, lock
+    raise pytest.UsageError(f"all 101 ROS domains are taken by running tests (locks in {folder})")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _domain_lock
+    domain, _domain_lock = _claim_ros_domain()
+    os.environ["ROS_DOMAIN_ID"] = str(domain)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ.pop("ROS_LOCALHOST_ONLY", None)  # it would override the newer variable
+    if os.environ.get("SEMANTIC_MATCHER_REQUIRE_ROS") == "1":
+        missing = [name for name in ("rclpy", "semantic_matcher_msgs") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise pytest.UsageError(
+                f"cannot import {' and '.join(missing)}, and SEMANTIC_MATCHER_REQUIRE_ROS=1 forbids skipping the "
+                "ROS tests; run `make test`, which builds the workspace and sets its environment"
+            )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # One worker runs all of them, one after the other: each starts processes that want the cores for themselves.
+    for item in items:
+        if item.get_closest_marker("ros") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("ros"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden files and pictures that lies beside the checkout (or where SEMANTIC_MATCHER_SHARED says)."""
+    folder = Path(os.environ.get("SEMANTIC_MATCHER_SHARED") or REPOSITORY.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no shared test data: {folder} is not a folder (SEMANTIC_MATCHER_SHARED names another)")
+    return folder
+
+
+def make_textured_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture with corners and blobs at many scales: ``height x width x 3`` uint8 RGB, the same on every machine.
+
+    Overlapping rectangles and ellipses of random colour, from large to small, under value noise of several octaves.
+    """
+    import cv2
+
+    random = np.random.default_rng(seed)
+    canvas = np.full((height, width, 3), 110.0, dtype=np.float32)
+    side = min(height, width)
+    for size in np.geomspace(side / 2, max(side / 60, 4.0), 900):
+        centre = random.uniform((0, 0), (width, height))
+        axes = np.maximum(random.uniform(0.3, 0.6, 2) * size, 1.0)
+        box = (tuple(centre.tolist()), tuple((2 * axes).tolist()), float(random.uniform(0, 180)))
+        colour = tuple(float(value) for value in random.uniform(0, 255, 3))
+        if random.random() < 0.5:
+            cv2.ellipse(canvas, box, colour, -1)
+        else:
+            cv2.fillPoly(canvas, [np.round(cv2.boxPoints(box)).astype(np.int32)], colour)
+    for cells in (4, 16, 64):
+        noise = random.uniform(-1.0, 1.0, (cells, cells, 3)).astype(np.float32)
+        canvas += 90.0 / np.sqrt(cells) * cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def textured() -> Callable[..., np.ndarray]:
+    """``textured(height, width, seed=0)``: see :func:`make_textured_image`."""
+    return make_textured_image
+
+
+@pytest.fixture(scope="session")
+def textured_image() -> np.ndarray:
+    """``480 x 640 x 3`` uint8 RGB with well over a thousand corners; read-only, because all tests share it."""
+    image = make_textured_image(480, 640)
+    image.flags.writeable = False
+    return image
