@@ -1,0 +1,86 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from semantic_matcher_core.errors import OutputError
+
+
+@contextlib.contextmanager
+def atomic_output(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; what the block leaves there gets the final name when the block ends well.
+
+    The temporary name keeps the suffix, because many writers choose their format by it. The block may write a file
+    or make a folder; an existing *file* at ``path`` is replaced. After an error nothing is left of either.
+
+    Raises:
+        OutputError: the folder is missing, is not writable, or the disk is full; other errors of the block pass.
+    """
+    path = Path(path)
+    check_output(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    remove(temporary)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if isinstance(error, OutputError) or not is_write_failure(error):
+            raise
+        raise output_error(path, error) from error
+    finally:
+        remove(temporary)
+
+
+def check_output(path: Path) -> None:
+    """Fail early, before the work, where ``path`` can never be written.
+
+    Raises:
+        OutputError: the folder of ``path`` does not exist or is not writable, or ``path`` is a folder.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: folder {folder} does not exist; create it first")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder; give a file name")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {path}: no permission to write in {folder}")
+
+
+_WRITE_FAILURES = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+
+def is_write_failure(error: OSError) -> bool:
+    """Whether ``error`` tells of the place written to (and not, say, of a broken pipe or a network)."""
+    return error.errno in _WRITE_FAILURES
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """One sentence for a failed write, with what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"cannot write {path}: the disk is full; free some space or write elsewhere")
+    return OutputError(f"cannot write {path}: {error.strerror or error}")
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

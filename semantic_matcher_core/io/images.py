@@ -1,0 +1,146 @@
+"""Image files to and from RGB arrays.
+
+Convention:
+    - Arrays are ``H x W x 3`` uint8 RGB, whatever the file holds. 16-bit values keep their upper 8 bits, as mono16
+      messages do; grey is repeated over the channels; alpha is left out, colours below it are kept as stored.
+    - EXIF orientation is applied by default, so that the array is upright as viewers show it. Where pixel
+      coordinates must fit the file as stored (COLMAP ignores the tag), read with ``orientation="stored"``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.io.atomic import atomic_output
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
+ORIENTATIONS = ("exif", "stored")
+
+
+def read_image(path: str | Path, *, orientation: str = "exif") -> np.ndarray:
+    """``H x W x 3`` uint8 RGB of an image file.
+
+    Args:
+        path: any name the file system allows.
+        orientation: ``"exif"`` turns the image as its EXIF tag says, ``"stored"`` leaves the pixels as they lie.
+
+    Raises:
+        ImageError: there is no such file, it is no image that OpenCV reads, it is cut short, or its values are
+            neither 8 nor 16 bit.
+        ConfigError: ``orientation`` is neither of the two.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"no such image file: {path}") from None
+    except OSError as error:
+        raise ImageError(f"cannot read image {path}: {error.strerror or error}") from error
+    return decode_image(data, name=str(path), orientation=orientation)
+
+
+def decode_image(data: bytes, *, name: str = "image", orientation: str = "exif") -> np.ndarray:
+    """``H x W x 3`` uint8 RGB of an encoded image; see :func:`read_image`. ``name`` is what errors call it."""
+    if orientation not in ORIENTATIONS:
+        raise ConfigError(f"unknown orientation {orientation!r}; use one of {', '.join(ORIENTATIONS)}")
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes)")
+    # OpenCV fills what is missing of a JPEG with grey and reports success.
+    if data[:2] == b"\xff\xd8" and not _jpeg_is_complete(data):
+        raise ImageError(f"{name} is a JPEG cut short ({len(data)} bytes, no end marker)")
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if orientation == "stored":
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f"{name} cannot be decoded: {str(error).strip().splitlines()[-1]}") from error
+    if image is None:
+        raise ImageError(f"{name} is no image that can be decoded (or is damaged); {len(data)} bytes")
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        raise ImageError(f"{name} holds {image.dtype} values; convert it to 8 or 16 bit first")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) -> None:
+    """Write an RGB or grey uint8 image; the format follows the suffix, and the file appears whole or not at all.
+
+    Raises:
+        ImageError: the array is no ``H x W x 3`` or ``H x W`` uint8 image, or no format has this suffix.
+        OutputError: the folder is missing or not writable, or the disk is full.
+    """
+    path = Path(path)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
+        raise ImageError(f"expected an H x W x 3 or H x W uint8 image, got {image.shape} {image.dtype}")
+    if 0 in image.shape:
+        raise ImageError(f"the image is empty: {image.shape}")
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ImageError(f"cannot write {path}: unknown image suffix {path.suffix!r}; use {_suffix_list()}")
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else np.ascontiguousarray(image)
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    try:
+        encoded, buffer = cv2.imencode(path.suffix.lower(), bgr, options)
+    except cv2.error as error:
+        raise ImageError(f"cannot encode {path}: {str(error).strip().splitlines()[-1]}") from error
+    if not encoded:
+        raise ImageError(f"cannot encode an image of shape {image.shape} as {path.suffix}")
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(buffer.tobytes())
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """Image files directly in ``folder`` by suffix, hidden ones left out, in natural order (``2.png`` before ``10.png``).
+
+    Raises:
+        ImageError: ``folder`` is no folder, or holds no image; the message names the suffixes that count.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ImageError(f"no such image folder: {folder}")
+    found = [p for p in folder.iterdir() if is_image_file(p) and not p.name.startswith(".")]
+    if not found:
+        raise ImageError(f"no image in folder {folder}; files with these suffixes count: {_suffix_list()}")
+    return sorted(found, key=lambda p: natural_key(p.name))
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether ``path`` is a file with the suffix of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Sort key that compares runs of digits as numbers; the name itself breaks ties (``01`` and ``1``)."""
+    parts: list[tuple[int, int | str]] = [
+        (0, int(part)) if part.isascii() and part.isdigit() else (1, part.casefold())
+        for part in re.split(r"([0-9]+)", name)
+        if part
+    ]
+    return parts, name
+
+
+def _suffix_list() -> str:
+    return " ".join(sorted(IMAGE_SUFFIXES))
+
+
+def _jpeg_is_complete(data: bytes) -> bool:
+    # An end marker counts only after the first scan: thumbnails in the header have their own. Inside a scan 0xFF is
+    # always followed by 0x00 or a restart marker, so the two bytes cannot occur by chance (ITU T.81, annex B).
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            return True  # not the layout expected; leave the verdict to the decoder
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == 0xDA:
+            return data.find(b"\xff\xd9", position) >= 0
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
