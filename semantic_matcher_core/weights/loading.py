@@ -1,0 +1,131 @@
+"""Reading weights without running code, and loading them strictly."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semantic_matcher_core.errors import CheckpointError
+
+# Under which a training checkpoint keeps its parameters; "extractor" is DISK's (cvlab-epfl/disk).
+_WRAPPERS = ("state_dict", "extractor", "model")
+_SHOWN = 4
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The parameters in a weights file, on the CPU; optimizer state and counters are left out.
+
+    Args:
+        path: ``.safetensors``, or a ``.pt``/``.pth`` that is a state dict or holds one under ``state_dict``. Pickles are
+            read with torch's restricted unpickler, which refuses anything but tensors and plain containers.
+
+    Raises:
+        CheckpointError: missing, truncated, unsafe, or without a state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state dict (names to tensors)")
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    wrong = [k for k, v in content.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
+    if wrong or not content:
+        what = f"{wrong[0]!r} is no named tensor" if wrong else "it is empty"
+        raise CheckpointError(f"{path} holds no state dict (names to tensors): {what}")
+    return dict(content)
+
+
+def load_state_dict_strictly(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    drop_prefixes: Sequence[str] = (),
+    rename: Callable[[str], str] | None = None,
+) -> None:
+    """Load a weights file into a module; every name and shape must fit, or nothing is loaded.
+
+    A module may define ``convert_state_dict(state) -> state``, which turns published names into its own.
+
+    Args:
+        module: what is loaded into.
+        path: see :func:`read_state_dict`.
+        drop_prefixes: parameters whose (published) names start so are left out.
+        rename: maps each remaining published name to the module's.
+
+    Raises:
+        CheckpointError: as :func:`read_state_dict`, or names or shapes differ; the message has the first few.
+    """
+    state = {k: v for k, v in read_state_dict(path).items() if not k.startswith(tuple(drop_prefixes))}
+    if rename is not None:
+        state = {rename(k): v for k, v in state.items()}
+    convert = getattr(module, "convert_state_dict", None)
+    if convert is not None:
+        try:
+            state = convert(state)
+        except KeyError as error:
+            raise CheckpointError(f"{path} does not fit {type(module).__name__}: lacks {error}") from error
+    load_strictly(module, state, str(path))
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load a state dict into a module; every name and shape must fit, or nothing is loaded.
+
+    Raises:
+        CheckpointError: names or shapes differ; the message names ``origin`` and the first few.
+    """
+    own = module.state_dict()
+    # Counters that torch itself fills in for files older than their introduction.
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in own]
+    misshapen = [
+        f"{k} ({'x'.join(map(str, v.shape))}, expected {'x'.join(map(str, own[k].shape))})"
+        for k, v in state.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{' …' if len(names) > _SHOWN else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{origin} does not fit {type(module).__name__}: {'; '.join(problems)}")
+    # A plain dict has no version metadata, so torch supplies missing counters of normalisation layers.
+    module.load_state_dict(dict(state), strict=True)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no safetensors file, or is truncated: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    # Only the zip format of torch.save can be mapped; mapping keeps optimizer state out of memory.
+    mappable = zipfile.is_zipfile(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) and ("GLOBAL" in str(error) or "Unsupported" in str(error)):
+            raise CheckpointError(
+                f"{path} holds more than tensors (a pickle that could run code) and is not loaded; "
+                "save its state dict alone, or use safetensors"
+            ) from error
+        raise CheckpointError(f"{path} is damaged or no torch checkpoint") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, truncated or no torch checkpoint: {str(error).splitlines()[0]}"
+        ) from error
