@@ -1,1 +1,1 @@
-"""Reading and writing: images, video, bags, feature files. Nothing here computes, and nothing is imported until used."""
+"""Reading and writing: images, video, bags, feature files. Nothing is imported until it is used."""

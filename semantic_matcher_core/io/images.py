@@ -63,7 +63,7 @@ def decode_image(data: bytes, *, name: str = "image", orientation: str = "exif")
     if image is None:
         raise ImageError(f"{name} is no image that can be decoded (or is damaged); {len(data)} bytes")
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = np.right_shift(image, 8).astype(np.uint8)
     elif image.dtype != np.uint8:
         raise ImageError(f"{name} holds {image.dtype} values; convert it to 8 or 16 bit first")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -96,7 +96,7 @@ def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) 
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files directly in ``folder`` by suffix, hidden ones left out, in natural order (``2.png`` before ``10.png``).
+    """Image files (by suffix, not hidden) directly in ``folder``, in natural order: ``2.png`` before ``10.png``.
 
     Raises:
         ImageError: ``folder`` is no folder, or holds no image; the message names the suffixes that count.

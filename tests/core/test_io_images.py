@@ -76,7 +76,7 @@ def test_orientation_tag(tmp_path: Path) -> None:
     assert stored.shape == (32, 64, 3) and upright.shape == (64, 32, 3)
     # Tag 6: the first row of what is stored is the right side of the scene.
     assert np.array_equal(upright, np.rot90(stored, -1))
-    with pytest.raises(ConfigError, match="'sideways'.*exif, stored"):
+    with pytest.raises(ConfigError, match=r"'sideways'.*exif, stored"):
         read_image(tmp_path / "turned.jpg", orientation="sideways")
 
 
