@@ -72,6 +72,8 @@ def create_semantic_encoder(
     # Before the network is built: the giant variant takes seconds and 4.5 GB to build.
     path = find_weights(name, weights, fetch=fetch)
     module, class_name = _ENCODERS[name]
-    encoder: SemanticEncoder = getattr(importlib.import_module(f"semantic_matcher_core.semantics.{module}"), class_name)(name)
+    encoder: SemanticEncoder = getattr(
+        importlib.import_module(f"semantic_matcher_core.semantics.{module}"), class_name
+    )(name)
     load_state_dict_strictly(encoder, path)
     return encoder.eval().requires_grad_(False).to(resolve_device(device))
