@@ -302,7 +302,9 @@ def _to_8_bit(pixels: np.ndarray, encoding: _Encoding, full_scale: float | None)
             return (pixels >> 8).astype(np.uint8)
         return _lookup_table(scale)[pixels]
     # float32 -> float64, so that whole multiples of the scale do not fall below their step.
-    scaled = np.nan_to_num(pixels.astype(np.float64) * (256.0 / scale), nan=0.0, posinf=255.0, neginf=0.0)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is one like any other
+        wide = pixels.astype(np.float64)
+    scaled = np.nan_to_num(wide * (256.0 / scale), nan=0.0, posinf=255.0, neginf=0.0)
     return np.clip(scaled, 0.0, 255.0).astype(np.uint8)
 
 

@@ -251,6 +251,8 @@ def test_nothing_is_warned_about() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         image_to_rgb(message(METRES, "32FC1"))
+        signalling_nan = Image(1, 1, "32FC1", 0, 4, bytes.fromhex("0100a07f"))
+        assert image_to_rgb(signalling_nan).tolist() == [[0]]
         image_to_rgb(message(SIXTEEN, "mono16", big=True))
 
 
