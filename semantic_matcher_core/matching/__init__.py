@@ -1,0 +1,16 @@
+"""Mutual nearest neighbours over fused similarities."""
+
+from semantic_matcher_core.matching.config import MatcherConfig
+from semantic_matcher_core.matching.features import match_features, match_features_densely
+from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
+from semantic_matcher_core.matching.similarity import FusedSimilarity, SimilarityMatrix
+
+__all__ = [
+    "DenseMatches",
+    "FusedSimilarity",
+    "MatcherConfig",
+    "SimilarityMatrix",
+    "match_features",
+    "match_features_densely",
+    "match_similarities",
+]

@@ -1,0 +1,69 @@
+"""Matches between Features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from semantic_matcher_core.errors import DeviceError, ShapeError
+from semantic_matcher_core.matching.config import MatcherConfig
+from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
+from semantic_matcher_core.matching.similarity import FusedSimilarity
+from semantic_matcher_core.types import Features, Matches
+
+
+def match_features(features0: Features, features1: Features, config: MatcherConfig | None = None) -> Matches:
+    """Matches between two batches of features, image by image.
+
+    What a reasoner gave is matched where it is there (``reasoned``, fused with ``semantic`` where that is there too),
+    the extractor's descriptors otherwise. One host synchronisation, for the number of matches.
+
+    Args:
+        features0, features1: of the same batch size and with the same fields; keypoint counts may differ.
+        config: ``None`` for the defaults.
+
+    Returns:
+        Matches whose confidence is the (fused) similarity; none where a side has no keypoints.
+
+    Raises:
+        ShapeError: batch size, fields or descriptor dimensions differ.
+        DeviceError: the two are on different devices.
+    """
+    dense = match_features_densely(features0, features1, config, both_sides=False)
+    pair, index0 = (dense.matches0 >= 0).nonzero(as_tuple=True)
+    index1 = dense.matches0[pair, index0]
+    return Matches(
+        indices=torch.stack((index0, index1), dim=1),
+        keypoints0=features0.keypoints[pair, index0],
+        keypoints1=features1.keypoints[pair, index1],
+        confidence=dense.similarity0[pair, index0],
+        pair=pair if len(features0) > 1 else None,
+        batch_size=len(features0),
+    )
+
+
+def match_features_densely(
+    features0: Features, features1: Features, config: MatcherConfig | None = None, *, both_sides: bool = True
+) -> DenseMatches:
+    """As :func:`match_features`, one entry per keypoint and without any host synchronisation."""
+    config = config or MatcherConfig()
+    vectors0, vectors1 = _comparable(features0, features1)
+    with torch.autocast(features0.device.type, enabled=False):
+        similarity = FusedSimilarity([v.float() for v in vectors0], [v.float() for v in vectors1], config)
+        return match_similarities(similarity, config, features0.valid, features1.valid, both_sides=both_sides)
+
+
+def _comparable(features0: Features, features1: Features) -> tuple[list[Tensor], list[Tensor]]:
+    if len(features0) != len(features1):
+        raise ShapeError(f"cannot match a batch of {len(features0)} images with a batch of {len(features1)}")
+    if features0.device != features1.device:
+        raise DeviceError(f"features are on {features0.device} and {features1.device}; move one with .to()")
+    names = ["descriptors"] if features0.reasoned is None else ["reasoned", "semantic"]
+    for name in ("reasoned", "semantic"):
+        if (getattr(features0, name) is None) != (getattr(features1, name) is None):
+            raise ShapeError(f"only one side has {name} descriptors; extract both with the same matcher")
+    sides = [[t for name in names if (t := getattr(f, name)) is not None] for f in (features0, features1)]
+    for name, v0, v1 in zip(names, *sides, strict=False):
+        if v0.shape[-1] != v1.shape[-1]:
+            raise ShapeError(f"{name} have {v0.shape[-1]} and {v1.shape[-1]} dimensions; use the same variant for both")
+    return sides[0], sides[1]

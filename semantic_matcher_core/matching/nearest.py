@@ -1,0 +1,193 @@
+"""Nearest neighbours in both directions from one pass over the similarities.
+
+Ties go to the lowest index. Matches of a side are given densely, one entry per row, -1 for none.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the usual name
+
+from semantic_matcher_core.matching.config import MatcherConfig
+from semantic_matcher_core.matching.similarity import Similarity
+
+# Similarities held at a time. On the CPU a block should stay in the second-level cache while it is scanned.
+_BLOCK_ELEMENTS = {"cpu": 1 << 20}
+_BLOCK_ELEMENTS_ELSEWHERE = 1 << 26
+_GROUP = 64
+
+
+class DenseMatches(NamedTuple):
+    """Matches between two sides of N and M rows, in a batch of B.
+
+    Attributes:
+        matches0: ``B x N`` int64, the row of side 1 that each row of side 0 matches, -1 for none.
+        matches1: ``B x M`` int64, likewise from side 1, or ``None`` where it was not asked for.
+        similarity0: ``B x N`` float32, similarity of the match, 0 where there is none.
+        similarity1: ``B x M`` float32, or ``None`` with ``matches1``.
+    """
+
+    matches0: Tensor
+    matches1: Tensor | None
+    similarity0: Tensor
+    similarity1: Tensor | None
+
+
+class _Best(NamedTuple):
+    """Of each row: the largest similarity, where it is, and (where asked for) the second largest."""
+
+    value: Tensor
+    index: Tensor
+    second: Tensor | None
+
+
+def match_similarities(
+    similarity: Similarity,
+    config: MatcherConfig,
+    valid0: Tensor | None = None,
+    valid1: Tensor | None = None,
+    *,
+    both_sides: bool = True,
+    block_rows: int | None = None,
+) -> DenseMatches:
+    """Nearest neighbours that pass the tests of ``config``.
+
+    Args:
+        similarity: of B x N rows to M rows.
+        config: mutual check, ratio test, limits.
+        valid0, valid1: ``B x N`` and ``B x M`` bool, false for padding; padding neither matches nor is matched.
+        both_sides: also give ``matches1`` when ``config.mutual`` is off (with it, it comes at no cost).
+        block_rows: rows of similarities held at a time; by default, what suits the device.
+    """
+    batch, n, m = similarity.shape
+    device = similarity.device
+    if n == 0 or m == 0:
+        return DenseMatches(
+            torch.full((batch, n), -1, device=device),
+            torch.full((batch, m), -1, device=device) if both_sides else None,
+            torch.zeros((batch, n), device=device),
+            torch.zeros((batch, m), device=device) if both_sides else None,
+        )
+    two_ways = config.mutual or both_sides
+    best0, best1 = _scan(similarity, valid0, valid1, config.ratio is not None, two_ways, block_rows)
+    matches0 = _accepted(best0, config)
+    matches1 = None if best1 is None else _accepted(best1, config)
+    if config.mutual and matches1 is not None:
+        matches0, matches1 = _mutual(matches0, matches1), _mutual(matches1, matches0)
+    return DenseMatches(
+        matches0,
+        matches1 if both_sides else None,
+        best0.value.masked_fill(matches0 < 0, 0),
+        best1.value.masked_fill(matches1 < 0, 0) if both_sides and best1 is not None and matches1 is not None else None,
+    )
+
+
+def _scan(
+    similarity: Similarity,
+    valid0: Tensor | None,
+    valid1: Tensor | None,
+    second: bool,
+    columns: bool,
+    block_rows: int | None,
+) -> tuple[_Best, _Best | None]:
+    batch, n, m = similarity.shape
+    row_parts: list[_Best] = []
+    column_best: _Best | None = None
+    step = block_rows or _suitable_block(similarity.device, batch, m)
+    for start in range(0, n, step):
+        stop = min(n, start + step)
+        block = similarity.rows(start, stop)
+        if valid0 is not None:
+            block = block.masked_fill(~valid0[:, start:stop, None], -torch.inf)
+        if valid1 is not None:
+            block = block.masked_fill(~valid1[:, None, :], -torch.inf)
+        row_parts.append(_row_best(block, second))
+        if columns:
+            part = _column_best(block, second)
+            part = part._replace(index=part.index + start)
+            column_best = part if column_best is None else _merged(column_best, part)
+    return _concatenated(row_parts), column_best
+
+
+def _suitable_block(device: torch.device, batch: int, columns: int) -> int:
+    elements = _BLOCK_ELEMENTS.get(device.type, _BLOCK_ELEMENTS_ELSEWHERE)
+    return max(_GROUP, elements // (batch * columns) // _GROUP * _GROUP)
+
+
+def _row_best(block: Tensor, second: bool) -> _Best:
+    value, index = block.max(dim=2)
+    return _Best(value, index, _second(block, index, 2) if second else None)
+
+
+def _column_best(block: Tensor, second: bool) -> _Best:
+    """As :func:`_row_best` of the transposed block, without transposing it.
+
+    On the CPU a reduction with indices over the slow dimension is not vectorised, while one without indices is: so
+    the maxima of groups of rows are found first, and an index is looked for in the winning group only.
+    """
+    batch, rows, columns = block.shape
+    if block.device.type != "cpu" or rows <= _GROUP:
+        value, index = block.max(dim=1)
+        return _Best(value, index, _second(block, index, 1) if second else None)
+    missing = -rows % _GROUP
+    if missing:
+        block = F.pad(block, (0, 0, 0, missing), value=-torch.inf)
+    groups = block.view(batch, -1, _GROUP, columns)
+    maxima = groups.amax(dim=2)
+    group = maxima.argmax(dim=1)
+    winning = groups.gather(1, group[:, None, None, :].expand(-1, 1, _GROUP, -1))[:, 0]
+    value, inside = winning.max(dim=1)
+    runner_up = None
+    if second:
+        runner_up = torch.maximum(_second(maxima, group, 1), _second(winning, inside, 1))
+    return _Best(value, group * _GROUP + inside, runner_up)
+
+
+def _second(block: Tensor, best: Tensor, dim: int) -> Tensor:
+    """Largest value along ``dim`` beside the one at ``best``; minus infinity where there is no other."""
+    return block.scatter(dim, best.unsqueeze(dim), -torch.inf).amax(dim)
+
+
+def _merged(first: _Best, later: _Best) -> _Best:
+    """Best of two blocks, the first of which has the lower indices."""
+    replace = later.value > first.value
+    second = None
+    if first.second is not None and later.second is not None:
+        loser = torch.minimum(first.value, later.value)
+        second = torch.maximum(loser, torch.maximum(first.second, later.second))
+    return _Best(
+        torch.where(replace, later.value, first.value), torch.where(replace, later.index, first.index), second
+    )
+
+
+def _concatenated(parts: list[_Best]) -> _Best:
+    if len(parts) == 1:
+        return parts[0]
+    seconds = [p.second for p in parts if p.second is not None]
+    return _Best(
+        torch.cat([p.value for p in parts], dim=1),
+        torch.cat([p.index for p in parts], dim=1),
+        torch.cat(seconds, dim=1) if seconds else None,
+    )
+
+
+def _accepted(best: _Best, config: MatcherConfig) -> Tensor:
+    """Indices of the nearest neighbours, -1 where a test fails."""
+    keep = best.value > -torch.inf
+    if best.second is not None and config.ratio is not None:
+        keep &= 1 - best.value <= config.ratio**2 * (1 - best.second)
+    if config.max_distance is not None:
+        keep &= 2 * (1 - best.value) <= config.max_distance**2
+    if config.min_similarity is not None:
+        keep &= best.value >= config.min_similarity
+    return best.index.masked_fill(~keep, -1)
+
+
+def _mutual(matches: Tensor, back: Tensor) -> Tensor:
+    """``matches`` without those whose partner, by ``back``, does not match them in return."""
+    rows = torch.arange(matches.shape[1], device=matches.device)
+    returned = back.gather(1, matches.clamp(min=0))
+    return matches.masked_fill((matches < 0) | (returned != rows), -1)
