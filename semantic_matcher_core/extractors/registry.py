@@ -40,6 +40,7 @@ class ExtractorEntry:
 BUILT_IN: dict[str, ExtractorEntry] = {
     "xfeat": ExtractorEntry("xfeat", "XFeat", weights="xfeat-extractor"),
     "sift": ExtractorEntry("sift", "Sift"),
+    "dalf": ExtractorEntry("dalf", "Dalf", weights="dalf"),
 }
 
 # Names that published configurations use for the same thing.
@@ -82,11 +83,17 @@ def create_extractor(
         extractor = _create_third_party(name, max_keypoints, options)
     else:
         module = importlib.import_module(f"semantic_matcher_core.extractors.{entry.module}")
-        extractor = _call(getattr(module, entry.factory), name, max_keypoints, {**entry.options, **options})
-        if entry.weights is not None:
-            from semantic_matcher_core.weights import find_weights, load_state_dict_strictly
+        factory, options = getattr(module, entry.factory), {**entry.options, **options}
+        if entry.weights is None:
+            extractor = _call(factory, name, max_keypoints, options)
+        else:
+            from semantic_matcher_core.weights import find_weights, load_state_dict_strictly, read_state_dict
 
             path = find_weights(entry.weights, weights, fetch=fetch)
+            # Some layouts come in versions that only the tensors tell apart.
+            if hasattr(factory, "options_of_state_dict"):
+                options = {**factory.options_of_state_dict(read_state_dict(path)), **options}
+            extractor = _call(factory, name, max_keypoints, options)
             load_state_dict_strictly(extractor, path)
     return extractor.eval().requires_grad_(False).to(resolve_device(device))
 

@@ -1,0 +1,109 @@
+"""The U-Net of DALF: a grey image to a detection heat map and a stride-8 descriptor map."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class UNet(nn.Module):
+    """Encoder of three double-convolution blocks, decoder to full size, and a descriptor head on the coarsest map.
+
+    Args:
+        channels: of the three encoder blocks; the last is the dimension of the descriptor map.
+    """
+
+    def __init__(self, channels: tuple[int, int, int] = (32, 64, 64)) -> None:
+        super().__init__()
+        self.encoder = Encoder((1, *channels))
+        self.decoder = Decoder((1, *channels))
+        coarsest = channels[-1]
+        self.features = nn.Sequential(
+            nn.Conv2d(coarsest, coarsest, 3, padding=1, bias=False),
+            nn.BatchNorm2d(coarsest, affine=False),
+            nn.ReLU(),
+            nn.Conv2d(coarsest, coarsest, 1),
+            nn.BatchNorm2d(coarsest, affine=False),
+        )
+
+    def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
+        """``B x 1 x H x W`` (H, W >= 32) to logits ``B x 1 x H x W`` and descriptors ``B x C x H/8 x W/8``."""
+        maps = self.encoder(grey)
+        return self.decoder(maps), self.features(maps[-1])
+
+
+class Encoder(nn.Module):
+    """Instance norm, then blocks that halve the size; all maps are kept for the decoder's skips."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(channels[0], affine=False)
+        self.blocks = nn.ModuleList([DownBlock(i, o) for i, o in pairwise(channels)])
+
+    def forward(self, grey: Tensor) -> list[Tensor]:
+        maps = [self.norm(grey)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return maps
+
+
+class DownBlock(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels, affine=False),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels, affine=False),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convs(x)
+
+
+class UpBlock(nn.Module):
+    """Two convolutions without padding: each map loses two pixels a side, which the next upsampling stretches away."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, bias=False),
+            nn.BatchNorm2d(out_channels, affine=False),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, bias=False),
+            nn.BatchNorm2d(out_channels, affine=False),
+            nn.ReLU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Decoder(nn.Module):
+    """Coarse to fine with skips, bicubic to full size, then a small head that gives the heat map's logits."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        fine_to_coarse = channels[1:]
+        coarsest, middle, finest = fine_to_coarse[2], fine_to_coarse[1], fine_to_coarse[0]
+        self.convs = nn.ModuleList([UpBlock(coarsest + middle, middle), UpBlock(middle + finest, finest)])
+        self.conv_heatmap = nn.Sequential(
+            nn.Conv2d(finest, finest, 3, padding=1, bias=False),
+            nn.BatchNorm2d(finest, affine=False),
+            nn.ReLU(),
+            nn.Conv2d(finest, 1, 1),
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        full, *skips, x = maps
+        for block, skip in zip(self.convs, reversed(skips), strict=True):
+            upsampled = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=True)
+            x = block(torch.cat([upsampled, skip], dim=1))
+        x = F.interpolate(x, size=full.shape[-2:], mode="bicubic", align_corners=True)
+        return self.conv_heatmap(x)

@@ -1,0 +1,211 @@
+"""DALF as an extractor: detect, deform, describe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.dalf.backbone import UNet
+from semantic_matcher_core.extractors.dalf.detection import peaks
+from semantic_matcher_core.extractors.dalf.modes import MODES, mode_of_state_dict
+from semantic_matcher_core.extractors.dalf.patch_network import PatchNetwork
+from semantic_matcher_core.extractors.dalf.polar_patches import PolarPatches
+from semantic_matcher_core.extractors.dalf.resize import shrink_area
+from semantic_matcher_core.extractors.selection import best_candidates, mask_at_size, zero_padding
+from semantic_matcher_core.types import Features
+
+if TYPE_CHECKING:
+    import cv2
+
+# Below this the decoder's unpadded convolutions have nothing left to work on.
+MINIMUM_SIDE = 32
+SCALES = (1 / 6, 1 / 4, 1 / 2, 1.0)
+# Patches described at once: bounds the patch network's memory (about 100 MB) whatever the number of keypoints.
+PATCHES_AT_ONCE = 512
+
+
+class Dalf(Extractor):
+    """Deformation-aware local features (Potje et al., CVPR 2023), with the published state-dict names.
+
+    Args:
+        max_keypoints: keep at most this many keypoints, the best by heat.
+        mode: one of :data:`~semantic_matcher_core.extractors.dalf.modes.MODES`; checkpoints say which themselves.
+        threshold: a keypoint's heat (a logit) must be above it.
+        multi_scale: also look at 1/6, 1/4 and 1/2 of the size, each with a quarter of the keypoints.
+        remove_borders: leave out keypoints closer than this to the image's edge; 0 as published.
+        margin: see :func:`~semantic_matcher_core.extractors.dalf.detection.peaks`; ``None`` as published.
+
+    Scores are the heat divided by the largest heat of the image (at that scale).
+    """
+
+    name = "dalf"
+
+    def __init__(
+        self,
+        max_keypoints: int = 2048,
+        mode: str = "ts-fl",
+        threshold: float = 25.0,
+        multi_scale: bool = False,
+        remove_borders: int = 8,
+        margin: float | None = 1e-3,
+    ) -> None:
+        super().__init__(max_keypoints)
+        if mode not in MODES:
+            raise ConfigError(f"unknown DALF mode {mode!r}; use one of {', '.join(MODES)}")
+        if remove_borders < 0:
+            raise ConfigError(f"remove_borders must be 0 or more pixels, got {remove_borders}")
+        self.mode = mode
+        self.threshold = threshold
+        self.multi_scale = multi_scale
+        self.remove_borders = remove_borders
+        self.margin = margin
+        self.layout = MODES[mode]
+        self.descriptor_dim = self.layout.descriptor_dim
+        # Attribute names are the published state dict's.
+        self.net = UNet((32, 64, self.layout.backbone_dim))
+        self.tps_net = PolarPatches(self.layout.backbone_dim)
+        self.hardnet = PatchNetwork(self.layout.patch_dim)
+        if self.layout.fused:
+            self.fusion_layer = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128), nn.Sigmoid())
+
+    @staticmethod
+    def options_of_state_dict(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the weights decide: the mode they were trained in."""
+        return {"mode": mode_of_state_dict(state)}
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
+        """See :meth:`Extractor.forward`."""
+        if not self.multi_scale:
+            return self._at_full_size(images, masks, self.max_keypoints)
+        share = self.max_keypoints // len(SCALES)
+        found: list[Features] = []
+        for scale in SCALES[:-1]:
+            shrunk = shrink_area(images, scale)
+            small_masks = None if masks is None else mask_at_size(masks, *_size(shrunk))
+            features = self._at_full_size(shrunk, small_masks, max(1, share))
+            keypoints = zero_padding((features.keypoints + 0.5) / scale - 0.5, features.valid)
+            found.append(replace(features, keypoints=keypoints, image_size=_size(images)))
+        used = sum(f.keypoints.shape[1] for f in found)
+        full = self._at_full_size(images, masks, max(1, self.max_keypoints - used))
+        return _merge([*found, full], self.max_keypoints)
+
+    def heat_map(self, images: Tensor) -> Tensor:
+        """``B x 3 x H x W`` to the detector's logits ``B x H x W``."""
+        grey, (height, width) = _grey(images)
+        return self.net(grey)[0][:, 0, :height, :width]
+
+    def detectAndCompute(  # type: ignore[override]
+        self,
+        image: np.ndarray | str | Path,
+        mask: np.ndarray | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        return_map: bool = False,
+        multi_scale: bool | None = None,
+    ) -> tuple[list[cv2.KeyPoint], np.ndarray] | tuple[list[cv2.KeyPoint], np.ndarray, np.ndarray]:
+        """The published call: an RGB (or grey) uint8 image or a path, options for this call alone.
+
+        Returns:
+            ``cv2.KeyPoint`` list and ``N x D`` descriptors, and with ``return_map`` the ``H x W`` heat map (logits).
+        """
+        if isinstance(image, (str, Path)):
+            from semantic_matcher_core.io.images import read_image
+
+            image = read_image(image)
+        kept = (self.max_keypoints, self.threshold, self.multi_scale)
+        self.max_keypoints = kept[0] if top_k is None else top_k
+        self.threshold = kept[1] if threshold is None else threshold
+        self.multi_scale = kept[2] if multi_scale is None else multi_scale
+        try:
+            keypoints, descriptors = super().detectAndCompute(image, mask)
+        finally:
+            self.max_keypoints, self.threshold, self.multi_scale = kept
+        if not return_map:
+            return keypoints, descriptors
+        from semantic_matcher_core.inputs import as_image_batch
+
+        with torch.inference_mode():
+            heat = self.heat_map(as_image_batch(image, self.device))[0]
+        return keypoints, descriptors, heat.float().cpu().numpy()
+
+    def _at_full_size(self, images: Tensor, masks: Tensor | None, max_keypoints: int) -> Features:
+        grey, (height, width) = _grey(images)
+        logits, descriptor_map = self.net(grey)
+        heat = logits[:, 0, :height, :width].float()
+        keypoints, scores, valid = best_candidates(
+            heat, peaks(heat, self.threshold, self.margin), max_keypoints, margin=self.remove_borders, masks=masks
+        )
+        keypoints = keypoints.float()
+        descriptors = self._describe(grey.float(), descriptor_map.float(), keypoints)
+        scores = scores / heat.flatten(1).amax(dim=1, keepdim=True).clamp(min=1e-6)
+        return Features(keypoints, scores, zero_padding(descriptors, valid), (height, width), valid)
+
+    def _describe(self, grey: Tensor, descriptor_map: Tensor, keypoints: Tensor) -> Tensor:
+        """``B x N x D`` unit descriptors; in float32 whatever the backbone ran in, for the sampling's sake."""
+        parts: list[Tensor] = []
+        if self.layout.uses_patches:
+            parts.append(self._describe_patches(grey, descriptor_map, keypoints))
+        if self.layout.uses_backbone:
+            size = keypoints.new_tensor([grey.shape[-1], grey.shape[-2]])
+            at = (2.0 * keypoints / (size - 1.0) - 1.0)[:, :, None]
+            sampled = F.grid_sample(descriptor_map, at, mode="bicubic", align_corners=True)
+            parts.append(sampled[..., 0].transpose(1, 2))
+        joined = torch.cat(parts, dim=-1)
+        if self.layout.fused:
+            joined = joined * self.fusion_layer(joined)
+        return F.normalize(joined.float(), dim=-1)
+
+    def _describe_patches(self, grey: Tensor, descriptor_map: Tensor, keypoints: Tensor) -> Tensor:
+        parameter_map = self.tps_net.parameter_map(descriptor_map).float()
+        batch, count, _ = keypoints.shape
+        out = keypoints.new_zeros(batch, count, self.layout.patch_dim)
+        step = max(1, PATCHES_AT_ONCE // batch)
+        for start in range(0, count, step):
+            patches = self.tps_net(parameter_map, grey, keypoints[:, start : start + step])
+            described = self.hardnet(patches.flatten(0, 1)[:, None])
+            out[:, start : start + step] = described.view(batch, -1, self.layout.patch_dim)
+        return out
+
+
+def _grey(images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Mean of the channels, replicated right and down to the least size the network takes, and the true size."""
+    height, width = _size(images)
+    grey = images.mean(dim=1, keepdim=True)
+    pad = (0, max(0, MINIMUM_SIDE - width), 0, max(0, MINIMUM_SIDE - height))
+    return (F.pad(grey, pad, mode="replicate") if any(pad) else grey), (height, width)
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
+
+
+def _merge(parts: list[Features], max_keypoints: int) -> Features:
+    """All scales in one, best first."""
+    valid = torch.cat(
+        [p.valid if p.valid is not None else torch.ones_like(p.scores, dtype=torch.bool) for p in parts], dim=1
+    )
+    scores = torch.cat([p.scores for p in parts], dim=1)
+    # Padding sorts last; the sort is stable, so equal scores stay coarse before fine.
+    order = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    order = order[:, : min(max_keypoints, int(valid.sum(dim=1).max()))]
+
+    def pick(t: Tensor) -> Tensor:
+        return t.gather(1, order if t.ndim == 2 else order[..., None].expand(-1, -1, t.shape[-1]))
+
+    valid = pick(valid)
+    return Features(
+        pick(torch.cat([p.keypoints for p in parts], dim=1)),
+        pick(scores),
+        pick(torch.cat([p.descriptors for p in parts], dim=1)),
+        parts[-1].image_size,
+        None if bool(valid.all()) else valid,
+    )
