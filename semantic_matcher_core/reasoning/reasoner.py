@@ -1,0 +1,164 @@
+"""The descriptor reasoner (Cadar et al., ACCV 2024, arXiv 2410.09533).
+
+Parameters carry the names of the published checkpoints (``ReasoningBase`` of verlab/DescriptorReasoning_ACCV_2024).
+There is no positional encoding: keypoints only choose where the semantic map is sampled, and order carries no meaning.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semantic_matcher_core.errors import ShapeError
+from semantic_matcher_core.reasoning.config import ReasonerConfig
+
+
+class Reasoner(nn.Module):
+    """Local descriptors attend to semantic features.
+
+    With p the projected semantic features and e the projected descriptors, the texture branch starts from x = e and
+    asks its blocks alternately with p (even layers) and e (odd ones); the semantic branch starts from x = p and always
+    asks with p. Keys and values are x, which every block updates.
+
+    Args:
+        config: dimensions and options.
+    """
+
+    def __init__(self, config: ReasonerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.features_dim
+        self.dino_reprojection = nn.Linear(config.semantic_features_dim, dim)
+        self.extractor_reprojection = nn.Linear(config.extractor_features_dim, dim)
+        self.texture_attentions = self._branch()
+        self.semantic_attentions = self._branch()
+        # In the published layout, and read by nothing, there or here.
+        self.joint_features = nn.Linear(2 * dim, dim)
+
+    def forward(
+        self,
+        descriptors: Tensor,
+        semantic: Tensor,
+        valid: Tensor | None = None,
+        *,
+        semantic_branch: bool | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Reasoned descriptors: the last layer's outputs, not normalised.
+
+        Args:
+            descriptors: ``B x N x De`` local descriptors, N from 0 up.
+            semantic: ``B x N x Ds`` L2-normalised semantic features at the same keypoints.
+            valid: ``B x N`` bool, false for padding, or ``None`` where every row is real (attention then runs
+                unmasked). Padding changes no real row, whatever it holds.
+            semantic_branch: compute the semantic output; ``None`` for only where matching uses it
+                (``config.semantic_conditioning``).
+
+        Returns:
+            ``B x N x F`` texture output, and ``B x N x F`` semantic output or ``None``; rows of padding are zero.
+
+        Raises:
+            ShapeError: shapes are not as above.
+        """
+        return self._layers(descriptors, semantic, valid, semantic_branch, keep_all=False)[-1]
+
+    def forward_layers(
+        self,
+        descriptors: Tensor,
+        semantic: Tensor,
+        valid: Tensor | None = None,
+        *,
+        semantic_branch: bool | None = None,
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """:meth:`forward` for every layer, first to last, for deep supervision."""
+        return self._layers(descriptors, semantic, valid, semantic_branch, keep_all=True)
+
+    def _layers(
+        self,
+        descriptors: Tensor,
+        semantic: Tensor,
+        valid: Tensor | None,
+        semantic_branch: bool | None,
+        keep_all: bool,
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        self._check(descriptors, semantic, valid)
+        if semantic_branch is None:
+            semantic_branch = self.config.semantic_conditioning
+        asked_by_meaning = self.dino_reprojection(semantic)
+        asked_by_texture = self.extractor_reprojection(descriptors)
+        padding = attended = None
+        if valid is not None:
+            padding = ~valid[..., None]
+            asked_by_meaning = asked_by_meaning.masked_fill(padding, 0)
+            asked_by_texture = asked_by_texture.masked_fill(padding, 0)
+            # A softmax over nothing is not a number: an image that is all padding attends to its zeros.
+            attended = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
+
+        texture = asked_by_texture
+        meaning = asked_by_meaning if semantic_branch else None
+        layers: list[tuple[Tensor, Tensor | None]] = []
+        last = self.config.n_attention_layers - 1
+        for i in range(last + 1):
+            texture = self.texture_attentions[i](asked_by_texture if i % 2 else asked_by_meaning, texture, attended)
+            if meaning is not None:
+                meaning = self.semantic_attentions[i](asked_by_meaning, meaning, attended)
+            if keep_all or i == last:
+                layers.append((_blank(texture, padding), None if meaning is None else _blank(meaning, padding)))
+        return layers
+
+    def _branch(self) -> nn.ModuleList:
+        config = self.config
+        return nn.ModuleList(_Block(config.features_dim, config.num_heads) for _ in range(config.n_attention_layers))
+
+    def _check(self, descriptors: Tensor, semantic: Tensor, valid: Tensor | None) -> None:
+        config = self.config
+        for name, tensor, dim in (
+            ("descriptors", descriptors, config.extractor_features_dim),
+            ("semantic", semantic, config.semantic_features_dim),
+        ):
+            if tensor.ndim != 3 or tensor.shape[-1] != dim or tensor.shape[:2] != descriptors.shape[:2]:
+                raise ShapeError(f"{name} is {tuple(tensor.shape)}, expected B x N x {dim} with B and N of descriptors")
+        if valid is not None and (valid.dtype != torch.bool or valid.shape != descriptors.shape[:2]):
+            raise ShapeError(
+                f"valid is {tuple(valid.shape)} {valid.dtype}, expected {tuple(descriptors.shape[:2])} torch.bool"
+            )
+
+
+def _blank(rows: Tensor, padding: Tensor | None) -> Tensor:
+    return rows if padding is None else rows.masked_fill(padding, 0)
+
+
+class _Block(nn.Module):
+    """x + mlp([fc(attention(query, x)); x])."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.attention = _Attention(dim, heads)
+        self.fc = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim)
+        )
+
+    def forward(self, query: Tensor, x: Tensor, attended: Tensor | None) -> Tensor:
+        message = self.fc(self.attention(query, x, attended))
+        return x + self.mlp(torch.cat((message, x), dim=-1))
+
+
+class _Attention(nn.Module):
+    """Multi-head attention with the parameter layout of ``torch.nn.MultiheadAttention``, without its weights output."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * dim, dim)))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, x: Tensor, attended: Tensor | None) -> Tensor:
+        dim = x.shape[-1]
+        q = F.linear(query, self.in_proj_weight[:dim], self.in_proj_bias[:dim])
+        k, v = F.linear(x, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).chunk(2, dim=-1)
+        q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # B x heads x N x dim/heads
+        message = F.scaled_dot_product_attention(q, k, v, attn_mask=attended)
+        return self.out_proj(message.transpose(1, 2).flatten(2))
