@@ -1,0 +1,1 @@
+"""ROS 2 nodes round semantic_matcher_core: parameters, conversion, one call into the core."""

@@ -1,0 +1,332 @@
+"""What this machine has of what semantic_matcher needs, and which Debian package has the rest.
+
+Standard library only, and it never imports what it looks for in this process: it must also work where nothing is
+installed yet (`python3 -m semantic_matcher_core.doctor` in a checkout).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+
+OLDEST_PYTHON = (3, 11)
+
+
+class Status(str, Enum):  # noqa: UP042 - StrEnum needs the Python this has to ask for
+    """``MISSING`` makes the doctor fail; ``TODO`` is what `make` does by itself; ``ABSENT`` is for extras only."""
+
+    OK = "ok"
+    TODO = "to do"
+    ABSENT = "absent"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what was looked for, how it stands, and what was found or how to get it."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program of the system and the Debian package that has it."""
+
+    command: str
+    package: str
+    purpose: str
+    alternatives: tuple[str, ...] = ()
+
+    def path(self) -> str | None:
+        found = (shutil.which(command) for command in (self.command, *self.alternatives))
+        return next(filter(None, found), None)
+
+    def sentence(self) -> str:
+        return f"{self.command} is needed {self.purpose}; install the Debian package {self.package}."
+
+
+BUILD_TOOLS = (
+    Tool("cmake", "cmake", "to build the ROS message package"),
+    Tool("g++", "g++", "to build the ROS message package", ("c++", "clang++")),
+    Tool("make", "make", "to set up, build and test"),
+)
+CHECKOUT_TOOLS = (*BUILD_TOOLS, Tool("git", "git", "to update the checkout"))
+
+# Distribution, and the module that shows it where the system's package manager installed it without metadata.
+REQUIRED_PACKAGES = {
+    "numpy": "numpy",
+    "kornia": "kornia",
+    "opencv-python": "cv2",
+    "h5py": "h5py",
+    "safetensors": "safetensors",
+    "PyYAML": "yaml",
+    "typer": "typer",
+    "rich": "rich",
+    "poselib": "poselib",
+    "matplotlib": "matplotlib",
+}
+OPTIONAL_PACKAGES = {"rosbags": "rosbags", "rosbags-image": "rosbags.image", "lightning": "lightning"}
+
+
+def missing_build_tools(which: Callable[[Tool], str | None] = Tool.path) -> list[str]:
+    """One sentence for each tool the workspace build needs and this machine lacks."""
+    return [tool.sentence() for tool in BUILD_TOOLS if which(tool) is None]
+
+
+def examine(root: Path | None = None) -> list[Finding]:
+    """Every finding, in the order they are shown.
+
+    Args:
+        root: the checkout; by default the one this file lies in, if it lies in one. Without a checkout (an installed
+            library) the tools and folders of one are not looked for.
+    """
+    root = root or checkout()
+    installed = root is None or in_virtual_environment(root)
+    findings = [_python()]
+    if root is not None:
+        findings += [_tool(tool) for tool in CHECKOUT_TOOLS]
+        findings += _interpreter_parts()
+        findings.append(_virtual_environment(root))
+    if installed:
+        findings.append(_torch())
+        findings += [_package(name, module, Status.MISSING) for name, module in REQUIRED_PACKAGES.items()]
+        findings += [_package(name, module, Status.ABSENT) for name, module in OPTIONAL_PACKAGES.items()]
+    findings += _ros(root, installed)
+    findings += _weights(installed)
+    return findings
+
+
+def checkout() -> Path | None:
+    """The checkout this file lies in; ``None`` for an installed copy."""
+    root = Path(__file__).resolve().parents[1]
+    return root if (root / "pyproject.toml").is_file() and (root / "ros_ws" / "src").is_dir() else None
+
+
+def in_virtual_environment(root: Path) -> bool:
+    """Whether this process runs in an environment that has the library installed, and not a bare Python."""
+    try:
+        importlib.metadata.version("semantic-matcher")
+    except importlib.metadata.PackageNotFoundError:
+        return _is_importable("torch") and sys.prefix != sys.base_prefix
+    return True
+
+
+def report(findings: Iterable[Finding], width: int = 100) -> str:
+    """The findings as a table, then a sentence that sums them up."""
+    findings = list(findings)
+    names = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        start = f"{finding.name:<{names}}  {finding.status.value:<7}  "
+        lines += _wrapped(start, finding.detail, width)
+    missing = [finding.name for finding in findings if finding.status is Status.MISSING]
+    to_do = [finding.name for finding in findings if finding.status is Status.TODO]
+    if missing:
+        lines += ["", f"Missing: {', '.join(missing)}."]
+    elif to_do:
+        lines += ["", f"Nothing is missing. Still to do, by `make build`: {', '.join(to_do)}."]
+    else:
+        lines += ["", "Everything needed is here."]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report; exit code 1 when something required is missing."""
+    parser = argparse.ArgumentParser(prog="semantic-matcher doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    as_json = parser.parse_args(arguments).json
+    findings = examine()
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        print(report(findings, shutil.get_terminal_size().columns))
+    return int(any(finding.status is Status.MISSING for finding in findings))
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info[:2] >= OLDEST_PYTHON:
+        return Finding("Python", Status.OK, f"{version} ({sys.executable})")
+    wanted = ".".join(map(str, OLDEST_PYTHON))
+    return Finding(
+        "Python", Status.MISSING, f"{version} is too old: {wanted} or later is needed (Debian package python3)."
+    )
+
+
+def _tool(tool: Tool) -> Finding:
+    path = tool.path()
+    if path is None:
+        return Finding(tool.command, Status.MISSING, tool.sentence())
+    lines = _run([path, "--version"]).splitlines()
+    return Finding(tool.command, Status.OK, f"{lines[0] if lines else 'no version'} ({path})")
+
+
+def _interpreter_parts() -> list[Finding]:
+    """What Debian's Python keeps in packages of its own."""
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    findings = [Finding("Python headers", Status.OK, str(header))]
+    if not header.is_file():
+        sentence = f"{header} is needed to build the ROS message package; install the Debian package python3-dev."
+        findings = [Finding("Python headers", Status.MISSING, sentence)]
+    if not _is_importable("ensurepip"):
+        sentence = "ensurepip is needed to make the virtual environment; install the Debian package python3-venv."
+        findings.append(Finding("Python venv", Status.MISSING, sentence))
+    return findings
+
+
+def _virtual_environment(root: Path) -> Finding:
+    name = "virtual environment"
+    if sys.prefix != sys.base_prefix:
+        return Finding(name, Status.OK, sys.prefix)
+    if (root / ".venv" / "bin" / "python").exists():
+        return Finding(name, Status.OK, f"{root / '.venv'} (this Python runs outside it)")
+    return Finding(name, Status.TODO, "`make setup` makes .venv, and everything else with it")
+
+
+def _torch() -> Finding:
+    if not _is_importable("torch"):
+        return Finding("torch", Status.MISSING, "not installed; run `make setup`, or pip install torch.")
+    code = (
+        "import torch; c = torch.cuda; n = c.device_count() if c.is_available() else 0;"
+        "print(torch.__version__, '- CUDA', torch.version.cuda or 'not built in', '-',"
+        " ', '.join(c.get_device_name(i) for i in range(n)) or 'no GPU, runs on the CPU')"
+    )
+    answer = _run([sys.executable, "-c", code]).strip().splitlines()
+    if not answer:
+        return Finding("torch", Status.MISSING, "installed but does not import; run `make setup`, or reinstall torch.")
+    return Finding("torch", Status.OK, answer[-1])
+
+
+def _package(name: str, module: str, without: Status) -> Finding:
+    try:
+        return Finding(name, Status.OK, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    if _is_importable(module):
+        return Finding(name, Status.OK, f"the system's ({_origin(module)})")
+    return Finding(name, without, f"not installed; run `make setup`, or pip install {name}.")
+
+
+def _ros(root: Path | None, installed: bool) -> list[Finding]:
+    """rclpy and where it comes from, the message package, and how images travel."""
+    # Without a checkout the library is used on its own, and ROS is an addition.
+    lacking = Status.ABSENT if root is None else Status.TODO
+    distribution = os.environ.get("ROS_DISTRO", "")
+    if not _is_importable("rclpy"):
+        if installed and root is not None:
+            lacking = Status.MISSING
+        what = f"ROS {distribution} is sourced, but {sys.executable} does not import it; " if distribution else ""
+        findings = [
+            Finding("rclpy", lacking, f"{what}`make setup` installs ROS 2 from wheels, or source a distribution")
+        ]
+    else:
+        origin = _origin("rclpy")
+        from_wheels = origin.startswith(sys.prefix + os.sep)
+        source = "wheels" if from_wheels else f"the distribution {distribution or '(ROS_DISTRO is not set)'}"
+        findings = [Finding("rclpy", Status.OK, f"from {source} ({origin})")]
+    findings.append(_messages(root))
+    findings.append(_middleware(root))
+    return findings
+
+
+def _messages(root: Path | None) -> Finding:
+    name = "semantic_matcher_msgs"
+    if _is_importable(name):
+        return Finding(name, Status.OK, f"built ({_origin(name)})")
+    if root is not None and list(root.glob(f"ros_ws/install/{name}/share/{name}/package.xml")):
+        return Finding(name, Status.OK, "built, but not in this shell: source tools/env.sh")
+    return Finding(name, Status.ABSENT if root is None else Status.TODO, "`make build` builds it")
+
+
+def _middleware(root: Path | None, environment: Mapping[str, str] = os.environ) -> Finding:
+    """Which DDS, and whether the profile is set without which large images are dropped."""
+    name = "DDS profile"
+    middleware = environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp (default)")
+    if "fastrtps" not in middleware:
+        return Finding(name, Status.OK, f"{middleware}: not Fast DDS, its own settings apply")
+    for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        profile = environment.get(variable)
+        if profile:
+            if Path(profile).is_file():
+                return Finding(name, Status.OK, f"{middleware}: {variable}={profile}")
+            return Finding(name, Status.MISSING, f"{variable}={profile} names no file; correct or unset it.")
+    shipped = next(iter(sorted(root.glob("ros_ws/src/semantic_matcher/config/*.xml"))), None) if root else None
+    if shipped is None:
+        return Finding(name, Status.ABSENT, f"{middleware}: none set; large images are dropped with the defaults")
+    hint = (
+        f"the launch files and the demo set {shipped}; for other processes export FASTDDS_DEFAULT_PROFILES_FILE to it"
+    )
+    return Finding(name, Status.OK, f"{middleware}: none set in this shell; {hint}")
+
+
+def _weights(installed: bool) -> list[Finding]:
+    if not installed or not _is_importable("yaml"):
+        return []
+    from semantic_matcher_core.weights import cache_folder, search_folders
+
+    folders = [("weights cache (SEMANTIC_MATCHER_HOME)", cache_folder())]
+    folders += [("weights folder (SEMANTIC_MATCHER_WEIGHTS)", folder) for folder in search_folders()]
+    findings = []
+    for name, folder in folders:
+        if folder.is_dir():
+            files = sum(1 for file in folder.rglob("*") if file.suffix in (".pt", ".pth", ".safetensors", ".zip"))
+            findings.append(Finding(name, Status.OK, f"{folder}: {files} weights files"))
+        elif "HOME" in name:
+            findings.append(
+                Finding(name, Status.OK, f"{folder}: nothing yet, `semantic-matcher weights fetch` fills it")
+            )
+        else:
+            findings.append(
+                Finding(name, Status.MISSING, f"{folder} is not a folder; correct SEMANTIC_MATCHER_WEIGHTS.")
+            )
+    return findings
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _origin(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    return str(Path(spec.origin).parent) if spec and spec.origin else "somewhere"
+
+
+def _run(command: list[str]) -> str:
+    """What ``command`` prints; nothing if it fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _wrapped(start: str, text: str, width: int) -> list[str]:
+    lines, line, empty = [], start, True
+    for word in text.split():
+        if not empty and len(line) + 1 + len(word) > max(width, len(start) + 30):
+            lines.append(line)
+            line, empty = " " * len(start), True
+        line += word if empty else f" {word}"
+        empty = False
+    return [*lines, line]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

