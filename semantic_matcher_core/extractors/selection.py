@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the usual name
+from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
 
@@ -166,7 +166,9 @@ def best_candidates(
         candidates = candidates & masks
     if margin > 0:
         inside = torch.zeros_like(candidates)
-        inside[..., margin : max(margin, inside.shape[-2] - margin), margin : max(margin, inside.shape[-1] - margin)] = True
+        inside[
+            ..., margin : max(margin, inside.shape[-2] - margin), margin : max(margin, inside.shape[-1] - margin)
+        ] = True
         candidates = candidates & inside
     index, present = _gathered(candidates) if score_map.device.type == "cpu" else _everything(candidates)
     return _ranked(score_map, index, present, max_keypoints, rescore, fixed_size)
@@ -242,14 +244,15 @@ def _ranked(
     scores = scores.float()
     keys = _ranking_keys(scores, index).masked_fill(~(present & (scores > -torch.inf)), _NO_KEY)
     best, order = keys.topk(min(max_keypoints, keys.shape[1]), dim=1)
-    valid: Tensor | None = best != _NO_KEY
+    real = best != _NO_KEY
     index, scores = index.gather(1, order), scores.gather(1, order)
+    valid: Tensor | None = real
     if fixed_size:
         missing = max_keypoints - index.shape[1]
-        index, scores, valid = (F.pad(t, (0, missing)) for t in (index, scores, valid))
+        index, scores, valid = F.pad(index, (0, missing)), F.pad(scores, (0, missing)), F.pad(real, (0, missing))
     else:
-        fewest, most = torch.stack(torch.aminmax(valid.sum(dim=1))).tolist()
-        index, scores, valid = index[:, :most], scores[:, :most], valid[:, :most] if fewest < most else None
+        fewest, most = torch.stack(torch.aminmax(real.sum(dim=1))).tolist()
+        index, scores, valid = index[:, :most], scores[:, :most], real[:, :most] if fewest < most else None
     keypoints = torch.stack((index % width, index // width), dim=-1)
     return Selection(zero_padding(keypoints, valid), zero_padding(scores, valid), valid)
 

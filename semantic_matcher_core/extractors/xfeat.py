@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from kornia.feature.xfeat import XFeatModel
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the usual name
+from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor

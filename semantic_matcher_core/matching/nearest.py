@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - the usual name
+from torch.nn import functional as F
 
 from semantic_matcher_core.matching.config import MatcherConfig
 from semantic_matcher_core.matching.similarity import Similarity
@@ -40,7 +40,7 @@ class _Best(NamedTuple):
     """Of each row: the largest similarity, where it is, and (where asked for) the second largest."""
 
     value: Tensor
-    index: Tensor
+    position: Tensor
     second: Tensor | None
 
 
@@ -107,7 +107,7 @@ def _scan(
         row_parts.append(_row_best(block, second))
         if columns:
             part = _column_best(block, second)
-            part = part._replace(index=part.index + start)
+            part = part._replace(position=part.position + start)
             column_best = part if column_best is None else _merged(column_best, part)
     return _concatenated(row_parts), column_best
 
@@ -159,7 +159,7 @@ def _merged(first: _Best, later: _Best) -> _Best:
         loser = torch.minimum(first.value, later.value)
         second = torch.maximum(loser, torch.maximum(first.second, later.second))
     return _Best(
-        torch.where(replace, later.value, first.value), torch.where(replace, later.index, first.index), second
+        torch.where(replace, later.value, first.value), torch.where(replace, later.position, first.position), second
     )
 
 
@@ -169,7 +169,7 @@ def _concatenated(parts: list[_Best]) -> _Best:
     seconds = [p.second for p in parts if p.second is not None]
     return _Best(
         torch.cat([p.value for p in parts], dim=1),
-        torch.cat([p.index for p in parts], dim=1),
+        torch.cat([p.position for p in parts], dim=1),
         torch.cat(seconds, dim=1) if seconds else None,
     )
 
@@ -183,7 +183,7 @@ def _accepted(best: _Best, config: MatcherConfig) -> Tensor:
         keep &= 2 * (1 - best.value) <= config.max_distance**2
     if config.min_similarity is not None:
         keep &= best.value >= config.min_similarity
-    return best.index.masked_fill(~keep, -1)
+    return best.position.masked_fill(~keep, -1)
 
 
 def _mutual(matches: Tensor, back: Tensor) -> Tensor:
