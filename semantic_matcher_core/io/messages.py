@@ -1,0 +1,192 @@
+"""ROS messages without ROS: the results as semantic_matcher_msgs, in the form that rosbags writes and reads.
+
+The definitions of semantic_matcher_msgs lie beside this file as package data, so that bags can be written where no
+ROS package is installed; they are the same, byte for byte, as those of the ROS package.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from semantic_matcher_core.errors import ImageError, ShapeError
+from semantic_matcher_core.types import Features, Matches
+
+if TYPE_CHECKING:
+    from rosbags.typesys.store import Typestore
+
+PACKAGE = "semantic_matcher_msgs"
+KEYPOINTS = f"{PACKAGE}/msg/Keypoints"
+DESCRIPTORS = f"{PACKAGE}/msg/Descriptors"
+MATCHES = f"{PACKAGE}/msg/Matches"
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+_HEADER = "std_msgs/msg/Header"
+_TIME = "builtin_interfaces/msg/Time"
+
+
+def message_definitions() -> dict[str, str]:
+    """Definition text of each message of semantic_matcher_msgs, by full type name."""
+    folder = files("semantic_matcher_core.io") / "msg"
+    return {
+        f"{PACKAGE}/msg/{entry.name.removesuffix('.msg')}": entry.read_text(encoding="utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".msg")
+    }
+
+
+@lru_cache(maxsize=1)
+def typestore() -> Typestore:
+    """The common ROS 2 messages and semantic_matcher_msgs; shared, not to be changed.
+
+    Raises:
+        ImportError: rosbags is not installed; the message names the extra that has it.
+    """
+    rosbags_typesys = import_rosbags("typesys")
+    store = rosbags_typesys.get_typestore(rosbags_typesys.Stores.ROS2_JAZZY)
+    for name, text in message_definitions().items():
+        store.register(rosbags_typesys.get_types_from_msg(text, name))
+    return store
+
+
+def import_rosbags(module: str) -> Any:
+    """``rosbags.<module>``, or an error that says how to install it."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"rosbags.{module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rosbags":
+            raise
+        raise ModuleNotFoundError(
+            "reading and writing bags needs the package rosbags: pip install 'semantic-matcher[bags]'", name=error.name
+        ) from error
+
+
+def header_message(stamp_ns: int, frame_id: str = "") -> Any:
+    """A std_msgs/Header.
+
+    Args:
+        stamp_ns: time in nanoseconds since the epoch, not negative.
+        frame_id: the (optical) frame of the camera.
+    """
+    types = typestore().types
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    return types[_HEADER](types[_TIME](seconds, nanoseconds), frame_id)
+
+
+def stamp_of(header: Any) -> int:
+    """Nanoseconds since the epoch of a header's stamp (of rosbags, rclpy or ROS 1)."""
+    stamp = header.stamp
+    nanoseconds = stamp.nanosec if hasattr(stamp, "nanosec") else stamp.nsec
+    return int(stamp.sec) * 1_000_000_000 + int(nanoseconds)
+
+
+def keypoints_message(features: Features, header: Any) -> Any:
+    """A Keypoints message.
+
+    Raises:
+        ShapeError: ``features`` is a batch of several images or has padding; take ``features[i]``.
+    """
+    _check_single(features)
+    height, width = features.image_size
+    return typestore().types[KEYPOINTS](
+        header=header,
+        width=width,
+        height=height,
+        xy=_flat(features.keypoints),
+        scores=_flat(features.scores),
+    )
+
+
+def descriptors_message(features: Features, variant: str, header: Any) -> Any:
+    """A Descriptors message with what matching compares: the reasoned descriptors where there are any, else the local
+    ones, and the semantic ones where matching uses them.
+
+    Raises:
+        ShapeError: ``features`` is a batch of several images or has padding; take ``features[i]``.
+    """
+    _check_single(features)
+    data = features.descriptors if features.reasoned is None else features.reasoned
+    semantic = features.semantic
+    return typestore().types[DESCRIPTORS](
+        header=header,
+        variant=variant,
+        dim=data.shape[-1],
+        data=_flat(data),
+        semantic_dim=0 if semantic is None else semantic.shape[-1],
+        semantic_data=np.zeros(0, np.float32) if semantic is None else _flat(semantic),
+    )
+
+
+def matches_message(matches: Matches, mode: str, header: Any, reference_header: Any) -> Any:
+    """A Matches message.
+
+    Args:
+        matches: of one pair; the reference image's keypoints come first.
+        mode: ``"temporal"``, ``"stereo"`` or ``"reference"``.
+        header: of the current or right image.
+        reference_header: of the previous, left or stored image.
+
+    Raises:
+        ShapeError: ``matches`` are of several pairs; take ``matches.of_pair(i)``.
+    """
+    if matches.batch_size != 1:
+        raise ShapeError(f"a Matches message holds one pair, got {matches.batch_size}; take matches.of_pair(i)")
+    indices = matches.indices.detach().cpu().numpy().astype(np.uint32)
+    model = np.zeros(9) if matches.model is None else matches.model.detach().cpu().double().numpy().reshape(9)
+    inlier = np.zeros(0, np.uint8) if matches.inlier is None else matches.inlier.detach().cpu().numpy().astype(np.uint8)
+    return typestore().types[MATCHES](
+        header=header,
+        reference_header=reference_header,
+        mode=mode,
+        index0=np.ascontiguousarray(indices[:, 0]),
+        index1=np.ascontiguousarray(indices[:, 1]),
+        xy0=_flat(matches.keypoints0),
+        xy1=_flat(matches.keypoints1),
+        confidence=_flat(matches.confidence),
+        inlier=inlier,
+        model=np.ascontiguousarray(model, dtype=np.float64),
+        model_type=matches.model_type,
+    )
+
+
+def compressed_image_message(image: np.ndarray, header: Any, *, quality: int = 90) -> Any:
+    """A CompressedImage (JPEG) of an ``H x W x 3`` RGB or ``H x W`` grey uint8 image."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not encoded:
+        raise ImageError(f"cannot encode an image of shape {image.shape} as JPEG")
+    return typestore().types[COMPRESSED_IMAGE](header=header, format="jpeg", data=data.reshape(-1))
+
+
+def image_message(image: np.ndarray, header: Any) -> Any:
+    """An Image (``rgb8`` or ``mono8``) of an ``H x W x 3`` RGB or ``H x W`` grey uint8 image."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
+        raise ImageError(f"expected an H x W x 3 or H x W uint8 image, got {image.shape} {image.dtype}")
+    return typestore().types[IMAGE](
+        header=header,
+        height=image.shape[0],
+        width=image.shape[1],
+        encoding="rgb8" if image.ndim == 3 else "mono8",
+        is_bigendian=0,
+        step=image.shape[1] * (3 if image.ndim == 3 else 1),
+        data=np.ascontiguousarray(image).reshape(-1),
+    )
+
+
+def _check_single(features: Features) -> None:
+    if features.batch_size != 1 or features.valid is not None:
+        raise ShapeError(
+            f"a message holds one image without padding, got a batch of {features.batch_size}; take features[i]"
+        )
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float32).reshape(-1)
