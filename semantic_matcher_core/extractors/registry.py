@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -98,14 +99,35 @@ def create_extractor(
     return extractor.eval().requires_grad_(False).to(resolve_device(device))
 
 
+def accepted_options(name: str) -> frozenset[str]:
+    """Names of the options that an extractor takes besides ``max_keypoints``; it is imported, but not built.
+
+    Raises:
+        UnknownNameError: no such extractor.
+    """
+    name = ALIASES.get(name, name)
+    entry = BUILT_IN.get(name)
+    if entry is None:
+        factory = _entry_point(name).load()
+    else:
+        factory = getattr(importlib.import_module(f"semantic_matcher_core.extractors.{entry.module}"), entry.factory)
+    parameters = inspect.signature(factory).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD) - {"max_keypoints"}
+
+
 def _third_party() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 
-def _create_third_party(name: str, max_keypoints: int, options: dict[str, Any]) -> Extractor:
+def _entry_point(name: str) -> EntryPoint:
     point = _third_party().get(name)
     if point is None:
         raise UnknownNameError(f"unknown extractor {name!r}; known: {', '.join(list_extractors())}")
+    return point
+
+
+def _create_third_party(name: str, max_keypoints: int, options: dict[str, Any]) -> Extractor:
+    point = _entry_point(name)
     from semantic_matcher_core.extractors.base import Extractor
 
     extractor = _call(point.load(), name, max_keypoints, options)
@@ -115,8 +137,6 @@ def _create_third_party(name: str, max_keypoints: int, options: dict[str, Any]) 
 
 
 def _call(factory: Callable[..., Extractor], name: str, max_keypoints: int, options: dict[str, Any]) -> Extractor:
-    import inspect
-
     accepted = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     unknown = [] if takes_any else sorted(set(options) - set(accepted))

@@ -152,7 +152,8 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
         raise wrong(f"lacks {', '.join(missing)}")
     if values["kind"] not in KINDS:
         raise wrong(f"kind must be one of {', '.join(KINDS)}, got {values['kind']!r}")
-    entry = Entry(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    entry = Entry(name, **arguments)
     if any(not isinstance(n, str) or not _NAME.fullmatch(n) for n in entry.file_names):
         raise wrong("file names are plain names without a folder")
     if entry.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", str(entry.sha256)):

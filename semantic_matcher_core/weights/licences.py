@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from semantic_matcher_core.errors import LicenseNotAcceptedError
 from semantic_matcher_core.weights.catalogue import Entry, get_entry
@@ -38,8 +38,9 @@ def require_acceptance(entry: Entry, *, accept: bool) -> None:
         return
     if not accept:
         raise LicenseNotAcceptedError(
-            f"weights {entry.name!r} are under {entry.licence} ({entry.licence_terms}; {entry.licence_url}); to accept: "
+            f"weights {entry.name!r} are under {entry.licence} ({entry.licence_terms}; {entry.licence_url}); "
+            "to accept: "
             f"semantic-matcher weights fetch {entry.name} --accept-license"
         )
-    line = {"licence": entry.licence, "accepted": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    line = {"licence": entry.licence, "accepted": datetime.now(UTC).isoformat(timespec="seconds")}
     update_record(cache_folder() / "licenses.json", {entry.name: line})

@@ -18,12 +18,13 @@ _WRAPPERS = ("state_dict", "extractor", "model")
 _SHOWN = 4
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, *, suffix: str | None = None) -> dict[str, Tensor]:
     """The parameters in a weights file, on the CPU; optimizer state and counters are left out.
 
     Args:
-        path: ``.safetensors``, or a ``.pt``/``.pth`` that is a state dict or holds one under ``state_dict``. Pickles are
-            read with torch's restricted unpickler, which refuses anything but tensors and plain containers.
+        path: ``.safetensors``, or a ``.pt``/``.pth`` that is a state dict or holds one under ``state_dict``. Pickles
+            are read with torch's restricted unpickler, which refuses anything but tensors and plain containers.
+        suffix: what to read it as, where its name does not say.
 
     Raises:
         CheckpointError: missing, truncated, unsafe, or without a state dict.
@@ -31,7 +32,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content: Any = _read_safetensors(path) if (suffix or path.suffix) == ".safetensors" else _read_torch(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state dict (names to tensors)")
     for wrapper in _WRAPPERS:
@@ -126,6 +127,5 @@ def _read_torch(path: Path) -> Any:
             ) from error
         raise CheckpointError(f"{path} is damaged or no torch checkpoint") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged, truncated or no torch checkpoint: {str(error).splitlines()[0]}"
-        ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} is damaged, truncated or no torch checkpoint: {reason}") from error

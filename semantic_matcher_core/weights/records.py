@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.io.atomic import atomic_output
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -34,21 +34,8 @@ def update_record(path: Path, lines: dict[str, Any]) -> None:
     """Add or replace lines; a value of ``None`` removes one. Safe against other processes and against being cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        record = {**read_record(path), **lines}
-        write_text_atomically(
-            path, json.dumps({k: v for k, v in record.items() if v is not None}, indent=2, sort_keys=True) + "\n"
-        )
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name in the same folder, flush to disk, and rename."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        record = {k: v for k, v in {**read_record(path), **lines}.items() if v is not None}
+        with atomic_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

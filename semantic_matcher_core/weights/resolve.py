@@ -12,8 +12,8 @@ from semantic_matcher_core.weights.places import locate, search_folders, weights
 def find_weights(name: str, hint: str | Path | None = None, *, fetch: bool = False) -> Path:
     """Where the weights of a catalogue entry lie on this machine.
 
-    Looked for in this order: ``hint``, the folders of ``SEMANTIC_MATCHER_WEIGHTS``, the cache. Only the entry's own file
-    names count.
+    Looked for in this order: ``hint``, the folders of ``SEMANTIC_MATCHER_WEIGHTS``, the cache. Only the entry's own
+    file names count.
 
     Args:
         name: an entry of the catalogue.
@@ -27,7 +27,8 @@ def find_weights(name: str, hint: str | Path | None = None, *, fetch: bool = Fal
         UnknownNameError: no such entry.
         WeightsNotFoundError: the hint does not exist, or the weights are nowhere and ``fetch`` is false; the message
             has the command that fetches them.
-        DownloadError, LicenseNotAcceptedError, CheckpointError: see :func:`~semantic_matcher_core.weights.fetch_weights`.
+        DownloadError, LicenseNotAcceptedError, CheckpointError: see
+            :func:`~semantic_matcher_core.weights.fetch.fetch_weights`.
     """
     entry = get_entry(name)
     path = None if hint is None else Path(hint).expanduser()

@@ -1,0 +1,125 @@
+"""From a variant's name or path to its parts, with their weights loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from semantic_matcher_core.device import resolve_device
+from semantic_matcher_core.errors import CheckpointError, WeightsNotFoundError
+from semantic_matcher_core.extractors import create_extractor
+from semantic_matcher_core.extractors.registry import accepted_options
+from semantic_matcher_core.reasoning import load_reasoner
+from semantic_matcher_core.semantics import create_semantic_encoder
+from semantic_matcher_core.variants.names import PLAIN, is_path, unknown_variant
+from semantic_matcher_core.weights import find_weights, get_entry, list_entries
+from semantic_matcher_core.weights.checkpoints import unpack_local
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.extractors.base import Extractor
+    from semantic_matcher_core.reasoning import ModelConfig, Reasoner
+    from semantic_matcher_core.semantics import SemanticEncoder
+
+DEFAULT_KEYPOINTS = 2048
+# Of the published extractor section. `force_num_keypoints` pads with weak keypoints, which ours never needs.
+_EXTRACTOR_OPTIONS = ("detection_threshold", "nms_radius")
+
+
+def build_parts(
+    name_or_path: str | Path,
+    *,
+    max_keypoints: int | None = None,
+    weights: str | Path | None = None,
+    fetch: bool = False,
+    device: str | torch.device = "auto",
+) -> tuple[Extractor, SemanticEncoder | None, Reasoner | None, dict[str, Any]]:
+    """The parts of a variant, on ``device`` and in evaluation mode.
+
+    Everything is built as the checkpoint's own ``model_config.yaml`` says; the catalogue's description is only for
+    choosing.
+
+    Args:
+        name_or_path: a catalogue name, ``plain:<extractor>``, a checkpoint folder, or a zip of one.
+        max_keypoints: keypoints per image; ``None`` for what the configuration says (2048 for plain).
+        weights: a folder to search for weights before the usual places; for plain variants also the extractor's file.
+        fetch: download what is not here; otherwise nothing touches the network.
+        device: see :func:`~semantic_matcher_core.device.resolve_device`.
+
+    Returns:
+        Extractor, semantic encoder, reasoner (the last two ``None`` for plain variants), and options for
+        :meth:`SemanticMatcher.from_parts <semantic_matcher_core.pipeline.SemanticMatcher.from_parts>`.
+
+    Raises:
+        UnknownNameError: no such variant, extractor or semantic encoder.
+        WeightsNotFoundError: weights are not here; the message has the command that fetches them and the plain
+            alternative.
+        CheckpointError: the checkpoint is damaged, unsafe, or does not fit its own configuration.
+        DownloadError, LicenseNotAcceptedError: fetching failed.
+    """
+    name = str(name_or_path)
+    if isinstance(name_or_path, str) and name.startswith(PLAIN):
+        extractor_name = name.removeprefix(PLAIN)
+        extractor = create_extractor(
+            extractor_name, max_keypoints or DEFAULT_KEYPOINTS, weights=weights, device=device, fetch=fetch
+        )
+        return extractor, None, None, {"variant": name}
+    folder = checkpoint_folder(name_or_path, weights=weights, fetch=fetch)
+    reasoner, config = load_reasoner(folder)
+    # A file given as `weights` is the variant's own; its parts are looked for in the usual places.
+    hint = None if weights is None or Path(weights).expanduser().is_file() else weights
+    try:
+        extractor = _extractor(config, max_keypoints, hint, fetch, device)
+        encoder = create_semantic_encoder(config.dino_weights, weights=hint, device=device, fetch=fetch)
+    except WeightsNotFoundError as error:
+        raise WeightsNotFoundError(f"variant {name!r}: {error}; {_advice(name, config)}") from error
+    reasoner = reasoner.requires_grad_(False).to(resolve_device(device))
+    return extractor, encoder, reasoner, {"variant": name, "registration": "published"}
+
+
+def checkpoint_folder(name_or_path: str | Path, *, weights: str | Path | None = None, fetch: bool = False) -> Path:
+    """The checkpoint folder that a variant's name or a path means; zips are unpacked into the cache.
+
+    A bare word that is in the catalogue means that entry; write ``./xfeat``, or pass a ``Path``, for a folder so named.
+
+    Raises:
+        UnknownNameError, WeightsNotFoundError, CheckpointError, DownloadError: see :func:`build_parts`.
+    """
+    text = str(name_or_path)
+    path = Path(name_or_path).expanduser()
+    if isinstance(name_or_path, str) and text in _published_names():
+        try:
+            return find_weights(text, weights, fetch=fetch)
+        except WeightsNotFoundError as error:
+            plain = get_entry(text).descriptor
+            raise WeightsNotFoundError(f"{error}; without semantics: variant {PLAIN}{plain}") from error
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix != ".zip":
+            raise CheckpointError(f"{path} is no zip; give a folder with model_config.yaml, or a zip of one")
+        return unpack_local(path)
+    if isinstance(name_or_path, Path) or is_path(text):
+        raise WeightsNotFoundError(f"{path} does not exist; give a checkpoint folder, or a zip of one")
+    raise unknown_variant(text)
+
+
+def _extractor(
+    config: ModelConfig, max_keypoints: int | None, hint: str | Path | None, fetch: bool, device: str | torch.device
+) -> Extractor:
+    options = config.extractor_options
+    keypoints = options.get("max_num_keypoints", DEFAULT_KEYPOINTS) if max_keypoints is None else max_keypoints
+    # The published section is the same for all extractors; each reads what it has.
+    accepted = accepted_options(config.extractor_name)
+    chosen = {k: v for k, v in options.items() if k in _EXTRACTOR_OPTIONS and k in accepted and v is not None}
+    return create_extractor(config.extractor_name, keypoints, weights=hint, device=device, fetch=fetch, **chosen)
+
+
+def _advice(name: str, config: ModelConfig) -> str:
+    whole = f"all it needs: semantic-matcher weights fetch {name}; " if name in _published_names() else ""
+    return f"{whole}without semantics: variant {PLAIN}{config.extractor_name}"
+
+
+def _published_names() -> list[str]:
+    return [entry.name for entry in list_entries("variant")]
