@@ -16,8 +16,8 @@ def peaks(heat_map: Tensor, threshold: float, margin: float | None) -> Tensor:
         heat_map: ``B x H x W`` logits.
         threshold: in logits; a keypoint is strictly above it.
         margin: how far a keypoint must rise above its highest neighbour, in logits. ``None`` is the published rule,
-            which keeps every pixel of a plateau: on flat padding that is two fifths of all keypoints, and which of them are
-            found changes with the number of threads. A margin well above rounding noise (1e-3) makes the choice
+            which keeps every pixel of a plateau: on flat padding that is two fifths of all keypoints, and which of them
+            are found changes with the number of threads. A margin well above rounding noise (1e-3) makes the choice
             reproducible.
     """
     found = local_maxima(heat_map, 1) if margin is None else heat_map - _highest_neighbour(heat_map) > margin
