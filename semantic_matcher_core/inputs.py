@@ -34,7 +34,7 @@ def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
     Raises:
         ImageError: the mask's size is not that of the images.
     """
-    tensor = torch.as_tensor(np.ascontiguousarray(mask) if isinstance(mask, np.ndarray) else mask)
+    tensor = torch.as_tensor(np.array(mask, order="C") if isinstance(mask, np.ndarray) else mask)
     if tensor.ndim == 2:
         tensor = tensor[None].expand(images.shape[0], -1, -1)
     if tensor.ndim != 3 or tensor.shape != (images.shape[0], *images.shape[-2:]):
@@ -47,16 +47,19 @@ def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
 def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
     if image.dtype != np.uint8:
         raise ImageError(f"a numpy image must be uint8, got {image.dtype}; pass floats as a torch tensor in [0, 1]")
+    shape = image.shape
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim == 3:
         image = image[None]
     if image.ndim != 4 or image.shape[-1] not in (1, 3):
-        raise ImageError(f"a numpy image must be H x W, H x W x 3 or B x H x W x 3, got {image.shape}")
+        raise ImageError(f"a numpy image must be H x W, H x W x 3 or B x H x W x 3, got {shape}")
     if 0 in image.shape:
-        raise ImageError(f"the image is empty: {image.shape}")
+        raise ImageError(f"the image is empty: {shape}")
+    # torch warns of read-only arrays, which buffers of messages and files are.
+    array = np.ascontiguousarray(image) if image.flags.writeable else np.array(image, order="C")
     # uint8 travels to the device and is converted there: a quarter of the bytes.
-    batch = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+    batch = torch.from_numpy(array).to(device)
     batch = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255.0
     return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
 

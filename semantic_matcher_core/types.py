@@ -30,7 +30,7 @@ class Features:
         image_size: ``(height, width)`` in pixels of the images as given.
         valid: ``B x N`` bool, true for real keypoints (which come first), or ``None`` when every row is real.
         reasoned: ``B x N x F`` output of the reasoner's texture branch, L2-normalised, or ``None`` without a reasoner.
-        semantic: ``B x N x F`` output of its semantic branch, L2-normalised, or ``None`` where matching does not use it.
+        semantic: ``B x N x F`` output of its semantic branch, L2-normalised, or ``None`` where it is not used.
     """
 
     keypoints: Tensor
@@ -48,7 +48,9 @@ class Features:
         for name in ("scores", "descriptors", "valid", "reasoned", "semantic"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape[:2] != rows:
-                raise ShapeError(f"{name} is {tuple(tensor.shape)}, expected it to start with {tuple(rows)} like keypoints")
+                raise ShapeError(
+                    f"{name} is {tuple(tensor.shape)}, expected it to start with {tuple(rows)} like keypoints"
+                )
 
     @property
     def batch_size(self) -> int:
@@ -75,14 +77,16 @@ class Features:
             raise IndexError(f"image {index} of a batch of {len(self)}")
         index %= len(self)
         n = int(self.counts[index])
-        return replace(self, valid=None, **{k: t[index : index + 1, :n] for k, t in self._tensors() if k != "valid"})
+        rows: dict[str, Any] = {k: t[index : index + 1, :n] for k, t in self._tensors() if k != "valid"}
+        return replace(self, valid=None, **rows)
 
     def __iter__(self) -> Iterator[Features]:
         return (self[i] for i in range(len(self)))
 
     def to(self, device: torch.device | str) -> Features:
         """The same features on another device."""
-        return replace(self, **{k: t.to(device) for k, t in self._tensors()})
+        tensors: dict[str, Any] = {k: t.to(device) for k, t in self._tensors()}
+        return replace(self, **tensors)
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         return [(f.name, t) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)]
@@ -176,5 +180,6 @@ class Matches:
 
     def to(self, device: torch.device | str) -> Matches:
         """The same matches on another device."""
-        tensors = {f.name: t for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)}
-        return replace(self, **{k: t.to(device) for k, t in tensors.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)

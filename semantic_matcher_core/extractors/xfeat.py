@@ -33,7 +33,9 @@ class XFeat(Extractor):
 
     Args:
         max_keypoints: keep at most this many keypoints of each image.
-        detection_threshold: of the heat map, in [0, 1]. 0.05 is XFeat's own, 0.0 that of the published reasoners.
+        detection_threshold: of the heat map, in [0, 1). 0.05 is XFeat's own, 0.0 that of the published reasoners.
+        force_num_keypoints: take the best maxima whatever ``detection_threshold`` says; the name is that of published
+            configurations. An image with too few maxima still gives fewer keypoints: none are made up.
         nms_radius: radius in pixels of non-maximum suppression; 2 is XFeat's 5 x 5 window.
         border: ``"clipped"`` as published, or ``"valid"`` as kornia; see ``selection.local_maxima``.
         fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
@@ -47,6 +49,7 @@ class XFeat(Extractor):
         max_keypoints: int = 2048,
         *,
         detection_threshold: float = 0.05,
+        force_num_keypoints: bool = False,
         nms_radius: int = 2,
         border: str = "clipped",
         fixed_size: bool = False,
@@ -58,7 +61,7 @@ class XFeat(Extractor):
             raise ConfigError(f"nms_radius must be a whole number of pixels from 0 up, got {nms_radius!r}")
         if border not in BORDERS:
             raise ConfigError(f"unknown border {border!r}; use one of {', '.join(BORDERS)}")
-        self.detection_threshold = detection_threshold
+        self.detection_threshold = 0.0 if force_num_keypoints else detection_threshold
         self.nms_radius = nms_radius
         self.border = border
         self.fixed_size = fixed_size
@@ -104,9 +107,10 @@ class XFeat(Extractor):
             )
             descriptor_map = F.normalize(descriptor_map.float(), dim=1)
             descriptors = F.normalize(sample_map(descriptor_map, keypoints, height, width, "bicubic"), dim=-1)
-            scale = torch.tensor([given_width / width, given_height / height], device=images.device)
+            x, y = keypoints.unbind(-1)
+            x, y = (x + 0.5) * (given_width / width) - 0.5, (y + 0.5) * (given_height / height) - 0.5
             return Features(
-                keypoints=zero_padding((keypoints + 0.5) * scale - 0.5, valid),
+                keypoints=zero_padding(torch.stack((x, y), dim=-1), valid),
                 scores=scores,
                 descriptors=zero_padding(descriptors, valid),
                 image_size=(given_height, given_width),
@@ -140,8 +144,8 @@ def sample_map(maps: Tensor, keypoints: Tensor, height: int, width: int, mode: s
     Returns:
         ``B x N x C``.
     """
-    last = torch.tensor([width - 1, height - 1], dtype=torch.float32, device=maps.device)
-    grid = 2.0 * (keypoints.float() / last) - 1.0
+    x, y = keypoints.float().unbind(-1)
+    grid = torch.stack((2.0 * (x / (width - 1)) - 1.0, 2.0 * (y / (height - 1)) - 1.0), dim=-1)
     return F.grid_sample(maps, grid[:, :, None], mode=mode, align_corners=False)[..., 0].transpose(1, 2)
 
 

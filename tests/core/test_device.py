@@ -1,0 +1,52 @@
+"""Devices and precisions: what is asked for is given, or refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from semantic_matcher_core.device import resolve_device, resolve_precision
+from semantic_matcher_core.errors import ConfigError, DeviceError
+
+
+@pytest.mark.parametrize(("available", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_auto_takes_cuda_where_there_is_one(monkeypatch, available, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert resolve_device().type == resolve_device("auto").type == expected
+
+
+def test_devices_pass_through():
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda")])
+def test_absent_cuda_is_an_error(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match=r"torch sees 0 CUDA device\(s\); use device 'cpu' or 'auto'"):
+        resolve_device(device)
+
+
+def test_index_beyond_the_last_cuda_device_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(DeviceError, match="'cuda:2' requested, but torch sees 2"):
+        resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", ""])
+def test_unknown_device_is_named(device):
+    with pytest.raises(DeviceError, match=f"unknown device '{device}'"):
+        resolve_device(device)
+
+
+def test_precisions():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert resolve_precision("fp32", cpu) is torch.float32
+    assert resolve_precision("bf16", cpu) is torch.bfloat16
+    assert resolve_precision("fp16", cuda) is torch.float16
+    with pytest.raises(DeviceError, match="needs a GPU"):
+        resolve_precision("fp16", cpu)
+    with pytest.raises(ConfigError, match="unknown precision 'float'; use one of fp32, fp16, bf16"):
+        resolve_precision("float", cpu)

@@ -1,0 +1,141 @@
+"""Images and masks as callers have them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from semantic_matcher_core.errors import ImageError
+from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def test_colour_array(picture):
+    batch = as_image_batch(picture)
+    assert batch.shape == (1, 3, 5, 7)
+    assert batch.dtype == torch.float32
+    assert torch.equal(batch[0, :, 2, 4] * 255, torch.from_numpy(picture[2, 4]).float())
+    assert batch.is_contiguous()
+
+
+def test_grey_array_becomes_three_equal_channels(picture):
+    grey = picture[..., 0]
+    batch = as_image_batch(grey)
+    assert batch.shape == (1, 3, 5, 7)
+    for channel in batch[0]:
+        assert torch.equal(channel, torch.from_numpy(grey) / 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_batched_array(picture, channels):
+    batch = as_image_batch(np.stack([picture, 255 - picture])[..., :channels])
+    assert batch.shape == (2, 3, 5, 7)
+    assert torch.allclose(batch[0] + batch[1], torch.ones(3, 5, 7))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a[:, ::-1],
+        lambda a: a[::2, ::3],
+        lambda a: a.transpose(1, 0, 2),
+        lambda a: a[..., ::-1],
+        np.asfortranarray,
+    ],
+)
+def test_arrays_of_any_stride(picture, view):
+    assert torch.equal(as_image_batch(view(picture)), as_image_batch(np.ascontiguousarray(view(picture))))
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_only_arrays(picture):
+    picture.flags.writeable = False
+    before = picture.copy()
+    images = as_image_batch(picture)
+    as_mask_batch(picture[..., 0], images)
+    images.mul_(2)
+    assert np.array_equal(picture, before)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 3, 5, 7), (1, 5, 7), (2, 1, 5, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_tensors(shape, dtype):
+    tensor = torch.rand(shape).to(dtype)
+    batch = as_image_batch(tensor)
+    expected = tensor.float() if tensor.ndim == 4 else tensor.float()[None]
+    assert batch.dtype == torch.float32
+    assert torch.equal(batch, expected.expand(-1, 3, -1, -1))
+
+
+def test_values_may_overshoot_by_one_step_of_8_bits():
+    assert as_image_batch(torch.full((3, 2, 2), 1 + 0.9 / 255)).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ([[0, 1]], "numpy array or a torch tensor, got list"),
+        (None, "got NoneType"),
+        (np.zeros((4, 4, 3), np.float32), "must be uint8, got float32"),
+        (np.zeros((4, 4, 3), np.uint16), "must be uint8, got uint16"),
+        (np.zeros((4, 4, 2), np.uint8), r"got \(4, 4, 2\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\)"),
+        (np.zeros(4, np.uint8), r"got \(4,\)"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
+        (np.zeros((4, 0), np.uint8), "empty"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), "floating point"),
+        (torch.zeros(4, 4), r"got \(4, 4\)"),
+        (torch.zeros(1, 2, 4, 4), r"got \(1, 2, 4, 4\)"),
+        (torch.zeros(1, 3, 0, 4), "empty"),
+        (torch.zeros(0, 3, 4, 4), "empty"),
+        (torch.full((3, 4, 4), 255.0), "divide 8-bit values by 255"),
+        (torch.full((3, 4, 4), -0.5), r"in \[0, 1\]"),
+        (torch.full((3, 4, 4), float("nan")), r"in \[0, 1\]"),
+        (torch.full((3, 4, 4), float("inf")), r"in \[0, 1\]"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(ImageError, match=message):
+        as_image_batch(image)
+
+
+def test_one_bad_value_among_good_ones_is_found():
+    image = torch.rand(3, 40, 40)
+    image[1, 20, 20] = float("nan")
+    with pytest.raises(ImageError):
+        as_image_batch(image)
+
+
+def test_mask_of_one_image_serves_the_whole_batch():
+    images = torch.zeros(3, 3, 4, 5)
+    mask = np.zeros((4, 5), np.uint8)
+    mask[1, 2] = 255
+    masks = as_mask_batch(mask, images)
+    assert masks.shape == (3, 4, 5)
+    assert masks.dtype == torch.bool
+    assert masks.nonzero().tolist() == [[b, 1, 2] for b in range(3)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, bool])
+def test_masks_of_any_type_count_as_wanted_where_not_zero(dtype):
+    mask = np.arange(20).reshape(4, 5).astype(dtype)
+    expected = torch.ones(1, 4, 5, dtype=torch.bool)
+    expected[0, 0, 0] = False
+    assert torch.equal(as_mask_batch(mask, torch.zeros(1, 3, 4, 5)), expected)
+
+
+def test_mask_may_be_a_view_or_a_tensor():
+    mask = np.arange(20).reshape(4, 5)[:, ::-1] % 2
+    images = torch.zeros(1, 3, 4, 5)
+    assert torch.equal(as_mask_batch(mask, images), as_mask_batch(torch.from_numpy(mask.copy()), images))
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 4, 5), (1, 1, 4, 5), (4,)])
+def test_mask_of_another_size_is_refused(shape):
+    with pytest.raises(ImageError, match=r"expected height x width \(4, 5\)"):
+        as_mask_batch(np.ones(shape, np.uint8), torch.zeros(3, 3, 4, 5))
