@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.matching import MatcherConfig, match_features
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder, sample_at_keypoints
+from semantic_matcher_core.semantics.resize import check_registration
 from semantic_matcher_core.types import Features, Matches
-
-REGISTRATIONS = ("exact", "published")
 
 
 class SemanticMatcher(nn.Module):
@@ -46,13 +46,20 @@ class SemanticMatcher(nn.Module):
         super().__init__()
         if (semantic_encoder is None) != (reasoner is None):
             raise ConfigError("a semantic encoder and a reasoner are only of use together; give both or neither")
-        if registration not in REGISTRATIONS:
-            raise ConfigError(f"unknown registration {registration!r}; use one of {', '.join(REGISTRATIONS)}")
+        check_registration(registration)
         if semantic_encoder is not None and reasoner is not None:
             config = reasoner.config
             for what, wants, has in (
-                (f"extractor {extractor.name!r} gives descriptors", config.extractor_features_dim, extractor.descriptor_dim),
-                (f"{semantic_encoder.name!r} gives features", config.semantic_features_dim, semantic_encoder.feature_dim),
+                (
+                    f"extractor {extractor.name!r} gives descriptors",
+                    config.extractor_features_dim,
+                    extractor.descriptor_dim,
+                ),
+                (
+                    f"{semantic_encoder.name!r} gives features",
+                    config.semantic_features_dim,
+                    semantic_encoder.feature_dim,
+                ),
             ):
                 if wants != has:
                     raise ShapeError(f"{what} of {has} dimensions, but the reasoner was made for {wants}")
@@ -161,9 +168,7 @@ class SemanticMatcher(nn.Module):
         masks = None if mask is None else as_mask_batch(mask, images)
         with self._autocast():
             features = self.extractor(images, masks)
-            if self.reasoner is None or self.semantic_encoder is None:
-                return features
-            return self._reason(images, features, self.semantic_encoder, self.reasoner)
+            return features if self.reasoner is None else self._reason(images, features, self.reasoner)
 
     @torch.inference_mode()
     def match(self, features0: Features, features1: Features) -> Matches:
@@ -178,22 +183,37 @@ class SemanticMatcher(nn.Module):
         """:meth:`extract` both, then :meth:`match`."""
         return self.match(self.extract(image0), self.extract(image1))
 
-    def _reason(
-        self, images: torch.Tensor, features: Features, encoder: SemanticEncoder, reasoner: Reasoner
-    ) -> Features:
-        from dataclasses import replace
+    @torch.inference_mode()
+    def semantic_features(self, images: torch.Tensor, features: Features) -> torch.Tensor:
+        """Semantic features at keypoints, as the reasoner takes them.
 
-        size = reasoner.config.fix_dino_size if reasoner.config.fix_dino_size > 0 else self.semantic_size
+        Args:
+            images: ``B x 3 x H x W`` RGB float in [0, 1], on the matcher's device.
+            features: of these images.
+
+        Returns:
+            ``B x N x Ds`` float32, L2-normalised.
+
+        Raises:
+            ConfigError: this matcher has no semantic encoder.
+        """
+        if self.reasoner is None or self.semantic_encoder is None:
+            raise ConfigError("a plain matcher has no semantic encoder; build one from a variant with a reasoner")
+        config, encoder = self.reasoner.config, self.semantic_encoder
+        size = config.fix_dino_size if config.fix_dino_size > 0 else self.semantic_size
         resized, scale = resize_for_encoder(images, size, encoder.patch_size, registration=self.registration)
-        semantic = sample_at_keypoints(
+        return sample_at_keypoints(
             encoder(resized).float(),
             features.keypoints,
             features.image_size,
             patch_size=encoder.patch_size,
             scale=scale,
             registration=self.registration,
-            mode=reasoner.config.semantic_interpolation_mode,
+            mode=config.semantic_interpolation_mode,
         )
+
+    def _reason(self, images: torch.Tensor, features: Features, reasoner: Reasoner) -> Features:
+        semantic = self.semantic_features(images, features)
         texture, semantic_out = reasoner(features.descriptors, semantic, features.valid)
         return replace(
             features,
