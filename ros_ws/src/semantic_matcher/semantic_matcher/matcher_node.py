@@ -1,0 +1,304 @@
+"""What the matcher nodes have in common: parameters, lifecycle, worker, diagnostics."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from abc import abstractmethod
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import CompressedImage
+
+from semantic_matcher.diagnostics import diagnostic_array
+from semantic_matcher.image_input import ImageInput
+from semantic_matcher.lifecycle_services import answer_impossible_transitions
+from semantic_matcher.matching_model import MatchingModel, refusal
+from semantic_matcher.messages import stamp_ns
+from semantic_matcher.node_statistics import Statistics
+from semantic_matcher.output import Output
+from semantic_matcher.parameters import TABLES, Parameters, unknown_overrides
+from semantic_matcher.worker import NewestFrameWorker
+from semantic_matcher_core.errors import ImageError, SemanticMatcherError
+from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
+
+_LOG_EVERY_S = 5.0
+
+Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
+
+
+def _transition(arrives_at: str) -> Callable[[Transition], Transition]:
+    """Note the state a transition arrives at, and report what goes wrong: rclpy would swallow the exception."""
+
+    def decorate(callback: Transition) -> Transition:
+        @functools.wraps(callback)
+        def reporting(self: MatcherNode, state: LifecycleState) -> TransitionCallbackReturn:
+            try:
+                result = callback(self, state)
+            except SemanticMatcherError as error:
+                self.report_error(f"{callback.__name__[3:]} failed: {error}")
+                return TransitionCallbackReturn.FAILURE
+            except Exception as error:  # noqa: BLE001 - a defect: reported with its traceback, answered by on_error
+                self.report_error(f"{callback.__name__[3:]} failed: {error!r}", traceback.format_exc())
+                return TransitionCallbackReturn.ERROR
+            if result == TransitionCallbackReturn.SUCCESS:
+                self.state = arrives_at
+            return result
+
+        return reporting
+
+    return decorate
+
+
+class MatcherNode(LifecycleNode):
+    """A managed node that takes images in and publishes keypoints, descriptors and matches.
+
+    A subclass says which images it wants, what it publishes, and what it does with the newest of them in the worker's
+    thread. Everything else runs in the executor's thread and never waits for the networks, apart from the transitions.
+
+    Args:
+        executable: name of the node and of its parameter table.
+        load_model: makes the model of parameter values.
+        node_options: passed to rclpy's ``LifecycleNode``.
+
+    Raises:
+        ValueError: a parameter is refused; the message is fit for the user.
+    """
+
+    def __init__(
+        self,
+        executable: str,
+        load_model: Callable[[SimpleNamespace], MatchingModel] = MatchingModel.load,
+        **node_options: Any,
+    ) -> None:
+        super().__init__(executable, **node_options)
+        self.state = "unconfigured"
+        self.statistics = Statistics()
+        self.parameters = Parameters(self, TABLES[executable], refusal)
+        self._load_model = load_model
+        self._settings = self.parameters.values
+        self.model: MatchingModel | None = None
+        self.outputs: dict[str, Output] = {}
+        self._inputs: list[ImageInput] = []
+        self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
+        self._dropped_before = 0
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Of the steady clock: diagnostics go on while a simulation is paused.
+        self._timer = self.create_timer(
+            self.parameters.values.diagnostics_period, self.report_now, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        answer_impossible_transitions(self)
+        for name in unknown_overrides(self):
+            self.get_logger().warning(f"there is no parameter {name!r}; its value has no effect")
+
+    # What a subclass adds.
+
+    @abstractmethod
+    def create_outputs(self) -> dict[str, Output]:
+        """The publishers, by name."""
+
+    @abstractmethod
+    def create_inputs(self) -> list[ImageInput]:
+        """The subscriptions; their callbacks call :meth:`offer`."""
+
+    @abstractmethod
+    def begin(self, model: MatchingModel) -> None:
+        """Begin anew with a model, before the first image."""
+
+    @abstractmethod
+    def apply(self, settings: SimpleNamespace) -> None:
+        """Take new parameter values; in the worker's thread, between two images."""
+
+    @abstractmethod
+    def process(self, item: Any) -> None:
+        """Work on what was offered and publish; in the worker's thread."""
+
+    # What a subclass calls.
+
+    def offer(self, item: Any) -> None:
+        """Have the worker process this next, instead of what it has not begun."""
+        self._worker.offer("image", item)
+
+    def image_of(self, message: Any) -> Any:
+        """The pixels of an image message.
+
+        Raises:
+            ImageError: the message cannot be used.
+        """
+        convert = compressed_to_rgb if isinstance(message, CompressedImage) else image_to_rgb
+        return convert(message, full_scale=self._settings.image_full_scale or None)
+
+    def age_of(self, header: Any) -> float | None:
+        """Seconds since the header's stamp, or ``None`` where it has none."""
+        stamp = stamp_ns(header)
+        return (self.get_clock().now().nanoseconds - stamp) * 1e-9 if stamp else None
+
+    def is_stale(self, header: Any) -> bool:
+        """Whether an image is too old to be worth processing; counted."""
+        limit, age = self._settings.max_image_age, self.age_of(header)
+        stale = limit > 0 and age is not None and age > limit
+        if stale:
+            self.statistics.count("stale")
+        return stale
+
+    def finished(self, header: Any) -> None:
+        """Note that an image was processed and its results are published."""
+        self.statistics.count("processed")
+        age = self.age_of(header)
+        if age is not None:
+            self.statistics.add_age(age)
+
+    @property
+    def settings(self) -> SimpleNamespace:
+        """The parameter values that hold for the item in work."""
+        return self._settings
+
+    def report_error(self, text: str, details: str = "") -> None:
+        """Log an error, at most every five seconds, and show it in the diagnostics."""
+        self.statistics.error(text)
+        self.get_logger().error("\n".join(filter(None, (text, details))), throttle_duration_sec=_LOG_EVERY_S)
+
+    # Lifecycle.
+
+    def autostart(self) -> bool:
+        """Configure and activate; whether both succeeded."""
+        success = TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == success and self.trigger_activate() == success
+
+    @_transition("inactive")
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model, warm it up, create the publishers."""
+        settings = self.parameters.values
+        self.model = self._load_model(settings)
+        self.model.warm_up(settings.warmup_width, settings.warmup_height)
+        for name, value in self.model.facts().items():
+            self.statistics.set(name, value)
+        self.statistics.set("image conversion", conversion_library())
+        self.outputs = self.create_outputs()
+        self.get_logger().info(f"configured: {', '.join(f'{k} {v}' for k, v in self.model.facts().items())}")
+        return super().on_configure(state)
+
+    @_transition("active")
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Bring the model to its device, subscribe, begin to work."""
+        assert self.model is not None
+        self.model.to_device()
+        self._settings = self.parameters.values
+        self.begin(self.model)
+        self.model.apply(self._settings)
+        self.apply(self._settings)
+        self.statistics.restart()
+        self._worker.start()
+        self._inputs = self.create_inputs()
+        self.get_logger().info(f"active, waiting for {' and '.join(i.topic for i in self._inputs)}")
+        return super().on_activate(state)
+
+    @_transition("inactive")
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe, finish the image in work, free the device's memory."""
+        self._halt()
+        if self.model is not None:
+            self.model.to_host()
+        return super().on_deactivate(state)
+
+    @_transition("unconfigured")
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything that configure made."""
+        self._free()
+        return super().on_cleanup(state)
+
+    @_transition("finalized")
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, from any state."""
+        self._free()
+        return super().on_shutdown(state)
+
+    @_transition("unconfigured")
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a defect in a transition: free everything, so that the node can be configured again."""
+        self._free()
+        return super().on_error(state)
+
+    def stop_working(self, timeout: float) -> bool:
+        """Stop the worker before the process ends; whether it stopped within ``timeout`` seconds."""
+        return self._worker.stop(timeout)
+
+    def _halt(self) -> None:
+        for image_input in self._inputs:
+            image_input.destroy()
+        self._inputs = []
+        self._worker.stop()
+
+    def _free(self) -> None:
+        self._halt()
+        for output in self.outputs.values():
+            output.destroy()
+        self.outputs = {}
+        if self.model is not None:
+            self.model.unload()
+            self.model = None
+
+    # The worker's thread.
+
+    def _work(self, source: str, item: Any) -> None:
+        assert self.model is not None
+        if self._settings is not self.parameters.values:
+            self._settings = self.parameters.values
+            self.model.apply(self._settings)
+            self.apply(self._settings)
+        self.process(item)
+
+    def _failed(self, source: str, error: Exception) -> None:
+        if isinstance(error, ImageError):
+            self.statistics.count("refused")
+            self.report_error(f"image refused: {error}")
+        elif isinstance(error, SemanticMatcherError):
+            self.statistics.count("failed")
+            self.report_error(f"matching failed: {error}")
+        else:
+            self.statistics.count("failed")
+            self.report_error(
+                f"matching failed: {error!r}",
+                "".join(traceback.format_exception(type(error), error, error.__traceback__)),
+            )
+
+    # Diagnostics.
+
+    def report_now(self) -> None:
+        """Publish diagnostics."""
+        values = self.parameters.values
+        dropped = self._worker.dropped.total()
+        self.statistics.count("dropped", dropped - self._dropped_before)
+        self._dropped_before = dropped
+        errors = []
+        if self.statistics.error_age() <= max(values.diagnostics_period, 1.0) or (
+            self.state == "unconfigured" and self.statistics.last_error
+        ):
+            errors.append(self.statistics.last_error)
+        problems = self._silent_inputs(values.no_image_warning_period) if self.state == "active" else []
+        for problem in problems:
+            self.get_logger().warning(problem, throttle_duration_sec=max(_LOG_EVERY_S, values.no_image_warning_period))
+        problems += [image_input.trouble for image_input in self._inputs if image_input.trouble]
+        self._diagnostics.publish(
+            diagnostic_array(
+                self.get_clock().now().to_msg(),
+                self.get_fully_qualified_name(),
+                self.statistics,
+                state=self.state,
+                problems=problems,
+                errors=errors,
+            )
+        )
+
+    def _silent_inputs(self, period: float) -> list[str]:
+        since_start = self.statistics.uptime()
+        return [
+            f"no image on {image_input.topic} for {min(image_input.silence, since_start):.0f} s: "
+            f"{image_input.publishers_text()}"
+            for image_input in self._inputs
+            if 0 < period <= min(image_input.silence, since_start)
+        ]

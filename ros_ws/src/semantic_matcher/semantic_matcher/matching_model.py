@@ -1,0 +1,155 @@
+"""The core's matcher as the nodes' parameters ask for it."""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from semantic_matcher_core.errors import ConfigError, SemanticMatcherError
+from semantic_matcher_core.variants import resolve_variant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import SimpleNamespace
+
+    import torch
+
+    from semantic_matcher_core.pipeline import SemanticMatcher
+    from semantic_matcher_core.types import Matches
+
+
+def refusal(settings: SimpleNamespace) -> str:
+    """Why the parameters that name the model cannot be meant, without loading anything; empty when they can."""
+    try:
+        resolve_variant(settings.variant, settings.descriptor, settings.dino)
+    except SemanticMatcherError as error:
+        return str(error)
+    return ""
+
+
+def verifier(settings: SimpleNamespace) -> Callable[[Matches], Matches] | None:
+    """The geometric check that ``settings`` ask for, or ``None``."""
+    if settings.geometry == "none":
+        return None
+    from semantic_matcher_core.matching.verification import verify
+
+    return partial(verify, kind=settings.geometry, threshold_px=settings.geometry_threshold)
+
+
+class MatchingModel:
+    """A loaded matcher, the device it was loaded for, and the run-time parameters that reach into it.
+
+    Attributes:
+        matcher: the core's matcher.
+        device: where it runs while the node is active.
+        load_seconds: how long loading took.
+    """
+
+    def __init__(self, matcher: SemanticMatcher, load_seconds: float = 0.0) -> None:
+        self.matcher = matcher
+        self.device: torch.device = matcher.device
+        self.load_seconds = load_seconds
+        self._own_matching = matcher.matching
+        self._own_threshold: float | None = getattr(matcher.extractor, "detection_threshold", None)
+
+    @classmethod
+    def load(cls, settings: SimpleNamespace) -> MatchingModel:
+        """Build the matcher that ``settings`` describe; nothing is downloaded.
+
+        Raises:
+            SemanticMatcherError: unknown names, weights that are not here, a device that is absent, a damaged checkpoint.
+        """
+        # Imported on first use: a node answers its lifecycle services before torch is loaded.
+        import torch
+
+        from semantic_matcher_core.pipeline import SemanticMatcher
+
+        if settings.torch_threads > 0:
+            torch.set_num_threads(settings.torch_threads)
+        started = time.monotonic()
+        matcher = SemanticMatcher.from_pretrained(
+            resolve_variant(settings.variant, settings.descriptor, settings.dino),
+            device=settings.device,
+            precision=settings.precision,
+            max_keypoints=settings.max_keypoints,
+            weights=settings.weights or None,
+        )
+        model = cls(matcher, time.monotonic() - started)
+        model.apply(settings)
+        return model
+
+    @property
+    def variant(self) -> str:
+        """The name of what runs."""
+        return self.matcher.variant
+
+    def facts(self) -> dict[str, str]:
+        """What a user wants to know of the running model, for logs and diagnostics."""
+        import torch
+
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
+        return {
+            "variant": self.variant,
+            "device": f"{self.device} ({name})" if name else str(self.device),
+            "precision": self.matcher.precision,
+        }
+
+    def apply(self, settings: SimpleNamespace) -> None:
+        """Take the parameters that may change at run time; others are as they were at loading.
+
+        Raises:
+            ConfigError: a value that this model has no use for.
+        """
+        matcher = self.matcher
+        threshold = settings.detection_threshold if settings.detection_threshold >= 0 else self._own_threshold
+        if threshold is not None:
+            if self._own_threshold is None:
+                raise ConfigError(f"extractor {matcher.extractor.name!r} has no detection_threshold; leave it at -1")
+            matcher.extractor.detection_threshold = threshold
+        matcher.extractor.max_keypoints = settings.max_keypoints
+        matcher.semantic_size = settings.semantic_size
+        matcher.matching = replace(
+            self._own_matching,
+            mutual=settings.mutual,
+            ratio=settings.ratio or self._own_matching.ratio,
+            max_distance=settings.max_distance or self._own_matching.max_distance,
+            min_similarity=settings.min_similarity
+            if settings.min_similarity > -1
+            else self._own_matching.min_similarity,
+        )
+
+    def warm_up(self, width: int, height: int) -> None:
+        """Run once on a grey image, so that the first real one does not pay for allocation and kernel selection."""
+        if width == 0 or height == 0:
+            return
+        import numpy as np
+
+        # A gradient has structure everywhere; a flat image would leave the later stages without keypoints.
+        ramp = np.add.outer(np.arange(height), np.arange(width)) * 7 % 256
+        features = self.matcher.extract(ramp.astype(np.uint8))
+        self.matcher.match(features, features)
+
+    def to_device(self) -> None:
+        """Bring the networks to their device."""
+        self.matcher.to(self.device)
+
+    def to_host(self) -> None:
+        """Free the device's memory; the networks stay in the host's."""
+        if self.device.type != "cpu":
+            self.matcher.to("cpu")
+            self._empty_cache()
+
+    def unload(self) -> None:
+        """Free everything; the model cannot be used any more."""
+        del self.matcher
+        gc.collect()
+        self._empty_cache()
+
+    def _empty_cache(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

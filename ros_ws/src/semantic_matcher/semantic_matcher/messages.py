@@ -1,0 +1,88 @@
+"""Features and Matches of the core, made into messages.
+
+Arrays travel as ``array.array`` filled from their bytes: assigning a numpy array or a list to a message field costs
+rclpy a conversion of each element, some hundred times as long.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
+from sensor_msgs.msg import Image
+
+if TYPE_CHECKING:
+    from std_msgs.msg import Header
+    from torch import Tensor
+
+    from semantic_matcher_core.streams import Frame, MatchedPair
+
+_TYPES = {"f": np.dtype(np.float32), "I": np.dtype(np.uint32), "B": np.dtype(np.uint8)}
+
+
+def flat_array(values: Tensor | np.ndarray, typecode: str) -> array[Any]:
+    """All elements, row-major, as ``array.array`` of typecode ``f`` (float32), ``I`` (uint32) or ``B`` (uint8)."""
+    values = values if isinstance(values, np.ndarray) else values.cpu().numpy()
+    flat = np.ascontiguousarray(values, dtype=_TYPES[typecode]).reshape(-1)
+    out: array[Any] = array(typecode)
+    out.frombytes(memoryview(flat).cast("B") if flat.size else b"")
+    return out
+
+
+def keypoints_message(frame: Frame, header: Header) -> Keypoints:
+    """Positions and scores of a frame's keypoints."""
+    height, width = frame.features.image_size
+    return Keypoints(
+        header=header,
+        width=width,
+        height=height,
+        xy=flat_array(frame.features.keypoints[0], "f"),
+        scores=flat_array(frame.features.scores[0], "f"),
+    )
+
+
+def descriptors_message(frame: Frame, header: Header, variant: str) -> Descriptors:
+    """The descriptors that matching compares: the reasoned and semantic ones where there is a reasoner."""
+    features = frame.features
+    main = features.descriptors if features.reasoned is None else features.reasoned
+    message = Descriptors(header=header, variant=variant, dim=main.shape[-1], data=flat_array(main[0], "f"))
+    if features.semantic is not None:
+        message.semantic_dim = features.semantic.shape[-1]
+        message.semantic_data = flat_array(features.semantic[0], "f")
+    return message
+
+
+def matches_message(pair: MatchedPair, header: Header, reference_header: Header, mode: str) -> Matches:
+    """The matches of a pair; ``header`` is the current image's."""
+    matches = pair.matches
+    message = Matches(
+        header=header,
+        reference_header=reference_header,
+        mode=mode,
+        index0=flat_array(matches.indices[:, 0], "I"),
+        index1=flat_array(matches.indices[:, 1], "I"),
+        xy0=flat_array(matches.keypoints0, "f"),
+        xy1=flat_array(matches.keypoints1, "f"),
+        confidence=flat_array(matches.confidence, "f"),
+        model_type=matches.model_type,
+    )
+    if matches.inlier is not None:
+        message.inlier = flat_array(matches.inlier, "B")
+    if matches.model is not None:
+        message.model = matches.model.cpu().numpy().astype(np.float64).reshape(9)
+    return message
+
+
+def rgb_image_message(pixels: np.ndarray, header: Header) -> Image:
+    """An ``H x W x 3`` uint8 RGB picture."""
+    height, width = pixels.shape[:2]
+    return Image(
+        header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=flat_array(pixels, "B")
+    )
+
+
+def stamp_ns(header: Header) -> int:
+    """The header's time stamp in nanoseconds."""
+    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec

@@ -1,0 +1,25 @@
+"""Quality of service of what the nodes subscribe and publish."""
+
+from __future__ import annotations
+
+from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+_OUTPUT_DEPTH = 5
+
+
+def image_qos() -> QoSProfile:
+    """Sensor data of which only the newest counts: best effort, which hears every publisher."""
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+
+
+def output_qos() -> QoSProfile:
+    """Results: reliable, which every subscriber can hear, and few."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST, depth=_OUTPUT_DEPTH, reliability=QoSReliabilityPolicy.RELIABLE
+    )
+
+
+def overridable() -> QoSOverridingOptions:
+    """History, depth and reliability may be set by parameters ``qos_overrides.<topic>.<subscription|publisher>.…``."""
+    return QoSOverridingOptions.with_default_policies()

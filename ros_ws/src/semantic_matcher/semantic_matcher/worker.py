@@ -1,0 +1,79 @@
+"""One thread that works on the newest item of each source; what it cannot keep up with is dropped and counted."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+
+class NewestFrameWorker:
+    """Runs ``work(source, item)`` in a thread, always on the newest item of a source.
+
+    ``offer`` never waits: an item that has not been begun is replaced by the next of its source, so the age of what
+    is worked on is bounded by one run of ``work`` for each source, however fast items come. Sources take turns.
+
+    Args:
+        work: what to do with an item; an exception goes to ``failed`` and the thread goes on.
+        failed: told of the source and the exception.
+        name: the thread's name.
+    """
+
+    def __init__(
+        self, work: Callable[[str, Any], None], failed: Callable[[str, Exception], None], name: str = "worker"
+    ) -> None:
+        self._work = work
+        self._failed = failed
+        self._name = name
+        self._waiting: OrderedDict[str, Any] = OrderedDict()
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self.dropped: Counter[str] = Counter()
+        """Items of each source that were replaced before their turn."""
+
+    def start(self) -> None:
+        """Begin to work; what was offered before is forgotten."""
+        self._waiting.clear()
+        self._stopping = False
+        # A daemon: a process that is told to stop does not wait for a network that is still computing.
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def offer(self, source: str, item: Any) -> None:
+        """Leave an item to be worked on next; it replaces one of the same source that has not been begun."""
+        with self._condition:
+            if self._stopping or self._thread is None:
+                return
+            if source in self._waiting:
+                self.dropped[source] += 1
+            self._waiting[source] = item
+            self._condition.notify()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Finish the item in work and end; whether the thread ended within ``timeout`` seconds."""
+        with self._condition:
+            self._stopping = True
+            self._waiting.clear()
+            self._condition.notify()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            return False
+        self._thread = None
+        return True
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._waiting or self._stopping)
+                if self._stopping:
+                    return
+                source, item = self._waiting.popitem(last=False)
+            try:
+                self._work(source, item)
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any frame; `failed` reports it
+                self._failed(source, error)
+            del item
