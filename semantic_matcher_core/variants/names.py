@@ -51,6 +51,20 @@ def list_variants(hint: str | Path | None = None) -> list[Variant]:
     return [_variant(entry, folder) for entry in list_entries("variant")]
 
 
+def filter_variants(descriptor: str | None = None, dino: str | None = None) -> list[Variant]:
+    """The variants with a descriptor (or its family) and a semantic encoder, written as for :func:`resolve_variant`.
+
+    Raises:
+        UnknownNameError: none has both; the message names those that exist.
+    """
+    encoder = _encoder_name(dino) if dino else None
+    entries = [e for e in list_entries("variant") if not descriptor or _is_of_family(e, descriptor)]
+    matching = [e for e in entries if encoder is None or e.dino == encoder]
+    if not matching:
+        raise UnknownNameError(_no_such_pair(descriptor or "", encoder or "any", entries))
+    return [_variant(entry, None) for entry in matching]
+
+
 def resolve_variant(variant: str | None = None, descriptor: str | None = None, dino: str | None = None) -> str:
     """The one name that command line, parameters and launch arguments mean.
 
