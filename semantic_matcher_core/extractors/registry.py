@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from semantic_matcher_core.extractors.base import Extractor
 
 ENTRY_POINT_GROUP = "semantic_matcher.extractors"
+# torch's own name for the module itself among its submodules.
+_WHOLE = ""
 
 
 @dataclass(frozen=True)
@@ -28,28 +30,68 @@ class ExtractorEntry:
     Attributes:
         module: the module below ``semantic_matcher_core.extractors`` that holds it; imported on first use.
         factory: a class or function of that module, ``factory(max_keypoints=…, **options) -> Extractor``.
-        weights: name of its weights in the weights catalogue, or ``None`` when it has none (SIFT).
+        weights: name of its weights in the weights catalogue; or, where they come in several files, the name for each
+            of its submodules; or ``None`` when it has none (SIFT).
         options: options that this name stands for, e.g. which size of a family.
     """
 
     module: str
     factory: str
-    weights: str | None = None
+    weights: str | dict[str, str] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+
+def _sized(module: str, factory: str, model: str) -> ExtractorEntry:
+    return ExtractorEntry(module, factory, weights=model, options={"model": model})
 
 
 BUILT_IN: dict[str, ExtractorEntry] = {
     "xfeat": ExtractorEntry("xfeat", "XFeat", weights="xfeat-extractor"),
     "sift": ExtractorEntry("sift", "Sift"),
     "dalf": ExtractorEntry("dalf", "Dalf", weights="dalf"),
+    "superpoint": ExtractorEntry("superpoint", "SuperPoint", weights="superpoint-extractor"),
+    **{f"alike-{size}": _sized("alike", "Alike", f"alike-{size}") for size in ("t", "s", "n", "l")},
+    **{f"aliked-{size}": _sized("aliked", "Aliked", f"aliked-{size}") for size in ("t16", "n16", "n16rot", "n32")},
+    "dedode-B": ExtractorEntry(
+        "dedode",
+        "DeDoDe",
+        weights={"detector": "dedode-detector-L-upright", "descriptor": "dedode-descriptor-B-upright"},
+        options={"descriptor": "B"},
+    ),
+    "dedode-G": ExtractorEntry(
+        "dedode",
+        "DeDoDe",
+        weights={
+            "detector": "dedode-detector-L-upright",
+            "descriptor": "dedode-descriptor-G-upright",
+            "dinov2": "dinov2_vitl14",
+        },
+        options={"descriptor": "G"},
+    ),
+    "disk": ExtractorEntry("disk", "Disk", weights="disk"),
 }
 
-# Names that published configurations use for the same thing.
-ALIASES: dict[str, str] = {}
+# Names that published configurations, checkpoints and papers use for the same thing.
+ALIASES: dict[str, str] = {
+    "alike": "alike-n",
+    "aliked": "aliked-n16",
+    "aliked-n": "aliked-n16",
+    "dedode": "dedode-B",
+    "dedode_B": "dedode-B",
+    "dedode_G": "dedode-G",
+    "delf": "easy:delf",
+    "relf": "easy:relf",
+}
+
+# Any method of the easy-local-features package, by its name there.
+_EASY = "easy:"
 
 
 def list_extractors() -> list[str]:
-    """Names that :func:`create_extractor` knows, built-in ones first, then installed third-party ones."""
+    """Names that :func:`create_extractor` knows, built-in ones first, then installed third-party ones.
+
+    Besides, it knows ``easy:<method>`` for the methods of the easy-local-features package, where that is installed.
+    """
     return [*BUILT_IN, *sorted(set(_third_party()) - set(BUILT_IN))]
 
 
@@ -65,21 +107,22 @@ def create_extractor(
     """An extractor with its published weights loaded, in evaluation mode.
 
     Args:
-        name: one of :func:`list_extractors`.
+        name: one of :func:`list_extractors`, or ``easy:<method>``.
         max_keypoints: keep at most this many keypoints of each image.
-        weights: a weights file, or a folder to search before the usual places; ``None`` for the usual places.
+        weights: a weights file (for extractors with one), or a folder to search before the usual places; ``None`` for
+            the usual places.
         device: see :func:`~semantic_matcher_core.device.resolve_device`.
         fetch: download the weights when they are not here; otherwise nothing touches the network.
         options: passed to the extractor, e.g. ``detection_threshold``.
 
     Raises:
         UnknownNameError: no such extractor.
-        ConfigError: an option the extractor does not have.
+        ConfigError: an option the extractor does not have, or one file for weights that come in several.
         WeightsNotFoundError: its weights are not here (the message has the command that fetches them).
         CheckpointError: the weights file does not fit.
     """
     name = ALIASES.get(name, name)
-    entry = BUILT_IN.get(name)
+    entry = _built_in(name)
     if entry is None:
         extractor = _create_third_party(name, max_keypoints, options)
     else:
@@ -88,14 +131,15 @@ def create_extractor(
         if entry.weights is None:
             extractor = _call(factory, name, max_keypoints, options)
         else:
-            from semantic_matcher_core.weights import find_weights, load_state_dict_strictly, read_state_dict
+            from semantic_matcher_core.weights import load_state_dict_strictly, read_state_dict
 
-            path = find_weights(entry.weights, weights, fetch=fetch)
+            paths = _find_weights(name, entry.weights, weights, fetch)
             # Some layouts come in versions that only the tensors tell apart.
             if hasattr(factory, "options_of_state_dict"):
-                options = {**factory.options_of_state_dict(read_state_dict(path)), **options}
+                options = {**factory.options_of_state_dict(read_state_dict(paths[_WHOLE])), **options}
             extractor = _call(factory, name, max_keypoints, options)
-            load_state_dict_strictly(extractor, path)
+            for part, path in paths.items():
+                load_state_dict_strictly(extractor.get_submodule(part), path)
     return extractor.eval().requires_grad_(False).to(resolve_device(device))
 
 
@@ -106,13 +150,32 @@ def accepted_options(name: str) -> frozenset[str]:
         UnknownNameError: no such extractor.
     """
     name = ALIASES.get(name, name)
-    entry = BUILT_IN.get(name)
+    entry = _built_in(name)
     if entry is None:
         factory = _entry_point(name).load()
     else:
         factory = getattr(importlib.import_module(f"semantic_matcher_core.extractors.{entry.module}"), entry.factory)
     parameters = inspect.signature(factory).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is not p.VAR_KEYWORD) - {"max_keypoints"}
+
+
+def _built_in(name: str) -> ExtractorEntry | None:
+    if name.startswith(_EASY):
+        return ExtractorEntry("easy", "EasyLocalFeature", options={"method": name.removeprefix(_EASY)})
+    return BUILT_IN.get(name)
+
+
+def _find_weights(name: str, wanted: str | dict[str, str], hint: str | Path | None, fetch: bool) -> dict[str, Path]:
+    """The file for each submodule; the extractor itself is ``_WHOLE``."""
+    from semantic_matcher_core.weights import find_weights
+
+    parts = {_WHOLE: wanted} if isinstance(wanted, str) else wanted
+    if len(parts) > 1 and hint is not None and Path(hint).expanduser().is_file():
+        raise ConfigError(
+            f"weights of extractor {name!r} come in {len(parts)} files ({', '.join(parts.values())}), but {hint} is "
+            "one; give the folder that holds them"
+        )
+    return {part: find_weights(entry, hint, fetch=fetch) for part, entry in parts.items()}
 
 
 def _third_party() -> dict[str, EntryPoint]:

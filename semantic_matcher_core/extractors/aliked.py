@@ -1,0 +1,173 @@
+"""ALIKED: a Lighter Keypoint and Descriptor Extraction Network via Deformable Transformation (Zhao et al., IEEE T-IM
+2023; arXiv 2304.03608).
+
+The network is kornia's, with the names of the published state dicts (Shiaoming/ALIKED, models/aliked-*.pth). Selection
+is ours, because kornia's keeps strict local maxima where the published code searches twice more; so is the descriptor
+head's inference, batched and without the dense feature map, and the deformable convolution, for speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from kornia.feature import ALIKED
+from torch import Tensor
+from torch.nn import functional as F
+
+from semantic_matcher_core.errors import UnknownNameError
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.deformable import DeformableConv
+from semantic_matcher_core.extractors.dkd import detect_keypoints
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
+from semantic_matcher_core.extractors.pyramid import at_pixels, interpolate_normalized, project
+from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
+from semantic_matcher_core.extractors.selection import zero_padding
+from semantic_matcher_core.types import Features
+
+_STRIDE = 32
+
+# model: descriptor dimension.
+_MODELS = {"aliked-t16": 64, "aliked-n16": 128, "aliked-n16rot": 128, "aliked-n32": 128}
+
+
+class Aliked(Extractor):
+    """ALIKED's sub-pixel keypoints with 64- or 128-dimensional descriptors.
+
+    Convention:
+        - Any size goes in: the image is padded on all sides by repeating its border, to multiples of 32, and the maps
+          are cropped back, so padding moves no keypoint. No keypoint lies in the outer ``nms_radius`` rows and columns.
+        - A keypoint is a maximum of the score map above ``detection_threshold``; the best ``max_keypoints`` by that
+          value are kept, and their score is the map read at the sub-pixel place.
+        - An image without such a maximum has no keypoints; the published code then falls back to the map's mean as
+          threshold, for all images of a batch together.
+        - Keypoints are true pixel indices; the published reasoners' copy of ALIKED gives ``k * W / (W - 1)``.
+
+    Args:
+        max_keypoints: keep at most this many keypoints of each image.
+        model: ``aliked-t16``, ``aliked-n16``, ``aliked-n16rot`` or ``aliked-n32``.
+        detection_threshold: of the score map, in [0, 1). 0.2 is ALIKED's own, 0.0 that of the published reasoners.
+        nms_radius: radius in pixels of non-maximum suppression, and of the window of the sub-pixel refinement.
+        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
+        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+
+    def __init__(
+        self,
+        max_keypoints: int = 2048,
+        *,
+        model: str = "aliked-n16",
+        detection_threshold: float = 0.2,
+        nms_radius: int = 2,
+        max_side: int | None = 2048,
+        fixed_size: bool = False,
+    ) -> None:
+        super().__init__(max_keypoints)
+        if model not in _MODELS:
+            raise UnknownNameError(f"unknown ALIKED model {model!r}; known: {', '.join(_MODELS)}")
+        self.name = model
+        self.descriptor_dim = _MODELS[model]
+        self.detection_threshold = check_detection_threshold(detection_threshold)
+        self.nms_radius = check_nms_radius(nms_radius, least=1)
+        self.max_side = check_max_side(max_side)
+        self.fixed_size = fixed_size
+        self.net: Any = ALIKED(model)
+        del self.net.dkd  # kornia's selection; its buffers are in no published file
+        blocks: tuple[Any, ...] = (self.net.block3, self.net.block4)
+        for block in blocks:
+            block.conv1, block.conv2 = DeformableConv(block.conv1), DeformableConv(block.conv2)
+        # Batch normalisation must use its running statistics: one image's features never depend on another's.
+        self.eval()
+
+    @staticmethod
+    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A published file, whose names are those of the bare network, as this module's state dict."""
+        return {name if name.startswith("net.") else f"net.{name}": tensor for name, tensor in state.items()}
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
+        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
+        given = (images.shape[-2], images.shape[-1])
+        images, masks = fit_long_side(images, masks, self.max_side)
+        height, width = images.shape[-2:]
+        left, top = -width % _STRIDE // 2, -height % _STRIDE // 2
+        padding = (left, -width % _STRIDE - left, top, -height % _STRIDE - top)
+        levels = self._levels(F.pad(images, padding, mode="replicate"))
+
+        # The network may run in half precision; a position or a rank may not.
+        with torch.autocast(images.device.type, enabled=False):
+            levels = [level.float() for level in levels]
+            detected = detect_keypoints(
+                self._score_map(levels)[:, top : top + height, left : left + width],
+                self.max_keypoints,
+                radius=self.nms_radius,
+                suppression_radius=self.nms_radius,
+                threshold=self.detection_threshold,
+                margins=(self.nms_radius, self.nms_radius),
+                masks=masks,
+                fixed_size=self.fixed_size,
+            )
+            origin = torch.tensor([left, top], device=images.device)
+            descriptors = self._describe(levels, detected.keypoints, origin, height, width)
+            keypoints = keypoints_at_size(detected.keypoints, (height, width), given)
+            return Features(
+                keypoints=zero_padding(keypoints, detected.valid),
+                scores=detected.scores,
+                descriptors=zero_padding(descriptors, detected.valid),
+                image_size=given,
+                valid=detected.valid,
+            )
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        """``B x 3 x H x W``, H and W multiples of 32, to four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
+        net = self.net
+        x1 = net.block1(images)
+        x2 = net.block2(net.pool2(x1))
+        x3 = net.block3(net.pool4(x2))
+        x4 = net.block4(net.pool4(x3))
+        laterals = (net.conv1, net.conv2, net.conv3, net.conv4)
+        return [net.gate(conv(x)) for conv, x in zip(laterals, (x1, x2, x3, x4), strict=True)]
+
+    def _score_map(self, levels: Sequence[Tensor]) -> Tensor:
+        """``B x H x W`` detection scores in (0, 1)."""
+        head = self.net.score_head
+        return head[1:](project(levels, head[0].weight))[:, 0].sigmoid()
+
+    def _describe(self, levels: Sequence[Tensor], keypoints: Tensor, origin: Tensor, height: int, width: int) -> Tensor:
+        """The sparse deformable descriptor head (SDDH) at sub-pixel keypoints.
+
+        Args:
+            levels: of the padded image.
+            keypoints: ``B x N x 2`` (x, y) pixels of the image before padding.
+            origin: (x, y) of that image in the padded one.
+            height, width: of that image.
+
+        Returns:
+            ``B x N x dim``, L2-normalised.
+        """
+        head = self.net.desc_head
+        batch, count = keypoints.shape[:2]
+
+        def features_at(pixels: Tensor) -> Tensor:
+            return at_pixels(levels, pixels + origin)
+
+        # Offsets of the sample positions, from the patch round the keypoint's whole pixel.
+        size = head.kernel_size
+        limits = torch.tensor([width, height], device=keypoints.device)
+        # The patch stays one pixel short of the right and bottom border, as in the published code.
+        corner = (keypoints.long() - size // 2).clamp(min=0).minimum((limits - 1 - size).clamp(min=0))
+        steps = torch.arange(size, device=keypoints.device)
+        patch = corner[:, :, None] + torch.cartesian_prod(steps, steps).flip(-1)
+        patch = patch.minimum(limits - 1)  # only images narrower than a patch, which have no keypoints, need this
+        patches = F.normalize(features_at(patch.flatten(1, 2)), dim=1).view(batch, -1, count, size, size)
+        patches = patches.transpose(1, 2).flatten(0, 1)
+        longest = max(height, width) / 4
+        offsets = head.offset_conv(patches).clamp(-longest, longest).view(batch, count, 2, head.n_pos).transpose(2, 3)
+
+        positions = (keypoints[:, :, None] + offsets).flatten(1, 2)
+        samples = interpolate_normalized(features_at, positions, height, width)  # B x dim x (N * n_pos)
+        samples = F.selu(head.sf_conv.weight[:, :, 0, 0] @ samples, inplace=True).view(batch, -1, count, head.n_pos)
+        return F.normalize(torch.einsum("bcnp,pcd->bnd", samples, head.agg_weights), dim=-1)

@@ -1,0 +1,249 @@
+"""DeDoDe: Detect, Don't Describe — Describe, Don't Detect (Edstedt et al., 3DV 2024; arXiv 2308.08479).
+
+The networks are kornia's, with the names of the published state dicts (Parskatt/DeDoDe). Two things are ours: the
+backbone of the G descriptor is this project's DINOv2, because kornia's fetches weights when it is built; and the
+descriptor's last convolution runs at the keypoints only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from kornia.feature.dedode.decoder import ConvRefiner, Decoder
+from kornia.feature.dedode.dedode_models import dedode_descriptor_B, dedode_detector_L
+from kornia.feature.dedode.encoder import VGG19
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semantic_matcher_core.errors import UnknownNameError
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.options import check_max_side
+from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
+from semantic_matcher_core.extractors.selection import best_candidates, zero_padding
+from semantic_matcher_core.types import Features
+
+_DESCRIPTORS = ("B", "G")
+_PATCH = 14
+_DIM = 256
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+# The published detector divides by the square root of the local density (a Gaussian over 51 pixels), which spreads
+# keypoints.
+_DENSITY_TAPS = 51
+
+
+class DeDoDe(Extractor):
+    """DeDoDe's keypoints (detector L-upright) with 256-dimensional descriptors (B-upright or G-upright).
+
+    Convention:
+        - Any size goes in: the image, normalised as for ImageNet, is padded with zeros at the right and bottom to
+          multiples of 14, and the maps are cropped back, so padding moves no keypoint.
+        - Keypoints are whole pixels, the ``max_keypoints`` best of all; there is no threshold and no suppression, so an
+          image gives fewer only where it, or what its mask leaves of it, has fewer pixels. kornia gives ``k + 0.5``.
+        - Scores are the detector's probability over the image, divided by the square root of its local density.
+
+    Args:
+        max_keypoints: keep at most this many keypoints of each image.
+        descriptor: ``B`` (VGG-19) or ``G`` (VGG-19 and DINOv2 ViT-L).
+        normalize_descriptors: give L2-normalised rows. The published reasoners were trained on rows as the network
+            gives them (``False``); plain matching needs ``True``.
+        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
+        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+
+    Raises:
+        UnknownNameError: no such descriptor.
+    """
+
+    descriptor_dim = _DIM
+
+    def __init__(
+        self,
+        max_keypoints: int = 2048,
+        *,
+        descriptor: str = "B",
+        normalize_descriptors: bool = True,
+        max_side: int | None = 1280,
+        fixed_size: bool = False,
+    ) -> None:
+        super().__init__(max_keypoints)
+        if descriptor not in _DESCRIPTORS:
+            raise UnknownNameError(f"unknown DeDoDe descriptor {descriptor!r}; known: {', '.join(_DESCRIPTORS)}")
+        self.name = f"dedode-{descriptor}"
+        self.normalize_descriptors = normalize_descriptors
+        self.max_side = check_max_side(max_side)
+        self.fixed_size = fixed_size
+        self.detector: Any = dedode_detector_L()
+        self.descriptor: Any = dedode_descriptor_B() if descriptor == "B" else _descriptor_G()
+        self.dinov2: nn.Module | None = None
+        if descriptor == "G":
+            from semantic_matcher_core.semantics.dinov2 import DinoV2
+
+            self.dinov2 = DinoV2("dinov2_vitl14")
+        # Batch normalisation must use its running statistics: one image's features never depend on another's.
+        self.eval()
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
+        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
+        given = (images.shape[-2], images.shape[-1])
+        images, masks = fit_long_side(images, masks, self.max_side)
+        height, width = images.shape[-2:]
+        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (_MEAN, _STD))
+        images = F.pad((images - mean) / std, (0, -width % _PATCH, 0, -height % _PATCH))
+
+        logits = self._logits(images)[..., :height, :width].float()
+        # The networks may run in half precision; a position or a rank may not.
+        with torch.autocast(images.device.type, enabled=False):
+            score_map = spread_scores(logits.flatten(1).softmax(dim=1).view(-1, height, width))
+            selection = best_candidates(
+                score_map,
+                torch.ones_like(score_map, dtype=torch.bool),
+                self.max_keypoints,
+                masks=masks,
+                fixed_size=self.fixed_size,
+            )
+        descriptors = self._describe(images, selection.keypoints)
+        if self.normalize_descriptors:
+            descriptors = F.normalize(descriptors, dim=-1)
+        return Features(
+            keypoints=zero_padding(keypoints_at_size(selection.keypoints, (height, width), given), selection.valid),
+            scores=selection.scores,
+            descriptors=zero_padding(descriptors, selection.valid),
+            image_size=given,
+            valid=selection.valid,
+        )
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """``B x H x W`` detection logits; each decoder scale corrects the one before, upsampled bicubically."""
+        features = _vgg_features(self.detector.encoder, images)
+        logits, context = None, None
+        for refiner, level in zip(self.detector.decoder.layers.values(), reversed(features), strict=True):
+            if logits is not None and context is not None:
+                size = level.shape[-2:]
+                logits = F.interpolate(logits, size, mode="bicubic", align_corners=False)
+                context = F.interpolate(context, size, mode="bilinear", align_corners=False)
+                level = torch.cat((level, context), dim=1)
+            delta, context = refine(refiner, level).float().split(_parts(refiner, 1), dim=1)
+            logits = delta if logits is None else logits + delta
+        assert logits is not None
+        return logits[:, 0]
+
+    def _describe(self, images: Tensor, keypoints: Tensor) -> Tensor:
+        """``B x N x 256`` float32 descriptors, not normalised, at ``B x N x 2`` whole pixels (x, y)."""
+        if self.dinov2 is None:
+            features = _vgg_features(self.descriptor.encoder, images)
+        else:
+            features = [*_vgg_features(self.descriptor.encoder.vgg, images), self.dinov2(images)]
+        *coarse, finest = self.descriptor.decoder.layers.values()
+        description, context = None, None
+        for refiner, level, finer in zip(coarse, features[:0:-1], features[-2::-1], strict=True):
+            if context is not None:
+                level = torch.cat((level, context), dim=1)
+            delta, context = refine(refiner, level).float().split(_parts(refiner, _DIM), dim=1)
+            context = F.interpolate(context, finer.shape[-2:], mode="bilinear", align_corners=False)
+            description = delta if description is None else description + delta
+            if refiner is not coarse[-1]:
+                description = F.interpolate(description, finer.shape[-2:], mode="bilinear", align_corners=False)
+        assert description is not None and context is not None
+        # At full resolution only what lies under the keypoints is needed.
+        hidden = hidden_features(finest, torch.cat((features[0], context), dim=1)).float()
+        with torch.autocast(images.device.type, enabled=False):
+            index = keypoints[..., 1] * hidden.shape[-1] + keypoints[..., 0]
+            hidden = hidden.flatten(2).gather(2, index[:, None].expand(-1, hidden.shape[1], -1)).transpose(1, 2)
+            delta = F.linear(hidden, finest.out_conv.weight[:_DIM, :, 0, 0], finest.out_conv.bias[:_DIM])
+            size = torch.tensor([images.shape[-1], images.shape[-2]], device=images.device)
+            return _upsampled_at(description, (2 * keypoints + 1) / size - 1) + delta
+
+
+def spread_scores(scores: Tensor) -> Tensor:
+    """Scores divided by the square root of their local density, so that keypoints are spread over the image.
+
+    Args:
+        scores: ``B x H x W`` float32, a probability over each image.
+    """
+    taps = torch.linspace(-2, 2, _DENSITY_TAPS, device=scores.device).square().neg().exp()
+    half = _DENSITY_TAPS // 2
+    # The published constants: they keep the density of a flat area finite.
+    density = F.conv2d((scores[:, None] + 1e-6) * 10000, taps[None, None, None], padding=(0, half))
+    density = F.conv2d(density, taps[None, None, :, None], padding=(half, 0))[:, 0]
+    return scores * (density + 1e-8).rsqrt()
+
+
+def refine(refiner: ConvRefiner, features: Tensor) -> Tensor:
+    """All output channels of a decoder scale.
+
+    kornia's own forward does the same, but sets the precision itself.
+    """
+    return refiner.out_conv(hidden_features(refiner, features))
+
+
+def hidden_features(refiner: ConvRefiner, features: Tensor) -> Tensor:
+    """What the last, 1 x 1, convolution of a decoder scale sees."""
+    first = refiner.block1(features)
+    hidden = refiner.hidden_blocks(first)
+    # 1.4 ~ √2 keeps the variance; the weights were trained with it.
+    return (hidden + first) / 1.4 if refiner.residual else hidden
+
+
+def _parts(refiner: ConvRefiner, outputs: int) -> list[int]:
+    """Channels of a scale's output: ``outputs`` of result, the rest is context for the next scale."""
+    return [outputs, refiner.out_conv.out_channels - outputs]
+
+
+def _vgg_features(encoder: VGG19, images: Tensor) -> list[Tensor]:
+    """Maps before each pooling: strides 1, 2, 4, 8."""
+    features: list[Tensor] = []
+    x = images
+    for layer in encoder.layers:
+        if isinstance(layer, nn.MaxPool2d):
+            features.append(x)
+            if len(features) == 4:
+                break
+        x = layer(x)
+    return features
+
+
+def _upsampled_at(level: Tensor, grid: Tensor) -> Tensor:
+    """A map upsampled bilinearly (``align_corners=False``) and read there: its border is repeated, not zero.
+
+    Args:
+        level: ``B x C x h x w``.
+        grid: ``B x N x 2`` (x, y) in [-1, 1], edge to edge.
+
+    Returns:
+        ``B x N x C``.
+    """
+    samples = F.grid_sample(level, grid[:, :, None], mode="bilinear", padding_mode="border", align_corners=False)
+    return samples[..., 0].transpose(1, 2)
+
+
+class _VggAndDino(nn.Module):
+    """Only gives the VGG part its published name; DINOv2 has a file of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vgg = VGG19()
+
+
+class _Descriptor(nn.Module):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+
+def _descriptor_G() -> nn.Module:
+    # scale: channels in, hidden, context out (kornia.feature.dedode.dedode_models.dedode_descriptor_G).
+    scales: dict[str, Sequence[int]] = {
+        "14": (1024, 768, 512),
+        "8": (512 + 512, 512, 256),
+        "4": (256 + 256, 256, 128),
+        "2": (128 + 128, 64, 32),
+        "1": (64 + 32, 32, 1),
+    }
+    refiners = {
+        scale: ConvRefiner(channels, hidden, context + _DIM, hidden_blocks=5, residual=True)
+        for scale, (channels, hidden, context) in scales.items()
+    }
+    return _Descriptor(_VggAndDino(), Decoder(nn.ModuleDict(refiners), num_prototypes=_DIM))

@@ -1,0 +1,141 @@
+"""DISK: Learning local features with policy gradient (Tyszkiewicz et al., NeurIPS 2020; arXiv 2006.13566).
+
+The network is kornia's, with the names of the published state dicts (cvlab-epfl/disk, ``depth-save.pth``, under
+``extractor``). Selection is ours, batched, with the result of kornia's. The last convolution, which is most of the
+work, gives its score channel everywhere and its descriptor channels at the keypoints only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from kornia.feature import DISK
+from torch import Tensor
+from torch.nn import functional as F
+
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.options import check_max_side, check_nms_radius
+from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
+from semantic_matcher_core.extractors.selection import BORDERS, select_keypoints, zero_padding
+from semantic_matcher_core.types import Features
+
+_STRIDE = 16
+
+
+class Disk(Extractor):
+    """DISK's keypoints with 128-dimensional descriptors.
+
+    Convention:
+        - Any size goes in: the image is padded with zeros at the right and bottom to multiples of 16, and the maps are
+          cropped back, so padding moves no keypoint.
+        - A keypoint is a whole pixel, a local maximum of the heat map above ``detection_threshold``; scores are that
+          map's logits, not probabilities.
+
+    Args:
+        max_keypoints: keep at most this many keypoints of each image.
+        detection_threshold: of the heat map's logits, any finite number.
+        nms_radius: radius in pixels of non-maximum suppression; 2 is kornia's 5 x 5 window.
+        border: ``"valid"`` as kornia, or ``"clipped"`` as the published code; see ``selection.local_maxima``.
+        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
+        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+    """
+
+    name = "disk"
+    descriptor_dim = 128
+
+    def __init__(
+        self,
+        max_keypoints: int = 2048,
+        *,
+        detection_threshold: float = 0.0,
+        nms_radius: int = 2,
+        border: str = "valid",
+        max_side: int | None = 2048,
+        fixed_size: bool = False,
+    ) -> None:
+        super().__init__(max_keypoints)
+        if not math.isfinite(detection_threshold):
+            raise ConfigError(f"detection_threshold must be a finite number, got {detection_threshold!r}")
+        if border not in BORDERS:
+            raise ConfigError(f"unknown border {border!r}; use one of {', '.join(BORDERS)}")
+        self.detection_threshold = detection_threshold
+        self.nms_radius = check_nms_radius(nms_radius)
+        self.border = border
+        self.max_side = check_max_side(max_side)
+        self.fixed_size = fixed_size
+        self.net: Any = DISK(desc_dim=self.descriptor_dim)
+
+    @staticmethod
+    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The published file, whose names are those of the bare network, as this module's state dict."""
+        return {name if name.startswith("net.") else f"net.{name}": tensor for name, tensor in state.items()}
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
+        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
+        given = (images.shape[-2], images.shape[-1])
+        images, masks = fit_long_side(images, masks, self.max_side)
+        height, width = images.shape[-2:]
+        right, bottom = -width % _STRIDE, -height % _STRIDE
+        if max(height + bottom, width + right) == _STRIDE:
+            right += _STRIDE  # the coarsest map would be one pixel, which instance normalisation cannot take
+        features = self._last_features(F.pad(images, (0, right, 0, bottom)))
+
+        # The network may run in half precision; a position or a rank may not.
+        with torch.autocast(images.device.type, enabled=False):
+            features = features.float()
+            selection = select_keypoints(
+                self._heat_map(features)[:, :height, :width],
+                self.max_keypoints,
+                nms_radius=self.nms_radius,
+                threshold=self.detection_threshold,
+                border=self.border,
+                masks=masks,
+                fixed_size=self.fixed_size,
+            )
+            descriptors = self._describe(features, selection.keypoints)
+            return Features(
+                keypoints=zero_padding(keypoints_at_size(selection.keypoints, (height, width), given), selection.valid),
+                scores=selection.scores,
+                descriptors=zero_padding(F.normalize(descriptors, dim=-1), selection.valid),
+                image_size=given,
+                valid=selection.valid,
+            )
+
+    def _last_features(self, images: Tensor) -> Tensor:
+        """What the U-Net's last convolution sees, ``B x C x H x W``; H and W multiples of 16."""
+        unet = self.net.unet
+        skips = [images]
+        for block in unet.path_down:
+            skips.append(block(skips[-1]))
+        x = skips.pop()
+        for block in unet.path_up[:-1]:
+            x = block(x, skips.pop())
+        last = unet.path_up[-1]
+        x = torch.cat((last.upsample(x), skips.pop()), dim=1)
+        for layer in list(last.conv)[:-1]:
+            x = layer(x)
+        return x
+
+    def _heat_map(self, features: Tensor) -> Tensor:
+        """``B x H x W`` detection logits."""
+        conv = self._last_convolution
+        return F.conv2d(features, conv.weight[-1:], conv.bias[-1:], padding="same")[:, 0]
+
+    def _describe(self, features: Tensor, keypoints: Tensor) -> Tensor:
+        """``B x N x dim`` descriptors, not normalised, at ``B x N x 2`` whole pixels (x, y)."""
+        conv = self._last_convolution
+        size = conv.kernel_size[0]
+        padded = F.pad(features, (size // 2,) * 4)
+        steps = torch.arange(size, device=keypoints.device)
+        x, y = (keypoints[:, :, None] + torch.cartesian_prod(steps, steps).flip(-1)).unbind(-1)
+        index = (y * padded.shape[-1] + x).flatten(1)
+        patches = padded.flatten(2).gather(2, index[:, None].expand(-1, padded.shape[1], -1))
+        patches = patches.unflatten(2, x.shape[1:]).transpose(1, 2).flatten(2)  # B x N x (C * size * size)
+        return F.linear(patches, conv.weight[:-1].flatten(1), conv.bias[:-1])
+
+    @property
+    def _last_convolution(self) -> Any:
+        return self.net.unet.path_up[-1].conv[-1]

@@ -1,0 +1,111 @@
+"""Differentiable keypoint detection (Zhao et al., ALIKE, IEEE T-MM 2022; arXiv 2112.02906), shared by ALIKE and ALIKED.
+
+Selection and refinement are batched, and look at windows round the keypoints only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from semantic_matcher_core.extractors.selection import best_candidates, iterative_maxima, zero_padding
+
+_TEMPERATURE = 0.1
+
+
+class SubPixelKeypoints(NamedTuple):
+    """Keypoints of a batch of B score maps, N rows each, by descending score.
+
+    Attributes:
+        keypoints: ``B x N x 2`` float32 (x, y) pixels; zero in padding rows.
+        scores: ``B x N`` float32, the score map read bilinearly there; zero in padding rows.
+        dispersity: ``B x N`` float32, how widely the scores round a keypoint are spread, in squared radii: 0 for a
+            single sharp peak; zero in padding rows.
+        valid: ``B x N`` bool, true for real keypoints (which come first), or ``None`` when every row is real.
+    """
+
+    keypoints: Tensor
+    scores: Tensor
+    dispersity: Tensor
+    valid: Tensor | None
+
+
+def detect_keypoints(
+    score_map: Tensor,
+    max_keypoints: int,
+    *,
+    radius: int,
+    suppression_radius: int,
+    threshold: float,
+    margins: tuple[int, int],
+    masks: Tensor | None = None,
+    fixed_size: bool = False,
+) -> SubPixelKeypoints:
+    """The best local maxima of each score map, moved to the soft argmax of their window.
+
+    Which maxima are kept is decided by the map's values at whole pixels; the scores given are those at the refined
+    places, and rows are sorted by them.
+
+    Args:
+        score_map: ``B x H x W`` float32 in [0, 1].
+        max_keypoints: keep at most this many per map.
+        radius: of the window of the soft argmax; at most the smaller margin.
+        suppression_radius: of non-maximum suppression.
+        threshold: a maximum must be above it.
+        margins: pixels left out at the left and top, and at the right and bottom.
+        masks, fixed_size: see ``selection.best_candidates``.
+    """
+    near, far = margins
+    height, width = score_map.shape[-2:]
+    candidates = iterative_maxima(score_map, suppression_radius) & (score_map > threshold)
+    inside = torch.zeros_like(candidates)
+    inside[:, near : max(near, height - far), near : max(near, width - far)] = True
+    selection = best_candidates(score_map, candidates & inside, max_keypoints, masks=masks, fixed_size=fixed_size)
+    keypoints, dispersity = soft_argmax(score_map, selection.keypoints, radius)
+    scores = _read(score_map, keypoints)
+    valid = selection.valid
+    ranked = scores if valid is None else scores.masked_fill(~valid, -1)
+    order = ranked.argsort(dim=1, descending=True, stable=True)
+    keypoints = keypoints.gather(1, order[..., None].expand(-1, -1, 2))
+    # Padding rows were last and stay last, so `valid` needs no sorting.
+    return SubPixelKeypoints(
+        zero_padding(keypoints, valid),
+        zero_padding(scores.gather(1, order), valid),
+        zero_padding(dispersity.gather(1, order), valid),
+        valid,
+    )
+
+
+def soft_argmax(score_map: Tensor, keypoints: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Keypoints at the softmax-weighted mean of their window (temperature 0.1), and the spread about it.
+
+    Args:
+        score_map: ``B x H x W`` float32.
+        keypoints: ``B x N x 2`` int64 (x, y), at least ``radius`` pixels from the border (or rows to be ignored).
+        radius: of the ``(2 radius + 1)²`` window.
+
+    Returns:
+        ``B x N x 2`` float32 (x, y), and ``B x N`` dispersity in squared radii.
+    """
+    height, width = score_map.shape[-2:]
+    steps = torch.arange(-radius, radius + 1, device=keypoints.device)
+    offsets = torch.cartesian_prod(steps, steps).flip(-1)  # K x 2 (x, y)
+    window = keypoints[:, :, None] + offsets
+    # Padding rows stand at (0, 0); what they read does not matter, where they read must exist.
+    x, y = window[..., 0].clamp(0, width - 1), window[..., 1].clamp(0, height - 1)
+    scores = score_map.flatten(1).gather(1, (y * width + x).flatten(1)).unflatten(1, x.shape[1:])
+    weights = (scores / _TEMPERATURE).softmax(dim=-1)
+    grid = offsets.to(score_map.dtype)
+    shift = weights @ grid
+    distances = ((grid - shift[:, :, None]) / max(radius, 1)).square().sum(dim=-1)
+    return keypoints + shift, (weights * distances).sum(dim=-1)
+
+
+def _read(score_map: Tensor, keypoints: Tensor) -> Tensor:
+    height, width = score_map.shape[-2:]
+    last = torch.tensor([max(width - 1, 1), max(height - 1, 1)], dtype=keypoints.dtype, device=keypoints.device)
+    grid = (2 * keypoints / last - 1)[:, :, None]
+    return F.grid_sample(score_map[:, None], grid, mode="bilinear", align_corners=True)[:, 0, :, 0]
