@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.semantics.resize import check_registration
 from semantic_matcher_core.semantics.sampling import INTERPOLATION_MODES
 
 _DIMENSIONS = ("extractor_features_dim", "semantic_features_dim", "features_dim", "n_attention_layers", "num_heads")
@@ -76,14 +77,23 @@ class ModelConfig:
     Attributes:
         dino_weights: name of the semantic encoder.
         extractor_name: name of the extractor, as published configurations spell it.
-        extractor_options: the rest of that section: ``max_num_keypoints``, ``detection_threshold`` …
         reasoner: configuration of the reasoner.
+        extractor_options: the rest of that section: ``max_num_keypoints``, ``detection_threshold`` …
+        registration: how the weights were trained to sample the semantic map, ``"exact"`` or ``"published"`` (see
+            ``semantics.sampling``). Published files do not say, and mean the latter.
+
+    Raises:
+        ConfigError: ``registration`` is unknown.
     """
 
     dino_weights: str
     extractor_name: str
     reasoner: ReasonerConfig
     extractor_options: dict[str, Any] = field(default_factory=dict)
+    registration: str = "published"
+
+    def __post_init__(self) -> None:
+        check_registration(self.registration)
 
     @staticmethod
     def from_mapping(content: Any, dimensions: Mapping[str, int] | None = None) -> ModelConfig:
@@ -113,10 +123,11 @@ class ModelConfig:
                 raise ConfigError(f"reasoning.{name} is missing")
         options = dict(extractor)
         return ModelConfig(
-            dino_weights=_name(dino, "weights", "dino", "dinov2_vits14"),
-            extractor_name=_name(options, "model_name", "extractor", "aliked-n16"),
+            dino_weights=_name(dino, "weights", "dinov2_vits14", "dino."),
+            extractor_name=_name(options, "model_name", "aliked-n16", "extractor."),
             extractor_options={k: v for k, v in options.items() if k != "model_name"},
             reasoner=ReasonerConfig(**values),
+            registration=_name(content, "registration", "published"),
         )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -129,6 +140,7 @@ class ModelConfig:
             "reasoning": section,
             **reasoner,
             "activate_timers": False,
+            "registration": self.registration,
         }
 
 
@@ -145,8 +157,8 @@ def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
-def _name(section: Mapping[str, Any], key: str, section_name: str, default: str) -> str:
+def _name(section: Mapping[str, Any], key: str, default: str, prefix: str = "") -> str:
     value = section.get(key, default)
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{section_name}.{key} must be a name, got {value!r}")
+        raise ConfigError(f"{prefix}{key} must be a name, got {value!r}")
     return value

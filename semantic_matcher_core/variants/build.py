@@ -70,12 +70,14 @@ def build_parts(
     # A file given as `weights` is the variant's own; its parts are looked for in the usual places.
     hint = None if weights is None or Path(weights).expanduser().is_file() else weights
     try:
-        extractor = _extractor(config, max_keypoints, hint, fetch, device)
+        extractor = create_configured_extractor(
+            config, max_keypoints=max_keypoints, weights=hint, fetch=fetch, device=device
+        )
         encoder = create_semantic_encoder(config.dino_weights, weights=hint, device=device, fetch=fetch)
     except WeightsNotFoundError as error:
         raise WeightsNotFoundError(f"variant {name!r}: {error}; {_advice(name, config)}") from error
     reasoner = reasoner.requires_grad_(False).to(resolve_device(device))
-    return extractor, encoder, reasoner, {"variant": name, "registration": "published"}
+    return extractor, encoder, reasoner, {"variant": name, "registration": config.registration}
 
 
 def checkpoint_folder(name_or_path: str | Path, *, weights: str | Path | None = None, fetch: bool = False) -> Path:
@@ -105,15 +107,21 @@ def checkpoint_folder(name_or_path: str | Path, *, weights: str | Path | None = 
     raise unknown_variant(text)
 
 
-def _extractor(
-    config: ModelConfig, max_keypoints: int | None, hint: str | Path | None, fetch: bool, device: str | torch.device
+def create_configured_extractor(
+    config: ModelConfig,
+    *,
+    max_keypoints: int | None = None,
+    weights: str | Path | None = None,
+    fetch: bool = False,
+    device: str | torch.device = "auto",
 ) -> Extractor:
+    """The extractor that a checkpoint's configuration describes; arguments and errors as for :func:`build_parts`."""
     options = config.extractor_options
     keypoints = options.get("max_num_keypoints", DEFAULT_KEYPOINTS) if max_keypoints is None else max_keypoints
     # The published section is the same for all extractors; each reads what it has.
     accepted = accepted_options(config.extractor_name)
     chosen = {k: v for k, v in options.items() if k in _EXTRACTOR_OPTIONS and k in accepted and v is not None}
-    return create_extractor(config.extractor_name, keypoints, weights=hint, device=device, fetch=fetch, **chosen)
+    return create_extractor(config.extractor_name, keypoints, weights=weights, device=device, fetch=fetch, **chosen)
 
 
 def _advice(name: str, config: ModelConfig) -> str:

@@ -28,6 +28,7 @@ CONFIG = ModelConfig(
     extractor_name="xfeat",
     reasoner=ReasonerConfig(64, 384, features_dim=16, n_attention_layers=2, num_heads=2),
     extractor_options={"max_num_keypoints": 512, "detection_threshold": 0.0},
+    registration="exact",
 )
 
 
@@ -73,7 +74,7 @@ def rewrite(folder: Path) -> Callable[..., None]:
 )
 def test_golden_folders_load(shared: Path, variant: str, extractor: str, dino: str, dims: tuple[int, ...]) -> None:
     loaded, config = load_reasoner(str(shared / "golden" / f"reasoning_ckpt_{variant}"))
-    assert (config.extractor_name, config.dino_weights) == (extractor, dino)
+    assert (config.extractor_name, config.dino_weights, config.registration) == (extractor, dino, "published")
     r = config.reasoner
     assert dims == (
         r.extractor_features_dim,
@@ -110,7 +111,7 @@ def test_what_is_written_is_the_published_layout(folder: Path, shared: Path, rea
     ours = yaml.safe_load((folder / "model_config.yaml").read_text())
     theirs = yaml.safe_load((shared / "golden" / "reasoning_ckpt_i" / "model_config.yaml").read_text())
     assert set(theirs) - set(ours) == {"reasoning_triplet"}  # nothing reads it any more
-    assert set(ours) <= set(theirs)
+    assert set(ours) - set(theirs) == {"registration"}  # ours alone: the published code ignores it
     assert set(ours["reasoning"]) == set(theirs["reasoning"])
     assert not list(folder.glob(".*")), "temporary files are gone"
 
@@ -183,10 +184,12 @@ def test_keys_left_out_mean_what_they_mean_to_the_published_code(
         semantic_interpolation_mode=None,
         fix_dino_size=None,
         activate_timers=None,
+        registration=None,
     )
     loaded, config = load_reasoner(folder)
     assert config.reasoner == replace(CONFIG.reasoner, num_heads=4, semantic_conditioning=False)
     assert (config.dino_weights, config.extractor_name) == ("dinov2_vits14", "aliked-n16")
+    assert config.registration == "published"
     assert same_weights(loaded, reasoner)
 
 
@@ -219,6 +222,7 @@ def test_a_wrong_dimension_names_both_sides(
         ({"reasoning": {"features_dim": "sixteen"}}, "features_dim must be a whole number.*'sixteen'"),
         ({"attention_progression": "visual"}, "unknown attention_progression 'visual'"),
         ({"dino": {"weights": 3}}, r"dino\.weights must be a name, got 3"),
+        ({"registration": "good"}, "unknown registration 'good'"),
         ({"extractor": 3}, "section extractor must hold keys and values, got 3"),
     ],
 )
