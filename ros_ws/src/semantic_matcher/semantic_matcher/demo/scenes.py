@@ -1,0 +1,223 @@
+"""Views of a photograph cut into planes at known depths, and where each pixel of one view lies in another.
+
+The photograph itself is the reference view of a pinhole camera at the origin, looking along +z (x right, y down). Each
+layer of it lies on a plane ``normal · X = distance`` in front of that camera, so that a camera with rotation R and
+translation t (``X' = R X + t``) sees the layer through the plane-induced homography
+
+    H = K (R + t normalᵀ / distance) K_photo⁻¹
+
+(Hartley & Zisserman, Multiple View Geometry, 2nd ed., eq. 13.2, with their plane's sign turned round). Nothing here is
+estimated: the positions of matches can be checked against the closed form. No ROS.
+
+Pixel convention: (0, 0) is the centre of the top-left pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+NO_LAYER = -1
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera.
+
+    Attributes:
+        matrix: ``3 x 3`` intrinsics in pixels.
+        size: ``(height, width)`` in pixels.
+        rotation: ``3 x 3``, from the reference camera's axes to this camera's.
+        centre: 3, where the camera is, in the reference camera's axes, metres.
+    """
+
+    matrix: np.ndarray
+    size: tuple[int, int]
+    rotation: np.ndarray
+    centre: np.ndarray
+
+    @property
+    def translation(self) -> np.ndarray:
+        """3, t of ``X' = R X + t``."""
+        return -self.rotation @ self.centre
+
+    def moved(self, shift: tuple[float, float, float]) -> Camera:
+        """The same camera shifted along its own axes, metres."""
+        return replace(self, centre=self.centre + self.rotation.T @ np.asarray(shift, np.float64))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of the photograph on a plane.
+
+    Attributes:
+        normal, distance: the plane ``normal · X = distance`` in the reference camera's axes, metres.
+        texture: ``H x W x 3`` uint8 RGB in pixels of the photograph, or what stands for it where it cannot be seen.
+        mask: ``H x W`` uint8, 255 where the layer is; ``None`` for everywhere.
+    """
+
+    normal: tuple[float, float, float]
+    distance: float
+    texture: np.ndarray
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A photograph and its layers, the farthest first: a layer hides those before it.
+
+    Attributes:
+        photo_matrix: ``3 x 3`` intrinsics of the camera that the photograph counts as taken with.
+        layers: what is where.
+    """
+
+    photo_matrix: np.ndarray
+    layers: tuple[Layer, ...]
+
+    def homography(self, layer: int, camera: Camera) -> np.ndarray:
+        """``3 x 3`` from pixels of the photograph to pixels of the camera, for points of the layer."""
+        plane = self.layers[layer]
+        induced = camera.rotation + np.outer(camera.translation, plane.normal) / plane.distance
+        return camera.matrix @ induced @ np.linalg.inv(self.photo_matrix)
+
+
+def load_photo(path: Path) -> np.ndarray:
+    """``H x W x 3`` uint8 RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file, or it is no image.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise FileNotFoundError(f"{path} is not there or no image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def polygon_mask(size: tuple[int, int], outline: np.ndarray) -> np.ndarray:
+    """``H x W`` uint8, 255 inside the ``N x 2`` polygon of (x, y) pixels."""
+    mask = np.zeros(size, np.uint8)
+    cv2.fillPoly(mask, [outline.astype(np.int32)], 255)
+    return mask
+
+
+def fill_from_nearest(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image with each pixel under the mask, and a little round it, replaced by the nearest one outside.
+
+    What a layer hides of those behind it is in no photograph; this is to be seen in narrow strips only.
+    """
+    hidden = cv2.dilate(mask, np.ones((9, 9), np.uint8))
+    _, nearest = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    shown = hidden == 0
+    by_label = np.zeros((nearest.max() + 1, image.shape[2]), image.dtype)
+    by_label[nearest[shown]] = image[shown]
+    return by_label[nearest]
+
+
+def pinhole(focal: float, size: tuple[int, int]) -> np.ndarray:
+    """Intrinsics with the principal point in the middle of an image of ``(height, width)``."""
+    height, width = size
+    return np.array([[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2], [0.0, 0.0, 1.0]])
+
+
+def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
+    """Rotation about x, then y, then z (degrees), for column vectors: ``Rz Ry Rx``."""
+    vectors = np.radians([[pitch, 0.0, 0.0], [0.0, yaw, 0.0], [0.0, 0.0, roll]])
+    about_x, about_y, about_z = (cv2.Rodrigues(vector)[0] for vector in vectors)
+    return about_z @ about_y @ about_x
+
+
+def render(scene: Scene, camera: Camera, *, exposure: float = 1.0, noise: float = 0.0, seed: int = 0) -> np.ndarray:
+    """What the camera sees: ``H x W x 3`` uint8 RGB, black outside the photograph.
+
+    Args:
+        scene: the layers.
+        camera: where from; the layers must lie in front of it.
+        exposure: factor on all grey levels.
+        noise: standard deviation of the sensor's noise in grey levels.
+        seed: of the noise.
+    """
+    height, width = camera.size
+    image = np.zeros((height, width, 3), np.uint8)
+    for index, layer in enumerate(scene.layers):
+        homography = scene.homography(index, camera)
+        warped = cv2.warpPerspective(layer.texture, homography, (width, height), flags=cv2.INTER_CUBIC)
+        cv2.copyTo(warped, _shown(layer, homography, camera.size), image)
+    if exposure != 1.0:
+        image = cv2.convertScaleAbs(image, alpha=exposure)
+    if noise > 0.0:
+        random = np.random.default_rng(seed)
+        image = cv2.add(image, _noise(camera.size, noise, random), dtype=cv2.CV_8U)
+    return image
+
+
+def label_map(scene: Scene, camera: Camera) -> np.ndarray:
+    """``H x W`` int8: the layer that each pixel shows, ``NO_LAYER`` outside the photograph."""
+    labels = np.full(camera.size, NO_LAYER, np.int8)
+    for index, layer in enumerate(scene.layers):
+        labels[_shown(layer, scene.homography(index, camera), camera.size) > 0] = index
+    return labels
+
+
+def transfer(scene: Scene, source: Camera, target: Camera, points: np.ndarray) -> np.ndarray:
+    """Where points that one camera sees lie in the image of another.
+
+    Args:
+        scene: what both see.
+        source, target: the cameras.
+        points: ``N x 2`` (x, y) in pixels of ``source``.
+
+    Returns:
+        ``N x 2`` float64 (x, y) in pixels of ``target``; NaN where a point shows no layer, leaves the target's image,
+        or is hidden there by another layer.
+    """
+    points = np.asarray(points, np.float64).reshape(-1, 2)
+    labels = _label_at(label_map(scene, source), points)
+    moved = np.full(points.shape, np.nan)
+    for index in range(len(scene.layers)):
+        chosen = labels == index
+        if chosen.any():
+            homography = scene.homography(index, target) @ np.linalg.inv(scene.homography(index, source))
+            moved[chosen] = apply_homography(homography, points[chosen])
+    moved[_label_at(label_map(scene, target), moved) != labels] = np.nan
+    moved[labels == NO_LAYER] = np.nan
+    return moved
+
+
+def apply_homography(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """``N x 2`` points through a ``3 x 3`` homography."""
+    projected = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ homography.T
+    return projected[:, :2] / projected[:, 2:]
+
+
+def _label_at(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Label of the pixel that each point lies in; ``NO_LAYER`` outside the image and for NaN."""
+    height, width = labels.shape
+    column, row = np.floor(points + 0.5).T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    found = np.full(len(points), NO_LAYER, np.int8)
+    found[inside] = labels[row[inside].astype(np.intp), column[inside].astype(np.intp)]
+    return found
+
+
+def _shown(layer: Layer, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``H x W`` uint8, 1 where the layer lies in an image of ``(height, width)``, whatever is before it."""
+    mask = np.full(layer.texture.shape[:2], 255, np.uint8) if layer.mask is None else layer.mask
+    warped = cv2.warpPerspective(mask, homography, (size[1], size[0]), flags=cv2.INTER_LINEAR)
+    return cv2.threshold(warped, 127, 1, cv2.THRESH_BINARY)[1]
+
+
+@lru_cache(maxsize=2)
+def _noise_field(height: int, width: int, deviation: float) -> np.ndarray:
+    values = np.random.default_rng(0).normal(0.0, deviation, (height, width, 3))
+    return np.rint(values).astype(np.int16)
+
+
+def _noise(size: tuple[int, int], deviation: float, random: np.random.Generator) -> np.ndarray:
+    """A window at a random place of one large noise field: as good to a matcher as fresh noise, and made faster."""
+    margin = 64
+    y, x = random.integers(0, margin, 2)
+    return _noise_field(size[0] + margin, size[1] + margin, deviation)[y : y + size[0], x : x + size[1]]
