@@ -1,4 +1,6 @@
-"""Milliseconds per stage and per pair, next to the same work done the reference's way: ``python -m benchmarks.pipeline``.
+"""Milliseconds per stage and per pair, next to the same work done the reference's way.
+
+``python -m benchmarks.pipeline --help`` has the options.
 
 Published weights are used where they are found; otherwise random ones of the same shape stand in, since time does not
 depend on their values, and the output says so. Images are two views of one rendered texture.
@@ -101,19 +103,19 @@ def stage_candidates(
             mode=mode,
         )
 
-    def reference_features(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def reference_features(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         found = ref_xfeat.detectAndCompute(batch, top_k=extractor.max_keypoints)[0]
         resized, scale = resize(batch)
         tokens = ref_dino.forward_features(resized)["x_norm_patchtokens"]
         h, w = resized.shape[-2] // encoder.patch_size, resized.shape[-1] // encoder.patch_size
         feature_map = tokens.transpose(1, 2).reshape(1, -1, h, w)
         semantic = sample(feature_map, found["keypoints"][None].float(), scale)
-        texture, sem = ref_reasoner(found["descriptors"][None], semantic)
-        return texture, sem
+        return found["keypoints"], *ref_reasoner(found["descriptors"][None], semantic)
 
     def reference_pair() -> torch.Tensor:
-        (t0, s0), (t1, s1) = (reference_features(as_image_batch(image, device)) for image in images)
-        return reference.reference_match(t0, t1, s0, s1)
+        (k0, t0, s0), (k1, t1, s1) = (reference_features(as_image_batch(image, device)) for image in images)
+        indices = reference.reference_match(t0, t1, s0, s1)
+        return torch.cat([k0[indices[:, 0]], k1[indices[:, 1]]], dim=1)
 
     with matcher._autocast():
         features = [extractor(batch) for batch in batches]
@@ -158,10 +160,14 @@ def stage_candidates(
 
 
 def agreement(matcher: SemanticMatcher, candidates: dict[str, Callable[[], Any]]) -> float:
-    """Share of the reference's matches (by index) that ours has too."""
-    ours = {tuple(row) for row in candidates["ours"]().indices.tolist()}
-    theirs = {tuple(row) for row in candidates["reference"]().tolist()}
-    return len(ours & theirs) / max(1, len(theirs))
+    """Share of the reference's matches, as pairs of whole pixels, that ours has too.
+
+    The keypoints themselves differ in the outermost two pixels, where kornia's XFeat never finds any.
+    """
+    ours = candidates["ours"]()
+    found = {tuple(row) for row in torch.cat([ours.keypoints0, ours.keypoints1], dim=1).round().int().tolist()}
+    theirs = {tuple(row) for row in candidates["reference"]().round().int().tolist()}
+    return len(found & theirs) / max(1, len(theirs))
 
 
 def markdown(results: dict[str, dict[str, Timing]]) -> str:

@@ -23,7 +23,7 @@ class Timing:
 def time_interleaved(
     candidates: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int, device: torch.device
 ) -> dict[str, Timing]:
-    """Median and 95th percentile of each candidate; one call of each in turn, ``repeats`` rounds after ``warmup`` rounds."""
+    """Median and 95th percentile of each candidate: one call of each in turn, ``repeats`` times after a warm-up."""
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     for round_index in range(warmup + repeats):
         for name, call in candidates.items():

@@ -29,8 +29,8 @@ def displacement(theta: Tensor, control: Tensor, points: Tensor) -> Tensor:
     """The spline's displacement at points.
 
     Args:
-        theta: ``B x (T + 3) x 2`` weights w, then a_0, a_x, a_y; or the reduced ``B x (T + 2) x 2`` form, which leaves out
-            the first weight because the weights sum to zero.
+        theta: ``B x (T + 3) x 2`` weights w, then a_0, a_x, a_y; or the reduced ``B x (T + 2) x 2`` form, which leaves
+            out the first weight because the weights sum to zero.
         control: ``T x 2`` or ``B x T x 2`` control points.
         points: ``B x P x 2`` points in the same coordinates.
 
@@ -66,7 +66,7 @@ def fit_displacement(control: Tensor, target: Tensor, regularisation: float = 0.
     count = control.shape[0]
     if count < 3 or target.shape != control.shape:
         raise ShapeError(
-            f"a thin-plate spline needs at least 3 pairs of points, got {tuple(control.shape)} and {tuple(target.shape)}"
+            f"a thin-plate spline needs 3 or more pairs of points, got {tuple(control.shape)} and {tuple(target.shape)}"
         )
     system = control.new_zeros(count + 3, count + 3)
     system[:count, :count] = kernel(control, control)
@@ -152,7 +152,7 @@ class ThinPlateSpline:
         return torch.where(error <= 10 * tolerance_px, guess, torch.nan).to(points.dtype)
 
     def bending_energy(self) -> float:
-        """Integral measure of bending, ``sum over x and y of wᵀ K w`` in normalised coordinates: 0 for an affine map."""
+        """How much the map bends: ``wᵀ K w`` summed over x and y, in normalised coordinates; 0 for an affine map."""
         weights = self.theta[:-3]
         return float((weights * (kernel(self.control, self.control) @ weights)).sum())
 

@@ -1,9 +1,9 @@
 """Which matches agree with a smooth deformation: non-rigid RANSAC, and its refinement by a thin-plate spline.
 
 A match is a point (x, y, x', y') of a 4-D space in which the matches of a smooth surface lie near a 2-D plane, locally
-(Tran et al., "In defence of RANSAC for outlier rejection in deformable registration", ECCV 2012; DALF's published code uses
-the same test). One plane covers only what bends little, so its inliers seed a smoothing spline, which then gathers the
-rest.
+(Tran et al., "In defence of RANSAC for outlier rejection in deformable registration", ECCV 2012; DALF's published code
+uses the same test). One plane covers only what bends little, so its inliers seed a smoothing spline, which then gathers
+the rest.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def nonrigid_inliers(
         threshold: distance to the plane, in units in which each point set has a mean radius of √2: 0.1 … 0.2 as
             published (about 10 … 20 px for points spread over 640 x 480).
         hypotheses: planes tried, each through three random matches.
-        refine: fit a smoothing spline to the plane's inliers and gather the matches that agree with it, in turns; without
-            it the result is the published test's.
+        refine: fit a smoothing spline to the plane's inliers and gather the matches that agree with it, in turns;
+            without it the result is the published test's.
         seed: of the sampling; equal seeds give equal results on a device.
 
     Returns:
