@@ -1,0 +1,204 @@
+"""Features of many images in one HDF5 file, laid out as hloc (Hierarchical-Localization) does, so that it reads them.
+
+Layout: one group per image, named by its key (``/`` makes nested groups), with
+    - ``keypoints``: ``N x 2`` float32, (x, y) pixels, (0, 0) is the centre of the top-left pixel;
+    - ``scores``: ``N`` float32;
+    - ``descriptors``: ``D x N`` float32 (or float16), one *column* per keypoint: hloc's orientation;
+    - ``reasoned``, ``semantic``: ``F x N``, where a reasoner made them;
+    - ``image_size``: (width, height) in pixels.
+The file's attributes name what made it: ``variant``, ``format`` ("semantic_matcher features") and ``version``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import torch
+
+from semantic_matcher_core.errors import ConfigError, OutputError, SemanticMatcherError, ShapeError
+from semantic_matcher_core.io.atomic import check_output
+from semantic_matcher_core.io.hdf5 import Hdf5Output
+from semantic_matcher_core.types import Features
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "semantic_matcher features"
+VERSION = 1
+_DESCRIPTORS = ("descriptors", "reasoned", "semantic")
+
+
+class FeaturesFileError(SemanticMatcherError, ValueError):
+    """A features file is missing, damaged, of another layout, or has no such image."""
+
+
+class FeaturesWriter:
+    """A features file being written; it appears under its name when closed, not at all after an error.
+
+    Args:
+        path: file name, usually ending in ``.h5``; a file of that name is replaced when the new one is complete.
+        variant: what makes the features; kept in the file.
+        half: store descriptors as float16, as hloc does by default: half the size, about three decimal digits.
+
+    Raises:
+        OutputError: the folder is missing or not writable.
+    """
+
+    def __init__(self, path: str | Path, *, variant: str = "", half: bool = False) -> None:
+        self.path = Path(path)
+        check_output(self.path)
+        self.variant = variant
+        self.count = 0
+        self._dtype = np.float16 if half else np.float32
+        self._output: Hdf5Output | None = None
+
+    def __enter__(self) -> FeaturesWriter:
+        self._output = Hdf5Output(self.path)
+        self._output.file.attrs.update(format=FORMAT, version=VERSION, variant=self.variant)
+        return self
+
+    def write(self, key: str, features: Features) -> None:
+        """Append the features of one image.
+
+        Args:
+            key: name of the image, e.g. its path relative to the image folder, with forward slashes.
+            features: a batch of one without padding.
+
+        Raises:
+            ShapeError: ``features`` holds several images or padding.
+            ConfigError: the key is empty, or an image of that key was written already.
+            OutputError: the disk is full.
+        """
+        if self._output is None:
+            raise OutputError(f"{self.path} is not open for writing")
+        if features.batch_size != 1 or features.valid is not None:
+            raise ShapeError(f"expected one image without padding, got a batch of {len(features)}; give features[i]")
+        key = check_key(key)
+        if "keypoints" in self._output.file.get(key, ()):
+            raise ConfigError(f"{self.path} has features of image {key!r} already; give each image a name of its own")
+        height, width = features.image_size
+        with self._output.writing() as file:
+            group = file.require_group(key)
+            group["keypoints"] = _array(features.keypoints[0], np.float32)
+            group["scores"] = _array(features.scores[0], np.float32)
+            for name in _DESCRIPTORS:
+                tensor = getattr(features, name)
+                if tensor is not None:
+                    group[name] = _array(tensor[0], self._dtype).T
+            group["image_size"] = np.array([width, height], np.int64)
+        self.count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._output is not None
+        output, self._output = self._output, None
+        if error is None:
+            output.commit()
+        else:
+            output.discard()
+
+
+class FeaturesReader:
+    """A features file, open for reading; to be used in a ``with`` block. hloc's own files are read as well.
+
+    Raises:
+        FeaturesFileError: there is no such file, or it is no HDF5 file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FeaturesFileError(f"no such features file: {self.path}")
+        self._file: h5py.File | None = None
+
+    def __enter__(self) -> FeaturesReader:
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise FeaturesFileError(f"{self.path} is no HDF5 file, or is damaged: {error}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def variant(self) -> str:
+        """What made the features; "" where the file does not say."""
+        return str(self._opened().attrs.get("variant", ""))
+
+    def keys(self) -> list[str]:
+        """Names of the images, in the order of HDF5 (by name)."""
+        return list(_walk(self._opened(), ""))
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, key: str) -> bool:
+        return "keypoints" in self._opened().get(key, ())
+
+    def read(self, key: str) -> Features:
+        """Features of one image, a batch of one on the CPU, in float32.
+
+        Raises:
+            FeaturesFileError: no image of that name, or its group is not laid out as expected.
+        """
+        if key not in self:
+            names = self.keys()
+            shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+            raise FeaturesFileError(f"{self.path} has no image {key!r}; it has {len(names)}: {shown}")
+        group = self._opened()[key]
+        try:
+            keypoints = _tensor(group["keypoints"])
+            width, height = (int(v) for v in group["image_size"][:])
+            scores = _tensor(group["scores"]) if "scores" in group else torch.ones(len(keypoints))
+            described = {name: _tensor(group[name]).T.contiguous()[None] for name in _DESCRIPTORS if name in group}
+            return Features(keypoints[None], scores[None], image_size=(height, width), **described)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise FeaturesFileError(f"image {key!r} of {self.path} is not laid out as expected: {error}") from error
+
+    def _opened(self) -> h5py.File:
+        if self._file is None:
+            raise FeaturesFileError(f"{self.path} is not open; use `with FeaturesReader(…) as file`")
+        return self._file
+
+
+def check_key(key: str) -> str:
+    """The key of an image, fit to be the name of a group.
+
+    Raises:
+        ConfigError: it is empty, absolute, or has empty, ``.`` or ``..`` parts.
+    """
+    parts = key.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in key:
+        raise ConfigError(
+            f"{key!r} cannot name an image in a features file; use a relative path such as 'left/0001.png'"
+        )
+    return key
+
+
+def _walk(group: h5py.Group, prefix: str) -> Iterator[str]:
+    for name, child in group.items():
+        if not isinstance(child, h5py.Group):
+            continue
+        path = f"{prefix}/{name}" if prefix else name
+        if "keypoints" in child:
+            yield path
+        yield from _walk(child, path)
+
+
+def _array(tensor: Tensor, dtype: Any) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().float().cpu().numpy(), dtype=dtype)
+
+
+def _tensor(dataset: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(dataset[:], dtype=np.float32))
