@@ -166,6 +166,7 @@ def _transfer(url: str, part: _Part, size: int | None, progress: Progress | None
             _receive(url, response, part, size, progress)
     except urllib.error.HTTPError as error:
         if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{part.size}":
+            _check_size(url, part, part.size, size)
             return  # nothing is left to send
         raise _of_status(url, error, part) from error
     except urllib.error.URLError as error:
@@ -203,9 +204,8 @@ def _receive(
         part.start(url, _validator(response))
     length = response.headers.get("Content-Length")
     total = offset + int(length) if length is not None else None
-    if size is not None and total is not None and total != size:
-        part.discard()
-        raise DownloadError(f"{url} has {total} bytes, but the catalogue says {size}; it is not the published file")
+    if total is not None:
+        _check_size(url, part, total, size)
     expected = total if total is not None else size
     _check_room(part.path, None if expected is None else expected - offset)
     done = offset
@@ -222,6 +222,12 @@ def _receive(
         os.fsync(file.fileno())
     if expected is not None and done < expected:
         raise _TryAgainError(f"the connection ended after {done} of {expected} bytes")
+
+
+def _check_size(url: str, part: _Part, total: int, size: int | None) -> None:
+    if size is not None and total != size:
+        part.discard()
+        raise DownloadError(f"{url} has {total} bytes, but the catalogue says {size}; it is not the published file")
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:
