@@ -1,0 +1,5 @@
+"""The published calling conventions, for code that moves over."""
+
+from semantic_matcher_core.compat.reasoning import Reasoning, ReasoningBase, load_reasoning_from_checkpoint
+
+__all__ = ["Reasoning", "ReasoningBase", "load_reasoning_from_checkpoint"]
