@@ -67,15 +67,16 @@ def unpack_checkpoint(archive: Path, target: Path, origin: dict[str, Any]) -> No
             config, checkpoint = _choose(archive, content.infolist())
             extract_member(content, config, temporary / CONFIG_FILE)
             name = PurePosixPath(checkpoint.filename).name
-            extract_member(content, checkpoint, temporary / f"{name}.whole")
+            whole = temporary / "whole"
+            whole.mkdir()
+            extract_member(content, checkpoint, whole / name)
         try:
-            state = {k: v.clone() for k, v in read_state_dict(temporary / f"{name}.whole").items()}
+            state = {k: v.clone() for k, v in read_state_dict(whole / name).items()}
         except CheckpointError as error:
-            raise CheckpointError(
-                f"{archive}: its {checkpoint.filename}: {str(error).removeprefix(str(temporary) + os.sep)}"
-            ) from error
+            reason = str(error).removeprefix(str(whole) + os.sep)
+            raise CheckpointError(f"{archive}, in {checkpoint.filename}: {reason}") from error
         torch.save(state, temporary / name)
-        (temporary / f"{name}.whole").unlink()
+        shutil.rmtree(whole)
         record = {**origin, "checkpoint": checkpoint.filename, "files": {}}
         for path in sorted(temporary.iterdir()):
             record["files"][path.name] = sha256_of(path)

@@ -120,12 +120,10 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) and ("GLOBAL" in str(error) or "Unsupported" in str(error)):
-            raise CheckpointError(
-                f"{path} holds more than tensors (a pickle that could run code) and is not loaded; "
-                "save its state dict alone, or use safetensors"
-            ) from error
-        raise CheckpointError(f"{path} is damaged or no torch checkpoint") from error
+        raise CheckpointError(
+            f"{path} is not loaded: it holds more than tensors (a pickle that could run code), or is damaged; "
+            "if you trust where it comes from, save its state dict alone, or as safetensors"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} is damaged, truncated or no torch checkpoint: {reason}") from error
+        # Some of torch's messages advise to switch its protection off; they stay in the traceback.
+        raise CheckpointError(f"{path} is damaged, truncated or no torch checkpoint") from error
