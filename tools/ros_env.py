@@ -44,7 +44,9 @@ def environment(
     packages = installed_packages(workspace) if workspace else []
     python_folders = [p for package in packages for p in _python_folders(package)]
     libraries = [package / "lib" for package in packages if (package / "lib").is_dir()]
-    prepend(result, "PATH", [venv / "bin"])
+    # The nodes themselves: `ros2 run` finds them here, but the wheels have no `ros2`.
+    nodes = [package / "lib" / package.name for package in packages]
+    prepend(result, "PATH", [venv / "bin", *(folder for folder in nodes if folder.is_dir())])
     result["VIRTUAL_ENV"] = str(venv)
     if ros == "wheels":
         # The wheels are the whole of ROS here. What a half-sourced distribution left would be mixed in otherwise.

@@ -55,12 +55,12 @@ def main() -> int:
 
 def set_up(venv: Path, interpreter: Interpreter, torch: str) -> bool:
     """Bring ``venv`` up to date; returns whether there was anything to do."""
-    identity = {"venv": str(venv), "python": interpreter.as_json()}
+    identity = {"venv": str(venv), "python": interpreter.identity()}
     key = digest(identity, torch, EXTRAS, files=inputs())
     stamp = read_stamp(venv / STAMP)
     if stamp.get("key") == key and (venv / "bin" / "python").exists():
         return False
-    if stamp.get("identity") != json.loads(json.dumps(identity)) or not (venv / "bin" / "pip").exists():
+    if stamp.get("identity") != identity or not (venv / "bin" / "pip").exists():
         create(venv, interpreter)
     # From here until the end the environment is neither the old one nor the new one.
     write_stamp(venv / STAMP, {"identity": identity})
@@ -142,7 +142,7 @@ def check_imports(venv: Path) -> None:
 
 
 def pip(venv: Path, *arguments: str) -> None:
-    run([str(venv / "bin" / "python"), "-m", "pip", "install", "-q", *arguments], "pip install")
+    run([str(venv / "bin" / "python"), "-m", "pip", "install", "-qq", *arguments], "pip install")
 
 
 def run(command: list[str], what: str, capture: bool = False) -> str:

@@ -1,0 +1,63 @@
+"""The lock, the ranges in pyproject.toml and the lists of requirements agree."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import REPOSITORY
+from tools.lock import lockable
+
+REQUIREMENTS = REPOSITORY / "requirements"
+
+
+def read(path: Path) -> list[Requirement]:
+    lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def declared() -> list[Requirement]:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    return [Requirement(line) for group in (project["dependencies"], *extras) for line in group]
+
+
+@pytest.fixture(scope="module")
+def locked() -> dict[str, str]:
+    pins = {}
+    for requirement in read(REQUIREMENTS / "lock.txt"):
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "=="
+        pins[canonicalize_name(requirement.name)] = specifier.version
+    return pins
+
+
+def test_every_requirement_is_locked_within_its_range(locked: dict[str, str]) -> None:
+    wanted = [*declared(), *read(REQUIREMENTS / "ros-wheels.txt"), *read(REQUIREMENTS / "colcon.txt")]
+    wanted = [r for r in wanted if r.name != "torch"]
+    outside = [str(r) for r in wanted if not r.specifier.contains(locked.get(canonicalize_name(r.name), "0"))]
+    assert outside == []
+
+
+def test_torch_is_left_to_the_makefile(locked: dict[str, str]) -> None:
+    assert not {"torch", "pip", "setuptools", "semantic-matcher", "torchvision"} & locked.keys()
+    (default,) = [line for line in (REPOSITORY / "Makefile").read_text().splitlines() if line.startswith("TORCH ?=")]
+    assert default == "TORCH ?= torch==2.13.0"
+
+
+def test_lists_name_versions_and_no_index() -> None:
+    for path in REQUIREMENTS.glob("*.txt"):
+        text = path.read_text()
+        assert "://" not in text and "--" not in text, path
+
+
+def test_lockable_leaves_out_what_the_index_does_not_have() -> None:
+    freeze = "\n".join(
+        ["ros-sensor-msgs==5.3.6", "sensor_msgs==5.3.6", "numpy==2.4.6", "torch==2.13.0+cpu", "setuptools==79.0.1",
+         "semantic-matcher==0.1.0", "Jinja2==3.1.6", "-e git+x"]
+    )  # fmt: skip
+    assert lockable(freeze) == ["Jinja2==3.1.6", "numpy==2.4.6", "ros-sensor-msgs==5.3.6"]
