@@ -14,14 +14,15 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
 
+from semantic_matcher.declared_parameters import Parameters, unknown_overrides
 from semantic_matcher.diagnostics import diagnostic_array
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.lifecycle_services import answer_impossible_transitions
-from semantic_matcher.matching_model import MatchingModel, refusal
+from semantic_matcher.matching_model import MatchingModel, name_refusal
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.node_statistics import Statistics
 from semantic_matcher.output import Output
-from semantic_matcher.parameters import TABLES, Parameters, unknown_overrides
+from semantic_matcher.parameters import TABLES
 from semantic_matcher.worker import NewestFrameWorker
 from semantic_matcher_core.errors import ImageError, SemanticMatcherError
 from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
@@ -78,10 +79,10 @@ class MatcherNode(LifecycleNode):
         super().__init__(executable, **node_options)
         self.state = "unconfigured"
         self.statistics = Statistics()
-        self.parameters = Parameters(self, TABLES[executable], refusal)
+        self.model: MatchingModel | None = None
+        self.parameters = Parameters(self, TABLES[executable], self._refusal)
         self._load_model = load_model
         self._settings = self.parameters.values
-        self.model: MatchingModel | None = None
         self.outputs: dict[str, Output] = {}
         self._inputs: list[ImageInput] = []
         self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
@@ -241,6 +242,9 @@ class MatcherNode(LifecycleNode):
         if self.model is not None:
             self.model.unload()
             self.model = None
+
+    def _refusal(self, values: SimpleNamespace) -> str:
+        return name_refusal(values) if self.model is None else self.model.refusal(values)
 
     # The worker's thread.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from semantic_matcher_core.types import Matches
 
 
-def refusal(settings: SimpleNamespace) -> str:
+def name_refusal(settings: SimpleNamespace) -> str:
     """Why the parameters that name the model cannot be meant, without loading anything; empty when they can."""
     try:
         resolve_variant(settings.variant, settings.descriptor, settings.dino)
@@ -60,7 +60,7 @@ class MatchingModel:
         """Build the matcher that ``settings`` describe; nothing is downloaded.
 
         Raises:
-            SemanticMatcherError: unknown names, weights that are not here, a device that is absent, a damaged checkpoint.
+            SemanticMatcherError: unknown names, weights that are not here, an absent device, a damaged checkpoint.
         """
         # Imported on first use: a node answers its lifecycle services before torch is loaded.
         import torch
@@ -97,18 +97,25 @@ class MatchingModel:
             "precision": self.matcher.precision,
         }
 
+    def refusal(self, settings: SimpleNamespace) -> str:
+        """Why this model cannot take ``settings``; empty when it can."""
+        if settings.detection_threshold >= 0 and self._own_threshold is None:
+            name = self.matcher.extractor.name
+            return f"detection_threshold is refused: extractor {name!r} has none; leave it at -1"
+        return ""
+
     def apply(self, settings: SimpleNamespace) -> None:
         """Take the parameters that may change at run time; others are as they were at loading.
 
         Raises:
             ConfigError: a value that this model has no use for.
         """
+        if reason := self.refusal(settings):
+            raise ConfigError(reason)
         matcher = self.matcher
-        threshold = settings.detection_threshold if settings.detection_threshold >= 0 else self._own_threshold
-        if threshold is not None:
-            if self._own_threshold is None:
-                raise ConfigError(f"extractor {matcher.extractor.name!r} has no detection_threshold; leave it at -1")
-            matcher.extractor.detection_threshold = threshold
+        if self._own_threshold is not None:
+            chosen = settings.detection_threshold
+            matcher.extractor.detection_threshold = chosen if chosen >= 0 else self._own_threshold
         matcher.extractor.max_keypoints = settings.max_keypoints
         matcher.semantic_size = settings.semantic_size
         matcher.matching = replace(

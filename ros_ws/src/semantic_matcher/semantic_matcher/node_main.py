@@ -30,7 +30,7 @@ def run_node(create: Callable[[], MatcherNode], args: list[str] | None = None) -
     """Run a node until a signal ends it.
 
     The main thread only waits for signals; callbacks run in a second thread, so that a signal is answered while a model
-    is being loaded or an image is being processed. What has not ended within 1.2 s then is left behind with the process.
+    is being loaded or an image is being processed. What has not ended 1.2 s later is left behind with the process.
 
     Args:
         create: makes the node once rclpy is initialised.

@@ -1,20 +1,12 @@
-"""The parameters of the nodes: one table, from which declaration, YAML defaults and documentation are made.
+"""The parameters of the nodes: one table, of which declaration, YAML defaults, launch arguments and docs are made.
 
-Nothing here needs ROS until a node declares its parameters.
+Nothing here needs ROS.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from rcl_interfaces.msg import ParameterDescriptor
-    from rclpy.node import Node
 
 Value = bool | int | float | str
 
@@ -52,10 +44,9 @@ class ParameterSpec:
             return f"{self.name} = {value!r} is refused: expected a {self.type_name}{hint}"
         if self.choices and value not in self.choices:
             return f"{self.name} = {value!r} is refused: expected one of {', '.join(map(repr, self.choices))}"
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and self.minimum is not None:
-            if not (math.isfinite(value) and self.minimum <= value <= self.upper):
-                return f"{self.name} = {value!r} is refused: expected {self.range_text}"
-        return ""
+        if self.minimum is None or (math.isfinite(value) and self.minimum <= value <= self.upper):
+            return ""
+        return f"{self.name} = {value!r} is refused: expected {self.range_text}"
 
     @property
     def upper(self) -> float:
@@ -83,8 +74,8 @@ MODEL = (
     ParameterSpec(
         "dino",
         "",
-        "Semantic encoder, where variant is empty: none for plain descriptor matching, vits14, vitb14, vitl14 or vitg14; "
-        "empty for the one that the descriptor's own variant was trained with",
+        "Semantic encoder, where variant is empty: dinov2_vits14, dinov2_vitb14, dinov2_vitl14, dinov2_vitg14, or none "
+        "for plain descriptor matching; empty for dinov2_vits14",
     ),
     ParameterSpec("weights", "", "Folder to search for weights before the usual places"),
     ParameterSpec("device", "auto", "Where the networks run: auto, cpu, cuda or cuda:<index>"),
@@ -108,9 +99,9 @@ MODEL = (
         4096,
         dynamic=True,
     ),
-    ParameterSpec("warmup_width", 640, "Width in pixels of the image that warms the networks up; 0 for none", 0, 16384),
+    ParameterSpec("warmup_width", 640, "Width in pixels of the picture that warms the model up; 0 for none", 0, 16384),
     ParameterSpec(
-        "warmup_height", 480, "Height in pixels of the image that warms the networks up; 0 for none", 0, 16384
+        "warmup_height", 480, "Height in pixels of the picture that warms the model up; 0 for none", 0, 16384
     ),
     ParameterSpec("torch_threads", 0, "Threads that torch computes with on the CPU; 0 for torch's own choice", 0, 1024),
 )
@@ -137,7 +128,7 @@ GEOMETRY = (
     ParameterSpec(
         "geometry",
         "none",
-        "Geometric check of the matches, which fills `inlier` and `model`: homography for a plane or a camera that only "
+        "Geometric check of the matches, which fills inlier and model: homography for a plane or a camera that only "
         "turns, fundamental for a rigid scene",
         choices=("none", "homography", "fundamental"),
         dynamic=True,
@@ -156,7 +147,7 @@ INPUT = (
     ParameterSpec(
         "image_transport",
         "raw",
-        "raw subscribes sensor_msgs/Image on the image topic, compressed sensor_msgs/CompressedImage on <topic>/compressed",
+        "raw for sensor_msgs/Image on the image topic, compressed for CompressedImage on <topic>/compressed",
         choices=("raw", "compressed"),
     ),
     ParameterSpec(
@@ -180,8 +171,8 @@ TEMPORAL = (
     ParameterSpec(
         "reference_policy",
         "previous",
-        "What a frame is matched with: previous, the frame before; every_nth, a frame that serves for every_nth frames; "
-        "keyframe, a frame that serves until too little of it is found again",
+        "What a frame is matched with: previous, the frame before; every_nth, one that serves for every_nth frames; "
+        "keyframe, one that serves until too little of it is found again",
         choices=("previous", "every_nth", "keyframe"),
         dynamic=True,
     ),
@@ -222,9 +213,7 @@ STEREO = (
 OUTPUT = (
     ParameterSpec("publish_keypoints", True, "Publish keypoints while somebody subscribes", dynamic=True),
     ParameterSpec("publish_descriptors", True, "Publish descriptors while somebody subscribes", dynamic=True),
-    ParameterSpec(
-        "publish_debug_image", True, "Draw and publish the debug image while somebody subscribes", dynamic=True
-    ),
+    ParameterSpec("publish_debug_image", True, "Draw the debug image while somebody subscribes", dynamic=True),
     ParameterSpec("debug_max_matches", 300, "Matches drawn in the debug image at most", 1, 100000, dynamic=True),
 )
 
@@ -246,123 +235,3 @@ TABLES: dict[str, tuple[ParameterSpec, ...]] = {
     "stereo_matcher": (*MODEL, *MATCHING, *GEOMETRY, *INPUT, *STEREO, *OUTPUT, *NODE),
 }
 """Executable -> its parameters."""
-
-
-class Parameters:
-    """The parameters of a running node, declared from its table.
-
-    Args:
-        node: the node that declares them.
-        table: its table.
-        refusal: a check over all values together, ``refusal(values)``, that gives the reason or an empty string.
-
-    Raises:
-        ValueError: the node was started with a value that is refused; the message is fit for the user.
-    """
-
-    def __init__(
-        self, node: Node, table: Iterable[ParameterSpec], refusal: Callable[[SimpleNamespace], str] = lambda values: ""
-    ) -> None:
-        self._specs = {spec.name: spec for spec in table}
-        self._refusal = refusal
-        self._on_change: Callable[[SimpleNamespace], None] | None = None
-        values = {spec.name: _declare(node, spec) for spec in self._specs.values()}
-        self.values = SimpleNamespace(**values)
-        if reason := refusal(self.values):
-            raise ValueError(reason)
-        node.add_on_set_parameters_callback(self._check)
-        node.add_post_set_parameters_callback(self._take)
-
-    def on_change(self, callback: Callable[[SimpleNamespace], None]) -> None:
-        """Have the new values given to ``callback`` after each change."""
-        self._on_change = callback
-
-    def _changed(self, parameters: Iterable[Any]) -> SimpleNamespace:
-        new = {p.name: p.value for p in parameters if p.name in self._specs}
-        return SimpleNamespace(**{**vars(self.values), **new})
-
-    def _check(self, parameters: list[Any]) -> Any:
-        from rcl_interfaces.msg import SetParametersResult
-
-        reasons = [self._specs[p.name].refusal(p.value) for p in parameters if p.name in self._specs]
-        reason = next(filter(None, reasons), "") or self._refusal(self._changed(parameters))
-        return SetParametersResult(successful=not reason, reason=reason)
-
-    def _take(self, parameters: list[Any]) -> None:
-        # A new object each time: whoever holds the old one keeps a consistent set.
-        values = self._changed(parameters)
-        if values != self.values:
-            self.values = values
-            if self._on_change is not None:
-                self._on_change(values)
-
-
-def unknown_overrides(node: Node) -> list[str]:
-    """Names of parameters the node was started with that it does not have: typing errors, in all likelihood."""
-    # rclpy offers no public way to see overrides that were never declared.
-    overrides = getattr(node, "_parameter_overrides", {})
-    return sorted(n for n in overrides if not node.has_parameter(n) and not n.startswith("qos_overrides."))
-
-
-def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
-    """The descriptor that `ros2 param describe` shows."""
-    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-
-    message = ParameterDescriptor(description=spec.description, read_only=not spec.dynamic)
-    if spec.choices:
-        message.additional_constraints = "one of " + ", ".join(map(repr, spec.choices))
-    if spec.minimum is not None and spec.type_name == "integer":
-        upper = 2**62 if spec.maximum is None else int(spec.maximum)
-        message.integer_range = [IntegerRange(from_value=int(spec.minimum), to_value=upper, step=0)]
-    elif spec.minimum is not None:
-        # rclpy compares with is-close at both ends, which infinity would make true for every value.
-        upper = 1e300 if spec.maximum is None else spec.maximum
-        message.floating_point_range = [FloatingPointRange(from_value=spec.minimum, to_value=upper, step=0.0)]
-    return message
-
-
-def _declare(node: Node, spec: ParameterSpec) -> Value:
-    from rclpy.exceptions import (
-        InvalidParameterException,
-        InvalidParameterTypeException,
-        InvalidParameterValueException,
-    )
-
-    overrides = getattr(node, "_parameter_overrides", {})
-    if spec.name in overrides and (reason := spec.refusal(overrides[spec.name].value)):
-        raise ValueError(f"parameter {reason}")
-    try:
-        return node.declare_parameter(spec.name, spec.default, descriptor(spec)).value
-    except (InvalidParameterException, InvalidParameterTypeException, InvalidParameterValueException) as error:
-        raise ValueError(f"parameter {spec.name} is refused: {error}") from error
-
-
-def yaml_defaults(executable: str) -> str:
-    """The text of ``config/<executable>.yaml``: every parameter with its description and default."""
-    lines = [
-        f"# Parameters of {executable} with their defaults. Written by `python -m semantic_matcher.parameters`.",
-        "/**:",
-        "  ros__parameters:",
-    ]
-    for spec in TABLES[executable]:
-        constraint = spec.range_text.replace("`", "")
-        when = "dynamic" if spec.dynamic else "read-only"
-        lines.append(f"    # {spec.description} [{', '.join(filter(None, (constraint, when)))}]")
-        lines.append(f"    {spec.name}: {_yaml_scalar(spec.default)}")
-    return "\n".join(lines) + "\n"
-
-
-def _yaml_scalar(value: Value) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
-def markdown_table(specs: Iterable[ParameterSpec]) -> str:
-    """A table for the documentation."""
-    lines = ["| parameter | type | default | range | changes at run time | what |", "|---|---|---|---|---|---|"]
-    for spec in specs:
-        default = f"`{_yaml_scalar(spec.default)}`"
-        cells = (f"`{spec.name}`", spec.type_name, default, spec.range_text, "yes" if spec.dynamic else "no")
-        lines.append(f"| {' | '.join(cells)} | {spec.description.replace('|', chr(92) + '|')} |")
-    return "\n".join(lines) + "\n"

@@ -22,8 +22,9 @@ _SIDES = ("left", "right")
 
 
 class StereoMatcher(MatcherNode):
-    """Subscribes ``left/image`` and ``right/image``; publishes ``~/left/keypoints``, ``~/left/descriptors``, the same of
-    the right, ``~/matches`` and ``~/debug_image``.
+    """Subscribes ``left/image`` and ``right/image``.
+
+    Publishes ``~/left/keypoints``, ``~/left/descriptors``, the same of the right, ``~/matches`` and ``~/debug_image``.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -1,0 +1,16 @@
+"""Match each image of a camera with an earlier one.
+
+ros2 launch semantic_matcher temporal.launch.py image_topic:=/camera/image_raw descriptor:=xfeat dino:=none
+"""
+
+from launch import LaunchDescription
+
+from semantic_matcher.launching import TopicArgument, matcher_launch
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The node ``temporal_matcher``."""
+    return matcher_launch(
+        "temporal_matcher",
+        [TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)")],
+    )

@@ -1,0 +1,92 @@
+"""The parameters of a running node: declared from the table, checked as a whole, and handed on when they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterException
+
+from semantic_matcher.parameters import ParameterSpec, Value
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+
+class Parameters:
+    """The parameters of a running node, declared from its table.
+
+    Args:
+        node: the node that declares them.
+        table: its table.
+        refusal: a check over all values together, ``refusal(values)``, that gives the reason or an empty string.
+
+    Raises:
+        ValueError: the node was started with a value that is refused; the message is fit for the user.
+    """
+
+    def __init__(self, node: Node, table: Iterable[ParameterSpec], refusal: Callable[[SimpleNamespace], str]) -> None:
+        self._specs = {spec.name: spec for spec in table}
+        self._refusal = refusal
+        self._on_change: Callable[[SimpleNamespace], None] | None = None
+        values = {spec.name: _declare(node, spec) for spec in self._specs.values()}
+        self.values = SimpleNamespace(**values)
+        if reason := refusal(self.values):
+            raise ValueError(reason)
+        node.add_on_set_parameters_callback(self._check)
+        node.add_post_set_parameters_callback(self._take)
+
+    def on_change(self, callback: Callable[[SimpleNamespace], None]) -> None:
+        """Have the new values given to ``callback`` after each change."""
+        self._on_change = callback
+
+    def _changed(self, parameters: Iterable[Any]) -> SimpleNamespace:
+        new = {p.name: p.value for p in parameters if p.name in self._specs}
+        return SimpleNamespace(**{**vars(self.values), **new})
+
+    def _check(self, parameters: list[Any]) -> Any:
+        reasons = [self._specs[p.name].refusal(p.value) for p in parameters if p.name in self._specs]
+        reason = next(filter(None, reasons), "") or self._refusal(self._changed(parameters))
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def _take(self, parameters: list[Any]) -> None:
+        # A new object each time: whoever holds the old one keeps a consistent set.
+        values = self._changed(parameters)
+        if values != self.values:
+            self.values = values
+            if self._on_change is not None:
+                self._on_change(values)
+
+
+def unknown_overrides(node: Node) -> list[str]:
+    """Names of parameters the node was started with that it does not have: typing errors, in all likelihood."""
+    # rclpy offers no public way to see overrides that were never declared.
+    overrides = getattr(node, "_parameter_overrides", {})
+    return sorted(n for n in overrides if not node.has_parameter(n) and not n.startswith("qos_overrides."))
+
+
+def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
+    """The descriptor that `ros2 param describe` shows."""
+    message = ParameterDescriptor(description=spec.description, read_only=not spec.dynamic)
+    if spec.choices:
+        message.additional_constraints = "one of " + ", ".join(map(repr, spec.choices))
+    if spec.minimum is not None and spec.type_name == "integer":
+        upper = 2**62 if spec.maximum is None else int(spec.maximum)
+        message.integer_range = [IntegerRange(from_value=int(spec.minimum), to_value=upper, step=0)]
+    elif spec.minimum is not None:
+        # rclpy compares with is-close at both ends, which infinity would make true for every value.
+        upper = 1e300 if spec.maximum is None else spec.maximum
+        message.floating_point_range = [FloatingPointRange(from_value=spec.minimum, to_value=upper, step=0.0)]
+    return message
+
+
+def _declare(node: Node, spec: ParameterSpec) -> Value:
+    overrides = getattr(node, "_parameter_overrides", {})
+    if spec.name in overrides and (reason := spec.refusal(overrides[spec.name].value)):
+        raise ValueError(f"parameter {reason}")
+    try:
+        return node.declare_parameter(spec.name, spec.default, descriptor(spec)).value
+    except ParameterException as error:
+        raise ValueError(f"parameter {spec.name} is refused: {error}") from error

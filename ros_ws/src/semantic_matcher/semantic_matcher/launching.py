@@ -1,0 +1,151 @@
+"""What the launch files have in common: arguments that are explained, checked, and passed on only where given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from semantic_matcher.fastdds_profile import large_message_environment
+from semantic_matcher.parameters import TABLES, ParameterSpec
+
+# Parameters that are launch arguments as well; all others are set with params_file.
+_PARAMETERS = (
+    "variant",
+    "descriptor",
+    "dino",
+    "weights",
+    "device",
+    "precision",
+    "max_keypoints",
+    "image_transport",
+    "autostart",
+)
+_LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
+_BOOLEANS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class TopicArgument:
+    """A launch argument that names a topic.
+
+    Attributes:
+        name: the argument.
+        topic: the relative name that the node uses, which is the argument's default.
+        description: what is expected on the topic.
+    """
+
+    name: str
+    topic: str
+    description: str
+
+
+def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDescription:
+    """The launch description of one node.
+
+    An argument that is left empty is not passed on: the parameter then has the value of ``params_file``, or the node's
+    default. What is given is checked here already, so that a wrong value is refused by its name before anything starts.
+
+    Args:
+        executable: the node.
+        topics: its topic arguments.
+    """
+    topics = tuple(topics)
+    specs = {spec.name: spec for spec in TABLES[executable] if spec.name in _PARAMETERS}
+
+    def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        given = {name: LaunchConfiguration(name).perform(context) for name in _argument_names(specs, topics)}
+        return [_node(executable, specs, topics, given)]
+
+    return LaunchDescription(
+        [
+            *(DeclareLaunchArgument(t.name, default_value=t.topic, description=t.description) for t in topics),
+            *(
+                DeclareLaunchArgument(name, default_value="", description=_description(specs[name]))
+                for name in _PARAMETERS
+            ),
+            DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
+            DeclareLaunchArgument(
+                "params_file",
+                default_value="",
+                description=f"YAML file of parameters; config/{executable}.yaml of this package lists them all",
+            ),
+            DeclareLaunchArgument(
+                "use_sim_time", default_value="", description="true to take the time from /clock (default: false)"
+            ),
+            DeclareLaunchArgument(
+                "log_level",
+                default_value="info",
+                choices=_LOG_LEVELS,
+                description="Least severity of what is logged",
+            ),
+            # Of the processes launched from here on; a profile of the user's own stays.
+            *(SetEnvironmentVariable(name, value) for name, value in large_message_environment().items()),
+            OpaqueFunction(function=node),
+        ]
+    )
+
+
+def _argument_names(specs: Mapping[str, ParameterSpec], topics: Iterable[TopicArgument]) -> list[str]:
+    return [*specs, *(t.name for t in topics), "namespace", "params_file", "use_sim_time", "log_level"]
+
+
+def _description(spec: ParameterSpec) -> str:
+    default = spec.default if spec.default != "" else "empty"
+    choices = f"; one of {', '.join(spec.choices)}" if spec.choices else ""
+    return f"{spec.description}{choices} (default: {str(default).lower() if spec.type_name == 'bool' else default})"
+
+
+def _node(
+    executable: str, specs: Mapping[str, ParameterSpec], topics: Iterable[TopicArgument], given: Mapping[str, str]
+) -> Node:
+    parameters: list[Any] = []
+    if given["params_file"]:
+        path = Path(given["params_file"]).expanduser()
+        if not path.is_file():
+            raise ValueError(f"params_file:={given['params_file']} is no file")
+        parameters.append(str(path))
+    explicit = {name: parameter_value(spec, given[name]) for name, spec in specs.items() if given[name] != ""}
+    if given["use_sim_time"]:
+        explicit["use_sim_time"] = _boolean("use_sim_time", given["use_sim_time"])
+    if explicit:
+        parameters.append(explicit)
+    return Node(
+        package="semantic_matcher",
+        executable=executable,
+        name=executable,
+        namespace=given["namespace"],
+        parameters=parameters,
+        remappings=[(t.topic, given[t.name]) for t in topics if given[t.name] != t.topic],
+        ros_arguments=["--log-level", given["log_level"]],
+        output="screen",
+    )
+
+
+def parameter_value(spec: ParameterSpec, text: str) -> bool | int | float | str:
+    """The value that the text of a launch argument means.
+
+    Raises:
+        ValueError: it is of another type, out of range, or none of the choices; the message names it.
+    """
+    if spec.type_name == "bool":
+        return _boolean(spec.name, text)
+    try:
+        value = type(spec.default)(text)
+    except ValueError:
+        raise ValueError(f"{spec.name}:={text} is refused: expected a {spec.type_name}") from None
+    if reason := spec.refusal(value):
+        raise ValueError(reason)
+    return value
+
+
+def _boolean(name: str, text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ValueError(f"{name}:={text} is refused: expected true or false")
+    return _BOOLEANS[text.lower()]

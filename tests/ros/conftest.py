@@ -1,0 +1,49 @@
+"""Fixtures of the tests against a real ROS graph; without ROS they are skipped, saying what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.ros.support import Client
+
+# Without semantics and on one thread: starts fast, and leaves cores to the other processes of the graph.
+PLAIN_SIFT = {"variant": "plain:sift", "max_keypoints": 500, "torch_threads": 1, "diagnostics_period": 0.2}
+
+
+def _require_ros() -> None:
+    for module in ("rclpy", "semantic_matcher_msgs", "semantic_matcher"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} cannot be imported: source a built workspace, or run `make test`")
+
+
+@pytest.fixture(scope="session")
+def ros() -> None:
+    """Skips where there is no ROS; sets Fast DDS up for camera images, for this process and those it starts."""
+    _require_ros()
+    import os
+
+    from semantic_matcher.fastdds_profile import large_message_environment
+
+    os.environ.update(large_message_environment())
+
+
+@pytest.fixture
+def client(ros: None) -> Iterator[Client]:
+    """A node in this process to feed and hear others with."""
+    from tests.ros.support import Client
+
+    instance = Client()
+    yield instance
+    instance.close()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """A file for what a node prints."""
+    return tmp_path / "node.log"

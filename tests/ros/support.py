@@ -1,0 +1,259 @@
+"""Nodes in processes of their own, and a client that feeds and hears them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+# What a machine with two busy cores may take; nothing waits that long when it works.
+TIMEOUT_S = 60.0
+READY = "active, waiting for"
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT_S, every: float = 0.02) -> Any:
+    """The first true value of ``condition()``; fails the test when there is none in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout:.0f} s for {what}")
+        time.sleep(every)
+
+
+class NodeProcess:
+    """A node of the package in a process of its own; what it prints is in ``output``.
+
+    Args:
+        module: module of the node below ``semantic_matcher``.
+        log: file for what it prints.
+        parameters: node parameters.
+        arguments: more ROS arguments, e.g. ``-r __ns:=/front``.
+        environment: more environment variables.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        log: Path,
+        parameters: Mapping[str, Any] | None = None,
+        arguments: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        command = [sys.executable, "-m", f"semantic_matcher.{module}", "--ros-args", *arguments]
+        for name, value in (parameters or {}).items():
+            command += ["-p", f"{name}:={_ros_text(value)}"]
+        self._log = log
+        with open(log, "wb") as sink:
+            self.process = subprocess.Popen(
+                command, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
+            )
+
+    @property
+    def output(self) -> str:
+        """All it has printed so far."""
+        return self._log.read_text(errors="replace")
+
+    def wait_for(self, text: str, timeout: float = TIMEOUT_S) -> None:
+        """Wait until it has printed ``text``; fails when it ends before."""
+
+        def printed() -> bool:
+            ended = self.process.poll() is not None
+            if text in self.output:
+                return True
+            assert not ended, f"the node ended with {self.process.returncode} before {text!r}:\n{self.output}"
+            return False
+
+        try:
+            wait_until(printed, f"{text!r} in the node's output", timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.output}") from None
+
+    def stop(self, number: int = signal.SIGINT, timeout: float = 20.0) -> int:
+        """Send a signal; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+
+def _ros_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+@contextmanager
+def running(module: str, log: Path, *args: Any, ready: str = READY, **options: Any) -> Iterator[NodeProcess]:
+    """A node that has printed ``ready``; it is ended, and if need be killed, at the end."""
+    node = NodeProcess(module, log, *args, **options)
+    try:
+        node.wait_for(ready)
+        yield node
+    except BaseException:
+        print(f"--- output of {module}:\n{node.output}")
+        raise
+    finally:
+        if node.process.poll() is None:
+            node.process.terminate()
+            try:
+                node.process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                node.process.kill()
+                node.process.wait()
+
+
+class Client:
+    """A ROS node of the test, with an executor in a thread; what arrives is kept in lists."""
+
+    def __init__(self, name: str = "test_client") -> None:
+        import rclpy
+        from rclpy.context import Context
+        from rclpy.executors import SingleThreadedExecutor
+
+        self.context = Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node(name, context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._stopping.is_set():
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def close(self) -> None:
+        """End everything."""
+        self._stopping.set()
+        self._thread.join()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    def publisher(self, message_type: type, topic: str, subscribers: int = 1, reliable: bool = True) -> Any:
+        """A publisher that has found its subscribers."""
+        publisher = self.node.create_publisher(message_type, topic, _qos(10, reliable))
+        wait_until(lambda: publisher.get_subscription_count() >= subscribers, f"a subscriber of {topic}")
+        return publisher
+
+    def listen(self, message_type: type, topic: str, depth: int = 50) -> list[Any]:
+        """The list that messages of a topic will be put into."""
+        received: list[Any] = []
+        self.node.create_subscription(message_type, topic, received.append, _qos(depth, True))
+        return received
+
+    def call(self, service_type: type, name: str, timeout: float = TIMEOUT_S, **fields: Any) -> Any:
+        """The response of a service."""
+        client = self.node.create_client(service_type, name)
+        try:
+            wait_until(client.service_is_ready, f"service {name}", timeout)
+            future = client.call_async(service_type.Request(**fields))
+            wait_until(future.done, f"an answer of {name}", timeout)
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def set_parameter(self, node: str, name: str, value: Any) -> Any:
+        """Set one parameter; the ``SetParametersResult``."""
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.parameter import Parameter
+
+        message = Parameter(name, value=value).to_parameter_msg()
+        return self.call(SetParameters, f"{node}/set_parameters", parameters=[message]).results[0]
+
+    def change_state(self, node: str, label: str) -> bool:
+        """Ask for a lifecycle transition by its label; whether it succeeded."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        transition = Transition(label=label)
+        return bool(self.call(ChangeState, f"{node}/change_state", transition=transition).success)
+
+    def state(self, node: str) -> str:
+        """The lifecycle state's label."""
+        from lifecycle_msgs.srv import GetState
+
+        return str(self.call(GetState, f"{node}/get_state").current_state.label)
+
+    def diagnostics(self) -> Diagnostics:
+        """The diagnostics that arrive from now on."""
+        from diagnostic_msgs.msg import DiagnosticArray
+
+        return Diagnostics(self.listen(DiagnosticArray, "/diagnostics"))
+
+
+class Diagnostics:
+    """The statuses of nodes, as they came on /diagnostics."""
+
+    def __init__(self, received: list[Any]) -> None:
+        self._received = received
+
+    def of(self, node: str) -> list[SimpleNamespace]:
+        """All statuses of a node: ``level`` (int), ``message``, ``values`` (dict)."""
+        return [
+            SimpleNamespace(
+                level=int.from_bytes(status.level, "little"),
+                message=status.message,
+                values={pair.key: pair.value for pair in status.values},
+            )
+            for array_ in list(self._received)
+            for status in array_.status
+            if status.name == node
+        ]
+
+    def wait_for(self, node: str, condition: Callable[[SimpleNamespace], Any], what: str) -> SimpleNamespace:
+        """The first status that meets a condition."""
+        return wait_until(lambda: next((s for s in self.of(node) if condition(s)), None), f"diagnostics: {what}")
+
+
+def _qos(depth: int, reliable: bool) -> Any:
+    from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+
+    reliability = QoSReliabilityPolicy.RELIABLE if reliable else QoSReliabilityPolicy.BEST_EFFORT
+    return QoSProfile(depth=depth, reliability=reliability)
+
+
+def image_message(pixels: np.ndarray, stamp_ns: int, frame_id: str = "camera_optical_frame") -> Any:
+    """A sensor_msgs/Image, rgb8 or mono8."""
+    from sensor_msgs.msg import Image
+
+    pixels = np.ascontiguousarray(pixels)
+    message = Image(height=pixels.shape[0], width=pixels.shape[1], step=pixels.strides[0])
+    message.encoding = "rgb8" if pixels.ndim == 3 else "mono8"
+    message.data = array("B", pixels.tobytes())
+    set_stamp(message, stamp_ns)
+    message.header.frame_id = frame_id
+    return message
+
+
+def set_stamp(message: Any, stamp_ns: int) -> None:
+    """Set the header's time stamp."""
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+
+
+def stamp_of(header: Any) -> int:
+    """A header's time stamp in nanoseconds."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
+def of_stamp(messages: list[Any], stamp_ns: int) -> Any | None:
+    """The message with this time stamp, or ``None``."""
+    return next((m for m in list(messages) if stamp_of(m.header) == stamp_ns), None)
+
+
+def floats(values: Any) -> np.ndarray:
+    """A numeric array field as numpy sees it."""
+    return np.asarray(values)
