@@ -1,0 +1,270 @@
+"""Which frames are matched with which."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.streams import (
+    Frame,
+    MatchedPair,
+    ReferenceStream,
+    StampMonitor,
+    StampOrder,
+    StereoStream,
+    StereoSynchronizer,
+    TemporalPairing,
+    TemporalStream,
+    inlier_share,
+    overlap,
+)
+from semantic_matcher_core.types import Features, Matches
+
+MS = 1_000_000
+
+
+class Numbers:
+    """A matcher of "images" that are numbers: keypoints lie on a grid, and ``shared`` of the first ones match.
+
+    It counts how often each image's features are computed.
+    """
+
+    def __init__(self, count: int = 16, shared: int = 16) -> None:
+        self.count = count
+        self.shared = shared
+        self.extracted: list[Any] = []
+
+    def extract(self, image: Any) -> Features:
+        if image is None:
+            raise ImageError("no image")
+        self.extracted.append(image)
+        side = 4
+        grid = [(40.0 * (i % side) + 20, 40.0 * (i // side) + 20) for i in range(self.count)]
+        keypoints = torch.tensor(grid).reshape(1, self.count, 2)
+        # As an extractor of fixed size gives them: two rows of padding.
+        padded = torch.cat([keypoints, torch.zeros(1, 2, 2)], dim=1)
+        valid = torch.arange(self.count + 2)[None] < self.count
+        descriptors = torch.zeros(1, self.count + 2, 4)
+        return Features(padded, torch.zeros(1, self.count + 2), descriptors, (160, 160), valid=valid)
+
+    def match(self, features0: Features, features1: Features) -> Matches:
+        assert features0.valid is None and features1.valid is None
+        rows = torch.arange(min(self.shared, features0.keypoints.shape[1], features1.keypoints.shape[1]))
+        return Matches(
+            torch.stack([rows, rows], dim=1),
+            features0.keypoints[0, rows],
+            features1.keypoints[0, rows],
+            torch.ones(len(rows)),
+        )
+
+
+def references(stream: TemporalStream, images: list[int]) -> list[Any]:
+    """The reference image of each image's matches; ``None`` where it has none."""
+    pairs = [stream.process(image, stamp=image)[1] for image in images]
+    return [None if pair is None else pair.reference.image for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("pairing", "expected"),
+    [
+        (TemporalPairing(), [None, 1, 2, 3, 4, 5, 6]),
+        (TemporalPairing("every_nth", every_nth=1), [None, 1, 2, 3, 4, 5, 6]),
+        (TemporalPairing("every_nth", every_nth=3), [None, 1, 1, 1, 4, 4, 4]),
+        (TemporalPairing("keyframe"), [None, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_the_reference_follows_the_policy(pairing: TemporalPairing, expected: list[Any]) -> None:
+    assert references(TemporalStream(Numbers(), pairing), [1, 2, 3, 4, 5, 6, 7]) == expected
+
+
+def test_features_are_computed_once_for_each_frame() -> None:
+    matcher = Numbers()
+    references(TemporalStream(matcher, TemporalPairing("keyframe")), [1, 2, 3, 4])
+    assert matcher.extracted == [1, 2, 3, 4]
+
+
+def test_a_keyframe_is_replaced_when_too_few_keypoints_are_matched() -> None:
+    matcher = Numbers(shared=16)
+    stream = TemporalStream(matcher, TemporalPairing("keyframe", min_inlier_share=0.5, min_overlap=0.0))
+    assert references(stream, [1, 2]) == [None, 1]
+    matcher.shared = 7
+    # The frame that found too little is still matched with the old keyframe; the next one with the new.
+    assert references(stream, [3]) == [1]
+    matcher.shared = 16
+    assert references(stream, [4, 5]) == [3, 3]
+
+
+def test_a_keyframe_is_replaced_when_too_little_of_it_is_in_view() -> None:
+    matcher = Numbers(shared=16)
+    stream = TemporalStream(matcher, TemporalPairing("keyframe", min_inlier_share=0.0, min_overlap=0.75))
+    assert references(stream, [1, 2]) == [None, 1]
+    matcher.shared = 8  # the upper half
+    assert references(stream, [3, 4]) == [1, 3]
+
+
+def test_the_policy_may_change_between_frames() -> None:
+    stream = TemporalStream(Numbers(), TemporalPairing("keyframe"))
+    assert references(stream, [1, 2, 3]) == [None, 1, 1]
+    stream.pairing = TemporalPairing("previous")
+    assert references(stream, [4, 5]) == [1, 4]
+
+
+def test_a_frame_without_keypoints_neither_fails_nor_stays_keyframe() -> None:
+    matcher = Numbers(count=0)
+    stream = TemporalStream(matcher, TemporalPairing("keyframe", min_inlier_share=0.01))
+    assert references(stream, [1, 2]) == [None, 1]
+    matcher.count = 16
+    assert references(stream, [3, 4, 5]) == [2, 3, 3]
+
+
+def test_a_bad_image_leaves_the_stream_as_it_was() -> None:
+    stream = TemporalStream(Numbers())
+    stream.process(1, stamp=1)
+    with pytest.raises(ImageError):
+        stream.process(None, stamp=2)
+    assert references(stream, [3]) == [1]
+
+
+def test_inliers_alone_count_where_they_are_known() -> None:
+    matcher = Numbers(count=16, shared=16)
+    frames = [Frame(0, image, matcher.extract(image)[0]) for image in (1, 2)]
+    matches = matcher.match(frames[0].features, frames[1].features)
+    pair = MatchedPair(frames[0], frames[1], matches)
+    assert inlier_share(pair) == overlap(pair) == 1.0
+
+    def checked(matches: Matches) -> Matches:
+        from dataclasses import replace
+
+        return replace(matches, inlier=torch.arange(len(matches)) < 4)
+
+    stream = TemporalStream(matcher, verify=checked)
+    stream.process(1)
+    pair = stream.process(2)[1]
+    assert pair is not None
+    assert inlier_share(pair) == overlap(pair) == 0.25
+
+
+def test_stamps_that_repeat_come_late_or_begin_again() -> None:
+    monitor = StampMonitor()
+    second = 1000 * MS
+    expected = [
+        (5 * second, StampOrder.NEWER),
+        (5 * second, StampOrder.REPEATED),
+        (5 * second - 30 * MS, StampOrder.LATE),
+        (6 * second, StampOrder.NEWER),
+        (1 * second, StampOrder.RESTARTED),
+        (1 * second + 30 * MS, StampOrder.NEWER),
+        (0, StampOrder.NEWER),
+        (0, StampOrder.NEWER),
+    ]
+    assert [monitor.admit(stamp) for stamp, _ in expected] == [order for _, order in expected]
+    assert [order.usable for order in StampOrder] == [True, False, False, True]
+
+
+def test_after_a_restart_matching_begins_anew() -> None:
+    stream = TemporalStream(Numbers())
+    second = 1000 * MS
+    for stamp in (10 * second, 11 * second, 2 * second, 3 * second):
+        assert stream.admit(stamp).usable
+        _, pair = stream.process(stamp, stamp)
+        assert (pair is None) == (stamp in (10 * second, 2 * second))
+
+
+def test_stereo_matches_left_with_right_and_keeps_what_it_is_given() -> None:
+    pair = StereoStream(Numbers()).process("left", "right", (1, 2), ("l", "r"))
+    assert (pair.reference.image, pair.current.image) == ("left", "right")
+    assert (pair.reference.stamp, pair.current.stamp) == (1, 2)
+    assert (pair.reference.tag, pair.current.tag) == ("l", "r")
+    assert len(pair.matches) == 16
+
+
+def test_references_are_all_matched_and_a_bad_one_changes_nothing() -> None:
+    matcher = Numbers()
+    stream = ReferenceStream(matcher)
+    assert stream.process(1)[1] == []
+    stream.set_references([("a", "poster"), ("b", "door")])
+    frame, pairs = stream.process(2, 7, "header")
+    assert (frame.image, frame.stamp, frame.tag) == (2, 7, "header")
+    assert [pair.reference.tag for pair in pairs] == ["poster", "door"]
+    assert matcher.extracted == [1, "a", "b", 2]
+    with pytest.raises(ImageError):
+        stream.set_references([("c", "wall"), (None, "bad")])
+    assert [reference.tag for reference in stream.references] == ["poster", "door"]
+
+
+def arrivals(synchronizer: StereoSynchronizer[str], events: list[tuple[str, int]]) -> list[tuple[str, str]]:
+    """The pairs that come out when (side, stamp) arrive in this order."""
+    add = {"L": synchronizer.add_left, "R": synchronizer.add_right}
+    pairs = [add[side](stamp, f"{side}{stamp}") for side, stamp in events]
+    return [pair for pair in pairs if pair is not None]
+
+
+def test_equal_stamps_are_paired_whichever_comes_first() -> None:
+    synchronizer: StereoSynchronizer[str] = StereoSynchronizer()
+    assert arrivals(synchronizer, [("L", 1), ("R", 1), ("R", 2), ("L", 2), ("L", 3), ("R", 4), ("L", 4)]) == [
+        ("L1", "R1"),
+        ("L2", "R2"),
+        ("L4", "R4"),
+    ]
+    assert synchronizer.unpaired == [1, 0]
+
+
+def test_stamps_within_the_slop_are_paired_with_the_nearest() -> None:
+    synchronizer: StereoSynchronizer[str] = StereoSynchronizer(slop=3)
+    assert arrivals(synchronizer, [("L", 10), ("L", 14), ("R", 13), ("R", 18), ("L", 22)]) == [("L14", "R13")]
+    assert synchronizer.unpaired == [1, 0]
+
+
+def test_pairs_do_not_depend_on_the_order_of_arrival() -> None:
+    period, slop = 33, 16
+    shuffle = random.Random(0)
+    left = [("L", period * i) for i in range(1, 41)]
+    right = [("R", period * i + shuffle.randint(-slop, slop)) for i in range(1, 41) if i % 7]
+    expected = [(f"L{period * i}", stamp) for i, stamp in ((round(s / period), f"R{s}") for _, s in right)]
+    for _ in range(20):
+        events: list[tuple[str, int]] = []
+        sides = [list(left), list(right)]
+        while any(sides):
+            # One side may run ahead of the other by some frames, never by more than the queue holds.
+            ready = [s for s in sides if s and (len(sides[0]) - len(sides[1])) * (1 if s is sides[1] else -1) < 8]
+            events.append(shuffle.choice(ready or [s for s in sides if s]).pop(0))
+        synchronizer: StereoSynchronizer[str] = StereoSynchronizer(slop, queue_size=40)
+        assert sorted(arrivals(synchronizer, events)) == sorted(expected)
+
+
+def test_one_side_alone_holds_no_more_than_its_queue() -> None:
+    synchronizer: StereoSynchronizer[str] = StereoSynchronizer(queue_size=3)
+    assert arrivals(synchronizer, [("L", i) for i in range(1, 101)]) == []
+    assert synchronizer.unpaired == [97, 0]
+    assert arrivals(synchronizer, [("R", 97), ("R", 99)]) == [("L99", "R99")]
+
+
+def test_when_time_goes_back_both_sides_pair_again() -> None:
+    synchronizer: StereoSynchronizer[str] = StereoSynchronizer(queue_size=5)
+    arrivals(synchronizer, [("L", 100), ("R", 100), ("L", 101), ("R", 102)])
+    assert arrivals(synchronizer, [("L", 1), ("R", 1), ("R", 2), ("L", 2)]) == [("L1", "R1"), ("L2", "R2")]
+
+
+def test_images_without_stamps_are_paired_as_they_come() -> None:
+    synchronizer: StereoSynchronizer[str] = StereoSynchronizer()
+    assert len(arrivals(synchronizer, [("L", 0), ("R", 0), ("L", 0), ("R", 0)])) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: TemporalPairing("next"), "'next'"),
+        (lambda: TemporalPairing(every_nth=0), "every_nth"),
+        (lambda: TemporalPairing(min_overlap=1.5), "min_overlap"),
+        (lambda: TemporalPairing(min_inlier_share=float("nan")), "min_inlier_share"),
+        (lambda: StereoSynchronizer(slop=-1), "-1"),
+        (lambda: StereoSynchronizer(queue_size=0), "queue_size"),
+    ],
+)
+def test_bad_options_are_named(make: Any, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        make()
