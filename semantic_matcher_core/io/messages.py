@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from semantic_matcher_core.errors import ImageError, ShapeError
-from semantic_matcher_core.types import Features, Matches
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
+    from torch import Tensor
+
+    from semantic_matcher_core.types import Features, Matches
 
 PACKAGE = "semantic_matcher_msgs"
 KEYPOINTS = f"{PACKAGE}/msg/Keypoints"
