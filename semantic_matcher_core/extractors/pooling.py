@@ -24,5 +24,5 @@ def max_pool(x: Tensor, size: int) -> Tensor:
 def _maximum(parts: list[Tensor]) -> Tensor:
     result = torch.maximum(parts[0], parts[1])
     for part in parts[2:]:
-        torch.maximum(result, part, out=result)
+        result = torch.maximum(result, part)
     return result

@@ -1,0 +1,102 @@
+"""What the tests of several extractors share: pictures, random weights, comparison of keypoint sets, matching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from semantic_matcher_core.types import Features
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    picture = cv2.imread(str(path))
+    assert picture is not None, path
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def as_tensor(*pictures: np.ndarray) -> Tensor:
+    """``B x 3 x H x W`` float in [0, 1]."""
+    return torch.stack([torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1) / 255.0 for p in pictures])
+
+
+def randomize(module: nn.Module, seed: int = 0) -> None:
+    """Weights and statistics that let signals through: He for convolutions, positive variances, small offsets."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        elif tensor.ndim > 1:
+            fan_in = tensor[0].numel()
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * (2 / fan_in) ** 0.5)
+        else:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+
+
+def assert_same_features(
+    features: Features,
+    keypoints: np.ndarray | Tensor,
+    scores: np.ndarray | Tensor,
+    descriptors: np.ndarray | Tensor,
+    *,
+    pixels: float,
+    score: float,
+    descriptor: float,
+) -> None:
+    """One image's features equal those of a reference, whatever the order: each keypoint has its own counterpart."""
+    mine = features.keypoints[0].double().numpy()
+    reference = np.asarray(keypoints, dtype=np.float64)
+    assert len(mine) == len(reference) > 0
+    distance = np.linalg.norm(mine[:, None] - reference[None], axis=-1)
+    partner = distance.argmin(axis=0)
+    assert len(set(partner.tolist())) == len(reference), "two reference keypoints have the same counterpart"
+    assert distance.min(axis=0).max() <= pixels
+    np.testing.assert_allclose(features.scores[0].numpy()[partner], np.asarray(scores), atol=score, rtol=0)
+    expected = np.asarray(descriptors).astype(np.float32)
+    np.testing.assert_allclose(features.descriptors[0].numpy()[partner], expected, atol=descriptor, rtol=0)
+
+
+def assert_well_formed(features: Features, batch: int, size: tuple[int, int], dim: int, limit: int) -> None:
+    """Shapes, types, order, padding and ranges that every extractor promises."""
+    keypoints, scores, descriptors = features.keypoints, features.scores, features.descriptors
+    count = keypoints.shape[1]
+    assert keypoints.shape == (batch, count, 2) and scores.shape == (batch, count)
+    assert descriptors.shape == (batch, count, dim) and count <= limit
+    assert {keypoints.dtype, scores.dtype, descriptors.dtype} == {torch.float32}
+    assert features.image_size == size
+    assert all(torch.isfinite(t).all() for t in (keypoints, scores, descriptors))
+    for b in range(batch):
+        n = int(features.counts[b])
+        if features.valid is not None:
+            assert features.valid[b, :n].all() and not features.valid[b, n:].any()
+        assert not keypoints[b, n:].any() and not scores[b, n:].any() and not descriptors[b, n:].any()
+        if n:
+            assert (scores[b, :n].diff() <= 0).all()
+            torch.testing.assert_close(descriptors[b, :n].norm(dim=-1), torch.ones(n), atol=1e-4, rtol=0)
+            low, high = keypoints[b, :n].amin(0), keypoints[b, :n].amax(0)
+            assert (low >= -0.5).all() and high[0] <= size[1] - 0.5 and high[1] <= size[0] - 0.5
+
+
+def mutual_matches(features0: Features, features1: Features) -> tuple[np.ndarray, np.ndarray]:
+    """``M x 2`` keypoints of both images whose descriptors are each other's nearest."""
+    similarity = features0.descriptors[0] @ features1.descriptors[0].T
+    forward, backward = similarity.argmax(1), similarity.argmax(0)
+    mutual = backward[forward] == torch.arange(len(forward))
+    return features0.keypoints[0][mutual].numpy(), features1.keypoints[0][forward[mutual]].numpy()
+
+
+def homography_inliers(points0: np.ndarray, points1: np.ndarray, pixels: float = 3.0) -> int:
+    cv2.setRNGSeed(0)
+    _, inliers = cv2.findHomography(points0, points1, cv2.USAC_MAGSAC, pixels, maxIters=5000)
+    return int(inliers.sum())
+
+
+def epipolar_inliers(points0: np.ndarray, points1: np.ndarray, pixels: float = 1.0) -> int:
+    cv2.setRNGSeed(0)
+    _, inliers = cv2.findFundamentalMat(points0, points1, cv2.USAC_MAGSAC, pixels, 0.999, 5000)
+    return int(inliers.sum())

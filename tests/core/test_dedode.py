@@ -1,0 +1,129 @@
+"""DeDoDe against kornia's own classes on shared random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kornia.feature import DeDoDe as KorniaDeDoDe
+from kornia.feature.dedode import encoder as kornia_encoder
+from torch.nn import functional as F
+
+from semantic_matcher_core.errors import ConfigError, UnknownNameError
+from semantic_matcher_core.extractors import create_extractor, registry
+from semantic_matcher_core.extractors.dedode import DeDoDe
+from semantic_matcher_core.weights import get_entry
+from tests.core.extractor_checks import as_tensor, randomize
+
+
+@torch.no_grad()
+def randomize_to_scale(model: DeDoDe) -> DeDoDe:
+    """Random weights with logits of a few units, as trained ones have: the softmax is neither flat nor a single peak."""
+    randomize(model.detector, seed=8)
+    randomize(model.descriptor, seed=9)
+    logits = model._logits(torch.randn(1, 3, 56, 56))
+    for refiner in model.detector.decoder.layers.values():
+        refiner.out_conv.weight[:1] *= 2 / logits.std()
+        refiner.out_conv.bias[:1] *= 2 / logits.std()
+    return model
+
+
+@pytest.fixture(scope="module")
+def extractor() -> DeDoDe:
+    return randomize_to_scale(DeDoDe(200))
+
+
+@pytest.fixture(scope="module")
+def reference(extractor) -> KorniaDeDoDe:
+    model = KorniaDeDoDe("L", "B")
+    model.detector.load_state_dict(extractor.detector.state_dict())
+    model.descriptor.load_state_dict(extractor.descriptor.state_dict())
+    return model.eval()
+
+
+@pytest.mark.parametrize(("height", "width"), [(56, 84), (45, 75), (17, 20)])
+@torch.no_grad()
+def test_equals_kornia(extractor, reference, height, width, textured):
+    images = as_tensor(textured(height, width, 1), textured(height, width, 2))
+    features = extractor(images)
+    keypoints, scores, descriptors = reference(images, n=200)
+    assert features.keypoints.shape == (2, 200, 2) and features.valid is None
+    torch.testing.assert_close(features.keypoints, keypoints - 0.5, atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.scores, scores, atol=0, rtol=1e-4)
+    torch.testing.assert_close(features.descriptors, F.normalize(descriptors, dim=-1), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_raw_descriptors_equal_kornia(extractor, reference, textured):
+    """The published reasoners were trained on descriptors that are not normalised."""
+    image = as_tensor(textured(42, 70))
+    raw = DeDoDe(50, normalize_descriptors=False)
+    raw.load_state_dict(extractor.state_dict())
+    descriptors = reference(image, n=50)[2]
+    assert float(descriptors.norm(dim=-1).std()) > 0
+    scale = float(descriptors.abs().max())
+    torch.testing.assert_close(raw(image).descriptors, descriptors, atol=1e-4 * scale, rtol=0)
+
+
+@torch.no_grad()
+def test_mask_is_applied_before_the_best_are_taken(extractor, textured):
+    image = as_tensor(textured(40, 60))
+    mask = torch.zeros(1, 40, 60, dtype=torch.bool)
+    mask[:, 10:20, 30:40] = True
+    features = extractor(image, mask)
+    assert int(features.counts) == 100
+    x, y = features.keypoints[0].long().unbind(-1)
+    assert mask[0, y, x].all()
+    nothing = extractor(image, torch.zeros_like(mask))
+    assert nothing.keypoints.shape == (1, 0, 2) and nothing.descriptors.shape == (1, 0, 256)
+
+
+def save_published_files(extractor: DeDoDe, folder) -> None:
+    torch.save(extractor.detector.state_dict(), folder / get_entry("dedode-detector-L-upright").file)
+    torch.save(extractor.descriptor.state_dict(), folder / get_entry("dedode-descriptor-B-upright").file)
+
+
+def test_two_published_files_load_strictly(extractor, tmp_path):
+    save_published_files(extractor, tmp_path)
+    loaded = create_extractor("dedode-B", 30, weights=tmp_path, device="cpu")
+    assert loaded.name == "dedode-B"
+    for name, tensor in extractor.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor)
+    one_file = tmp_path / get_entry("dedode-detector-L-upright").file
+    with pytest.raises(ConfigError, match=r"2 files.*give the folder"):
+        create_extractor("dedode-B", weights=one_file, device="cpu")
+
+
+def test_names():
+    assert registry.BUILT_IN["dedode-G"].weights == {
+        "detector": "dedode-detector-L-upright",
+        "descriptor": "dedode-descriptor-G-upright",
+        "dinov2": "dinov2_vitl14",
+    }
+    for alias in ("dedode", "dedode_B", "dedode_G"):
+        assert registry.ALIASES[alias] in registry.BUILT_IN
+    with pytest.raises(UnknownNameError, match="'C'"):
+        DeDoDe(descriptor="C")
+    with pytest.raises(ConfigError, match="max_side"):
+        DeDoDe(max_side=0)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_g_equals_kornia_and_fetches_nothing(monkeypatch, textured):
+    def refuse(*_, **__):
+        raise AssertionError("a constructor must not fetch weights")
+
+    monkeypatch.setattr(kornia_encoder, "load_state_dict_from_url", refuse)
+    extractor = randomize_to_scale(DeDoDe(60, descriptor="G"))
+    # kornia's backbone is built from a state dict that it would fetch: here it gets ours.
+    weights = extractor.dinov2.state_dict()
+    monkeypatch.setattr(kornia_encoder, "load_state_dict_from_url", lambda *_, **__: weights)
+    reference = KorniaDeDoDe("L", "G")
+    reference.detector.load_state_dict(extractor.detector.state_dict())
+    reference.descriptor.load_state_dict(extractor.descriptor.state_dict())
+    image = as_tensor(textured(45, 75))
+    features = extractor(image)
+    keypoints, scores, descriptors = reference.eval()(image, n=60)
+    torch.testing.assert_close(features.keypoints, keypoints - 0.5, atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.scores, scores, atol=0, rtol=1e-4)
+    torch.testing.assert_close(features.descriptors, F.normalize(descriptors, dim=-1), atol=2e-4, rtol=0)
