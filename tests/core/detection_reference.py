@@ -1,4 +1,4 @@
-"""Direct restatements of published detection steps, image by image and on dense maps, as oracles for the batched ones."""
+"""Direct restatements of published detection steps, on dense maps and image by image: oracles for the batched ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def suppressed(scores: Tensor, radius: int) -> Tensor:
 def soft_detection(
     score_map: Tensor, limit: int, threshold: float, radius: int, margins: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """ALIKE's keypoints ``N x 2``, scores and dispersities of one ``H x W`` score map, through a loop over keypoints."""
+    """ALIKE's keypoints ``N x 2``, scores and dispersities of one ``H x W`` score map, one by one."""
     near, far = margins
     height, width = score_map.shape
     maxima = suppressed(score_map, 2)

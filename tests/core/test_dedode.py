@@ -17,7 +17,7 @@ from tests.core.extractor_checks import as_tensor, randomize
 
 @torch.no_grad()
 def randomize_to_scale(model: DeDoDe) -> DeDoDe:
-    """Random weights with logits of a few units, as trained ones have: the softmax is neither flat nor a single peak."""
+    """Random weights with logits of a few units, as trained ones have: no flat softmax, no single peak."""
     randomize(model.detector, seed=8)
     randomize(model.descriptor, seed=9)
     logits = model._logits(torch.randn(1, 3, 56, 56))

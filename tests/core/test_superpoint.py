@@ -1,4 +1,4 @@
-"""SuperPoint against transformers' implementation where installed, and against a direct restatement, on shared weights."""
+"""SuperPoint against transformers where installed, and against a direct restatement, on shared random weights."""
 
 from __future__ import annotations
 
