@@ -175,7 +175,7 @@ class ThinPlateSpline:
         grid = self(points).float().view(1, rows, columns, 2).permute(0, 3, 1, 2)
         if step > 1:
             whole = ((rows - 1) * step + 1, (columns - 1) * step + 1)
-            grid = F.interpolate(grid, size=whole, mode="bicubic", align_corners=True)[..., :height, :width]
+            grid = F.interpolate(grid, size=whole, mode="bilinear", align_corners=True)[..., :height, :width]
         grid = grid.permute(0, 2, 3, 1)
         extent = grid.new_tensor([image.shape[-1], image.shape[-2]])
         at = ((grid + 0.5) / extent * 2.0 - 1.0).to(image)
