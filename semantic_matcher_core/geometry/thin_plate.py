@@ -163,7 +163,7 @@ class ThinPlateSpline:
             image: ``C x H x W`` float.
             size: ``(height, width)`` of the output.
             step: evaluate the spline every so many pixels and interpolate between; 1 is exact, 8 is some fifty times
-                faster and within a few hundredths of a pixel for smooth maps.
+                faster and within a tenth of a pixel for smooth maps.
 
         Returns:
             ``C x height x width``; zero where the map leaves the image.

@@ -102,7 +102,7 @@ def test_warping_an_image_moves_it_by_whole_pixels_exactly() -> None:
         torch.testing.assert_close(warped, image[:, 3:, 5:], atol=1e-3, rtol=0)
 
 
-def test_coarse_evaluation_stays_within_hundredths_of_a_pixel() -> None:
+def test_coarse_evaluation_stays_within_a_tenth_of_a_pixel() -> None:
     spline = ThinPlateSpline.fit(scattered(200), bent(scattered(200)))
     # Channels: y, x, and one everywhere, which drops below one where the map leaves the picture.
     picture = torch.stack(
@@ -111,7 +111,7 @@ def test_coarse_evaluation_stays_within_hundredths_of_a_pixel() -> None:
     fine, coarse = (spline.warp_image(picture, (480, 640), step=step) for step in (1, 8))
     inner = (fine[2] > 0.9999) & (coarse[2] > 0.9999)
     assert inner.float().mean() > 0.5
-    assert (fine - coarse).abs()[:, inner].max() < 0.05
+    assert (fine - coarse).abs()[:, inner].max() < 0.1
 
 
 def test_repeated_points_are_merged() -> None:
