@@ -162,12 +162,14 @@ class Aliked(Extractor):
         steps = torch.arange(size, device=keypoints.device)
         patch = corner[:, :, None] + torch.cartesian_prod(steps, steps).flip(-1)
         patch = patch.minimum(limits - 1)  # only images narrower than a patch, which have no keypoints, need this
-        patches = F.normalize(features_at(patch.flatten(1, 2)), dim=1).view(batch, -1, count, size, size)
+        patches = F.normalize(features_at(patch.flatten(1, 2)), dim=1)
+        patches = patches.view(batch, self.descriptor_dim, count, size, size)
         patches = patches.transpose(1, 2).flatten(0, 1)
         longest = max(height, width) / 4
         offsets = head.offset_conv(patches).clamp(-longest, longest).view(batch, count, 2, head.n_pos).transpose(2, 3)
 
         positions = (keypoints[:, :, None] + offsets).flatten(1, 2)
         samples = interpolate_normalized(features_at, positions, height, width)  # B x dim x (N * n_pos)
-        samples = F.selu(head.sf_conv.weight[:, :, 0, 0] @ samples, inplace=True).view(batch, -1, count, head.n_pos)
+        samples = F.selu(head.sf_conv.weight[:, :, 0, 0] @ samples, inplace=True)
+        samples = samples.view(batch, self.descriptor_dim, count, head.n_pos)
         return F.normalize(torch.einsum("bcnp,pcd->bnd", samples, head.agg_weights), dim=-1)
