@@ -1,0 +1,57 @@
+"""The commands and their help. Only what `--help` needs is imported here; a command imports its work when it runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from semantic_matcher_core.cli import weights
+from semantic_matcher_core.cli.extract import extract_command
+from semantic_matcher_core.cli.match import match_command
+from semantic_matcher_core.cli.variants import variants_command
+
+app = typer.Typer(
+    name="semantic-matcher",
+    help="Match images with local features and the semantics of a vision foundation model.",
+    epilog="Start here, without any download: semantic-matcher match A.jpg B.jpg --variant plain:sift -o matches.png",
+    no_args_is_help=True,
+    # A traceback is for defects, and those are reported whole.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from semantic_matcher_core import __version__
+
+        typer.echo(f"semantic-matcher {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("doctor")
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show what this machine has of what semantic_matcher needs, and how to get the rest."""
+    from semantic_matcher_core import doctor
+
+    sys.stdout.flush()
+    raise typer.Exit(doctor.main(["--json"] if as_json else []))
+
+
+app.command("match")(match_command)
+app.command("extract")(extract_command)
+app.command("variants")(variants_command)
+app.add_typer(weights.app, name="weights")

@@ -1,0 +1,101 @@
+"""``semantic-matcher extract``: keypoints and descriptors of many images into one HDF5 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semantic_matcher_core.cli.options import (
+    DescriptorOption,
+    DeviceOption,
+    DinoOption,
+    FetchOption,
+    MaxKeypointsOption,
+    ModelOptions,
+    OrientationOption,
+    PrecisionOption,
+    VariantOption,
+    WeightsOption,
+)
+
+
+def extract_command(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders of images, or patterns in quotes ('left/*.png').", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HDF5 file to write (.h5).", show_default=False)],
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images are named by their path below this folder. (default: the folder that all of them share)",
+            show_default=False,
+        ),
+    ] = None,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Name unreadable images and go on, instead of stopping.")
+    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store descriptors in 16 bits: half the size.")] = False,
+    orientation: OrientationOption = "exif",
+    variant: VariantOption = None,
+    descriptor: DescriptorOption = None,
+    dino: DinoOption = None,
+    weights: WeightsOption = None,
+    fetch: FetchOption = False,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    max_keypoints: MaxKeypointsOption = None,
+) -> None:
+    """Write keypoints and descriptors of many images into one HDF5 file.
+
+    The file is laid out as hloc does: one group per image with keypoints, scores, descriptors and image_size, and with
+    reasoned and semantic descriptors where the variant has a reasoner. It appears when all is done.
+
+    Examples:
+
+      semantic-matcher extract photos/ -o features.h5
+
+      semantic-matcher extract 'left/*.png' 'right/*.png' -o features.h5 --variant plain:sift
+
+    Read it with: semantic_matcher_core.io.features_file.FeaturesReader
+    """
+    from semantic_matcher_core.cli.inputs import collect_images
+    from semantic_matcher_core.errors import ImageError
+    from semantic_matcher_core.io.atomic import check_output
+
+    options = ModelOptions(variant, descriptor, dino, weights, fetch, device, precision, max_keypoints)
+    options.name()
+    check_output(output)
+    files = collect_images(images, recursive=recursive, root=root)
+
+    from semantic_matcher_core.cli.progress import progress_bar, spinner
+    from semantic_matcher_core.io.features_file import FeaturesWriter
+    from semantic_matcher_core.io.images import read_image
+
+    with spinner("loading the model"):
+        matcher = options.load()
+    skipped = 0
+    with (
+        FeaturesWriter(output, variant=matcher.variant, half=half) as writer,
+        progress_bar("extracting", len(files)) as advance,
+    ):
+        for done, (key, path) in enumerate(files, start=1):
+            try:
+                image = read_image(path, orientation=orientation)
+            except ImageError as error:
+                if not skip_unreadable:
+                    raise ImageError(f"{error} (--skip-unreadable goes on without it)") from error
+                typer.echo(f"skipped: {error}", err=True)
+                skipped += 1
+            else:
+                writer.write(key, matcher.extract(image)[0])
+            advance(done)
+        if writer.count == 0:
+            raise ImageError(f"none of the {len(files)} images could be read; nothing is written")
+    note = f", skipped {skipped} unreadable" if skipped else ""
+    typer.echo(f"wrote {output}: {len(files) - skipped} images{note} ({matcher.variant} on {matcher.device})")

@@ -1,0 +1,69 @@
+"""Images as people name them on a command line: files, folders and patterns."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def collect_images(
+    names: Sequence[str], *, recursive: bool = False, root: Path | None = None
+) -> list[tuple[str, Path]]:
+    """(key, path) of each image, once each, in the order given; folders and patterns in natural order.
+
+    Args:
+        names: files, folders, or patterns with ``*``, ``?``, ``[…]`` or ``**``.
+        recursive: look into the folders of a folder as well.
+        root: keys are paths below this folder; default: the folder that all have in common.
+
+    Raises:
+        ImageError: a file or folder is missing, a folder holds no image, or a pattern matches none.
+        ConfigError: an image lies outside ``root``.
+    """
+    from semantic_matcher_core.errors import ConfigError
+
+    paths: dict[Path, None] = {}
+    folders: list[Path] = []
+    for name in names:
+        found, folder = _expand(name, recursive)
+        paths.update(dict.fromkeys(Path(os.path.abspath(path)) for path in found))
+        folders.append(Path(os.path.abspath(folder)))
+    base = Path(os.path.abspath(root)) if root is not None else Path(os.path.commonpath(folders))
+    keyed = []
+    for path in paths:
+        if not path.is_relative_to(base):
+            raise ConfigError(f"{path} does not lie below --root {base}")
+        keyed.append((path.relative_to(base).as_posix(), path))
+    return keyed
+
+
+def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
+    """The images that one argument means, and the folder that its keys start from."""
+    from semantic_matcher_core.errors import ImageError
+    from semantic_matcher_core.io.images import is_image_file, list_images, natural_key
+
+    path = Path(name)
+    if path.is_dir():
+        if not recursive:
+            return list_images(path), path
+        found = [p for p in path.rglob("*") if is_image_file(p) and not _is_hidden(p.relative_to(path))]
+        if not found:
+            raise ImageError(f"no image in folder {path} or below")
+        return sorted(found, key=lambda p: natural_key(p.as_posix())), path
+    if path.exists() or not glob.has_magic(name):
+        # A file of any suffix that is named outright is taken at its word; reading it tells.
+        if not path.is_file():
+            raise ImageError(f"no such image file or folder: {name}")
+        return [path], path.parent
+    matched = [Path(p) for p in glob.glob(name, recursive=True)]
+    found = sorted((p for p in matched if is_image_file(p)), key=lambda p: natural_key(p.as_posix()))
+    if not found:
+        raise ImageError(f"no image matches {name!r}")
+    parents = [os.path.abspath(p.parent) for p in found]
+    return found, Path(os.path.commonpath(parents))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

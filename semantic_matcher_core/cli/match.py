@@ -1,0 +1,223 @@
+"""``semantic-matcher match``: two images, their matches as a picture, as JSON, or as arrays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from semantic_matcher_core.cli.options import (
+    DescriptorOption,
+    DeviceOption,
+    DinoOption,
+    FetchOption,
+    GeometryOption,
+    MaxKeypointsOption,
+    MinSimilarityOption,
+    ModelOptions,
+    OrientationOption,
+    PrecisionOption,
+    RatioOption,
+    ThresholdOption,
+    VariantOption,
+    WeightsOption,
+    check_geometry,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from semantic_matcher_core.pipeline import SemanticMatcher
+    from semantic_matcher_core.types import Features, Matches
+
+
+def match_command(
+    image0: Annotated[Path, typer.Argument(help="First image.", show_default=False)],
+    image1: Annotated[Path, typer.Argument(help="Second image.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Picture of the matches to write (.png, .jpg).", show_default=False),
+    ] = None,
+    npz: Annotated[
+        Path | None,
+        typer.Option(help="Matches to write as NumPy arrays (.npz): keypoints, indices, confidence, inlier, model."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print counts, timings and geometry as JSON on stdout.")
+    ] = False,
+    arrays: Annotated[bool, typer.Option("--arrays", help="With --json: the matches themselves as well.")] = False,
+    max_lines: Annotated[int, typer.Option(min=0, help="Lines in the picture; more would hide each other.")] = 200,
+    orientation: OrientationOption = "exif",
+    geometry: GeometryOption = "none",
+    threshold: ThresholdOption = 2.0,
+    ratio: RatioOption = None,
+    min_similarity: MinSimilarityOption = None,
+    variant: VariantOption = None,
+    descriptor: DescriptorOption = None,
+    dino: DinoOption = None,
+    weights: WeightsOption = None,
+    fetch: FetchOption = False,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    max_keypoints: MaxKeypointsOption = None,
+) -> None:
+    """Match two images.
+
+    Examples:
+
+      semantic-matcher match A.jpg B.jpg -o matches.png
+
+      semantic-matcher match A.jpg B.jpg -o matches.png --variant plain:sift --geometry homography
+
+      semantic-matcher match A.jpg B.jpg --descriptor aliked --dino dinov2_vits14 --fetch --json
+    """
+    from semantic_matcher_core.errors import ConfigError
+
+    kind = check_geometry(geometry, threshold)
+    if arrays and not as_json:
+        raise ConfigError("--arrays adds to --json; give both, or write arrays to a file with --npz")
+    _check_outputs(output, npz)
+    options = ModelOptions(
+        variant, descriptor, dino, weights, fetch, device, precision, max_keypoints, ratio, min_similarity
+    )
+    options.name()
+
+    from semantic_matcher_core.cli.progress import Stopwatch, spinner
+    from semantic_matcher_core.io.images import read_image, write_image
+
+    clock = Stopwatch()
+    with clock("read"):
+        images = [read_image(path, orientation=orientation) for path in (image0, image1)]
+    with spinner("loading the model"), clock("load"):
+        matcher = options.load()
+    with spinner("matching"):
+        features0, features1, matches = _match(matcher, images, kind, threshold, clock)
+    if output is not None:
+        from semantic_matcher_core.viz.matches import draw_matches
+
+        picture = draw_matches(
+            images[0],
+            images[1],
+            matches,
+            features0=features0,
+            features1=features1,
+            title=matcher.variant,
+            max_lines=max_lines,
+        )
+        write_image(output, picture)
+    if npz is not None:
+        _write_npz(npz, matches)
+    written = [str(path) for path in (output, npz) if path is not None]
+    summary = _summary(matcher, (image0, image1), images, (features0, features1), matches, kind, clock, written)
+    if as_json:
+        typer.echo(json.dumps({**summary, **(_arrays(matches) if arrays else {})}, indent=None if arrays else 2))
+    else:
+        typer.echo(_sentence(summary))
+
+
+def _check_outputs(output: Path | None, npz: Path | None) -> None:
+    from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.io.atomic import check_output
+    from semantic_matcher_core.io.images import IMAGE_SUFFIXES
+
+    if output is not None:
+        if output.suffix.lower() not in IMAGE_SUFFIXES:
+            raise ConfigError(f"--output {output} has no suffix of a picture; use .png or .jpg")
+        check_output(output)
+    if npz is not None:
+        if npz.suffix != ".npz":
+            raise ConfigError(f"--npz {npz} must end in .npz")
+        check_output(npz)
+
+
+def _match(
+    matcher: SemanticMatcher, images: list[np.ndarray], kind: str | None, threshold: float, clock: Any
+) -> tuple[Features, Features, Matches]:
+    with clock("extract0"):
+        features0 = matcher.extract(images[0])[0]
+    with clock("extract1"):
+        features1 = matcher.extract(images[1])[0]
+    with clock("match"):
+        matches = matcher.match(features0, features1).to("cpu")
+    if kind is not None:
+        from semantic_matcher_core.matching.verification import verify
+
+        with clock("verify"):
+            matches = verify(matches, kind, threshold_px=threshold)
+    return features0.to("cpu"), features1.to("cpu"), matches
+
+
+def _summary(
+    matcher: SemanticMatcher,
+    paths: tuple[Path, Path],
+    images: list[np.ndarray],
+    features: tuple[Features, Features],
+    matches: Matches,
+    kind: str | None,
+    clock: Any,
+    written: list[str],
+) -> dict[str, Any]:
+    geometry = None
+    if kind is not None and matches.inlier is not None:
+        inliers = int(matches.inlier.sum())
+        geometry = {
+            "kind": kind,
+            "inliers": inliers,
+            "inlier_share": inliers / len(matches) if len(matches) else 0.0,
+            "model": None if matches.model is None else matches.model.tolist(),
+        }
+    return {
+        "variant": matcher.variant,
+        "device": str(matcher.device),
+        "precision": matcher.precision,
+        "images": [
+            {
+                "path": str(path),
+                "width": image.shape[1],
+                "height": image.shape[0],
+                "keypoints": item.keypoints.shape[1],
+            }
+            for path, image, item in zip(paths, images, features, strict=True)
+        ],
+        "matches": len(matches),
+        "mean_confidence": float(matches.confidence.mean()) if len(matches) else None,
+        "geometry": geometry,
+        "milliseconds": clock.milliseconds,
+        "written": written,
+    }
+
+
+def _sentence(summary: dict[str, Any]) -> str:
+    counts = " + ".join(str(image["keypoints"]) for image in summary["images"])
+    text = f"{summary['matches']} matches between {counts} keypoints"
+    if summary["geometry"] is not None:
+        share = summary["geometry"]["inlier_share"]
+        text += f", {summary['geometry']['inliers']} of them ({share:.0%}) fit a {summary['geometry']['kind']}"
+    text += f" ({summary['variant']} on {summary['device']})"
+    return text + "".join(f"\nwrote {path}" for path in summary["written"])
+
+
+def _arrays(matches: Matches) -> dict[str, Any]:
+    return {
+        "indices": matches.indices.tolist(),
+        "keypoints0": matches.keypoints0.tolist(),
+        "keypoints1": matches.keypoints1.tolist(),
+        "confidence": matches.confidence.tolist(),
+        "inlier": None if matches.inlier is None else matches.inlier.tolist(),
+    }
+
+
+def _write_npz(path: Path, matches: Matches) -> None:
+    import numpy as np
+
+    from semantic_matcher_core.io.atomic import atomic_output
+
+    arrays = {
+        name: getattr(matches, name).numpy()
+        for name in ("indices", "keypoints0", "keypoints1", "confidence", "inlier", "model")
+        if getattr(matches, name) is not None
+    }
+    with atomic_output(path) as temporary:
+        np.savez(temporary, **arrays)
