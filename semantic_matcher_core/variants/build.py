@@ -62,7 +62,11 @@ def build_parts(
     if isinstance(name_or_path, str) and name.startswith(PLAIN):
         extractor_name = name.removeprefix(PLAIN)
         extractor = create_extractor(
-            extractor_name, max_keypoints or DEFAULT_KEYPOINTS, weights=weights, device=device, fetch=fetch
+            extractor_name,
+            DEFAULT_KEYPOINTS if max_keypoints is None else max_keypoints,
+            weights=weights,
+            device=device,
+            fetch=fetch,
         )
         return extractor, None, None, {"variant": name}
     folder = checkpoint_folder(name_or_path, weights=weights, fetch=fetch)
@@ -117,11 +121,12 @@ def create_configured_extractor(
 ) -> Extractor:
     """The extractor that a checkpoint's configuration describes; arguments and errors as for :func:`build_parts`."""
     options = config.extractor_options
-    keypoints = options.get("max_num_keypoints", DEFAULT_KEYPOINTS) if max_keypoints is None else max_keypoints
+    if max_keypoints is None:
+        max_keypoints = options.get("max_num_keypoints") or DEFAULT_KEYPOINTS
     # The published section is the same for all extractors; each reads what it has.
     accepted = accepted_options(config.extractor_name)
     chosen = {k: v for k, v in options.items() if k in _EXTRACTOR_OPTIONS and k in accepted and v is not None}
-    return create_extractor(config.extractor_name, keypoints, weights=weights, device=device, fetch=fetch, **chosen)
+    return create_extractor(config.extractor_name, max_keypoints, weights=weights, device=device, fetch=fetch, **chosen)
 
 
 def _advice(name: str, config: ModelConfig) -> str:
