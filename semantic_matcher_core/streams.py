@@ -74,18 +74,18 @@ class StampMonitor:
     """Tells repeated, late and restarted (a bag that plays in a loop) time stamps from those that move on."""
 
     def __init__(self) -> None:
-        self._newest = 0
+        self.newest = 0
 
     def admit(self, stamp: int) -> StampOrder:
         """Where the stamp stands; the newest one is remembered."""
-        if stamp == 0 or self._newest == 0 or stamp > self._newest:
-            self._newest = stamp
+        if stamp == 0 or self.newest == 0 or stamp > self.newest:
+            self.newest = stamp
             return StampOrder.NEWER
-        if stamp == self._newest:
+        if stamp == self.newest:
             return StampOrder.REPEATED
-        if self._newest - stamp < _RESTART_NS:
+        if self.newest - stamp < _RESTART_NS:
             return StampOrder.LATE
-        self._newest = stamp
+        self.newest = stamp
         return StampOrder.RESTARTED
 
 
@@ -266,7 +266,7 @@ def _match(matcher: FeatureMatcher, reference: Frame, current: Frame, verify: Ve
 @dataclass
 class _Side(Generic[T]):
     queue: deque[tuple[int, T]] = field(default_factory=deque)
-    newest: int = 0
+    monitor: StampMonitor = field(default_factory=StampMonitor)
 
 
 class StereoSynchronizer(Generic[T]):
@@ -274,7 +274,8 @@ class StereoSynchronizer(Generic[T]):
 
     An arriving message is paired with the nearest one of the other side within ``slop``, and both are used up with all
     that is older. With a slop below half the frame period each message has one possible partner, so the pairs do not
-    depend on the order of arrival.
+    depend on the order of arrival. Repeated and late stamps are given up, and so is what can find no partner any more;
+    when a side begins again (a bag that plays in a loop), both do.
 
     Args:
         slop: largest difference between the two stamps in nanoseconds; 0 pairs equal stamps only.
@@ -305,27 +306,37 @@ class StereoSynchronizer(Generic[T]):
         return None if partner is None else (partner, message)
 
     def clear(self) -> None:
-        """Forget what waits for a partner."""
+        """Forget what waits for a partner, and the stamps seen."""
         for index, side in enumerate(self._sides):
             self._give_up(index, len(side.queue))
-            side.newest = 0
+            side.monitor = StampMonitor()
 
     def _add(self, index: int, stamp: int, message: T) -> T | None:
         side, other = self._sides[index], self._sides[1 - index]
-        if stamp <= side.newest:
-            # Time went back or stands still: what waits here is of another run, or the same image again.
-            self._give_up(index, len(side.queue))
-        side.newest = stamp
+        order = side.monitor.admit(stamp)
+        if order is StampOrder.RESTARTED:
+            self.clear()
+            side.monitor.admit(stamp)
+        elif not order.usable:
+            self.unpaired[index] += 1
+            return None
         position = self._nearest(other.queue, stamp)
-        if position is not None:
+        if position is None:
+            side.queue.append((stamp, message))
+            partner = None
+        else:
             partner = other.queue[position][1]
             self._give_up(1 - index, position)
             other.queue.popleft()
             self._give_up(index, len(side.queue))
-            return partner
-        side.queue.append((stamp, message))
+        self._give_up_hopeless()
         self._give_up(index, len(side.queue) - self.queue_size)
-        return None
+        return partner
+
+    def _give_up_hopeless(self) -> None:
+        for index, side in enumerate(self._sides):
+            earliest = self._sides[1 - index].monitor.newest - self.slop
+            self._give_up(index, sum(stamp < earliest for stamp, _ in side.queue))
 
     def _nearest(self, queue: Sequence[tuple[int, T]], stamp: int) -> int | None:
         gaps = [abs(other - stamp) for other, _ in queue]

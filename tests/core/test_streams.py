@@ -215,8 +215,23 @@ def test_equal_stamps_are_paired_whichever_comes_first() -> None:
 
 def test_stamps_within_the_slop_are_paired_with_the_nearest() -> None:
     synchronizer: StereoSynchronizer[str] = StereoSynchronizer(slop=3)
-    assert arrivals(synchronizer, [("L", 10), ("L", 14), ("R", 13), ("R", 18), ("L", 22)]) == [("L14", "R13")]
+    assert arrivals(synchronizer, [("L", 10), ("L", 14), ("R", 13), ("R", 18)]) == [("L14", "R13")]
     assert synchronizer.unpaired == [1, 0]
+
+
+def test_what_can_find_no_partner_any_more_is_given_up_at_once() -> None:
+    synchronizer: StereoSynchronizer[str] = StereoSynchronizer(slop=3)
+    assert arrivals(synchronizer, [("L", 10), ("R", 14)]) == []
+    assert synchronizer.unpaired == [1, 0]
+    assert arrivals(synchronizer, [("L", 17)]) == [("L17", "R14")]
+
+
+def test_repeated_and_late_stamps_are_given_up() -> None:
+    synchronizer: StereoSynchronizer[str] = StereoSynchronizer(slop=3)
+    assert arrivals(synchronizer, [("L", 100), ("L", 100), ("L", 90), ("R", 100), ("R", 100), ("R", 99)]) == [
+        ("L100", "R100")
+    ]
+    assert synchronizer.unpaired == [2, 2]
 
 
 def test_pairs_do_not_depend_on_the_order_of_arrival() -> None:
@@ -245,8 +260,12 @@ def test_one_side_alone_holds_no_more_than_its_queue() -> None:
 
 def test_when_time_goes_back_both_sides_pair_again() -> None:
     synchronizer: StereoSynchronizer[str] = StereoSynchronizer(queue_size=5)
-    arrivals(synchronizer, [("L", 100), ("R", 100), ("L", 101), ("R", 102)])
-    assert arrivals(synchronizer, [("L", 1), ("R", 1), ("R", 2), ("L", 2)]) == [("L1", "R1"), ("L2", "R2")]
+    start, later = 1000 * MS, 100_000 * MS
+    arrivals(synchronizer, [("L", later), ("R", later), ("L", later + 1), ("R", later + 2)])
+    assert arrivals(synchronizer, [("L", start), ("R", start), ("R", start + 1), ("L", start + 1)]) == [
+        (f"L{start}", f"R{start}"),
+        (f"L{start + 1}", f"R{start + 1}"),
+    ]
 
 
 def test_images_without_stamps_are_paired_as_they_come() -> None:

@@ -62,6 +62,14 @@ class ImageInput:
             return f"nobody publishes on it (remap it with -r {self._name}:=<your topic>, or see `ros2 topic list`)"
         return f"{count} publisher(s) on it" + (f"; {self.trouble}" if self.trouble else "")
 
+    def problems(self) -> list[str]:
+        """What keeps images away, or mixes them."""
+        found = [self.trouble] if self.trouble else []
+        count = self._node.count_publishers(self.topic)
+        if count > 1:
+            found.append(f"{count} publishers on {self.topic}: their images are mixed")
+        return found
+
     def destroy(self) -> None:
         """Unsubscribe."""
         self._node.destroy_subscription(self._subscription)

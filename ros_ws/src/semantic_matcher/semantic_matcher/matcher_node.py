@@ -11,6 +11,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
 
@@ -90,7 +91,7 @@ class MatcherNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Of the steady clock: diagnostics go on while a simulation is paused.
         self._timer = self.create_timer(
-            self.parameters.values.diagnostics_period, self.report_now, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            self.parameters.values.diagnostics_period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         answer_impossible_transitions(self)
         for name in unknown_overrides(self):
@@ -272,31 +273,33 @@ class MatcherNode(LifecycleNode):
 
     # Diagnostics.
 
-    def report_now(self) -> None:
-        """Publish diagnostics."""
+    def report_now(self, wait_s: float = 0.0) -> None:
+        """Publish diagnostics, and wait up to ``wait_s`` seconds until all who subscribe have them."""
         values = self.parameters.values
         dropped = self._worker.dropped.total()
         self.statistics.count("dropped", dropped - self._dropped_before)
         self._dropped_before = dropped
-        errors = []
-        if self.statistics.error_age() <= max(values.diagnostics_period, 1.0) or (
-            self.state == "unconfigured" and self.statistics.last_error
-        ):
-            errors.append(self.statistics.last_error)
-        problems = self._silent_inputs(values.no_image_warning_period) if self.state == "active" else []
-        for problem in problems:
-            self.get_logger().warning(problem, throttle_duration_sec=max(_LOG_EVERY_S, values.no_image_warning_period))
-        problems += [image_input.trouble for image_input in self._inputs if image_input.trouble]
+        silent = self._silent_inputs(values.no_image_warning_period)
+        if silent:
+            wait = max(_LOG_EVERY_S, values.no_image_warning_period)
+            self.get_logger().warning("; ".join(silent), throttle_duration_sec=wait)
+        recent = self.statistics.error_age() <= max(values.diagnostics_period, 1.0)
+        errors = [self.statistics.last_error] if recent or self.state == "unconfigured" else []
         self._diagnostics.publish(
             diagnostic_array(
                 self.get_clock().now().to_msg(),
                 self.get_fully_qualified_name(),
                 self.statistics,
                 state=self.state,
-                problems=problems,
-                errors=errors,
+                problems=[*silent, *(problem for i in self._inputs for problem in i.problems())],
+                errors=[error for error in errors if error],
             )
         )
+        if wait_s > 0:
+            self._diagnostics.wait_for_all_acked(Duration(seconds=wait_s))
+
+    def _report(self) -> None:
+        self.report_now()
 
     def _silent_inputs(self, period: float) -> list[str]:
         since_start = self.statistics.uptime()

@@ -78,8 +78,8 @@ def run_node(create: Callable[[], MatcherNode], args: list[str] | None = None) -
 
 def _autostart(node: MatcherNode, endings: queue.SimpleQueue[str]) -> None:
     if not node.autostart():
-        # The reason is in the log; whoever watches the diagnostics sees it as well before the process ends.
-        node.report_now()
+        # The reason is in the log; whoever watches the diagnostics gets it as well before the process ends.
+        node.report_now(wait_s=0.5)
         endings.put(node.statistics.last_error or "cannot start")
 
 

@@ -1,14 +1,16 @@
-"""YAML defaults and documentation tables, written from the table of parameters.
+"""YAML defaults and documentation, written from the table of parameters.
 
-``python -m semantic_matcher.parameter_files`` brings ``config/*.yaml`` up to date.
+``python -m semantic_matcher.parameter_files`` brings ``config/*.yaml`` and, in a checkout, ``docs/ros.md`` up to date.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
-from semantic_matcher.parameters import TABLES, ParameterSpec, Value
+from semantic_matcher.parameters import SUBJECTS, TABLES, ParameterSpec, Value
+
+_BEGIN = "<!-- parameters: written by `python -m semantic_matcher.parameter_files` -->"
+_END = "<!-- end of parameters -->"
 
 
 def yaml_defaults(executable: str) -> str:
@@ -32,22 +34,32 @@ def _yaml_scalar(value: Value) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def markdown_table(specs: Iterable[ParameterSpec]) -> str:
-    """A table for the documentation."""
-    lines = ["| parameter | type | default | range | changes at run time | what |", "|---|---|---|---|---|---|"]
-    for spec in specs:
-        default = f"`{_yaml_scalar(spec.default)}`"
-        cells = (f"`{spec.name}`", spec.type_name, default, spec.range_text, "yes" if spec.dynamic else "no")
-        lines.append(f"| {' | '.join(cells)} | {spec.description.replace('|', chr(92) + '|')} |")
-    return "\n".join(lines) + "\n"
+def documentation() -> str:
+    """The parameters as Markdown: a table for each subject, between two marks."""
+    parts = [_BEGIN]
+    for subject, specs in SUBJECTS.items():
+        parts.append(f"**{subject}**\n")
+        parts.append("| parameter | type | default | range | at run time | what |\n|---|---|---|---|---|---|")
+        parts += [_row(spec) for spec in specs]
+        parts.append("")
+    return "\n".join([*parts, _END])
+
+
+def _row(spec: ParameterSpec) -> str:
+    cells = [f"`{spec.name}`", spec.type_name, f"`{_yaml_scalar(spec.default)}`", spec.range_text]
+    cells += ["yes" if spec.dynamic else "no", spec.description]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def main() -> None:
-    """Write the YAML files of defaults into the package's ``config`` folder."""
-    folder = Path(__file__).resolve().parents[1] / "config"
+    """Write them."""
+    package = Path(__file__).resolve().parents[1]
     for executable in TABLES:
-        (folder / f"{executable}.yaml").write_text(yaml_defaults(executable))
-        print(f"wrote {folder / executable}.yaml")
+        (package / "config" / f"{executable}.yaml").write_text(yaml_defaults(executable))
+    page = package.parents[2] / "docs" / "ros.md"
+    if page.is_file():
+        before, _, rest = page.read_text().partition(_BEGIN)
+        page.write_text(before + documentation() + rest.partition(_END)[2])
 
 
 if __name__ == "__main__":

@@ -214,7 +214,8 @@ OUTPUT = (
     ParameterSpec("publish_keypoints", True, "Publish keypoints while somebody subscribes", dynamic=True),
     ParameterSpec("publish_descriptors", True, "Publish descriptors while somebody subscribes", dynamic=True),
     ParameterSpec("publish_debug_image", True, "Draw the debug image while somebody subscribes", dynamic=True),
-    ParameterSpec("debug_max_matches", 300, "Matches drawn in the debug image at most", 1, 100000, dynamic=True),
+    ParameterSpec("debug_max_matches", 200, "Lines drawn in the debug image at most", 0, 100000, dynamic=True),
+    ParameterSpec("debug_height", 480, "Height of the images in the debug image, in pixels", 32, 8192, dynamic=True),
 )
 
 NODE = (
@@ -235,3 +236,15 @@ TABLES: dict[str, tuple[ParameterSpec, ...]] = {
     "stereo_matcher": (*MODEL, *MATCHING, *GEOMETRY, *INPUT, *STEREO, *OUTPUT, *NODE),
 }
 """Executable -> its parameters."""
+
+SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
+    "Model": MODEL,
+    "Matching": MATCHING,
+    "Geometric check": GEOMETRY,
+    "Images": INPUT,
+    "Pairing, `temporal_matcher` only": TEMPORAL,
+    "Pairing, `stereo_matcher` only": STEREO,
+    "Output": OUTPUT,
+    "Node": NODE,
+}
+"""What they are about -> the parameters, in the order of the documentation."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from semantic_matcher.messages import descriptors_message, keypoints_message, matches_message, rgb_image_message
+from semantic_matcher_core.viz.matches import draw_matches
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from semantic_matcher.matcher_node import MatcherNode
     from semantic_matcher_core.streams import Frame, MatchedPair
 
@@ -29,8 +32,19 @@ def publish_pair(node: MatcherNode, pair: MatchedPair, mode: str) -> None:
     if node.outputs["matches"].publish(lambda: matches_message(pair, current, reference, mode)):
         node.statistics.count("published")
     debug = node.outputs["debug_image"]
-    if node.settings.publish_debug_image and debug.wanted:
-        # Imported on first use: most robots never look.
-        from semantic_matcher.debug_image import draw
+    if node.settings.publish_debug_image:
+        debug.publish(lambda: rgb_image_message(_draw(node, pair, mode), current))
 
-        debug.publish(lambda: rgb_image_message(draw(pair, node.settings.debug_max_matches), current))
+
+def _draw(node: MatcherNode, pair: MatchedPair, mode: str) -> np.ndarray:
+    assert node.model is not None
+    return draw_matches(
+        pair.reference.image,
+        pair.current.image,
+        pair.matches,
+        features0=pair.reference.features,
+        features1=pair.current.features,
+        title=f"{node.model.variant}, {mode}",
+        max_lines=node.settings.debug_max_matches,
+        height=node.settings.debug_height,
+    )
