@@ -135,7 +135,9 @@ def reasoner_of(entry: Entry, seed: int) -> Reasoner:
     return Reasoner(config).eval()
 
 
-def published_zip(entry: Entry, reasoner: Reasoner, extractor_name: str | None = None) -> bytes:
+def published_zip(
+    entry: Entry, reasoner: Reasoner, extractor_name: str | None = None, *, detection_threshold: float = 0.25
+) -> bytes:
     """A zip as it is published: one folder, configuration, two checkpoints with optimizer state and foreign parts."""
     c = reasoner.config
     config = {
@@ -143,7 +145,7 @@ def published_zip(entry: Entry, reasoner: Reasoner, extractor_name: str | None =
         "extractor": {
             "model_name": extractor_name or entry.descriptor,
             "max_num_keypoints": 48,
-            "detection_threshold": 0.25,
+            "detection_threshold": detection_threshold,
             "force_num_keypoints": True,
             "pretrained": True,
             "nms_radius": 2,
