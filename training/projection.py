@@ -1,0 +1,95 @@
+"""Where a keypoint of one view is seen in another, by depth and pose.
+
+The rules of validity are those of the published ScanNet training (reasoning/datasets/utils.py of the descriptor
+reasoning repository), because its losses and covisibility figures depend on them; its defects are not: the caller's
+depth is left as it was, and a keypoint off the image is invalid instead of an error.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+DEPTH_AGREEMENT_M = 0.2
+
+
+class Warped(NamedTuple):
+    """Keypoints in the other view.
+
+    Attributes:
+        keypoints: ``B x N x 2`` pixels; meaningless where not valid.
+        valid: ``B x N`` bool: has depth, lands inside the image, and the depth seen there agrees.
+    """
+
+    keypoints: Tensor
+    valid: Tensor
+
+
+def relative_pose(pose0: Tensor, pose1: Tensor) -> Tensor:
+    """``… x 3 x 4`` transform from camera 0 to camera 1, from two ``… x 4 x 4`` camera-to-world poses in metres."""
+    rotation = pose1[..., :3, :3].transpose(-1, -2)
+    return torch.cat(
+        [rotation @ pose0[..., :3, :3], rotation @ (pose0[..., :3, 3:] - pose1[..., :3, 3:])],
+        dim=-1,
+    )
+
+
+def warp_keypoints(
+    keypoints: Tensor,
+    depth0: Tensor,
+    depth1: Tensor,
+    transform: Tensor,
+    intrinsics0: Tensor,
+    intrinsics1: Tensor,
+) -> Warped:
+    """Keypoints of view 0 as view 1 sees them.
+
+    Args:
+        keypoints: ``B x N x 2`` pixels of view 0.
+        depth0, depth1: ``B x H x W`` metres, 0 where none was measured; row 0 and column 0 count as not measured.
+        transform: ``B x 3 x 4`` (or 4 x 4) from camera 0 to camera 1, metres.
+        intrinsics0, intrinsics1: ``B x 3 x 3``.
+    """
+    metres = _depth_at(depth0, (keypoints - 0.5).round().long().clamp(min=0))
+    homogeneous = torch.cat([keypoints, torch.ones_like(keypoints[..., :1])], dim=-1) * metres[..., None]
+    in_camera0 = torch.linalg.inv(intrinsics0) @ homogeneous.transpose(1, 2)
+    in_camera1 = transform[:, :3, :3] @ in_camera0 + transform[:, :3, 3:4]
+    projected = (intrinsics1 @ in_camera1).transpose(1, 2)
+    # The published epsilon; it moves a point at 1 m by a hundred-thousandth of its pixel coordinate.
+    warped = projected[..., :2] / (projected[..., 2:] + 1e-5)
+
+    seen = _depth_at(depth1, _whole(warped))
+    height, width = depth1.shape[-2:]
+    x, y = warped.unbind(-1)
+    inside = (x > 0) & (x < width) & (y > 0) & (y < height)
+    agrees = (in_camera1[:, 2] - seen).abs() < DEPTH_AGREEMENT_M
+    return Warped(warped, (metres > 0) & inside & agrees)
+
+
+def covisibility(
+    depth0: Tensor, depth1: Tensor, transform: Tensor, intrinsics0: Tensor, intrinsics1: Tensor, grid: int = 32
+) -> Tensor:
+    """``B`` shares of a ``grid x grid`` lattice over view 0 that view 1 sees; arguments as :func:`warp_keypoints`."""
+    batch, height, width = depth0.shape
+    options = {"device": depth0.device, "dtype": depth0.dtype}
+    y, x = torch.meshgrid(
+        torch.linspace(0, height - 1, grid, **options), torch.linspace(0, width - 1, grid, **options), indexing="ij"
+    )
+    lattice = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(batch, -1, -1)
+    return warp_keypoints(lattice, depth0, depth1, transform, intrinsics0, intrinsics1).valid.double().mean(dim=1)
+
+
+def _whole(keypoints: Tensor) -> Tensor:
+    # What cannot be represented (behind the camera, far off, NaN) must not land on a pixel by overflow.
+    return torch.nan_to_num(keypoints.round(), nan=-1.0).clamp(-1.0, 2.0**20).long()
+
+
+def _depth_at(depth: Tensor, pixels: Tensor) -> Tensor:
+    """``B x N`` depth at whole pixels; 0 outside, in row 0 and in column 0."""
+    height, width = depth.shape[-2:]
+    x, y = pixels.unbind(-1)
+    measured = (x > 0) & (x < width) & (y > 0) & (y < height)
+    flat = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).clamp(0, height * width - 1)
+    return depth.flatten(1).gather(1, flat).masked_fill(~measured, 0)

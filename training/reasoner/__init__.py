@@ -1,0 +1,1 @@
+"""Training of the reasoner: supervision, loss, data module, Lightning module."""
