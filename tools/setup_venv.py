@@ -23,17 +23,13 @@ EXTRAS = ("bags", "training", "dev")
 STAMP = "semantic_matcher.json"
 LOCK = ".semantic_matcher.lock"
 
-# Run by the virtual environment's Python: what semantic-matcher needs here, with markers and extras applied.
+# Run by the virtual environment's Python (this one may have no tomllib): what semantic-matcher and its extras need.
 _LIST_REQUIREMENTS = """
-import importlib.metadata, json, sys
-from pip._vendor.packaging.requirements import Requirement
-wanted = []
-for line in importlib.metadata.requires("semantic-matcher") or []:
-    requirement = Requirement(line)
-    marker, requirement.marker = requirement.marker, None
-    if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *sys.argv[1:])):
-        wanted.append((requirement.name, str(requirement)))
-print(json.dumps(wanted))
+import json, sys, tomllib
+with open(sys.argv[1], "rb") as file:
+    project = tomllib.load(file)["project"]
+extras = project["optional-dependencies"]
+print(json.dumps(project["dependencies"] + [line for extra in sys.argv[2:] for line in extras[extra]]))
 """
 
 
@@ -118,11 +114,15 @@ def install_beside_distribution(venv: Path, interpreter: Interpreter, torch: str
     constraints.write_text("\n".join(distribution_constraints(interpreter)) + "\n", encoding="utf-8")
     limits = ["-c", str(constraints)]
     pip(venv, *limits, *_requirement("build"), *shlex.split(torch))
-    pip(venv, "--no-deps", "--no-build-isolation", "-e", str(REPOSITORY))
-    done = run([str(venv / "bin" / "python"), "-c", _LIST_REQUIREMENTS, *EXTRAS], "listing requirements", capture=True)
-    wanted = [text for name, text in json.loads(done) if not (name == "opencv-python" and interpreter.opencv)]
+    python, project = str(venv / "bin" / "python"), str(REPOSITORY / "pyproject.toml")
+    wanted = json.loads(
+        run([python, "-c", _LIST_REQUIREMENTS, project, *EXTRAS], "reading pyproject.toml", capture=True)
+    )
+    if interpreter.opencv:
+        wanted = [line for line in wanted if not line.startswith("opencv-python")]
     colcon = [] if shutil.which("colcon") else _requirement("colcon")
     pip(venv, *limits, *_requirement("build"), *colcon, *wanted)
+    pip(venv, "--no-deps", "--no-build-isolation", "-e", str(REPOSITORY))
 
 
 def distribution_constraints(interpreter: Interpreter) -> list[str]:

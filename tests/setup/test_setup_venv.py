@@ -37,7 +37,7 @@ class Recorder:
             (folder / "pyvenv.cfg").touch()
             for name in ("python", "pip"):
                 (folder / "bin" / name).touch()
-        return '[["numpy", "numpy>=1.26"], ["opencv-python", "opencv-python>=4.6"]]' if capture else ""
+        return '["numpy>=1.26", "opencv-python>=4.6"]' if capture else ""
 
     def taken(self) -> list[list[str]]:
         commands, self.commands = self.commands, []
