@@ -21,7 +21,7 @@ from semantic_matcher_core.errors import (
     UnknownNameError,
     WeightsNotFoundError,
 )
-from semantic_matcher_core.variants import list_variants
+from semantic_matcher_core.variants import licence_notes, list_variants
 from semantic_matcher_core.weights import download as download_module
 from semantic_matcher_core.weights import fetch_weights, get_entry
 from semantic_matcher_core.weights.fetch import with_requirements
@@ -125,6 +125,16 @@ def test_every_published_variant_end_to_end(
 
 def test_the_names_are_all_published_ones() -> None:
     assert [variant.name for variant in list_variants()] == NAMES
+
+
+def test_a_running_model_says_what_its_licences_forbid(home: Path, published: Published) -> None:
+    fetch_weights("superpoint-extractor", accept_license=True)
+    notes = licence_notes(SemanticMatcher.from_pretrained("superpoint", device="cpu", fetch=True))
+    assert [note.split("'")[1] for note in notes] == ["superpoint", "superpoint-extractor"]
+    assert "non-commercial research use only" in notes[1]
+    assert licence_notes(SemanticMatcher.from_pretrained("plain:superpoint", device="cpu")) == notes[1:]
+    assert licence_notes(SemanticMatcher.from_pretrained("plain:xfeat", device="cpu", fetch=True)) == []
+    assert licence_notes(SemanticMatcher.from_pretrained("plain:sift", device="cpu")) == []
 
 
 def test_an_interrupted_zip_resumes(
