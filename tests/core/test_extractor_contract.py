@@ -1,0 +1,243 @@
+"""What every extractor of the registry promises, tested on each with random weights.
+
+A new extractor joins by its line in the registry. Where random weights give it no keypoints, it gets the options that
+do in ``OPTIONS``; where it takes long to build or run, its name goes into ``SLOW``.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from semantic_matcher_core.extractors import Extractor, create_extractor
+from semantic_matcher_core.extractors.registry import BUILT_IN, accepted_options
+from semantic_matcher_core.types import Features
+from tests.conftest import make_textured_image
+from tests.core.extractor_checks import as_tensor, assert_well_formed, randomize
+
+OPTIONS: dict[str, dict[str, object]] = {"dalf": {"threshold": -1e6}}
+SLOW = {"dedode-B", "dedode-G"}
+# The lightest network of each family sees the huge image; DALF and DeDoDe would take minutes.
+LIGHT = ("xfeat", "sift", "superpoint", "alike-t", "aliked-t16", "disk")
+# They enlarge maps corner to corner, so what they see of a picture depends a little on where it is: with random
+# weights, that is too much to call their keypoints the same.
+STRETCHING = ("dalf", "alike")
+LIMIT = 400
+
+
+@functools.lru_cache(maxsize=2)
+def build(name: str, seed: int = 0) -> Extractor:
+    """The extractor with weights that depend on nothing but the seed."""
+    entry = BUILT_IN[name]
+    factory = getattr(importlib.import_module(f"semantic_matcher_core.extractors.{entry.module}"), entry.factory)
+    options = {**entry.options, **OPTIONS.get(name, {})}
+    if "detection_threshold" in accepted_options(name):
+        options["detection_threshold"] = 0.0
+    extractor = factory(max_keypoints=LIMIT, **options)
+    randomize(extractor, seed)
+    return extractor.eval().requires_grad_(False)
+
+
+def marked(names) -> list:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
+
+
+@pytest.fixture(scope="module", params=marked(BUILT_IN))  # so that all tests of one extractor run one after another
+def extractor(request) -> Extractor:
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return make_textured_image(93, 126, 4)
+
+
+def assert_alike(features: Features, expected: Features) -> None:
+    """One image's features, computed with other images or alone: scores that differ in the last bit may swap places."""
+    assert features.keypoints.shape == expected.keypoints.shape
+    torch.testing.assert_close(features.scores, expected.scores, atol=1e-5, rtol=1e-4)
+    assert found_share(features, expected) == found_share(expected, features) == 1
+
+
+def assert_same(features: Features, expected: Features) -> None:
+    for name in ("keypoints", "scores", "descriptors"):
+        assert torch.equal(getattr(features, name), getattr(expected, name)), name
+    assert (features.valid is None) == (expected.valid is None)
+    if features.valid is not None:
+        assert torch.equal(features.valid, expected.valid)
+
+
+def found_share(
+    features: Features,
+    expected: Features,
+    shift: tuple[float, float] = (0.0, 0.0),
+    *,
+    pixels: float = 0.05,
+    cosine: float = 0.999,
+) -> float:
+    """Share of one image's expected keypoints that are there, moved by ``shift``, with the same descriptor."""
+    if expected.keypoints.shape[1] == 0:
+        return 1.0
+    distance = torch.cdist(features.keypoints[0].double(), expected.keypoints[0].double() + torch.tensor(shift))
+    similarity = features.descriptors[0] @ expected.descriptors[0].T
+    return ((distance < pixels) & (similarity > cosine)).any(dim=0).float().mean().item()
+
+
+def test_names_and_dimensions(extractor, picture):
+    features = extractor.extract(picture)
+    assert_well_formed(features, 1, (93, 126), extractor.descriptor_dim, LIMIT)
+    assert features.valid is None
+    assert features.keypoints.shape[1] > 20
+
+
+def test_a_batch_equals_its_images(extractor, picture):
+    pictures = np.stack([picture, np.zeros_like(picture), make_textured_image(93, 126, 5) // 4 + 90])
+    batch = extractor.extract(pictures)
+    assert_well_formed(batch, 3, (93, 126), extractor.descriptor_dim, LIMIT)
+    for image, features in zip(pictures, batch, strict=True):
+        single = extractor.extract(image)
+        assert_alike(features, single)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1, 1), (1, 40), (40, 1), (33, 7), (8, 8)])
+@pytest.mark.parametrize("texture", [True, False])
+def test_tiny_and_black_images(extractor, size, texture):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (*size, 3), dtype=np.uint8) if texture else np.zeros((*size, 3), np.uint8)
+    assert_well_formed(extractor.extract(image), 1, size, extractor.descriptor_dim, LIMIT)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_flat_images(extractor, value):
+    image = np.full((64, 96), value, np.uint8)
+    assert_well_formed(extractor.extract(image), 1, (64, 96), extractor.descriptor_dim, LIMIT)
+
+
+def test_grey_is_colour_with_equal_channels(extractor, picture):
+    grey = picture[..., 1]
+    assert_same(extractor.extract(grey), extractor.extract(np.repeat(grey[..., None], 3, axis=2)))
+
+
+def test_views_equal_their_copies(extractor, picture):
+    for view in (picture[:, ::-1], picture[::2], picture.transpose(1, 0, 2), picture[..., ::-1]):
+        assert_same(extractor.extract(view), extractor.extract(np.ascontiguousarray(view)))
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
+    assert not tensor.is_contiguous()
+    expected = extractor.extract(tensor.contiguous())
+    # Memory layout decides which convolution kernel runs, and so the last bits.
+    assert found_share(extractor.extract(tensor), expected) > 0.98
+
+
+def test_the_same_again(extractor, picture):
+    expected = extractor.extract(picture)
+    assert_same(extractor.extract(picture), expected)
+    assert_same(copy.deepcopy(extractor).extract(picture), expected)
+    assert_same(pickle.loads(pickle.dumps(extractor)).extract(picture), expected)
+
+
+def test_mask(extractor, picture):
+    everything = extractor.extract(picture)
+    assert_same(extractor.extract(picture, np.ones(picture.shape[:2], np.uint8)), everything)
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask[:, :60] = 255
+    masked = extractor.extract(picture, mask)
+    assert masked.keypoints.shape[1] > 0
+    # Keypoints may be refined by some pixels after the mask was read.
+    assert masked.keypoints[..., 0].max() < 60 + 3
+    assert_well_formed(masked, 1, (93, 126), extractor.descriptor_dim, LIMIT)
+
+
+def test_masks_of_a_batch_are_its_images_own(extractor, picture):
+    images = as_tensor(picture, picture)
+    masks = torch.zeros(2, *picture.shape[:2])
+    masks[0, :, :60] = 1
+    batch = extractor.extract(images, masks)
+    assert batch.counts[0] > 0
+    assert batch.counts[1] == 0
+    single = extractor.extract(picture, masks[0].numpy())
+    assert_alike(batch[0], single)
+
+
+def test_no_keypoint(extractor, picture):
+    features = extractor.extract(picture, np.zeros(picture.shape[:2], np.uint8))
+    assert_well_formed(features, 1, (93, 126), extractor.descriptor_dim, LIMIT)
+    assert features.keypoints.shape == (1, 0, 2)
+    assert features.descriptors.shape == (1, 0, extractor.descriptor_dim)
+    keypoints, descriptors = extractor.detectAndCompute(picture, np.zeros(picture.shape[:2], np.uint8))
+    assert list(keypoints) == []
+    assert descriptors.shape == (0, extractor.descriptor_dim)
+
+
+def test_exactly_one_keypoint(extractor, picture, monkeypatch):
+    everything = extractor.extract(picture)
+    monkeypatch.setattr(extractor, "max_keypoints", 1)
+    one = extractor.extract(picture)
+    assert_well_formed(one, 1, (93, 126), extractor.descriptor_dim, 1)
+    assert one.keypoints.shape[1] == 1
+    assert found_share(everything, one) == 1
+    batch = extractor.extract(np.stack([picture, picture[::-1]]))
+    assert batch.counts.tolist() == [1, 1]
+
+
+def test_fewer_keypoints_are_some_of_more(extractor, picture, monkeypatch):
+    everything = extractor.extract(picture)
+    fewer = everything.keypoints.shape[1] // 2
+    monkeypatch.setattr(extractor, "max_keypoints", fewer)
+    some = extractor.extract(picture)
+    assert some.keypoints.shape[1] == fewer
+    assert found_share(everything, some) > 0.99
+
+
+def shifted_share(extractor: Extractor, pixels: float, cosine: float) -> float:
+    """How many keypoints of a picture on a flat ground come again when it moves by whole pixels.
+
+    The step is a multiple of every network's stride.
+    """
+    patch = make_textured_image(128, 128, 6)
+    images = np.full((2, 512, 512, 3), 110, np.uint8)
+    images[0, 192:320, 160:288] = patch
+    images[1, 160:288, 192:320] = patch
+    inside = np.zeros((2, 512, 512), np.uint8)
+    inside[0, 200:312, 168:280] = 1
+    inside[1, 168:280, 200:312] = 1
+    first, second = (extractor.extract(images[i], inside[i]) for i in (0, 1))
+    assert first.keypoints.shape[1] > 20
+    return found_share(second, first, (32.0, -32.0), pixels=pixels, cosine=cosine)
+
+
+@pytest.mark.parametrize("name", marked(n for n in BUILT_IN if not n.startswith(STRETCHING)))
+def test_keypoints_move_with_the_image(name):
+    assert shifted_share(build(name), 0.5, 0.99) > 0.95
+
+
+@pytest.mark.parametrize("name", [n for n in BUILT_IN if n.startswith(("xfeat", *STRETCHING))])
+def test_keypoints_move_with_the_image_with_published_weights(name, shared):
+    extractor = create_extractor(name, LIMIT, weights=shared / "weights", device="cpu")
+    # DALF's decoder stretches its map at several sizes, and its keypoints are whole pixels.
+    pixels, cosine = (2.0, 0.5) if name == "dalf" else (0.5, 0.95)
+    assert shifted_share(extractor, pixels, cosine) > 0.9
+
+
+def test_opencv_calling_convention(extractor, picture):
+    features = extractor.extract(picture)
+    keypoints, descriptors = extractor.detectAndCompute(picture, None)
+    assert descriptors.dtype == np.float32
+    np.testing.assert_array_equal(descriptors, features.descriptors[0])
+    assert len(keypoints) > 20
+    np.testing.assert_allclose([k.pt for k in keypoints], features.keypoints[0], atol=0)
+    np.testing.assert_allclose([k.response for k in keypoints], features.scores[0], atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIGHT)
+def test_huge_image(name):
+    image = np.tile(make_textured_image(500, 500, 7), (6, 8, 1))
+    features = build(name).extract(image)
+    assert_well_formed(features, 1, (3000, 4000), build(name).descriptor_dim, LIMIT)
+    assert features.keypoints.shape[1] == LIMIT
