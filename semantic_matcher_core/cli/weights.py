@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -141,7 +141,7 @@ def path_command(name: Annotated[str, typer.Argument(help="A name of `weights li
     typer.echo(str(find_weights(name)))
 
 
-def _row(entry: Entry) -> dict[str, object]:
+def _row(entry: Entry) -> dict[str, Any]:
     from semantic_matcher_core.weights.places import locate
 
     path = locate(entry)

@@ -54,7 +54,8 @@ def _verify_file(entry: Entry, path: Path) -> Verification:
     record = "published" if entry.sha256 else "recorded at first fetch"
     actual = sha256_of(path)
     if actual != expected:
-        return Verification(entry.name, MISMATCH, path, f"SHA-256 {actual}, {record} {expected}")
+        note = f" ({entry.note})" if entry.note else ""
+        return Verification(entry.name, MISMATCH, path, f"SHA-256 {actual}, {record} {expected}{note}")
     return Verification(entry.name, OK, path, f"SHA-256 as {record}")
 
 
