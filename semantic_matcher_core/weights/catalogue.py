@@ -147,7 +147,10 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
     unknown = sorted(set(values) - known)
     if unknown:
         raise wrong(f"unknown field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    missing = [key for key in ("kind", "url", "file", "licence") if not values.get(key)]
+    needed = ("kind", "url", "file", "licence")
+    if values.get("kind") == "variant":
+        needed += ("descriptor", "dino")
+    missing = [key for key in needed if not values.get(key)]
     if missing:
         raise wrong(f"lacks {', '.join(missing)}")
     if values["kind"] not in KINDS:

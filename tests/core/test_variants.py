@@ -21,7 +21,7 @@ from semantic_matcher_core.errors import (
     UnknownNameError,
     WeightsNotFoundError,
 )
-from semantic_matcher_core.variants import licence_notes, list_variants
+from semantic_matcher_core.variants import licence_notes, list_variants, resolve_variant
 from semantic_matcher_core.weights import download as download_module
 from semantic_matcher_core.weights import fetch_weights, get_entry
 from semantic_matcher_core.weights.fetch import with_requirements
@@ -218,6 +218,28 @@ def test_a_checkpoint_by_path(
         matcher = SemanticMatcher.from_pretrained(path, device="cpu")
         assert matcher.variant == str(path)
     assert torch.equal(matcher.match_images(*images).indices, expected.match_images(*images).indices)
+
+
+def test_a_variant_of_ones_own_by_name(
+    home: Path, published: Published, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    archive = published.server.files["/xfeat-dino_B.zip"].content
+    published.entries["warehouse"] = {
+        "kind": "variant",
+        "url": published.server.serve("warehouse.zip", archive),
+        "file": "warehouse.zip",
+        "licence": "Apache-2.0",
+        "descriptor": "xfeat",
+        "dino": "dinov2_vitb14",
+        "layers": 7,
+        "requires": ["xfeat-extractor", "dinov2_vitb14"],
+    }
+    write_catalogue(monkeypatch, tmp_path, published.entries)
+    matcher = SemanticMatcher.from_pretrained("warehouse", device="cpu", fetch=True)
+    assert matcher.variant == "warehouse"
+    assert {v.name for v in list_variants() if v.available} == {"warehouse"}
+    assert resolve_variant(descriptor="warehouse", dino="B") == "warehouse"
+    assert resolve_variant(descriptor="xfeat", dino="B") == "xfeat-dino_B", "five layers come first"
 
 
 def test_options_overrule_what_the_checkpoint_says(home: Path, published: Published) -> None:

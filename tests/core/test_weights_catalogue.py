@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,18 @@ def test_users_add_entries_and_change_fields(monkeypatch: pytest.MonkeyPatch, tm
     assert "mine" not in [entry.name for entry in list_entries()]
 
 
+def test_the_example_in_the_documentation_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = (CATALOGUE.parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "mine.yaml"
+    path.write_text(example, encoding="utf-8")
+    monkeypatch.setenv("SEMANTIC_MATCHER_CATALOGUE", str(path))
+    assert get_entry("warehouse").requires == ("xfeat-extractor", "dinov2_vits14")
+    assert get_entry("warehouse").sha256 is not None
+    assert get_entry("dinov2_vits14").url.startswith("https://mirror.example.com/")
+    assert get_entry("dinov2_vits14").size == 88283115
+
+
 GOOD = {"kind": "extractor", "url": "https://example.com/a.pt", "file": "a.pt", "licence": "MIT"}
 
 
@@ -138,7 +151,11 @@ GOOD = {"kind": "extractor", "url": "https://example.com/a.pt", "file": "a.pt", 
         ({"mine": {**GOOD, "alternatives": ["/etc/passwd"]}}, r"'mine': file names"),
         ({"../mine": GOOD}, r"a name is letters"),
         ({"mine": {**GOOD, "must_accept": True}}, r"needs licence_terms"),
-        ({"mine": {**GOOD, "kind": "variant", "requires": ["nope"]}}, r"requires 'nope', which has no entry"),
+        ({"mine": {**GOOD, "kind": "variant"}}, r"'mine': lacks descriptor, dino"),
+        (
+            {"mine": {**GOOD, "kind": "variant", "descriptor": "a", "dino": "b", "requires": ["nope"]}},
+            r"requires 'nope', which has no entry",
+        ),
         ({"mine": "https://example.com/a.pt"}, r"must map names to entries"),
         (["mine"], r"must map names to entries"),
     ],

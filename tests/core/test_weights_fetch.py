@@ -54,6 +54,8 @@ def catalogue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: WeightsSe
         file = fields.pop("file", f"{name}.pth")
         url = server.serve(file, content, **(served or {}))
         entries[name] = {"kind": "extractor", "file": file, "url": url, "licence": "MIT", **fields}
+        if fields.get("kind") == "variant":
+            entries[name] |= {"descriptor": "xfeat", "dino": "dinov2_vits14"}
         write_catalogue(monkeypatch, tmp_path, entries)
         return name
 
