@@ -182,6 +182,8 @@ class MatcherNode(LifecycleNode):
         self.statistics.set("image conversion", conversion_library())
         self.outputs = self.create_outputs()
         self.get_logger().info(f"configured: {', '.join(f'{k} {v}' for k, v in self.model.facts().items())}")
+        for note in self.model.licence_notes():
+            self.get_logger().warning(note)
         return super().on_configure(state)
 
     @_transition("active")

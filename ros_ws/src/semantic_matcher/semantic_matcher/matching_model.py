@@ -97,6 +97,12 @@ class MatchingModel:
             "precision": self.matcher.precision,
         }
 
+    def licence_notes(self) -> list[str]:
+        """What the licences of the model's weights forbid, one sentence each."""
+        from semantic_matcher_core.variants import licence_notes
+
+        return licence_notes(self.matcher)
+
     def refusal(self, settings: SimpleNamespace) -> str:
         """Why this model cannot take ``settings``; empty when it can."""
         if settings.detection_threshold >= 0 and self._own_threshold is None:
