@@ -1,0 +1,191 @@
+"""A COLMAP database of keypoints and matches.
+
+The tables are those of COLMAP 3.x, which later releases read and convert. COLMAP puts the origin at the corner of the
+top-left pixel, so half a pixel is added to our keypoints.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from semantic_matcher_core.errors import ConfigError, OutputError
+from semantic_matcher_core.io.atomic import check_output, output_error, remove
+
+# src/colmap/scene/database.cc of release 3.9; the numbers are of its enumerations.
+_SCHEMA = """
+CREATE TABLE cameras (camera_id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, model INTEGER NOT NULL,
+    width INTEGER NOT NULL, height INTEGER NOT NULL, params BLOB, prior_focal_length INTEGER NOT NULL);
+CREATE TABLE images (image_id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, name TEXT NOT NULL UNIQUE,
+    camera_id INTEGER NOT NULL, prior_qw REAL, prior_qx REAL, prior_qy REAL, prior_qz REAL,
+    prior_tx REAL, prior_ty REAL, prior_tz REAL,
+    CONSTRAINT image_id_check CHECK(image_id >= 0 and image_id < 2147483647),
+    FOREIGN KEY(camera_id) REFERENCES cameras(camera_id));
+CREATE UNIQUE INDEX index_name ON images(name);
+CREATE TABLE keypoints (image_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL,
+    data BLOB, FOREIGN KEY(image_id) REFERENCES images(image_id) ON DELETE CASCADE);
+CREATE TABLE descriptors (image_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL,
+    data BLOB, FOREIGN KEY(image_id) REFERENCES images(image_id) ON DELETE CASCADE);
+CREATE TABLE matches (pair_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL, data BLOB);
+CREATE TABLE two_view_geometries (pair_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL,
+    data BLOB, config INTEGER NOT NULL, F BLOB, E BLOB, H BLOB, qvec BLOB, tvec BLOB);
+"""
+_MAX_IMAGE_ID = 2147483647
+_SIMPLE_RADIAL = 2
+_FOCAL_OF_LONG_SIDE = 1.2  # COLMAP's own guess where nothing is known
+_CONFIGS = {"essential": 2, "fundamental": 3, "homography": 6}  # CALIBRATED, UNCALIBRATED, PLANAR_OR_PANORAMIC
+_COLUMNS = {"essential": "E", "fundamental": "F", "homography": "H"}
+
+
+class ColmapWriter:
+    """A COLMAP database being written; it appears under its name when closed, not at all after an error.
+
+    Args:
+        path: usually ``database.db``; a file of that name is replaced when the new one is complete.
+
+    Raises:
+        OutputError: the folder is missing or not writable.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        check_output(self.path)
+        self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        self._database: sqlite3.Connection | None = None
+        self._images: dict[str, int] = {}
+        self._cameras: dict[tuple[str, int, int], int] = {}
+        self._pairs: set[int] = set()
+
+    def __enter__(self) -> ColmapWriter:
+        try:
+            remove(self._temporary)
+            self._database = sqlite3.connect(self._temporary)
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            remove(self._temporary)
+            raise self._failed(error) from error
+        return self
+
+    def add_image(self, name: str, keypoints: np.ndarray, size: tuple[int, int], camera: str = "") -> int:
+        """Add an image and its keypoints.
+
+        Args:
+            name: the image's file, relative to COLMAP's image folder.
+            keypoints: ``N x 2`` (x, y) pixels, (0, 0) is the centre of the top-left pixel.
+            size: (width, height) in pixels.
+            camera: images of one camera (and size) share its unknown focal length; each name is a camera of its own.
+
+        Returns:
+            The image's number in the database.
+
+        Raises:
+            ConfigError: an image of that name is there already.
+            OutputError: the disk is full.
+        """
+        if name in self._images:
+            raise ConfigError(f"image {name!r} is in {self.path} already")
+        width, height = size
+        camera_id = self._cameras.get((camera, width, height))
+        if camera_id is None:
+            params = np.array([_FOCAL_OF_LONG_SIDE * max(size), width / 2, height / 2, 0.0], np.float64)
+            camera_id = self._insert(
+                "INSERT INTO cameras (model, width, height, params, prior_focal_length) VALUES (?, ?, ?, ?, 0)",
+                (_SIMPLE_RADIAL, width, height, params.tobytes()),
+            )
+            self._cameras[(camera, width, height)] = camera_id
+        image_id = self._insert("INSERT INTO images (name, camera_id) VALUES (?, ?)", (name, camera_id))
+        corner = np.asarray(keypoints, np.float32).reshape(-1, 2) + np.float32(0.5)
+        self._insert("INSERT INTO keypoints VALUES (?, ?, 2, ?)", (image_id, len(corner), corner.tobytes()))
+        self._images[name] = image_id
+        return image_id
+
+    def add_matches(
+        self,
+        name0: str,
+        name1: str,
+        indices: np.ndarray,
+        *,
+        inlier: np.ndarray | None = None,
+        model: np.ndarray | None = None,
+        model_type: str = "",
+    ) -> None:
+        """Add the matches of two images; with a geometric check also what it found.
+
+        Args:
+            name0, name1: names of images that were added.
+            indices: ``M x 2`` rows of their keypoints.
+            inlier: ``M`` bool where a check ran.
+            model, model_type: ``3 x 3`` from the first image to the second, in our pixels (centre of the first at 0).
+
+        Raises:
+            ConfigError: an image is not there, or the pair is there already.
+            OutputError: the disk is full.
+        """
+        missing = [name for name in (name0, name1) if name not in self._images]
+        if missing:
+            raise ConfigError(f"{self.path} has no image {missing[0]!r}; add images before their matches")
+        id0, id1 = self._images[name0], self._images[name1]
+        swap = id0 > id1
+        pair_id = min(id0, id1) * _MAX_IMAGE_ID + max(id0, id1)
+        if pair_id in self._pairs:
+            raise ConfigError(f"{self.path} has matches of {name0!r} and {name1!r} already")
+        self._pairs.add(pair_id)
+        rows = np.asarray(indices, np.uint32).reshape(-1, 2)
+        ordered = np.ascontiguousarray(rows[:, ::-1] if swap else rows)
+        self._insert("INSERT INTO matches VALUES (?, ?, 2, ?)", (pair_id, len(ordered), ordered.tobytes()))
+        if inlier is None or model is None or not model_type:
+            return
+        kept = np.ascontiguousarray(ordered[np.asarray(inlier, bool)])
+        matrix = to_colmap_pixels(np.asarray(model, np.float64).reshape(3, 3), model_type)
+        if swap:
+            matrix = np.linalg.inv(matrix) if model_type == "homography" else matrix.T
+        self._insert(
+            f"INSERT INTO two_view_geometries (pair_id, rows, cols, data, config, {_COLUMNS[model_type]}) "
+            "VALUES (?, ?, 2, ?, ?, ?)",
+            (pair_id, len(kept), kept.tobytes(), _CONFIGS[model_type], np.ascontiguousarray(matrix).tobytes()),
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._database is not None
+        database, self._database = self._database, None
+        try:
+            if error is None:
+                database.commit()
+            database.close()
+            if error is None:
+                self._temporary.replace(self.path)
+        except sqlite3.Error as failure:
+            raise self._failed(failure) from failure
+        except OSError as failure:
+            raise output_error(self.path, failure) from failure
+        finally:
+            database.close()
+            remove(self._temporary)
+
+    def _insert(self, statement: str, values: tuple[object, ...]) -> int:
+        if self._database is None:
+            raise OutputError(f"{self.path} is not open for writing")
+        try:
+            return int(self._database.execute(statement, values).lastrowid or 0)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> OutputError:
+        full = "full" in str(error)
+        reason = "the disk is full; free some space or write elsewhere" if full else str(error)
+        return OutputError(f"cannot write {self.path}: {reason}")
+
+
+def to_colmap_pixels(model: np.ndarray, model_type: str) -> np.ndarray:
+    """The model for pixels whose origin is the corner of the top-left pixel, not its centre."""
+    if model_type == "essential":
+        return model
+    to_centre = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
+    if model_type == "homography":
+        return np.linalg.inv(to_centre) @ model @ to_centre
+    return to_centre.T @ model @ to_centre
