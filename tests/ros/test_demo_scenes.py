@@ -185,8 +185,8 @@ def test_the_stereo_pair_is_rectified() -> None:
     moved, points = moved[~np.isnan(moved[:, 0])], points[~np.isnan(moved[:, 0])]
     np.testing.assert_allclose(moved[:, 1], points[:, 1], atol=1e-9)
     disparity = points[:, 0] - moved[:, 0]
-    assert disparity.min() > 25 and disparity.max() < 75
-    assert np.ptp(disparity) > 20  # several depths
+    assert disparity.min() > 15 and disparity.max() < 60
+    assert np.ptp(disparity) > 12  # several depths
 
 
 def test_the_camera_moves_smoothly() -> None:

@@ -29,7 +29,7 @@ from semantic_matcher.demo.scenes import (
 PHOTO = "grace_hopper.jpg"
 SIZE = (480, 640)
 FOCAL = 900.0
-BASELINE = 0.12
+BASELINE = 0.08
 """Metres between the left and the right camera."""
 NOISE = 2.0
 """Standard deviation of the cameras' noise, grey levels."""
@@ -133,6 +133,6 @@ def _stereo_cameras(index: int) -> tuple[Camera, Camera]:
     turn = rotation(
         pitch=-2.0 - 4.0 * math.cos(0.7 * phase), yaw=1.5 * math.sin(0.7 * phase), roll=3.0 * math.sin(0.8 * phase)
     )
-    centre = (0.05 * math.sin(0.8 * phase), 0.04 * math.cos(0.6 * phase), 0.15 - 0.1 * math.cos(0.5 * phase))
+    centre = (0.02 * math.sin(0.8 * phase), 0.03 * math.cos(0.6 * phase), 0.05 - 0.05 * math.cos(0.5 * phase))
     middle = Camera(pinhole(FOCAL, SIZE), SIZE, turn, np.array(centre))
     return middle.moved((-BASELINE / 2, 0.0, 0.0)), middle.moved((BASELINE / 2, 0.0, 0.0))
