@@ -81,6 +81,10 @@ class DeDoDe(Extractor):
             from semantic_matcher_core.semantics.dinov2 import DinoV2
 
             self.dinov2 = DinoV2("dinov2_vitl14")
+        # kornia's decoders hold a view of a dictionary's keys, which can be neither copied nor pickled.
+        for part in (self.detector, self.descriptor):
+            decoder: Any = part.decoder
+            decoder.scales = tuple(decoder.scales)
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
         self.eval()
 
