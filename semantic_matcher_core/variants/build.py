@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_KEYPOINTS = 2048
 # Of the published extractor section. `force_num_keypoints` pads with weak keypoints, which ours never needs.
-_EXTRACTOR_OPTIONS = ("detection_threshold", "nms_radius")
+_EXTRACTOR_OPTIONS = ("detection_threshold", "nms_radius", "normalize_descriptors")
 
 
 def build_parts(
@@ -126,6 +126,9 @@ def create_configured_extractor(
     # The published section is the same for all extractors; each reads what it has.
     accepted = accepted_options(config.extractor_name)
     chosen = {k: v for k, v in options.items() if k in _EXTRACTOR_OPTIONS and k in accepted and v is not None}
+    if "normalize_descriptors" in accepted:
+        # The published reasoners were trained on DeDoDe's descriptors as its network gives them.
+        chosen.setdefault("normalize_descriptors", False)
     return create_extractor(config.extractor_name, max_keypoints, weights=weights, device=device, fetch=fetch, **chosen)
 
 

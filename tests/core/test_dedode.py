@@ -127,3 +127,20 @@ def test_g_equals_kornia_and_fetches_nothing(monkeypatch, textured):
     torch.testing.assert_close(features.keypoints, keypoints - 0.5, atol=1e-4, rtol=0)
     torch.testing.assert_close(features.scores, scores, atol=0, rtol=1e-4)
     torch.testing.assert_close(features.descriptors, F.normalize(descriptors, dim=-1), atol=2e-4, rtol=0)
+
+
+def test_reasoners_get_raw_descriptors_unless_configured(monkeypatch):
+    """What a checkpoint's configuration makes of the extractor, without building it."""
+    from types import SimpleNamespace
+
+    from semantic_matcher_core.variants import build
+
+    calls = []
+    monkeypatch.setattr(build, "create_extractor", lambda name, limit, **options: calls.append((name, limit, options)))
+    published = {"max_num_keypoints": 77, "detection_threshold": 0.0, "nms_radius": 2, "force_num_keypoints": True}
+    for options in (published, {**published, "normalize_descriptors": True}):
+        build.create_configured_extractor(SimpleNamespace(extractor_name="dedode-B", extractor_options=options))
+    (name, limit, first), (_, _, second) = calls
+    assert (name, limit, first["normalize_descriptors"]) == ("dedode-B", 77, False)
+    assert second["normalize_descriptors"] is True
+    assert "nms_radius" not in first
