@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.selection import BORDERS, mask_at_size, select_keypoints, zero_padding
 from semantic_matcher_core.types import Features
 
@@ -55,14 +56,11 @@ class XFeat(Extractor):
         fixed_size: bool = False,
     ) -> None:
         super().__init__(max_keypoints)
-        if not 0 <= detection_threshold < 1:
-            raise ConfigError(f"detection_threshold must be in [0, 1), got {detection_threshold!r}")
-        if isinstance(nms_radius, bool) or not isinstance(nms_radius, int) or nms_radius < 0:
-            raise ConfigError(f"nms_radius must be a whole number of pixels from 0 up, got {nms_radius!r}")
+        threshold = check_detection_threshold(detection_threshold)
         if border not in BORDERS:
             raise ConfigError(f"unknown border {border!r}; use one of {', '.join(BORDERS)}")
-        self.detection_threshold = 0.0 if force_num_keypoints else detection_threshold
-        self.nms_radius = nms_radius
+        self.detection_threshold = 0.0 if force_num_keypoints else threshold
+        self.nms_radius = check_nms_radius(nms_radius)
         self.border = border
         self.fixed_size = fixed_size
         self.net = XFeatModel()
