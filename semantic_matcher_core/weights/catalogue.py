@@ -147,7 +147,7 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
     unknown = sorted(set(values) - known)
     if unknown:
         raise wrong(f"unknown field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    needed = ("kind", "url", "file", "licence")
+    needed: tuple[str, ...] = ("kind", "url", "file", "licence")
     if values.get("kind") == "variant":
         needed += ("descriptor", "dino")
     missing = [key for key in needed if not values.get(key)]
