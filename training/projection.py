@@ -43,6 +43,7 @@ def warp_keypoints(
     transform: Tensor,
     intrinsics0: Tensor,
     intrinsics1: Tensor,
+    size: tuple[int, int] | None = None,
 ) -> Warped:
     """Keypoints of view 0 as view 1 sees them.
 
@@ -51,8 +52,11 @@ def warp_keypoints(
         depth0, depth1: ``B x H x W`` metres, 0 where none was measured; row 0 and column 0 count as not measured.
         transform: ``B x 3 x 4`` (or 4 x 4) from camera 0 to camera 1, metres.
         intrinsics0, intrinsics1: ``B x 3 x 3``.
+        size: ``(height, width)`` of the images, where the depth maps are smaller: they are read as if enlarged to it by
+            nearest neighbour. ``None``: the depth maps have the images' size.
     """
-    metres = _depth_at(depth0, (keypoints - 0.5).round().long().clamp(min=0))
+    height, width = size or (depth1.shape[-2], depth1.shape[-1])
+    metres = _depth_at(depth0, (keypoints - 0.5).round().long().clamp(min=0), height, width)
     homogeneous = torch.cat([keypoints, torch.ones_like(keypoints[..., :1])], dim=-1) * metres[..., None]
     in_camera0 = torch.linalg.inv(intrinsics0) @ homogeneous.transpose(1, 2)
     in_camera1 = transform[:, :3, :3] @ in_camera0 + transform[:, :3, 3:4]
@@ -60,8 +64,7 @@ def warp_keypoints(
     # The published epsilon; it moves a point at 1 m by a hundred-thousandth of its pixel coordinate.
     warped = projected[..., :2] / (projected[..., 2:] + 1e-5)
 
-    seen = _depth_at(depth1, _whole(warped))
-    height, width = depth1.shape[-2:]
+    seen = _depth_at(depth1, _whole(warped), height, width)
     x, y = warped.unbind(-1)
     inside = (x > 0) & (x < width) & (y > 0) & (y < height)
     agrees = (in_camera1[:, 2] - seen).abs() < DEPTH_AGREEMENT_M
@@ -69,16 +72,25 @@ def warp_keypoints(
 
 
 def covisibility(
-    depth0: Tensor, depth1: Tensor, transform: Tensor, intrinsics0: Tensor, intrinsics1: Tensor, grid: int = 32
+    depth0: Tensor,
+    depth1: Tensor,
+    transform: Tensor,
+    intrinsics0: Tensor,
+    intrinsics1: Tensor,
+    *,
+    size: tuple[int, int] | None = None,
+    grid: int = 32,
 ) -> Tensor:
     """``B`` shares of a ``grid x grid`` lattice over view 0 that view 1 sees; arguments as :func:`warp_keypoints`."""
-    batch, height, width = depth0.shape
+    batch = depth0.shape[0]
+    height, width = size or (depth0.shape[-2], depth0.shape[-1])
     options = {"device": depth0.device, "dtype": depth0.dtype}
     y, x = torch.meshgrid(
         torch.linspace(0, height - 1, grid, **options), torch.linspace(0, width - 1, grid, **options), indexing="ij"
     )
     lattice = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(batch, -1, -1)
-    return warp_keypoints(lattice, depth0, depth1, transform, intrinsics0, intrinsics1).valid.double().mean(dim=1)
+    warped = warp_keypoints(lattice, depth0, depth1, transform, intrinsics0, intrinsics1, size)
+    return warped.valid.double().mean(dim=1)
 
 
 def _whole(keypoints: Tensor) -> Tensor:
@@ -86,10 +98,10 @@ def _whole(keypoints: Tensor) -> Tensor:
     return torch.nan_to_num(keypoints.round(), nan=-1.0).clamp(-1.0, 2.0**20).long()
 
 
-def _depth_at(depth: Tensor, pixels: Tensor) -> Tensor:
-    """``B x N`` depth at whole pixels; 0 outside, in row 0 and in column 0."""
-    height, width = depth.shape[-2:]
+def _depth_at(depth: Tensor, pixels: Tensor, height: int, width: int) -> Tensor:
+    """``B x N`` depth at whole pixels of a ``height x width`` image; 0 outside, in row 0 and in column 0."""
+    rows, columns = depth.shape[-2:]
     x, y = pixels.unbind(-1)
     measured = (x > 0) & (x < width) & (y > 0) & (y < height)
-    flat = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).clamp(0, height * width - 1)
-    return depth.flatten(1).gather(1, flat).masked_fill(~measured, 0)
+    x, y = x.clamp(0, width - 1) * columns // width, y.clamp(0, height - 1) * rows // height
+    return depth.flatten(1).gather(1, y * columns + x).masked_fill(~measured, 0)

@@ -1,0 +1,1 @@
+"""Training data: scene files, pairs made of any images, rendered scenes."""

@@ -1,0 +1,165 @@
+"""Scenes in HDF5, in the published layout, and the compact one that stores the same in a fifth of the space.
+
+Published (one file a scene): groups ``images`` (3 x H x W float32 in [0, 1]), ``depth`` (H x W float32 metres),
+``pose`` (4 x 4), ``K`` (3 x 3) by image key (path with ``/`` as ``_``); ``T_0to1``, ``T_1to0`` (3 x 4) and ``covis``
+by ``key0:key1``. Compact: images uint8 and depth float16, chunked and compressed; all else alike. The reader takes
+both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from semantic_matcher_core.io.hdf5 import Hdf5Output
+from training.errors import DataError
+
+IMAGE_GROUPS = ("images", "depth", "pose", "K")
+PAIR_GROUPS = ("T_0to1", "T_1to0", "covis")
+
+
+class SceneFileWriter:
+    """Writes one scene; the file appears under its name when the block ends well.
+
+    Args:
+        path: ``<scene>.h5``.
+        compact: see above.
+    """
+
+    def __init__(self, path: str | Path, *, compact: bool = False) -> None:
+        self._output = Hdf5Output(path)
+        self._compact = compact
+        for group in (*IMAGE_GROUPS, *PAIR_GROUPS):
+            self._output.file.create_group(group)
+
+    def __enter__(self) -> SceneFileWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._output.commit()
+        else:
+            self._output.discard()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._output.file["images"]
+
+    def add_image(self, key: str, image: Tensor, depth: Tensor, pose: Tensor, camera: Tensor) -> None:
+        """An image by its key.
+
+        Args:
+            key: without ``/`` and ``:``.
+            image: ``3 x H x W`` float in [0, 1].
+            depth: ``H x W`` metres.
+            pose: ``4 x 4`` camera to world.
+            camera: ``3 x 3``.
+        """
+        if "/" in key or ":" in key:
+            raise DataError(f"image key {key!r} must not hold '/' or ':'")
+        if image.shape[-2:] != depth.shape[-2:]:
+            raise DataError(f"{key}: depth is {tuple(depth.shape)}, the image {tuple(image.shape[-2:])}; resize one")
+        pixels, metres, options = image.float().numpy(), depth.float().numpy(), {}
+        if self._compact:
+            pixels, metres = np.round(pixels * 255).astype(np.uint8), metres.astype(np.float16)
+            options = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+        with self._output.writing() as file:
+            file["images"].create_dataset(key, data=pixels, **options)
+            file["depth"].create_dataset(key, data=metres, **options)
+            file["pose"].create_dataset(key, data=pose.numpy())
+            file["K"].create_dataset(key, data=camera.numpy())
+
+    def add_pair(self, key0: str, key1: str, forward: Tensor, back: Tensor, covisibility: float) -> None:
+        """A pair of added images: transforms ``3 x 4`` both ways, and the share of view 0 that view 1 sees."""
+        name = f"{key0}:{key1}"
+        with self._output.writing() as file:
+            file["T_0to1"].create_dataset(name, data=forward.numpy())
+            file["T_1to0"].create_dataset(name, data=back.numpy())
+            file["covis"].create_dataset(name, data=covisibility)
+
+
+class SceneFile:
+    """Reads one scene of either layout. Opened on first use, so that it may be handed to worker processes.
+
+    Raises:
+        DataError: not a scene file (the message names the group that is missing), or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: h5py.File | None = None
+        with self._opened() as file:
+            missing = [group for group in (*IMAGE_GROUPS, *PAIR_GROUPS) if group not in file]
+            if missing:
+                raise DataError(f"{self.path} is no scene file: group {missing[0]!r} is missing")
+            self.image_keys = sorted(file["images"])
+            self.pair_keys = sorted(file["T_0to1"])
+        known = set(self.image_keys)
+        for pair in self.pair_keys:
+            for key in pair.split(":"):
+                if key not in known:
+                    raise DataError(f"{self.path}: pair {pair!r} names image {key!r}, which is not in the file")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+    def image(self, key: str) -> Tensor:
+        """``3 x H x W`` float32 in [0, 1]."""
+        pixels = torch.from_numpy(self._read("images", key))
+        return pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels.float()
+
+    def depth(self, key: str) -> Tensor:
+        """``H x W`` float32 metres."""
+        return torch.from_numpy(self._read("depth", key)).float()
+
+    def pair(self, name: str) -> dict[str, Any]:
+        """All that is known of a pair ``key0:key1``, by the published names (``image0``, ``depth0``, ``T_0to1`` …)."""
+        key0, key1 = name.split(":")
+        item: dict[str, Any] = {"image0_key": key0, "image1_key": key1, "scene": self.path.stem}
+        for side, key in ((0, key0), (1, key1)):
+            item[f"image{side}"] = self.image(key)
+            item[f"depth{side}"] = self.depth(key)
+            item[f"K{side}"] = torch.from_numpy(self._read("K", key)).float()
+        item["T_0to1"] = torch.from_numpy(self._read("T_0to1", name)).float()
+        item["T_1to0"] = torch.from_numpy(self._read("T_1to0", name)).float()
+        item["covis"] = float(self._read("covis", name))
+        return item
+
+    def close(self) -> None:
+        """Close the file; it is opened again when needed."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _opened(self) -> h5py.File:
+        try:
+            return h5py.File(self.path, "r")
+        except OSError as error:
+            raise DataError(f"{self.path} is missing, damaged or no HDF5 file: {error}") from error
+
+    def _read(self, group: str, name: str) -> Any:
+        if self._file is None:
+            self._file = self._opened()
+        try:
+            return self._file[group][name][...]
+        except (KeyError, OSError) as error:
+            raise DataError(f"{self.path}: cannot read {group}/{name}: {error}") from error
+
+
+def scene_files(root: str | Path, split: str) -> list[Path]:
+    """The scene files of a data set, ``<root>/<split>/*.h5``, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    files = sorted(Path(root, split).glob("*.h5"))
+    if not files:
+        raise DataError(f"no .h5 files in {Path(root, split)}")
+    return files

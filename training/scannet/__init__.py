@@ -1,0 +1,1 @@
+"""ScanNet: download, frame extraction, covisibility, HDF5 (``python -m training.scannet``)."""
