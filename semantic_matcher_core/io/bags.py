@@ -71,6 +71,13 @@ class BagImage:
     frame_id: str
     message: Any
 
+    @property
+    def encoded(self) -> tuple[str, Any] | None:
+        """(format, data) of a CompressedImage as it was recorded; ``None`` for a raw image."""
+        if self.message.__msgtype__ != COMPRESSED_IMAGE:
+            return None
+        return self.message.format, self.message.data
+
     def decode(self) -> np.ndarray:
         """``H x W x 3`` uint8 RGB, or ``H x W`` uint8 for one-channel encodings.
 
@@ -181,6 +188,19 @@ class BagReader:
                 raise BagError(f"topic {topic.name} of {self.path} holds no message; {self.describe_topics()}")
             found.append(topic)
         return found
+
+    def only_image_topic(self) -> BagTopic:
+        """The bag's one image topic.
+
+        Raises:
+            BagError: there is none, or a choice is needed; the message lists the bag's topics.
+        """
+        found = [topic for topic in self.image_topics if topic.count]
+        if not found:
+            raise BagError(f"{self.path} holds no images; {self.describe_topics()}")
+        if len(found) > 1:
+            raise BagError(f"{self.path} has several image topics, name one; {self.describe_topics()}")
+        return found[0]
 
     def describe_topics(self) -> str:
         """One line that says what the bag holds, image topics first."""

@@ -1,0 +1,265 @@
+"""Which recorded images are matched with which: the streams of the nodes, fed from a recording.
+
+A run that goes on after an interruption replays the time stamps of what was done, which is all that pairing needs,
+and computes again the features of one image: the one that serves as reference.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.offline.sources import SourceImage
+from semantic_matcher_core.streams import (
+    FeatureMatcher,
+    Frame,
+    MatchedPair,
+    ReferenceStream,
+    StereoStream,
+    StereoSynchronizer,
+    TemporalPairing,
+    TemporalStream,
+    Verifier,
+)
+
+MODES = ("temporal", "stereo", "reference")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What the processing of one image gave: new frames, and the pairs that the last of them completes.
+
+    Attributes:
+        frames: (prefix of the topics, frame); a frame's tag is its :class:`SourceImage`.
+        pairs: the current image of each is the last frame.
+        image: the image whose time of recording is that of the result.
+    """
+
+    frames: list[tuple[str, Frame]]
+    pairs: list[MatchedPair]
+    image: SourceImage
+
+
+class Pairing(ABC):
+    """One mode of work.
+
+    Attributes:
+        counts: images that were left out, by reason.
+    """
+
+    mode: str
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    @abstractmethod
+    def process(self, image: SourceImage) -> Result | None:
+        """Work on the next image; ``None`` where it gives nothing.
+
+        Raises:
+            ImageError: the image cannot be decoded; it counts as not recorded.
+        """
+
+    @abstractmethod
+    def replay(self, image: SourceImage) -> None:
+        """Note an image that an earlier run has processed."""
+
+    @abstractmethod
+    def state(self) -> Any:
+        """What a later run needs besides the replayed images (JSON)."""
+
+    @abstractmethod
+    def restore(self, state: Any) -> None:
+        """Begin where an earlier run stood; to be called before the first replayed image."""
+
+    def resume(self) -> None:  # noqa: B027 - most modes have nothing to do
+        """Called between the last replayed image and the first new one."""
+
+
+class _ResumableTemporalStream(TemporalStream):
+    """A temporal stream that can be put where another one stood."""
+
+    @property
+    def served(self) -> int:
+        return self._served
+
+    def put(self, reference: Frame | None, served: int) -> None:
+        self.reference, self._served = reference, served
+
+
+class TemporalWork(Pairing):
+    """Each stream's images with earlier ones of the same stream.
+
+    Args:
+        matcher: features and matches.
+        streams: names of the streams; with several, each has topics of its own.
+        pairing: which earlier image.
+        verify: geometric check, or ``None``.
+    """
+
+    mode = "temporal"
+
+    def __init__(
+        self, matcher: FeatureMatcher, streams: Sequence[str], pairing: TemporalPairing, verify: Verifier | None
+    ) -> None:
+        super().__init__()
+        self._matcher = matcher
+        self._streams = {name: _ResumableTemporalStream(matcher, pairing, verify) for name in streams}
+        self._prefixes = _prefixes(streams)
+        self._wanted: dict[str, tuple[int | None, int]] = {}
+        self._references: dict[str, SourceImage] = {}
+
+    def process(self, image: SourceImage) -> Result | None:
+        stream = self._streams[image.stream]
+        order = stream.admit(image.stamp_ns)
+        if not order.usable:
+            self.counts[f"{order.value} stamp"] += 1
+            return None
+        frame, pair = stream.process(image.decode(), image.stamp_ns, image)
+        return Result([(self._prefixes[image.stream], frame)], [] if pair is None else [pair], image)
+
+    def replay(self, image: SourceImage) -> None:
+        self._streams[image.stream].admit(image.stamp_ns)
+        if self._wanted.get(image.stream, (None, 0))[0] == image.index:
+            self._references[image.stream] = image
+
+    def state(self) -> Any:
+        references = {
+            name: [None if stream.reference is None else stream.reference.tag.index, stream.served]
+            for name, stream in self._streams.items()
+        }
+        return {"references": references, "counts": dict(self.counts)}
+
+    def restore(self, state: Any) -> None:
+        self.counts = Counter(state["counts"])
+        self._wanted = {name: (index, served) for name, (index, served) in state["references"].items()}
+
+    def resume(self) -> None:
+        for name, (_, served) in self._wanted.items():
+            image = self._references.get(name)
+            frame = None
+            if image is not None:
+                pixels = image.decode()
+                frame = Frame(image.stamp_ns, pixels, self._matcher.extract(pixels), image)
+            self._streams[name].put(frame, served)
+        self._references.clear()
+
+
+class StereoWork(Pairing):
+    """Left with right images of about the same time.
+
+    Args:
+        matcher: features and matches.
+        left, right: names of the two streams.
+        slop_ns: largest difference between the stamps of a pair.
+        queue_size: images of each side that wait for their partner.
+        verify: geometric check, or ``None``.
+    """
+
+    mode = "stereo"
+
+    def __init__(
+        self,
+        matcher: FeatureMatcher,
+        left: str,
+        right: str,
+        *,
+        slop_ns: int = 0,
+        queue_size: int = 10,
+        verify: Verifier | None = None,
+    ) -> None:
+        super().__init__()
+        self._stream = StereoStream(matcher, verify)
+        self._synchronizer: StereoSynchronizer[SourceImage] = StereoSynchronizer(slop_ns, queue_size)
+        self._left, self._right = left, right
+
+    def process(self, image: SourceImage) -> Result | None:
+        pair = self._add(image)
+        if pair is None:
+            return None
+        left, right = pair
+        matched = self._stream.process(left.decode(), right.decode(), (left.stamp_ns, right.stamp_ns), (left, right))
+        return Result([("left/", matched.reference), ("right/", matched.current)], [matched], image)
+
+    def replay(self, image: SourceImage) -> None:
+        self._add(image)
+
+    def state(self) -> Any:
+        return {}
+
+    def restore(self, state: Any) -> None:
+        pass
+
+    def _add(self, image: SourceImage) -> tuple[SourceImage, SourceImage] | None:
+        add = self._synchronizer.add_left if image.stream == self._left else self._synchronizer.add_right
+        pair = add(image.stamp_ns, image)
+        self.counts["without partner"] = sum(self._synchronizer.unpaired)
+        return pair
+
+
+class ReferenceWork(Pairing):
+    """Images with one or several stored ones.
+
+    Args:
+        matcher: features and matches.
+        streams: names of the streams; with several, each has topics of its own.
+        references: (name, pixels) of the stored images.
+        verify: geometric check, or ``None``.
+
+    Raises:
+        ConfigError: two stored images have the same name.
+        ImageError: a stored image cannot be used.
+    """
+
+    mode = "reference"
+
+    def __init__(
+        self,
+        matcher: FeatureMatcher,
+        streams: Sequence[str],
+        references: Sequence[tuple[str, np.ndarray]],
+        verify: Verifier | None,
+    ) -> None:
+        super().__init__()
+        names = [name for name, _ in references]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"reference images must have names of their own, got {', '.join(names)}")
+        self._prefixes = _prefixes(streams)
+        self._stream = ReferenceStream(matcher, verify)
+        tagged = [
+            (pixels, SourceImage(-1 - i, "reference", f"reference/{name}", 0, 0, name, _constant(pixels)))
+            for i, (name, pixels) in enumerate(references)
+        ]
+        self._stream.set_references(tagged)
+
+    @property
+    def references(self) -> tuple[Frame, ...]:
+        """The stored images and their features."""
+        return self._stream.references
+
+    def process(self, image: SourceImage) -> Result | None:
+        frame, pairs = self._stream.process(image.decode(), image.stamp_ns, image)
+        return Result([(self._prefixes[image.stream], frame)], pairs, image)
+
+    def replay(self, image: SourceImage) -> None:
+        pass
+
+    def state(self) -> Any:
+        return {}
+
+    def restore(self, state: Any) -> None:
+        pass
+
+
+def _prefixes(streams: Sequence[str]) -> dict[str, str]:
+    return {name: "" if len(streams) == 1 else f"{name.strip('/')}/" for name in streams}
+
+
+def _constant(pixels: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: pixels

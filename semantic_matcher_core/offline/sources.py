@@ -1,0 +1,228 @@
+"""Where recorded images come from: bags, videos, image files. Pixels are decoded when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.io.video import VideoFrame, read_video, video_info
+
+_DIGEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class SourceImage:
+    """One recorded image.
+
+    Attributes:
+        index: its number within the source, over all streams, from 0.
+        stream: the topic, or what a video or folder is called.
+        name: a relative file name, unique within the source.
+        stamp_ns: time of exposure, nanoseconds.
+        received_ns: time of recording, nanoseconds.
+        frame_id: coordinate frame of the camera, or "".
+        decode: gives the ``H x W x 3`` or ``H x W`` uint8 RGB pixels; raises ImageError where it cannot.
+        encoded: (format, data) of a sensor_msgs/CompressedImage that was recorded as JPEG or PNG, or ``None``.
+    """
+
+    index: int
+    stream: str
+    name: str
+    stamp_ns: int
+    received_ns: int
+    frame_id: str
+    decode: Callable[[], np.ndarray]
+    encoded: tuple[str, Any] | None = None
+
+
+class ImageSource(ABC):
+    """Recorded images of one or several streams, in the order of their recording; the same at every reading.
+
+    Attributes:
+        path: what it is called in messages.
+        streams: names of its streams.
+        total: how many images it holds, or ``None`` where that is not known before reading.
+    """
+
+    path: Path
+    streams: tuple[str, ...]
+    total: int | None
+
+    @abstractmethod
+    def images(self) -> Iterator[SourceImage]:
+        """The images.
+
+        Raises:
+            BagError, ImageError: the recording is damaged.
+        """
+
+    @abstractmethod
+    def digest(self) -> str:
+        """A hash that tells this recording from others, without reading all of it."""
+
+
+class BagSource(ImageSource):
+    """Image topics of a bag.
+
+    Args:
+        path: see :class:`~semantic_matcher_core.io.bags.BagReader`.
+        topics: image topics; none for the bag's only one.
+
+    Raises:
+        BagError: no such bag or topic, no images in it, or a choice is needed; the message lists the topics.
+    """
+
+    def __init__(self, path: Path, topics: Sequence[str] = ()) -> None:
+        self.path = path
+        with BagReader(path) as bag:
+            found = bag.require_images(topics) if topics else [bag.only_image_topic()]
+        self.streams = tuple(topic.name for topic in found)
+        self.total = sum(topic.count for topic in found)
+
+    def images(self) -> Iterator[SourceImage]:
+        with BagReader(self.path) as bag:
+            for index, image in enumerate(bag.images(self.streams)):
+                is_png = image.encoded is not None and bytes(image.encoded[1][:4]) == b"\x89PNG"
+                name = f"{image.topic.strip('/')}/{image.index:06d}.{'png' if is_png else 'jpg'}"
+                yield SourceImage(
+                    index,
+                    image.topic,
+                    name,
+                    image.stamp_ns,
+                    image.received_ns,
+                    image.frame_id,
+                    image.decode,
+                    image.encoded,
+                )
+
+    def digest(self) -> str:
+        files = [self.path] if self.path.is_file() else sorted(p for p in self.path.iterdir() if p.is_file())
+        return _digest(files)
+
+
+class VideoSource(ImageSource):
+    """One video, or a left and a right one that started together.
+
+    Args:
+        paths: the videos; the streams are called ``video``, or ``left`` and ``right``.
+        every: take each ``every``-th frame.
+
+    Raises:
+        ImageError: no such file, or no video.
+        ConfigError: neither one nor two videos.
+    """
+
+    def __init__(self, paths: Sequence[Path], every: int = 1) -> None:
+        self._files = dict(zip(_stream_names("video", paths), paths, strict=True))
+        self._every = every
+        self.path = paths[0]
+        self.streams = tuple(self._files)
+        counts = [video_info(path).frame_count for path in paths]
+        self.total = None if None in counts else sum(-(-(count or 0) // every) for count in counts)
+
+    def images(self) -> Iterator[SourceImage]:
+        readers = [
+            map(partial(_named_frame, stream), read_video(path, every=self._every))
+            for stream, path in self._files.items()
+        ]
+        # Left before right where both have the same stamp: merge keeps the order of its arguments.
+        merged = heapq.merge(*readers, key=lambda image: image.stamp_ns)
+        return (replace(image, index=index) for index, image in enumerate(merged))
+
+    def digest(self) -> str:
+        return _digest(list(self._files.values()))
+
+
+class FilesSource(ImageSource):
+    """Image files in a given order, or a left and a right sequence of as many.
+
+    Args:
+        sequences: one or two lists of (name, path); the streams are called ``images``, or ``left`` and ``right``.
+        fps: images a second, for the time stamps.
+        stamps_from_names: take the stamp in seconds from the file's name (``1311868169.163498.png``) instead.
+        orientation: see :func:`~semantic_matcher_core.io.images.read_image`.
+
+    Raises:
+        ConfigError: neither one nor two sequences, two of unlike length, or a name that is no number.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[Sequence[tuple[str, Path]]],
+        *,
+        fps: float = 10.0,
+        stamps_from_names: bool = False,
+        orientation: str = "exif",
+    ) -> None:
+        self.streams = tuple(_stream_names("images", sequences))
+        if len({len(sequence) for sequence in sequences}) > 1:
+            raise ConfigError(
+                f"left has {len(sequences[0])} images and right {len(sequences[1])}; they are paired by their order"
+            )
+        if not fps > 0:
+            raise ConfigError(f"fps must be above 0, got {fps}")
+        self.path = sequences[0][0][1].parent
+        self.total = sum(len(sequence) for sequence in sequences)
+        self._orientation = orientation
+        self._items: list[SourceImage] = []
+        for position, row in enumerate(zip(*sequences, strict=True)):
+            for stream, (name, path) in zip(self.streams, row, strict=True):
+                stamp = _stamp_in_name(path) if stamps_from_names else round(position / fps * 1e9)
+                if len(sequences) > 1:
+                    name = f"{stream}/{name}"
+                decode = partial(read_image, path, orientation=orientation)
+                self._items.append(SourceImage(len(self._items), stream, name, stamp, stamp, "", decode))
+        self._paths = [path for sequence in sequences for _, path in sequence]
+
+    def images(self) -> Iterator[SourceImage]:
+        return iter(self._items)
+
+    def digest(self) -> str:
+        return _digest(self._paths)
+
+
+def _stream_names(single: str, given: Sequence[Any]) -> list[str]:
+    if len(given) not in (1, 2):
+        raise ConfigError(f"expected one sequence, or a left and a right one, got {len(given)}")
+    return [single] if len(given) == 1 else ["left", "right"]
+
+
+def _named_frame(stream: str, frame: VideoFrame) -> SourceImage:
+    image = frame.image
+    return SourceImage(
+        0, stream, f"{stream}/{frame.index:06d}.jpg", frame.stamp_ns, frame.stamp_ns, stream, lambda: image
+    )
+
+
+def _stamp_in_name(path: Path) -> int:
+    whole, _, fraction = path.stem.partition(".")
+    if not (whole.isdigit() and (not fraction or fraction.isdigit())):
+        raise ConfigError(f"{path.name} is no time stamp in seconds, such as 1311868169.163498.png")
+    # Not through a float: it has too few digits for nanoseconds since the epoch.
+    return int(whole) * 1_000_000_000 + int(f"{fraction:0<9.9}")
+
+
+def _digest(files: Sequence[Path]) -> str:
+    total = hashlib.sha256()
+    for path in files:
+        try:
+            size = path.stat().st_size
+            total.update(f"{path.name}\0{size}\0".encode())
+            with path.open("rb") as file:
+                total.update(file.read(_DIGEST_BYTES))
+                file.seek(max(0, size - _DIGEST_BYTES))
+                total.update(file.read(_DIGEST_BYTES))
+        except OSError as error:
+            raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+    return total.hexdigest()
