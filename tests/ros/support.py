@@ -175,11 +175,18 @@ class Client:
         return self.call(SetParameters, f"{node}/set_parameters", parameters=[message]).results[0]
 
     def change_state(self, node: str, label: str) -> bool:
-        """Ask for a lifecycle transition by its label; whether it succeeded."""
+        """Ask for a lifecycle transition, as ``ros2 lifecycle set`` does; whether it succeeded."""
         from lifecycle_msgs.msg import Transition
         from lifecycle_msgs.srv import ChangeState
 
-        transition = Transition(label=label)
+        numbers = {
+            "configure": Transition.TRANSITION_CONFIGURE,
+            "cleanup": Transition.TRANSITION_CLEANUP,
+            "activate": Transition.TRANSITION_ACTIVATE,
+            "deactivate": Transition.TRANSITION_DEACTIVATE,
+            "shutdown": Transition.TRANSITION_INACTIVE_SHUTDOWN,
+        }
+        transition = Transition(id=numbers[label])
         return bool(self.call(ChangeState, f"{node}/change_state", transition=transition).success)
 
     def state(self, node: str) -> str:

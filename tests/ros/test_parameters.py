@@ -69,6 +69,9 @@ def test_bad_values_are_refused_by_name(executable: str, spec: parameters.Parame
         assert reason.startswith(f"{spec.name} = {value!r}"), (value, reason)
 
 
-def test_a_whole_number_for_a_fraction_is_refused_with_what_to_write() -> None:
-    spec = parameters.ParameterSpec("ratio", 0.5, "some ratio", 0.0, 1.0)
-    assert "write 1.0" in spec.refusal(1)
+def test_a_whole_number_will_do_for_a_fraction_and_not_the_other_way_round() -> None:
+    fraction = parameters.ParameterSpec("ratio", 0.5, "some ratio", 0.0, 1.0)
+    assert repr(fraction.coerced(1)) == "1.0"
+    assert fraction.coerced(True) is True
+    whole = parameters.ParameterSpec("count", 5, "some count", 0, 9)
+    assert repr(whole.coerced(1.0)) == "1.0" and whole.refusal(1.0)

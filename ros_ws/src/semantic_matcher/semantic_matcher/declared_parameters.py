@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import ParameterException
+from rclpy.parameter import Parameter
 
 from semantic_matcher.parameters import ParameterSpec, Value
 
@@ -35,6 +36,7 @@ class Parameters:
         self.values = SimpleNamespace(**values)
         if reason := refusal(self.values):
             raise ValueError(reason)
+        node.add_pre_set_parameters_callback(self._coerce)
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._take)
 
@@ -42,16 +44,22 @@ class Parameters:
         """Have the new values given to ``callback`` after each change."""
         self._on_change = callback
 
-    def _changed(self, parameters: Iterable[Any]) -> SimpleNamespace:
+    def _changed(self, parameters: Iterable[Parameter]) -> SimpleNamespace:
         new = {p.name: p.value for p in parameters if p.name in self._specs}
         return SimpleNamespace(**{**vars(self.values), **new})
 
-    def _check(self, parameters: list[Any]) -> Any:
+    def _coerce(self, parameters: list[Parameter]) -> list[Parameter]:
+        return [
+            Parameter(p.name, value=self._specs[p.name].coerced(p.value)) if p.name in self._specs else p
+            for p in parameters
+        ]
+
+    def _check(self, parameters: list[Parameter]) -> SetParametersResult:
         reasons = [self._specs[p.name].refusal(p.value) for p in parameters if p.name in self._specs]
         reason = next(filter(None, reasons), "") or self._refusal(self._changed(parameters))
         return SetParametersResult(successful=not reason, reason=reason)
 
-    def _take(self, parameters: list[Any]) -> None:
+    def _take(self, parameters: list[Parameter]) -> None:
         # A new object each time: whoever holds the old one keeps a consistent set.
         values = self._changed(parameters)
         if values != self.values:
@@ -83,10 +91,11 @@ def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
 
 
 def _declare(node: Node, spec: ParameterSpec) -> Value:
-    overrides = getattr(node, "_parameter_overrides", {})
-    if spec.name in overrides and (reason := spec.refusal(overrides[spec.name].value)):
+    override = getattr(node, "_parameter_overrides", {}).get(spec.name)
+    value = spec.default if override is None else spec.coerced(override.value)
+    if reason := spec.refusal(value):
         raise ValueError(f"parameter {reason}")
     try:
-        return node.declare_parameter(spec.name, spec.default, descriptor(spec)).value
+        return node.declare_parameter(spec.name, value, descriptor(spec), ignore_override=True).value
     except ParameterException as error:
         raise ValueError(f"parameter {spec.name} is refused: {error}") from error

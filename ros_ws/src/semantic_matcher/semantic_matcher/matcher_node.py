@@ -11,7 +11,6 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
 
@@ -91,7 +90,7 @@ class MatcherNode(LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Of the steady clock: diagnostics go on while a simulation is paused.
         self._timer = self.create_timer(
-            self.parameters.values.diagnostics_period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME)
+            self.parameters.values.diagnostics_period, self.report_now, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
         answer_impossible_transitions(self)
         for name in unknown_overrides(self):
@@ -275,8 +274,8 @@ class MatcherNode(LifecycleNode):
 
     # Diagnostics.
 
-    def report_now(self, wait_s: float = 0.0) -> None:
-        """Publish diagnostics, and wait up to ``wait_s`` seconds until all who subscribe have them."""
+    def report_now(self) -> None:
+        """Publish diagnostics."""
         values = self.parameters.values
         dropped = self._worker.dropped.total()
         self.statistics.count("dropped", dropped - self._dropped_before)
@@ -297,11 +296,6 @@ class MatcherNode(LifecycleNode):
                 errors=[error for error in errors if error],
             )
         )
-        if wait_s > 0:
-            self._diagnostics.wait_for_all_acked(Duration(seconds=wait_s))
-
-    def _report(self) -> None:
-        self.report_now()
 
     def _silent_inputs(self, period: float) -> list[str]:
         since_start = self.statistics.uptime()

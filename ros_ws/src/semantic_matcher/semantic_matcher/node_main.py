@@ -7,13 +7,11 @@ import queue
 import signal
 import sys
 import threading
-import time
+import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from rclpy.executors import SingleThreadedExecutor
-
     from semantic_matcher.matcher_node import MatcherNode
 
 STOPPED = 0
@@ -21,89 +19,99 @@ STOPPED = 0
 FAILED = 1
 """Exit code when a parameter is refused, or when configuring or activating fails at autostart."""
 
-# Of the two seconds that a process has to end in, what a network that is still computing gets.
+# A process has two seconds to end in. Of these, an image in work gets the first, and the whole node a little more.
+_WORK_GRACE_S = 0.8
 _GRACE_S = 1.2
 _SPIN_S = 0.1
+_LAST_REPORTS = 10
+_LAST_REPORTS_EVERY_S = 0.25
 
 
-def run_node(create: Callable[[], MatcherNode], args: list[str] | None = None) -> int:
-    """Run a node until a signal ends it.
+def run_node(create: Callable[[], MatcherNode], args: list[str] | None = None) -> NoReturn:
+    """Run a node until a signal ends it, and end the process with :data:`STOPPED` or :data:`FAILED`.
 
-    The main thread only waits for signals; callbacks run in a second thread, so that a signal is answered while a model
-    is being loaded or an image is being processed. What has not ended 1.2 s later is left behind with the process.
+    The main thread only waits for signals; imports, loading and callbacks happen in a second thread, so that a signal
+    is answered at any moment. What native code is computing then cannot be interrupted: after 1.2 s it is left behind.
 
     Args:
-        create: makes the node once rclpy is initialised.
+        create: imports and makes the node once rclpy is initialised.
         args: command line with the program's name first; ``None`` for the process's own.
-
-    Returns:
-        The exit code: :data:`STOPPED` or :data:`FAILED`.
     """
     # A SimpleQueue, because a signal handler may put into it at any moment without a deadlock.
-    endings: queue.SimpleQueue[str] = queue.SimpleQueue()
-    # Before anything that takes time: a signal during start-up ends the process just as well.
+    endings: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: endings.put(""))
+        signal.signal(number, lambda *_: endings.put(STOPPED))
+    runner = _Runner(create, args, endings)
+    runner.start()
+    code = endings.get()
+    runner.stopping.set()
+    runner.join(_GRACE_S if runner.began else 0.0)
+    if runner.began and (runner.is_alive() or runner.abandoned):
+        print("still computing when told to stop; ending without waiting for it", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without finalisation, which would pull the interpreter from under native code that still computes, and which takes
+    # seconds for torch alone on a busy machine. The node has been taken down already where that was possible.
+    os._exit(code)
 
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
 
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    try:
+class _Runner(threading.Thread):
+    """All of a node's life but the waiting for signals; tells ``endings`` the exit code when it ends by itself."""
+
+    def __init__(
+        self, create: Callable[[], MatcherNode], args: list[str] | None, endings: queue.SimpleQueue[int]
+    ) -> None:
+        super().__init__(name="executor", daemon=True)
+        self._create = create
+        self._args = args
+        self._endings = endings
+        self.stopping = threading.Event()
+        self.began = False
+        """Whether there is a node, which can be taken down."""
+        self.abandoned = False
+        """Whether an image was still in work in the end."""
+
+    def run(self) -> None:
         try:
-            node = create()
+            self._run()
+        except BaseException:
+            # Printed here: the process may be gone before the threading module gets round to it.
+            traceback.print_exc()
+            raise
+        finally:
+            # After a signal nobody reads this any more.
+            self._endings.put(FAILED)
+
+    def _run(self) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.signals import SignalHandlerOptions
+
+        rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            node = self._create()
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
-            return FAILED
+            rclpy.try_shutdown()
+            return
+        self.began = True
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.parameters.values.autostart:
-            executor.create_task(lambda: _autostart(node, endings))
-        stopping = threading.Event()
-        thread = threading.Thread(target=_spin, args=(executor, stopping, endings), name="executor", daemon=True)
-        thread.start()
-        failure = endings.get()
-        stopping.set()
-        if not _wind_up(node, executor, thread):
-            # Native code cannot be interrupted: what it computes is left behind.
-            print("still computing when told to stop; ending without waiting for it", file=sys.stderr)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(FAILED if failure else STOPPED)
-        return FAILED if failure else STOPPED
-    finally:
-        rclpy.try_shutdown()
-
-
-def _autostart(node: MatcherNode, endings: queue.SimpleQueue[str]) -> None:
-    if not node.autostart():
-        # The reason is in the log; whoever watches the diagnostics gets it as well before the process ends.
-        node.report_now(wait_s=0.5)
-        endings.put(node.statistics.last_error or "cannot start")
-
-
-def _spin(executor: SingleThreadedExecutor, stopping: threading.Event, endings: queue.SimpleQueue[str]) -> None:
-    failure = "the executor ended"
-    try:
-        while not stopping.is_set() and executor.context.ok():
+            executor.create_task(lambda: self._autostart(node))
+        while not self.stopping.is_set() and executor.context.ok():
             executor.spin_once(timeout_sec=_SPIN_S)
-        failure = ""
-    finally:
-        endings.put(failure)
+        self.abandoned = not node.stop_working(_WORK_GRACE_S)
+        if not self.abandoned:
+            executor.shutdown()
+            node.destroy_node()
+            rclpy.try_shutdown()
 
-
-def _wind_up(node: MatcherNode, executor: SingleThreadedExecutor, thread: threading.Thread) -> bool:
-    """End worker, executor and node; whether all ended in time."""
-    deadline = time.monotonic() + _GRACE_S
-
-    def left() -> float:
-        return max(0.0, deadline - time.monotonic())
-
-    if not node.stop_working(left()):
-        return False
-    thread.join(left())
-    if thread.is_alive() or not executor.shutdown(timeout_sec=left()):
-        return False
-    node.destroy_node()
-    return True
+    def _autostart(self, node: MatcherNode) -> None:
+        if not node.autostart():
+            # The reason is in the log. Whoever watches the diagnostics is to get it as well, and DDS needs a second or
+            # two to find those who do.
+            for _ in range(_LAST_REPORTS):
+                node.report_now()
+                self.stopping.wait(_LAST_REPORTS_EVERY_S)
+            self.stopping.set()

@@ -1,0 +1,90 @@
+"""How a node's process begins and ends."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.ros.slow_extractor import PLAIN_SLOW, install
+from tests.ros.support import Client, NodeProcess, image_message, running, wait_until
+
+pytestmark = pytest.mark.ros
+
+# Far beyond what any test waits for: who waits for the model fails.
+FOREVER_S = 600.0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_signal_ends_it_while_an_image_is_processed(
+    client: Client, log: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    import numpy as np
+    from sensor_msgs.msg import Image
+
+    diagnostics = client.diagnostics()
+    with running("temporal_matcher", log, PLAIN_SLOW, environment=install(tmp_path, FOREVER_S)) as node:
+        camera = client.publisher(Image, "/image")
+        pixels = np.zeros((24, 32, 3), np.uint8)
+        for stamp in range(1, 21):
+            camera.publish(image_message(pixels, stamp * 10**9))
+            try:
+                wait_until(
+                    lambda: any(int(s.values["images received"]) for s in diagnostics.of("/temporal_matcher")),
+                    "an image",
+                    timeout=3.0,
+                )
+                break
+            except AssertionError:
+                continue
+        assert node.stop(number) == 0, node.output
+        assert "Traceback" not in node.output
+
+
+def test_a_signal_ends_it_while_the_model_is_loaded(client: Client, log: Path, tmp_path: Path) -> None:
+    diagnostics = client.diagnostics()
+    environment = install(tmp_path, FOREVER_S, warmup=True)
+    parameters = {**PLAIN_SLOW, "autostart": False}
+    node = NodeProcess("temporal_matcher", log, parameters, environment=environment)
+    try:
+        diagnostics.wait_for("/temporal_matcher", lambda s: True, "the node")
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        service = client.node.create_client(ChangeState, "/temporal_matcher/change_state")
+        wait_until(service.service_is_ready, "the service")
+        service.call_async(ChangeState.Request(transition=Transition(label="configure")))
+        seen = len(diagnostics.of("/temporal_matcher"))
+        # Once the executor is busy with the model, no diagnostics come any more.
+        wait_until(lambda: _silent(diagnostics, seen), "configuring")
+        assert node.stop(signal.SIGTERM) == 0, node.output
+        assert "still computing when told to stop" in node.output
+    finally:
+        node.process.kill()
+
+
+def _silent(diagnostics: object, seen: int) -> bool:
+    import time
+
+    before = len(diagnostics.of("/temporal_matcher"))  # type: ignore[attr-defined]
+    time.sleep(5 * PLAIN_SLOW["diagnostics_period"])
+    return bool(len(diagnostics.of("/temporal_matcher")) == before)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("executable", "parameters", "named"),
+    [
+        ("temporal_matcher", {"max_keypoints": 0}, "max_keypoints = 0 is refused: expected 1 to 65536"),
+        ("stereo_matcher", {"variant": "xfeet"}, "unknown variant 'xfeet'"),
+    ],
+    ids=["temporal", "stereo"],
+)
+def test_a_bad_value_at_start_is_named_in_one_line(
+    ros: None, log: Path, executable: str, parameters: dict[str, object], named: str
+) -> None:
+    node = NodeProcess(executable, log, parameters)
+    assert node.process.wait(60) == 1
+    assert named in node.output
+    assert "Traceback" not in node.output
+    assert len(node.output.splitlines()) == 1
