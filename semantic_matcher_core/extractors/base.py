@@ -77,10 +77,10 @@ class Extractor(nn.Module, ABC):
         masks = None if mask is None else as_mask_batch(mask, images)
         return self(images, masks)
 
-    def detectAndCompute(  # noqa: N802 - OpenCV's own name
+    def detectAndCompute(
         self, image: np.ndarray, mask: np.ndarray | None = None
     ) -> tuple[list[cv2.KeyPoint], np.ndarray]:
-        """The OpenCV calling convention: one RGB (or grey) uint8 image, and a mask that is zero where nothing is wanted.
+        """OpenCV's calling convention: one RGB (or grey) uint8 image, and a mask that is zero where nothing is wanted.
 
         Returns:
             A list of N ``cv2.KeyPoint`` and an ``N x D`` float32 array of descriptors.
