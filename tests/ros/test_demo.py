@@ -75,7 +75,7 @@ class Demo:
 
 
 def test_the_synthetic_demo(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "--frames", "8", "--rate", "3", "--max-keypoints", "1000")
+    demo = Demo(tmp_path, "--frames", "8", "--rate", "1.5", "--max-keypoints", "1000")
     assert demo.wait() == 0, demo.printed
     printed = demo.printed
 
@@ -189,9 +189,15 @@ def test_a_matcher_that_fails_is_shown_with_its_last_words(tmp_path: Path) -> No
     assert not (demo.output / "matches.mcap").exists() or (demo.output / "matches.mcap").stat().st_size > 0
 
 
-def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["starting", "playing"])
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, when: str) -> None:
     demo = Demo(tmp_path, "--frames", "500")
-    demo.until(lambda: len(demo.children()) >= 4, "all processes of the graph")
+    if when == "starting":
+        demo.until(lambda: len(demo.children()) >= 4, "all processes of the graph")
+    else:
+        matcher_log = demo.output / "logs" / "temporal_matcher.log"
+        demo.until(lambda: matcher_log.is_file() and "active, waiting" in matcher_log.read_text(), "the matcher")
+        time.sleep(2.0)
     demo.process.send_signal(signal.SIGINT)
     assert demo.wait(30.0) == 130
     assert "interrupted" in demo.printed and "Traceback" not in demo.printed

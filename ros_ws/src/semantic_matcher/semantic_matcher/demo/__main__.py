@@ -29,7 +29,8 @@ from semantic_matcher.demo.picture import Panel, write_picture
 from semantic_matcher.demo.sequences import Sequence
 
 DEFAULT_VARIANT = "xfeat"
-_FRAMES, _RATE_HZ = 40, 5.0
+# What two busy cores keep up with, SIFT in both images of a pair included.
+_FRAMES, _RATE_HZ, _KEYPOINTS = 30, 4.0, 1024
 _REFERENCE_TOPICS = {"temporal": ("/camera/image", "/camera/image"), "stereo": ("/left/image", "/right/image")}
 
 
@@ -68,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variant", help="what to match with (default: the best one whose weights are here)")
     parser.add_argument("--frames", type=_positive_int, help=f"frames to play (default: {_FRAMES}, or all of --input)")
     parser.add_argument("--rate", type=_rate, help=f"frames per second (default: {_RATE_HZ:g}, or the pace of --input)")
-    parser.add_argument("--max-keypoints", type=_positive_int, default=2048, help="keypoints per image (default: 2048)")
+    parser.add_argument(
+        "--max-keypoints", type=_positive_int, default=_KEYPOINTS, help=f"keypoints per image (default: {_KEYPOINTS})"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index> (default: auto)")
     parser.add_argument("--domain-id", type=int, help="ROS_DOMAIN_ID of the graph (default: one that is free)")
     return parser

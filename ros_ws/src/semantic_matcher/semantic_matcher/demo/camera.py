@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from semantic_matcher.demo import sequences
 from semantic_matcher.demo.errors import DemoError
 from semantic_matcher.demo.processes import report
 from semantic_matcher.demo.sources import open_source
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
 
 TOPICS = {"temporal": ("camera/image",), "stereo": ("left/image", "right/image")}
 """Image topics of each sequence; what the user named goes to that of ``temporal``."""
@@ -70,7 +74,7 @@ class Ahead:
             yield item
 
 
-def play(node, name: str, shots: Ahead, subscribers: int) -> list[dict[str, object]]:
+def play(node: Node, name: str, shots: Ahead, subscribers: int) -> list[dict[str, object]]:
     """Publish frames at their times, once enough subscribers have come; which frame got which stamp."""
     from rclpy.qos import QoSProfile
     from sensor_msgs.msg import Image
