@@ -139,7 +139,7 @@ def parameter_value(spec: ParameterSpec, text: str) -> bool | int | float | str:
     try:
         value = type(spec.default)(text)
     except ValueError:
-        raise ValueError(f"{spec.name}:={text} is refused: expected a {spec.type_name}") from None
+        raise ValueError(f"{spec.name}:={text} is refused: expected {spec.a_type}") from None
     if reason := spec.refusal(value):
         raise ValueError(reason)
     return value

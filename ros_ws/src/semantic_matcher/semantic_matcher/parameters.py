@@ -37,6 +37,11 @@ class ParameterSpec:
         """The type as ROS calls it."""
         return {bool: "bool", int: "integer", float: "double", str: "string"}[type(self.default)]
 
+    @property
+    def a_type(self) -> str:
+        """The type with its article."""
+        return f"{'an' if self.type_name == 'integer' else 'a'} {self.type_name}"
+
     def coerced(self, value: object) -> object:
         """A whole number as a fraction where that is meant: ``slop: 0`` is what people write."""
         return float(value) if type(value) is int and type(self.default) is float else value
@@ -44,7 +49,7 @@ class ParameterSpec:
     def refusal(self, value: object) -> str:
         """Why the value is refused, naming it; empty when it is good."""
         if type(value) is not type(self.default):
-            return f"{self.name} = {value!r} is refused: expected a {self.type_name}"
+            return f"{self.name} = {value!r} is refused: expected {self.a_type}"
         if self.choices and value not in self.choices:
             return f"{self.name} = {value!r} is refused: expected one of {', '.join(map(repr, self.choices))}"
         if self.minimum is None or (math.isfinite(value) and self.minimum <= value <= self.upper):

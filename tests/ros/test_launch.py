@@ -1,0 +1,140 @@
+"""The launch files, with the real ``launch`` and ``launch_ros``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ros.support import Client, wait_until
+
+pytestmark = pytest.mark.ros
+
+FILES = Path(__file__).resolve().parents[2] / "ros_ws" / "src" / "semantic_matcher" / "launch"
+COMMON = {
+    "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "image_transport", "autostart",
+    "namespace", "params_file", "log_level", "use_sim_time",
+}  # fmt: skip
+TOPICS = {"temporal": {"image_topic"}, "stereo": {"left_image_topic", "right_image_topic"}}
+
+_LAUNCHER = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+given = [tuple(a.split(":=", 1)) for a in sys.argv[2:]]
+service = LaunchService()
+service.include_launch_description(LaunchDescription(
+    [IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=given)]
+))
+sys.exit(service.run())
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def launch(ros: None) -> None:
+    for module in ("launch", "launch_ros"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed (it comes with a ROS distribution, not as a wheel)")
+
+
+@pytest.fixture(scope="module")
+def installed(launch: None) -> None:
+    """Skips where the package is not in the ament index, which is where launch looks for executables."""
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    try:
+        get_package_prefix("semantic_matcher")
+    except PackageNotFoundError:
+        pytest.skip("the package semantic_matcher is not installed: `make build`, or colcon build")
+
+
+@contextmanager
+def launched(name: str, log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`ros2 launch semantic_matcher <name>.launch.py …`; its output is in ``log``."""
+    command = [sys.executable, "-c", _LAUNCHER, str(FILES / f"{name}.launch.py"), *arguments]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ROS_LOG_DIR": str(log.parent)}
+    with open(log, "wb") as sink, subprocess.Popen(command, stdout=sink, stderr=sink, env=environment) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_every_argument_is_explained(name: str) -> None:
+    from launch import LaunchContext
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    source = PythonLaunchDescriptionSource(str(FILES / f"{name}.launch.py"))
+    arguments = source.get_launch_description(LaunchContext()).get_launch_arguments()
+    assert {argument.name for argument in arguments} == COMMON | TOPICS[name]
+    for argument in arguments:
+        assert len(argument.description) > 10, argument.name
+        assert argument.default_value is not None, argument.name
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ("max_keypoints:=0", "max_keypoints = 0 is refused: expected 1 to 65536"),
+        ("max_keypoints:=many", "max_keypoints:=many is refused: expected an integer"),
+        ("precision:=fp8", "precision = 'fp8' is refused"),
+        ("autostart:=perhaps", "autostart:=perhaps is refused"),
+        ("log_level:=loud", '"loud" is not valid'),
+        ("params_file:=/nowhere.yaml", "params_file:=/nowhere.yaml is no file"),
+    ],
+)
+def test_bad_values_are_refused_by_name(tmp_path: Path, argument: str, named: str) -> None:
+    log = tmp_path / "launch.log"
+    with launched("temporal", log, argument) as process:
+        assert process.wait(60) == 1
+    assert named in log.read_text()
+    assert "process started" not in log.read_text()
+
+
+def test_arguments_go_to_the_node_and_the_rest_to_the_file(
+    client: Client, tmp_path: Path, installed: None, textured: Callable[..., Any]
+) -> None:
+    from rcl_interfaces.srv import GetParameters
+    from sensor_msgs.msg import Image
+
+    parameters = tmp_path / "parameters.yaml"
+    parameters.write_text("/**:\n  ros__parameters: {max_keypoints: 77, ratio: 0.9, device: cpu, slop: 0.01}\n")
+    log = tmp_path / "launch.log"
+    arguments = [
+        "descriptor:=sift", "dino:=none", "device:=auto", "namespace:=rig", f"params_file:={parameters}",
+        "left_image_topic:=cam0/image", "right_image_topic:=/cam1/image",
+    ]  # fmt: skip
+    with launched("stereo", log, *arguments) as process:
+
+        def active() -> bool:
+            assert process.poll() is None, log.read_text()
+            return "active, waiting for /rig/cam0/image and /cam1/image" in log.read_text()
+
+        wait_until(active, "the node")
+        client.publisher(Image, "/rig/cam0/image")
+        client.publisher(Image, "/cam1/image")
+        names = ["descriptor", "dino", "device", "max_keypoints", "ratio", "slop", "precision"]
+        values = client.call(GetParameters, "/rig/stereo_matcher/get_parameters", names=names).values
+        strings = [value.string_value for value in values]
+        # Given as an argument, from the file, and the node's own default, in this order of precedence.
+        assert strings[:3] == ["sift", "none", "auto"]
+        assert (values[3].integer_value, values[4].double_value, values[5].double_value) == (77, 0.9, 0.01)
+        assert strings[6] == "fp32"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, log.read_text()
+    assert "process has finished cleanly" in log.read_text()
