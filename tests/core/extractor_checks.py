@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,6 +37,18 @@ def randomize(module: nn.Module, seed: int = 0) -> None:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * (2 / fan_in) ** 0.5)
         else:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+
+
+@torch.no_grad()
+def randomize_dedode(model: Any) -> Any:
+    """Random weights with logits of a few units, as trained ones have: no flat softmax, no single peak."""
+    randomize(model.detector, seed=8)
+    randomize(model.descriptor, seed=9)
+    logits = model._logits(torch.randn(1, 3, 56, 56))
+    for refiner in model.detector.decoder.layers.values():
+        refiner.out_conv.weight[:1] *= 2 / logits.std()
+        refiner.out_conv.bias[:1] *= 2 / logits.std()
+    return model
 
 
 def assert_same_features(

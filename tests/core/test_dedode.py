@@ -12,24 +12,12 @@ from semantic_matcher_core.errors import ConfigError, UnknownNameError
 from semantic_matcher_core.extractors import create_extractor, registry
 from semantic_matcher_core.extractors.dedode import DeDoDe
 from semantic_matcher_core.weights import get_entry
-from tests.core.extractor_checks import as_tensor, randomize
-
-
-@torch.no_grad()
-def randomize_to_scale(model: DeDoDe) -> DeDoDe:
-    """Random weights with logits of a few units, as trained ones have: no flat softmax, no single peak."""
-    randomize(model.detector, seed=8)
-    randomize(model.descriptor, seed=9)
-    logits = model._logits(torch.randn(1, 3, 56, 56))
-    for refiner in model.detector.decoder.layers.values():
-        refiner.out_conv.weight[:1] *= 2 / logits.std()
-        refiner.out_conv.bias[:1] *= 2 / logits.std()
-    return model
+from tests.core.extractor_checks import as_tensor, randomize_dedode
 
 
 @pytest.fixture(scope="module")
 def extractor() -> DeDoDe:
-    return randomize_to_scale(DeDoDe(200))
+    return randomize_dedode(DeDoDe(200))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +102,7 @@ def test_g_equals_kornia_and_fetches_nothing(monkeypatch, textured):
         raise AssertionError("a constructor must not fetch weights")
 
     monkeypatch.setattr(kornia_encoder, "load_state_dict_from_url", refuse)
-    extractor = randomize_to_scale(DeDoDe(60, descriptor="G"))
+    extractor = randomize_dedode(DeDoDe(60, descriptor="G"))
     # kornia's backbone is built from a state dict that it would fetch: here it gets ours.
     weights = extractor.dinov2.state_dict()
     monkeypatch.setattr(kornia_encoder, "load_state_dict_from_url", lambda *_, **__: weights)
