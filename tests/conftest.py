@@ -73,28 +73,38 @@ def shared() -> Path:
 
 
 def make_textured_image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A picture with corners and blobs at many scales: ``height x width x 3`` uint8 RGB, the same on every machine.
+    """A picture with corners and blobs at many scales: ``height x width x 3`` uint8 RGB.
 
     Overlapping rectangles and ellipses of random colour, from large to small, under value noise of several octaves.
+    NumPy alone draws it, so that it is the same with every version of OpenCV.
     """
-    import cv2
-
     random = np.random.default_rng(seed)
-    canvas = np.full((height, width, 3), 110.0, dtype=np.float32)
+    canvas = np.full((height, width, 3), 110.0)
     side = min(height, width)
     for size in np.geomspace(side / 2, max(side / 60, 4.0), 900):
-        centre = random.uniform((0, 0), (width, height))
-        axes = np.maximum(random.uniform(0.3, 0.6, 2) * size, 1.0)
-        box = (tuple(centre.tolist()), tuple((2 * axes).tolist()), float(random.uniform(0, 180)))
-        colour = tuple(float(value) for value in random.uniform(0, 255, 3))
-        if random.random() < 0.5:
-            cv2.ellipse(canvas, box, colour, -1)
-        else:
-            cv2.fillPoly(canvas, [np.round(cv2.boxPoints(box)).astype(np.int32)], colour)
+        centre_x, centre_y = random.uniform((0, 0), (width, height))
+        half_width, half_height = np.maximum(random.uniform(0.3, 0.6, 2) * size, 1.0)
+        angle, colour, is_ellipse = random.uniform(0, np.pi), random.uniform(0, 255, 3), random.random() < 0.5
+        reach = np.hypot(half_width, half_height)
+        top, left = max(int(centre_y - reach), 0), max(int(centre_x - reach), 0)
+        window = canvas[top : int(centre_y + reach) + 2, left : int(centre_x + reach) + 2]
+        rows, columns = np.ogrid[: window.shape[0], : window.shape[1]]
+        x, y = columns + left - centre_x, rows + top - centre_y
+        u = np.abs(np.cos(angle) * x + np.sin(angle) * y) / half_width
+        v = np.abs(np.cos(angle) * y - np.sin(angle) * x) / half_height
+        window[u * u + v * v <= 1 if is_ellipse else np.maximum(u, v) <= 1] = colour
     for cells in (4, 16, 64):
-        noise = random.uniform(-1.0, 1.0, (cells, cells, 3)).astype(np.float32)
-        canvas += 90.0 / np.sqrt(cells) * cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
+        noise = random.uniform(-1.0, 1.0, (cells, cells, 3))
+        canvas += 90.0 / np.sqrt(cells) * _stretched(_stretched(noise, height).swapaxes(0, 1), width).swapaxes(0, 1)
     return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def _stretched(values: np.ndarray, length: int) -> np.ndarray:
+    """Linear interpolation of the first axis to ``length`` values."""
+    position = np.linspace(0, len(values) - 1, length)
+    low = np.minimum(position.astype(int), len(values) - 2)
+    weight = (position - low)[:, None, None]
+    return values[low] * (1 - weight) + values[low + 1] * weight
 
 
 @pytest.fixture(scope="session")

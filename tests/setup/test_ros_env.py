@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 from tools.messages import SetupError
 from tools.ros_env import environment, installed_packages, ros_of, shell_lines
 from tools.setup_venv import STAMP
-from tools.stamps import write_stamp
+from tools.stamps import read_stamp, write_stamp
 
 
 @pytest.fixture
@@ -143,8 +143,10 @@ def test_env_sh_gives_a_shell_that_runs_nodes(shell: str, tmp_path: Path) -> Non
         pytest.skip(f"{shell} is not installed")
     if not (venv / STAMP).is_file() or not installed_packages(REPOSITORY / "ros_ws"):
         pytest.skip("not in an environment that `make build` made")
-    clean = {name: os.environ[name] for name in ("HOME", "ROS_DISTRO", "AMENT_PREFIX_PATH") if name in os.environ}
-    clean = {**clean, "PATH": "/usr/bin:/bin", "VENV": str(venv)}
+    # A fresh shell; a distribution is sourced first, as its users do.
+    wheels = read_stamp(venv / STAMP).get("ros") == "wheels"
+    base = {"HOME": os.environ["HOME"], "PATH": "/usr/bin:/bin"} if wheels else dict(os.environ)
+    clean = {**base, "VENV": str(venv)}
     script = (
         f'source "{REPOSITORY}/tools/env.sh" && command -v temporal_matcher && '
         'python -c "import rclpy, semantic_matcher_msgs.msg, semantic_matcher; print(rclpy.__name__)"'
