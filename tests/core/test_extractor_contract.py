@@ -59,10 +59,13 @@ def picture() -> np.ndarray:
 
 
 def assert_alike(features: Features, expected: Features) -> None:
-    """One image's features, computed with other images or alone: scores that differ in the last bit may swap places."""
+    """One image's features, computed with other images or alone.
+
+    Scores that differ in the last bit may swap places, also with the first one that is left out.
+    """
     assert features.keypoints.shape == expected.keypoints.shape
     torch.testing.assert_close(features.scores, expected.scores, atol=1e-5, rtol=1e-4)
-    assert found_share(features, expected) == found_share(expected, features) == 1
+    assert min(found_share(features, expected), found_share(expected, features)) >= 0.99
 
 
 def assert_same(features: Features, expected: Features) -> None:
