@@ -224,7 +224,7 @@ def test_keypoints_move_with_the_image_with_published_weights(name, shared):
     extractor = create_extractor(name, LIMIT, weights=shared / "weights", device="cpu")
     # DALF's decoder stretches its map at several sizes, and its keypoints are whole pixels.
     pixels, cosine = (2.0, 0.5) if name == "dalf" else (0.5, 0.95)
-    assert shifted_share(extractor, pixels, cosine) > 0.9
+    assert shifted_share(extractor, pixels, cosine) > 0.85
 
 
 def test_opencv_calling_convention(extractor, picture):
