@@ -1,0 +1,1 @@
+"""Evaluation by the field's protocols (``python -m training.evaluate pose|homography|nonrigid``)."""
