@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +24,14 @@ def _require_ros() -> None:
 
 
 @pytest.fixture(scope="session")
-def ros() -> None:
+def ros(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Skips where there is no ROS; sets Fast DDS up for camera images, for this process and those it starts."""
     _require_ros()
-    import os
-
     from semantic_matcher.fastdds_profile import large_message_environment
 
     os.environ.update(large_message_environment())
+    # Or every process writes a log file below the user's home.
+    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_log"))
 
 
 @pytest.fixture

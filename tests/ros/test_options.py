@@ -95,6 +95,8 @@ def test_qos_that_does_not_fit_is_named(client: Client, log: Path, tmp_path: Pat
         node.wait_for(f"a subscriber of {NAME}/keypoints requests incompatible QoS (RELIABILITY)")
         status = diagnostics.wait_for(NAME, lambda s: s.level == 1, "a warning")
         assert "qos_overrides./image.subscription.reliability" in status.message
+        client.node.create_publisher(Image, "/image", best_effort)
+        diagnostics.wait_for(NAME, lambda s: "2 publishers on /image" in s.message, "two publishers")
 
 
 def test_xfeat_agrees_with_the_core(client: Client, log: Path, shared: Path) -> None:

@@ -16,10 +16,7 @@ pytestmark = pytest.mark.ros
 FOREVER_S = 600.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-def test_a_signal_ends_it_while_an_image_is_processed(
-    client: Client, log: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_ends_it_while_an_image_is_processed(client: Client, log: Path, tmp_path: Path) -> None:
     import numpy as np
     from sensor_msgs.msg import Image
 
@@ -38,7 +35,7 @@ def test_a_signal_ends_it_while_an_image_is_processed(
                 break
             except AssertionError:
                 continue
-        assert node.stop(number) == 0, node.output
+        assert node.stop(signal.SIGINT) == 0, node.output
         assert "Traceback" not in node.output
 
 

@@ -32,8 +32,11 @@ _LOG_EVERY_S = 5.0
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
 
-def _transition(arrives_at: str) -> Callable[[Transition], Transition]:
-    """Note the state a transition arrives at, and report what goes wrong: rclpy would swallow the exception."""
+def _transition(arrives_at: str, undo: str = "") -> Callable[[Transition], Transition]:
+    """Note the state a transition arrives at, and report what goes wrong: rclpy would swallow the exception.
+
+    ``undo`` names the method that takes back what a transition that fails has done so far.
+    """
 
     def decorate(callback: Transition) -> Transition:
         @functools.wraps(callback)
@@ -41,10 +44,13 @@ def _transition(arrives_at: str) -> Callable[[Transition], Transition]:
             try:
                 result = callback(self, state)
             except SemanticMatcherError as error:
-                self.report_error(f"{callback.__name__[3:]} failed: {error}")
+                self.report_error(f"{callback.__name__[3:]} failed: {error}", throttled=False)
+                if undo:
+                    getattr(self, undo)()
                 return TransitionCallbackReturn.FAILURE
             except Exception as error:  # noqa: BLE001 - a defect: reported with its traceback, answered by on_error
-                self.report_error(f"{callback.__name__[3:]} failed: {error!r}", traceback.format_exc())
+                what = f"{callback.__name__[3:]} failed: {error!r}"
+                self.report_error(what, traceback.format_exc(), throttled=False)
                 return TransitionCallbackReturn.ERROR
             if result == TransitionCallbackReturn.SUCCESS:
                 self.state = arrives_at
@@ -158,10 +164,14 @@ class MatcherNode(LifecycleNode):
         """The parameter values that hold for the item in work."""
         return self._settings
 
-    def report_error(self, text: str, details: str = "") -> None:
-        """Log an error, at most every five seconds, and show it in the diagnostics."""
+    def report_error(self, text: str, details: str = "", throttled: bool = True) -> None:
+        """Show an error in the diagnostics and log it; of those that each image may bring, one every five seconds."""
         self.statistics.error(text)
-        self.get_logger().error("\n".join(filter(None, (text, details))), throttle_duration_sec=_LOG_EVERY_S)
+        logged = "\n".join(filter(None, (text, details)))
+        if throttled:
+            self.get_logger().error(logged, throttle_duration_sec=_LOG_EVERY_S)
+        else:
+            self.get_logger().error(logged)
 
     # Lifecycle.
 
@@ -170,7 +180,7 @@ class MatcherNode(LifecycleNode):
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
 
-    @_transition("inactive")
+    @_transition("inactive", undo="_free")
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, warm it up, create the publishers."""
         settings = self.parameters.values
@@ -185,7 +195,7 @@ class MatcherNode(LifecycleNode):
             self.get_logger().warning(note)
         return super().on_configure(state)
 
-    @_transition("active")
+    @_transition("active", undo="_halt")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Bring the model to its device, subscribe, begin to work."""
         assert self.model is not None
