@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
+
+# Channels innermost: convolutions, pooling and upsampling of so few channels are twice as fast on the CPU.
+_sequence = partial(FoldedSequential, memory_format=torch.channels_last)
 
 
 class UNet(nn.Module):
@@ -21,7 +27,7 @@ class UNet(nn.Module):
         self.encoder = Encoder((1, *channels))
         self.decoder = Decoder((1, *channels))
         coarsest = channels[-1]
-        self.features = nn.Sequential(
+        self.features = _sequence(
             nn.Conv2d(coarsest, coarsest, 3, padding=1, bias=False),
             nn.BatchNorm2d(coarsest, affine=False),
             nn.ReLU(),
@@ -29,10 +35,14 @@ class UNet(nn.Module):
             nn.BatchNorm2d(coarsest, affine=False),
         )
 
-    def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
-        """``B x 1 x H x W`` (H, W >= 32) to logits ``B x 1 x H x W`` and descriptors ``B x C x H/8 x W/8``."""
-        maps = self.encoder(grey)
-        return self.decoder(maps), self.features(maps[-1])
+    def forward(self, grey: Tensor, fold: bool = True) -> tuple[Tensor, Tensor]:
+        """``B x 1 x H x W`` (H, W >= 32) to logits ``B x 1 x H x W`` and descriptors ``B x C x H/8 x W/8``.
+
+        Pixels that see the same have equal logits, to the last bit, only without folding; such plateaus, mostly
+        on flat padding, are what the published detection rule keeps (see ``detection``).
+        """
+        maps = self.encoder(grey, fold)
+        return self.decoder(maps, fold), self.features(maps[-1], fold)
 
 
 class Encoder(nn.Module):
@@ -43,17 +53,17 @@ class Encoder(nn.Module):
         self.norm = nn.InstanceNorm2d(channels[0], affine=False)
         self.blocks = nn.ModuleList([DownBlock(i, o) for i, o in pairwise(channels)])
 
-    def forward(self, grey: Tensor) -> list[Tensor]:
+    def forward(self, grey: Tensor, fold: bool = True) -> list[Tensor]:
         maps = [self.norm(grey)]
         for block in self.blocks:
-            maps.append(block(maps[-1]))
+            maps.append(block(maps[-1], fold))
         return maps
 
 
 class DownBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.convs = nn.Sequential(
+        self.convs = _sequence(
             nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(out_channels, affine=False),
             nn.ReLU(),
@@ -63,8 +73,8 @@ class DownBlock(nn.Module):
             nn.MaxPool2d(2),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convs(x)
+    def forward(self, x: Tensor, fold: bool = True) -> Tensor:
+        return self.convs(x, fold)
 
 
 class UpBlock(nn.Module):
@@ -72,7 +82,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(
+        self.conv = _sequence(
             nn.Conv2d(in_channels, out_channels, 3, bias=False),
             nn.BatchNorm2d(out_channels, affine=False),
             nn.ReLU(),
@@ -81,8 +91,8 @@ class UpBlock(nn.Module):
             nn.ReLU(),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+    def forward(self, x: Tensor, fold: bool = True) -> Tensor:
+        return self.conv(x, fold)
 
 
 class Decoder(nn.Module):
@@ -93,17 +103,17 @@ class Decoder(nn.Module):
         fine_to_coarse = channels[1:]
         coarsest, middle, finest = fine_to_coarse[2], fine_to_coarse[1], fine_to_coarse[0]
         self.convs = nn.ModuleList([UpBlock(coarsest + middle, middle), UpBlock(middle + finest, finest)])
-        self.conv_heatmap = nn.Sequential(
+        self.conv_heatmap = _sequence(
             nn.Conv2d(finest, finest, 3, padding=1, bias=False),
             nn.BatchNorm2d(finest, affine=False),
             nn.ReLU(),
             nn.Conv2d(finest, 1, 1),
         )
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
+    def forward(self, maps: list[Tensor], fold: bool = True) -> Tensor:
         full, *skips, x = maps
         for block, skip in zip(self.convs, reversed(skips), strict=True):
             upsampled = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=True)
-            x = block(torch.cat([upsampled, skip], dim=1))
+            x = block(torch.cat([upsampled, skip], dim=1), fold)
         x = F.interpolate(x, size=full.shape[-2:], mode="bicubic", align_corners=True)
-        return self.conv_heatmap(x)
+        return self.conv_heatmap(x, fold)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
+
 
 class CircularPad(nn.Module):
     """Pads the angle axis by one row at each end, round the circle."""
@@ -41,7 +43,7 @@ class PatchNetwork(nn.Module):
             ]
             channels = out_channels
         layers += [nn.Conv2d(channels, out_channels, (1, 2), bias=False), nn.BatchNorm2d(out_channels, affine=False)]
-        self.features = nn.Sequential(*layers)
+        self.features = FoldedSequential(*layers)
 
     def forward(self, patches: Tensor) -> Tensor:
         """``M x 1 x 32 x 32`` to ``M x out_channels``, not normalised."""

@@ -1,0 +1,55 @@
+"""Batch norms folded into the convolutions before them, at inference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FoldedSequential(nn.Sequential):
+    """A sequence that runs a convolution, the batch norm after it and its ReLU as one pass over memory.
+
+    A norm that is not training is a fixed scale and shift of each channel, and those go into the convolution's weights.
+    The names in the state dict, and the results up to rounding (1e-6 relative), are those of ``nn.Sequential``; so are
+    gradients. Norms in training mode run as they are.
+
+    Args:
+        memory_format: of the folded weights, which the maps then take as well.
+    """
+
+    def __init__(self, *layers: nn.Module, memory_format: torch.memory_format = torch.contiguous_format) -> None:
+        super().__init__(*layers)
+        self.memory_format = memory_format
+
+    def forward(self, x: Tensor, fold: bool = True) -> Tensor:
+        """As ``nn.Sequential``; ``fold=False`` computes as it does to the last bit."""
+        layers = list(self)
+        position = 0
+        while position < len(layers):
+            layer = layers[position]
+            norm = layers[position + 1] if position + 1 < len(layers) else None
+            if fold and isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and not norm.training:
+                x = _normalised_convolution(x, layer, norm, self.memory_format)
+                position += 2
+                if position < len(layers) and isinstance(layers[position], nn.ReLU):
+                    x = F.relu_(x)
+                    position += 1
+            else:
+                x = layer(x)
+                position += 1
+        return x
+
+
+def _normalised_convolution(
+    x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, memory_format: torch.memory_format
+) -> Tensor:
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = (norm.running_var + norm.eps).rsqrt()
+    shift = -norm.running_mean * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+    if conv.bias is not None:
+        shift = shift + conv.bias * scale
+    weight = (conv.weight * scale[:, None, None, None]).contiguous(memory_format=memory_format)
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
