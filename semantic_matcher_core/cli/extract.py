@@ -7,20 +7,11 @@ from typing import Annotated
 
 import typer
 
-from semantic_matcher_core.cli.options import (
-    DescriptorOption,
-    DeviceOption,
-    DinoOption,
-    FetchOption,
-    MaxKeypointsOption,
-    ModelOptions,
-    OrientationOption,
-    PrecisionOption,
-    VariantOption,
-    WeightsOption,
-)
+from semantic_matcher_core.cli.flatten import flattened
+from semantic_matcher_core.cli.options import ModelOptions, OrientationOption
 
 
+@flattened
 def extract_command(
     images: Annotated[
         list[str],
@@ -29,6 +20,7 @@ def extract_command(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HDF5 file to write (.h5).", show_default=False)],
+    model: ModelOptions,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
     root: Annotated[
         Path | None,
@@ -42,14 +34,6 @@ def extract_command(
     ] = False,
     half: Annotated[bool, typer.Option("--half", help="Store descriptors in 16 bits: half the size.")] = False,
     orientation: OrientationOption = "exif",
-    variant: VariantOption = None,
-    descriptor: DescriptorOption = None,
-    dino: DinoOption = None,
-    weights: WeightsOption = None,
-    fetch: FetchOption = False,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "fp32",
-    max_keypoints: MaxKeypointsOption = None,
 ) -> None:
     """Write keypoints and descriptors of many images into one HDF5 file.
 
@@ -68,8 +52,7 @@ def extract_command(
     from semantic_matcher_core.errors import ImageError
     from semantic_matcher_core.io.atomic import check_output
 
-    options = ModelOptions(variant, descriptor, dino, weights, fetch, device, precision, max_keypoints)
-    options.name()
+    model.name()
     check_output(output)
     files = collect_images(images, recursive=recursive, root=root)
 
@@ -78,7 +61,7 @@ def extract_command(
     from semantic_matcher_core.io.images import read_image
 
     with spinner("loading the model"):
-        matcher = options.load()
+        matcher = model.load()
     skipped = 0
     with (
         FeaturesWriter(output, variant=matcher.variant, half=half) as writer,

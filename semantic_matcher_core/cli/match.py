@@ -8,23 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semantic_matcher_core.cli.options import (
-    DescriptorOption,
-    DeviceOption,
-    DinoOption,
-    FetchOption,
-    GeometryOption,
-    MaxKeypointsOption,
-    MinSimilarityOption,
-    ModelOptions,
-    OrientationOption,
-    PrecisionOption,
-    RatioOption,
-    ThresholdOption,
-    VariantOption,
-    WeightsOption,
-    check_geometry,
-)
+from semantic_matcher_core.cli.flatten import flattened
+from semantic_matcher_core.cli.options import MatchingOptions, ModelOptions, OrientationOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,9 +18,12 @@ if TYPE_CHECKING:
     from semantic_matcher_core.types import Features, Matches
 
 
+@flattened
 def match_command(
     image0: Annotated[Path, typer.Argument(help="First image.", show_default=False)],
     image1: Annotated[Path, typer.Argument(help="Second image.", show_default=False)],
+    matching: MatchingOptions,
+    model: ModelOptions,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Picture of the matches to write (.png, .jpg).", show_default=False),
@@ -50,18 +38,6 @@ def match_command(
     arrays: Annotated[bool, typer.Option("--arrays", help="With --json: the matches themselves as well.")] = False,
     max_lines: Annotated[int, typer.Option(min=0, help="Lines in the picture; more would hide each other.")] = 200,
     orientation: OrientationOption = "exif",
-    geometry: GeometryOption = "none",
-    threshold: ThresholdOption = 2.0,
-    ratio: RatioOption = None,
-    min_similarity: MinSimilarityOption = None,
-    variant: VariantOption = None,
-    descriptor: DescriptorOption = None,
-    dino: DinoOption = None,
-    weights: WeightsOption = None,
-    fetch: FetchOption = False,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "fp32",
-    max_keypoints: MaxKeypointsOption = None,
 ) -> None:
     """Match two images.
 
@@ -75,14 +51,11 @@ def match_command(
     """
     from semantic_matcher_core.errors import ConfigError
 
-    kind = check_geometry(geometry, threshold)
+    kind = matching.kind()
     if arrays and not as_json:
         raise ConfigError("--arrays adds to --json; give both, or write arrays to a file with --npz")
     _check_outputs(output, npz)
-    options = ModelOptions(
-        variant, descriptor, dino, weights, fetch, device, precision, max_keypoints, ratio, min_similarity
-    )
-    options.name()
+    model.name()
 
     from semantic_matcher_core.cli.progress import Stopwatch, spinner
     from semantic_matcher_core.io.images import read_image, write_image
@@ -91,9 +64,9 @@ def match_command(
     with clock("read"):
         images = [read_image(path, orientation=orientation) for path in (image0, image1)]
     with spinner("loading the model"), clock("load"):
-        matcher = options.load()
+        matcher = model.load(matching)
     with spinner("matching"):
-        features0, features1, matches = _match(matcher, images, kind, threshold, clock)
+        features0, features1, matches = _match(matcher, images, kind, matching.geometry_threshold, clock)
     if output is not None:
         from semantic_matcher_core.viz.matches import draw_matches
 

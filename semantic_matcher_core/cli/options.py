@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,107 +15,111 @@ if TYPE_CHECKING:
 _MODEL = "Model"
 _MATCHING = "Matching"
 
-VariantOption = Annotated[
-    str | None,
-    typer.Option(
-        "--variant",
-        "-v",
-        help="What matches: a name of `semantic-matcher variants`, plain:EXTRACTOR (no semantics; plain:sift needs no "
-        "weights), or the path of a checkpoint folder or zip. (default: xfeat)",
-        show_default=False,
-        rich_help_panel=_MODEL,
-    ),
-]
-DescriptorOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Instead of --variant: the local feature, e.g. xfeat, aliked, superpoint.",
-        show_default=False,
-        rich_help_panel=_MODEL,
-    ),
-]
-DinoOption = Annotated[
-    str | None,
-    typer.Option(
-        help="With --descriptor: the semantic encoder, e.g. dinov2_vits14 or B; none for no semantics.",
-        show_default=False,
-        rich_help_panel=_MODEL,
-    ),
-]
-WeightsOption = Annotated[
-    Path | None,
-    typer.Option(help="A folder to look for weights in first.", show_default=False, rich_help_panel=_MODEL),
-]
-FetchOption = Annotated[
-    bool,
-    typer.Option("--fetch", help="Download weights that are not here; otherwise no network.", rich_help_panel=_MODEL),
-]
-DeviceOption = Annotated[
-    str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:1 …", rich_help_panel=_MODEL)
-]
-PrecisionOption = Annotated[
-    str, typer.Option(help="What the networks compute in: fp32, bf16, or fp16 (GPU).", rich_help_panel=_MODEL)
-]
-MaxKeypointsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-keypoints",
-        "-k",
-        min=1,
-        help="Keypoints per image. (default: what the variant was made for; 2048 for plain)",
-        show_default=False,
-        rich_help_panel=_MODEL,
-    ),
-]
-RatioOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Lowe's ratio test: keep a match only when it is this much nearer than the second best, e.g. 0.8.",
-        show_default=False,
-        rich_help_panel=_MATCHING,
-    ),
-]
-MinSimilarityOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Keep only matches at least this similar, at most 1.", show_default=False, rich_help_panel=_MATCHING
-    ),
-]
-GeometryOption = Annotated[
-    str,
-    typer.Option(
-        help="Check which matches fit one motion: none; homography (flat scenes, or a camera that only turns); "
-        "fundamental (any rigid scene).",
-        rich_help_panel=_MATCHING,
-    ),
-]
-ThresholdOption = Annotated[
-    float,
-    typer.Option(help="With --geometry: how far an inlier may be off, in pixels.", rich_help_panel=_MATCHING),
-]
-OrientationOption = Annotated[
-    str,
-    typer.Option(
-        help="exif: turn images as their EXIF tag says, as viewers do. stored: leave pixels as they lie in the file, "
-        "as COLMAP does.",
-    ),
-]
+
+@dataclass(frozen=True)
+class MatchingOptions:
+    """Which matches are kept, and how they are checked."""
+
+    geometry: Annotated[
+        str,
+        typer.Option(
+            help="Check which matches fit one motion: none; homography (flat scenes, or a camera that only turns); "
+            "fundamental (any rigid scene).",
+            rich_help_panel=_MATCHING,
+        ),
+    ] = "none"
+    geometry_threshold: Annotated[
+        float,
+        typer.Option(help="With --geometry: how far an inlier may be off, in pixels.", rich_help_panel=_MATCHING),
+    ] = 2.0
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Lowe's ratio test: keep a match only when it is this much nearer than the second best, e.g. 0.8.",
+            show_default=False,
+            rich_help_panel=_MATCHING,
+        ),
+    ] = None
+    min_similarity: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep only matches at least this similar, at most 1.", show_default=False, rich_help_panel=_MATCHING
+        ),
+    ] = None
+
+    def kind(self) -> str | None:
+        """The kind of check for :func:`~semantic_matcher_core.matching.verification.verify`; ``None`` for none.
+
+        Raises:
+            ConfigError: neither none, homography nor fundamental, or a threshold that is not positive.
+        """
+        from semantic_matcher_core.errors import ConfigError
+
+        if self.geometry not in ("none", "homography", "fundamental"):
+            raise ConfigError(f"unknown --geometry {self.geometry!r}; use none, homography or fundamental")
+        if not self.geometry_threshold > 0:
+            raise ConfigError(f"--geometry-threshold must be above 0 pixels, got {self.geometry_threshold}")
+        return None if self.geometry == "none" else self.geometry
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The options of one run that choose and place the model."""
+    """What matches, and where it runs."""
 
-    variant: str | None
-    descriptor: str | None
-    dino: str | None
-    weights: Path | None
-    fetch: bool
-    device: str
-    precision: str
-    max_keypoints: int | None
-    ratio: float | None = None
-    min_similarity: float | None = None
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant",
+            "-v",
+            help="What matches: a name of `semantic-matcher variants`, plain:EXTRACTOR (no semantics; plain:sift needs "
+            "no weights), or the path of a checkpoint folder or zip. (default: xfeat)",
+            show_default=False,
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    descriptor: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --variant: the local feature, e.g. xfeat, aliked, superpoint.",
+            show_default=False,
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    dino: Annotated[
+        str | None,
+        typer.Option(
+            help="With --descriptor: the semantic encoder, e.g. dinov2_vits14 or B; none for no semantics.",
+            show_default=False,
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A folder to look for weights in first.", show_default=False, rich_help_panel=_MODEL),
+    ] = None
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch", help="Download weights that are not here; otherwise no network.", rich_help_panel=_MODEL
+        ),
+    ] = False
+    device: Annotated[
+        str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:1 …", rich_help_panel=_MODEL)
+    ] = "auto"
+    precision: Annotated[
+        str, typer.Option(help="What the networks compute in: fp32, bf16, or fp16 (GPU).", rich_help_panel=_MODEL)
+    ] = "fp32"
+    max_keypoints: Annotated[
+        int | None,
+        typer.Option(
+            "--max-keypoints",
+            "-k",
+            min=1,
+            help="Keypoints per image. (default: what the variant was made for; 2048 for plain)",
+            show_default=False,
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
 
     def name(self) -> str:
         """The variant that the options mean.
@@ -129,7 +134,16 @@ class ModelOptions:
             raise ConfigError("--variant names the whole; leave out --descriptor and --dino, or --variant")
         return resolve_variant(self.variant, self.descriptor, self.dino)
 
-    def load(self) -> SemanticMatcher:
+    def on_local_device(self) -> ModelOptions:
+        """The same, with ``auto`` made the GPU of this process under ``torchrun`` (LOCAL_RANK)."""
+        local_rank = os.environ.get("LOCAL_RANK")
+        if self.device != "auto" or local_rank is None:
+            return self
+        import torch
+
+        return replace(self, device=f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
+
+    def load(self, matching: MatchingOptions | None = None) -> SemanticMatcher:
         """The matcher, its weights loaded.
 
         Raises:
@@ -140,7 +154,7 @@ class ModelOptions:
         from semantic_matcher_core.matching import MatcherConfig
         from semantic_matcher_core.pipeline import SemanticMatcher
 
-        matching = MatcherConfig(ratio=self.ratio, min_similarity=self.min_similarity)
+        matching = matching or MatchingOptions()
         return SemanticMatcher.from_pretrained(
             name,
             device=self.device,
@@ -148,20 +162,14 @@ class ModelOptions:
             max_keypoints=self.max_keypoints,
             weights=self.weights,
             fetch=self.fetch,
-            matching=matching,
+            matching=MatcherConfig(ratio=matching.ratio, min_similarity=matching.min_similarity),
         )
 
 
-def check_geometry(kind: str, threshold: float) -> str | None:
-    """The kind of geometric check for :func:`~semantic_matcher_core.matching.verification.verify`; ``None`` for none.
-
-    Raises:
-        ConfigError: neither none, homography nor fundamental, or a threshold that is not positive.
-    """
-    from semantic_matcher_core.errors import ConfigError
-
-    if kind not in ("none", "homography", "fundamental"):
-        raise ConfigError(f"unknown --geometry {kind!r}; use none, homography or fundamental")
-    if not threshold > 0:
-        raise ConfigError(f"--threshold must be above 0 pixels, got {threshold}")
-    return None if kind == "none" else kind
+OrientationOption = Annotated[
+    str,
+    typer.Option(
+        help="exif: turn images as their EXIF tag says, as viewers do. stored: leave pixels as they lie in the file, "
+        "as COLMAP does.",
+    ),
+]

@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.offline.jobs import Outcome
+    from semantic_matcher_core.offline.run import Progress
 
 
 @contextlib.contextmanager
@@ -27,6 +32,71 @@ def progress_bar(text: str, total: int | None) -> Iterator[Callable[[int], None]
         yield lambda done: None
         return
     from rich.console import Console
+
+    with _bar(Console(stderr=True)) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+class JobBars:
+    """A bar per job on a terminal, and a line when it ends anywhere; notices go to stderr. For a ``with`` block.
+
+    Args:
+        names: of the jobs.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._several = len(names) > 1
+        self._started = time.monotonic()
+        self._bar: Any = None
+        self._tasks: dict[int, Any] = {}
+
+    def __enter__(self) -> JobBars:
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            self._bar = _bar(Console(stderr=True))
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def progress(self, index: int, progress: Progress) -> None:
+        """Show how far a job is."""
+        if self._bar is None:
+            return
+        if index not in self._tasks:
+            self._tasks[index] = self._bar.add_task(self._names[index], total=progress.total)
+        self._bar.update(self._tasks[index], completed=progress.done)
+
+    def notice(self, index: int, text: str) -> None:
+        """Print what a job has to say."""
+        line = f"{self._names[index]}: {text}" if self._several else text
+        if self._bar is None:
+            print(line, file=sys.stderr)
+        else:
+            self._bar.console.print(line, markup=False, highlight=False)
+
+    def ended(self, index: int, outcome: Outcome) -> None:
+        """Print what a job has written."""
+        if outcome.error is not None:
+            return
+        progress = outcome.progress
+        if progress.frames == 0:
+            return  # complete already; it said so
+        seconds = time.monotonic() - self._started
+        text = (
+            f"wrote {outcome.job.output}: {progress.frames} images, {progress.pairs} pairs, {progress.matches} matches"
+        )
+        left_out = ", ".join(f"{count} {reason}" for reason, count in progress.left_out.items() if count)
+        text += f", left out {left_out}" if left_out else ""
+        print(f"{text} ({seconds:.1f} s)" if not self._several else text, flush=True)
+
+
+def _bar(console: Any) -> Any:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -37,9 +107,7 @@ def progress_bar(text: str, total: int | None) -> Iterator[Callable[[int], None]
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda done: bar.update(task, completed=done)
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
 
 
 class Stopwatch:

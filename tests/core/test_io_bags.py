@@ -320,3 +320,16 @@ def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BagError, match="files are missing"), BagReader(folder):
         pass
     shutil.rmtree(folder)
+
+
+def test_other_readers_read_it(tmp_path: Path) -> None:
+    reader = pytest.importorskip("mcap.reader", reason="mcap is not installed")
+    decoder = pytest.importorskip("mcap_ros2.decoder", reason="mcap-ros2-support is not installed")
+    pytest.importorskip("zstandard", reason="zstandard is not installed")
+    with write_some(tmp_path / "out.mcap", 30).open("rb") as file:
+        bag = reader.make_reader(file, validate_crcs=True, decoder_factories=[decoder.DecoderFactory()])
+        assert bag.get_summary().statistics.message_count == 30
+        for i, (schema, channel, message, image) in enumerate(bag.iter_decoded_messages()):
+            assert (schema.name, schema.encoding, channel.topic) == (IMAGE, "ros2msg", "/camera/image")
+            assert message.log_time == START + i and image.header.frame_id == ""
+            assert bytes(image.data) == picture(i, 100, 200).tobytes()

@@ -1,0 +1,251 @@
+"""``semantic-matcher bag``, ``video`` and ``images``: the nodes' work on recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from semantic_matcher_core.cli.flatten import flattened
+from semantic_matcher_core.cli.options import MatchingOptions, ModelOptions
+from semantic_matcher_core.cli.run_options import OutputOptions, PairingOptions, ProcessOptions
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.offline.jobs import Job
+    from semantic_matcher_core.offline.sources import ImageSource
+
+OutputPath = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="MCAP file to write; with several inputs a folder, made if needed, that gets one file for each.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class _Input:
+    """One recording: what messages call it, what its output is called, and how it is opened."""
+
+    name: str
+    stem: str
+    open_source: Callable[[], ImageSource]
+
+
+@flattened
+def bag_command(
+    bags: Annotated[
+        list[Path],
+        typer.Argument(help="Bags: rosbag2 folders, .mcap or .db3 files, or ROS 1 .bag files.", show_default=False),
+    ],
+    output: OutputPath,
+    pairing: PairingOptions,
+    matching: MatchingOptions,
+    outputs: OutputOptions,
+    model: ModelOptions,
+    processes: ProcessOptions,
+    image_topic: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image-topic",
+            "-t",
+            help="Image topic, raw or compressed; repeatable. Mode stereo: left, then right. "
+            "(default: the bag's only one)",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Match the images of bags, as the ROS nodes do, into MCAP files.
+
+    No ROS is needed. The results open in Foxglove, play with `ros2 bag play`, and become a page with
+    `semantic-matcher report`. A run that was cut off goes on with the same command.
+
+    Examples:
+
+      semantic-matcher bag drive.mcap -o matches.mcap --image-topic /camera/image_raw
+
+      semantic-matcher bag drive/ -o matches.mcap --mode stereo -t /left/image_rect -t /right/image_rect --slop 0.01
+
+      semantic-matcher bag day1/ day2/ day3.bag -o results/ -t /camera/image_raw/compressed --jobs 3
+    """
+    from semantic_matcher_core.offline.sources import BagSource
+
+    topics = tuple(image_topic or ())
+    inputs = [_Input(str(bag), _stem(bag), partial(BagSource, bag, topics)) for bag in bags]
+    _run(_jobs(inputs, output, pairing, matching, outputs, model), processes)
+
+
+@flattened
+def video_command(
+    videos: Annotated[
+        list[Path], typer.Argument(help="Videos. Mode stereo: the left and the right one.", show_default=False)
+    ],
+    output: OutputPath,
+    pairing: PairingOptions,
+    matching: MatchingOptions,
+    outputs: OutputOptions,
+    model: ModelOptions,
+    processes: ProcessOptions,
+    every: Annotated[int, typer.Option(min=1, help="Take each N-th frame.")] = 1,
+) -> None:
+    """Match the frames of videos into MCAP files.
+
+    Examples:
+
+      semantic-matcher video drive.mp4 -o matches.mcap --every 3
+
+      semantic-matcher video left.mp4 right.mp4 -o matches.mcap --mode stereo --slop 0.01
+    """
+    from semantic_matcher_core.offline.sources import VideoSource
+
+    groups = [tuple(videos)] if pairing.mode == "stereo" else [(video,) for video in videos]
+    inputs = [_Input(str(group[0]), _stem(group[0]), partial(VideoSource, group, every)) for group in groups]
+    _run(_jobs(inputs, output, pairing, matching, outputs, model), processes)
+
+
+@flattened
+def images_command(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders, or patterns in quotes, in their order in time. "
+            "Mode stereo: two folders or patterns, left and right.",
+            show_default=False,
+        ),
+    ],
+    output: OutputPath,
+    pairing: PairingOptions,
+    matching: MatchingOptions,
+    outputs: OutputOptions,
+    model: ModelOptions,
+    processes: ProcessOptions,
+    fps: Annotated[float, typer.Option(help="Images a second, for the time stamps.")] = 10.0,
+    stamps_from_names: Annotated[
+        bool,
+        typer.Option("--stamps-from-names", help="Take time stamps in seconds from the names (1311868169.16.png)."),
+    ] = False,
+    orientation: Annotated[
+        str | None,
+        typer.Option(
+            help="exif: turn images as their EXIF tag says. stored: leave them as they lie in the file. "
+            "(default: exif, and stored with --colmap, as COLMAP reads them)",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Match a sequence of image files into an MCAP file.
+
+    Examples:
+
+      semantic-matcher images frames/ -o matches.mcap --reference-policy keyframe
+
+      semantic-matcher images left/ right/ -o matches.mcap --mode stereo
+
+      semantic-matcher images shots/ -o shots.mcap --colmap --geometry fundamental
+    """
+    from semantic_matcher_core.cli.inputs import collect_images
+    from semantic_matcher_core.offline.sources import FilesSource
+
+    groups = [[name] for name in images] if pairing.mode == "stereo" else [images]
+    sequences = [collect_images(group) for group in groups]
+    orientation = orientation or ("stored" if outputs.colmap else "exif")
+    source = partial(FilesSource, sequences, fps=fps, stamps_from_names=stamps_from_names, orientation=orientation)
+    folder = sequences[0][0][1].parent
+    inputs = [_Input(str(folder), folder.name, source)]
+    # They are files already: COLMAP takes their folder instead of a copy.
+    _run(_jobs(inputs, output, pairing, matching, outputs, model, copy_images=False), processes)
+
+
+def _run(jobs: list[Job], processes: ProcessOptions) -> None:
+    from semantic_matcher_core.cli.progress import JobBars
+    from semantic_matcher_core.offline.jobs import JobHooks, run_jobs, shard
+
+    mine = shard(jobs)
+    with JobBars([job.name for job in mine]) as bars:
+        hooks = JobHooks(progress=bars.progress, notice=bars.notice, ended=bars.ended)
+        outcomes = run_jobs(mine, workers=processes.jobs, threads=processes.threads, hooks=hooks)
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if len(jobs) == 1 and failed and failed[0].error is not None:
+        raise failed[0].error
+    for outcome in failed:
+        typer.echo(f"error: {outcome.job.name}: {outcome.error}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _jobs(
+    inputs: list[_Input],
+    output: Path,
+    pairing: PairingOptions,
+    matching: MatchingOptions,
+    outputs: OutputOptions,
+    model: ModelOptions,
+    *,
+    copy_images: bool = True,
+) -> list[Job]:
+    from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.offline.exports import Exports
+    from semantic_matcher_core.offline.jobs import Job
+    from semantic_matcher_core.offline.run import RunOptions
+
+    options = RunOptions(
+        mode=pairing.mode,
+        pairing=pairing.temporal(),
+        slop_s=pairing.slop,
+        geometry=matching.kind(),
+        geometry_threshold=matching.geometry_threshold,
+        descriptors=outputs.descriptors,
+        images=outputs.write_images,
+        namespace=outputs.namespace,
+    )
+    references = tuple(pairing.reference or ())
+    if (options.mode == "reference") != bool(references):
+        raise ConfigError("--mode reference and --reference IMAGE belong together")
+    model = model.on_local_device()
+    model.name()
+    load = partial(model.load, matching)
+    jobs = []
+    for item, path in zip(inputs, _output_files(inputs, output), strict=True):
+        exports = Exports(
+            features=path.with_suffix(".features.h5") if outputs.hdf5 else None,
+            matches=path.with_suffix(".matches.h5") if outputs.hdf5 else None,
+            colmap=path.with_suffix(".colmap") if outputs.colmap else None,
+            colmap_images=copy_images,
+        )
+        jobs.append(Job(item.name, item.open_source, load, path, options, references, exports, outputs.overwrite))
+    return jobs
+
+
+def _stem(path: Path) -> str:
+    path = path.resolve()
+    return path.name if path.is_dir() else path.stem
+
+
+def _output_files(inputs: Sequence[_Input], output: Path) -> list[Path]:
+    from semantic_matcher_core.errors import ConfigError, OutputError
+    from semantic_matcher_core.io.atomic import check_output, output_error
+
+    if output.suffix == ".mcap":
+        if len(inputs) > 1:
+            raise ConfigError(f"--output {output} is one file for {len(inputs)} inputs; give a folder")
+        check_output(output)
+        return [output]
+    if output.suffix and not output.is_dir():
+        raise ConfigError(f"--output {output} must end in .mcap, or be a folder")
+    stems = [item.stem for item in inputs]
+    double = {stem for stem in stems if stems.count(stem) > 1}
+    if double:
+        raise ConfigError(f"several inputs are called {', '.join(sorted(double))}; run them one by one")
+    try:
+        output.mkdir(exist_ok=True)
+    except FileNotFoundError as error:
+        raise OutputError(f"cannot make folder {output}: {output.parent} does not exist; create it first") from error
+    except OSError as error:
+        raise output_error(output, error) from error
+    return [output / f"{stem}.mcap" for stem in stems]

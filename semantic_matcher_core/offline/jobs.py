@@ -1,0 +1,189 @@
+"""Several runs, one after the other or side by side, one process each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semantic_matcher_core.errors import SemanticMatcherError
+from semantic_matcher_core.offline.exports import Exports
+from semantic_matcher_core.offline.run import Progress, RunHooks, RunOptions, run
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.offline.sources import ImageSource
+    from semantic_matcher_core.pipeline import SemanticMatcher
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording and what is to be made of it; the callables must pickle to run in another process.
+
+    Attributes:
+        name: what it is called in messages.
+        open_source, load_matcher: called in the process that does the work.
+        output, options, references, exports, overwrite: see :func:`~semantic_matcher_core.offline.run.run`.
+    """
+
+    name: str
+    open_source: Callable[[], ImageSource]
+    load_matcher: Callable[[], SemanticMatcher]
+    output: Path
+    options: RunOptions
+    references: tuple[Path, ...] = ()
+    exports: Exports = field(default_factory=Exports)
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: its progress, and the error that ended it, or ``None``."""
+
+    job: Job
+    progress: Progress
+    error: SemanticMatcherError | None = None
+
+
+@dataclass(frozen=True)
+class JobHooks:
+    """What a caller may want to hear, always in its own process: how far job number i is, and what it has to say."""
+
+    progress: Callable[[int, Progress], None] = lambda index, progress: None
+    notice: Callable[[int, str], None] = lambda index, text: None
+    ended: Callable[[int, Outcome], None] = lambda index, outcome: None
+
+
+def run_jobs(
+    jobs: Sequence[Job], *, workers: int = 1, threads: int = 0, hooks: JobHooks | None = None
+) -> list[Outcome]:
+    """Run jobs; an error of one does not keep the others from running.
+
+    Args:
+        jobs: what to do.
+        workers: processes side by side; with one, all happens in this process and the model is loaded once.
+        threads: threads of each that torch computes with on the CPU; 0 for its own choice in one process, and for a
+            fair share of the cores in several.
+        hooks: what to call as the work goes on.
+
+    Returns:
+        How each job ended, in the order of ``jobs``.
+    """
+    hooks = hooks or JobHooks()
+    if workers > 1 and len(jobs) > 1:
+        return _side_by_side(jobs, min(workers, len(jobs)), threads, hooks)
+    if threads:
+        _set_threads(threads)
+    outcomes = []
+    for index, job in enumerate(jobs):
+        progress = _Forward(index, hooks.progress)
+        notice = _Forward(index, hooks.notice)
+        outcomes.append(_do(job, progress, notice))
+        hooks.ended(index, outcomes[-1])
+    _matchers.clear()
+    return outcomes
+
+
+def shard(items: Sequence[Any]) -> list[Any]:
+    """The share of this process under ``torchrun`` (RANK and WORLD_SIZE), or all items elsewhere."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return list(items[rank::world])
+
+
+@dataclass
+class _Forward:
+    index: int
+    to: Callable[[int, Any], None]
+
+    def __call__(self, value: Any) -> None:
+        self.to(self.index, value)
+
+
+_matchers: dict[Callable[[], Any], SemanticMatcher] = {}
+
+
+def _do(job: Job, progress: Callable[[Progress], None], notice: Callable[[str], None]) -> Outcome:
+    latest = Progress()
+
+    def remember(now: Progress) -> None:
+        nonlocal latest
+        latest = now
+        progress(now)
+
+    try:
+        # The recording first: a mistyped topic should not wait for a model.
+        source = job.open_source()
+        if job.load_matcher not in _matchers:
+            _matchers.clear()
+            _matchers[job.load_matcher] = job.load_matcher()
+        done = run(
+            source,
+            _matchers[job.load_matcher],
+            job.output,
+            job.options,
+            references=job.references,
+            exports=job.exports,
+            overwrite=job.overwrite,
+            hooks=RunHooks(progress=remember, notice=notice),
+        )
+    except SemanticMatcherError as error:
+        return Outcome(job, latest, error)
+    return Outcome(job, done)
+
+
+def _side_by_side(jobs: Sequence[Job], workers: int, threads: int, hooks: JobHooks) -> list[Outcome]:
+    # A fresh interpreter each: torch's and CUDA's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    with context.Manager() as manager:
+        events = manager.Queue()
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
+            futures = [pool.submit(_work, index, job, events) for index, job in enumerate(jobs)]
+            while not all(future.done() for future in futures):
+                _tell(events, hooks, _POLL_S)
+            _tell(events, hooks, 0)
+    outcomes = [_outcome(job, future) for job, future in zip(jobs, futures, strict=True)]
+    for index, outcome in enumerate(outcomes):
+        hooks.ended(index, outcome)
+    return outcomes
+
+
+def _tell(events: Any, hooks: JobHooks, wait_s: float) -> None:
+    try:
+        while True:
+            kind, index, value = events.get(timeout=wait_s) if wait_s else events.get_nowait()
+            (hooks.progress if kind == "progress" else hooks.notice)(index, value)
+    except queue.Empty:
+        return
+
+
+def _begin_worker(threads: int) -> None:
+    _set_threads(threads)
+
+
+def _work(index: int, job: Job, events: Any) -> Outcome:
+    def progress(now: Progress) -> None:
+        events.put(("progress", index, replace(now, left_out=dict(now.left_out))))
+
+    return _do(job, progress, lambda text: events.put(("notice", index, text)))
+
+
+def _outcome(job: Job, future: Future[Outcome]) -> Outcome:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        text = f"{job.name}: its process was killed (out of memory?); the same command goes on where it stopped"
+        return Outcome(job, Progress(), SemanticMatcherError(text))
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
