@@ -1,0 +1,197 @@
+"""``python -m training.evaluate pose|homography|nonrigid``: matching methods by the field's protocols."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from semantic_matcher_core.errors import SemanticMatcherError
+
+app = typer.Typer(
+    help="Evaluate matching methods. A METHOD is a variant (xfeat), plain:<extractor>, a checkpoint folder or zip, or "
+    "module:function for your own (image0, image1) -> (points0, points1).",
+    no_args_is_help=True,
+    add_completion=False,
+)
+console = Console(stderr=True)
+
+Methods = Annotated[list[str], typer.Argument(help="One or more methods; see above.", metavar="METHOD...")]
+Output = Annotated[Path, typer.Option(help="Folder for per-pair CSV files and the summary.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
+Keypoints = Annotated[int, typer.Option(min=1, help="Keypoints of each image.")]
+Weights = Annotated[Path | None, typer.Option(help="Folder searched for weights first.")]
+Limit = Annotated[int, typer.Option(min=0, help="Only the first so many pairs; 0 for all.")]
+
+
+@app.command()
+def pose(
+    methods: Methods,
+    pairs: Annotated[Path, typer.Option(help="Pair list of ScanNet-1500 or MegaDepth-1500.")],
+    data: Annotated[Path, typer.Option(help="Folder that the list's paths start from.")],
+    output: Output = Path("evaluation"),
+    estimator: Annotated[str, typer.Option(help="poselib or opencv.")] = "poselib",
+    workers: Annotated[int, typer.Option(min=1, help="Processes for RANSAC.")] = os.cpu_count() or 1,
+    device: Device = "auto",
+    max_keypoints: Keypoints = 2048,
+    weights: Weights = None,
+    limit: Limit = 0,
+) -> None:
+    """Relative pose: AUC at 5, 10 and 20 degrees over the published RANSAC thresholds, the best one named."""
+    from training.evaluation.methods import match_function
+    from training.evaluation.pose import (
+        RANSAC_THRESHOLDS_PX,
+        pose_auc_by_threshold,
+        pose_error_table,
+        read_pose_pairs,
+    )
+    from training.evaluation.tables import write_rows
+
+    listed = _limited(read_pose_pairs(pairs, data), limit)
+    options = {"device": device, "max_keypoints": max_keypoints, "weights": weights}
+
+    def run(method: str) -> dict[str, float]:
+        key = hashlib.sha256(f"{pairs.resolve()}|{data.resolve()}|{len(listed)}|{sorted(options.items())}".encode())
+        cache = output / f"{_file_name(method)}.{key.hexdigest()[:12]}.matches.npz"
+        matches = _cached_matches(cache, listed, lambda: match_function(method, **options), method)
+        table = pose_error_table(matches, listed, backend=estimator, workers=workers)
+        auc = pose_auc_by_threshold(table)
+        best = int(auc[:, 0].argmax())
+        write_rows(
+            output / f"{_file_name(method)}.pairs.csv",
+            [
+                {
+                    "image0": str(pair.image0),
+                    "image1": str(pair.image1),
+                    "matches": len(points0),
+                    "inliers": int(table[best, i, 2]),
+                    "translation error deg": float(table[best, i, 0]),
+                    "rotation error deg": float(table[best, i, 1]),
+                }
+                for i, (pair, (points0, _)) in enumerate(zip(listed, matches, strict=True))
+            ],
+        )
+        write_rows(
+            output / f"{_file_name(method)}.thresholds.csv",
+            [
+                {"threshold px": threshold, "AUC@5": row[0], "AUC@10": row[1], "AUC@20": row[2]}
+                for threshold, row in zip(RANSAC_THRESHOLDS_PX, auc.tolist(), strict=True)
+            ],
+        )
+        named = dict(zip(("AUC@5", "AUC@10", "AUC@20"), auc[best].tolist(), strict=True))
+        return {"pairs": float(len(listed)), **named, "at px": RANSAC_THRESHOLDS_PX[best]}
+
+    _summarise(methods, run, output)
+
+
+@app.command()
+def homography(
+    methods: Methods,
+    data: Annotated[Path, typer.Option(help="Folder of sequences in HPatches' layout.")],
+    output: Output = Path("evaluation"),
+    device: Device = "auto",
+    max_keypoints: Keypoints = 2048,
+    weights: Weights = None,
+    limit: Limit = 0,
+) -> None:
+    """Homographies: mean matching accuracy and AUC of corner errors."""
+    from training.evaluation.homography import evaluate_homography_pair, homography_pairs, summarise_homography
+    from training.evaluation.methods import match_function
+    from training.evaluation.tables import write_rows
+
+    listed = _limited(list(homography_pairs(data)), limit)
+
+    def run(method: str) -> dict[str, float]:
+        match = match_function(method, device=device, max_keypoints=max_keypoints, weights=weights)
+        rows = [evaluate_homography_pair(pair, match) for pair in _tracked(listed, method)]
+        write_rows(output / f"{_file_name(method)}.pairs.csv", rows)
+        return summarise_homography(rows)
+
+    _summarise(methods, run, output)
+
+
+@app.command()
+def nonrigid(
+    extractors: Annotated[list[str], typer.Argument(help="Extractors (dalf, sift …).", metavar="EXTRACTOR...")],
+    images: Annotated[Path, typer.Option(help="Folder with <set>/<object>/<name>-rgb.png.")],
+    tps: Annotated[Path, typer.Option(help="Folder with the truth, <set>/<object>/<name>_theta.npy …")],
+    output: Output = Path("evaluation"),
+    device: Device = "auto",
+    max_keypoints: Keypoints = 2048,
+    weights: Weights = None,
+    limit: Limit = 0,
+) -> None:
+    """Non-rigid benchmark: matching score, matching accuracy and inliers of extractors."""
+    from semantic_matcher_core import create_extractor
+    from training.evaluation.nonrigid import evaluate_nonrigid_pair, nonrigid_pairs, summarise_nonrigid
+    from training.evaluation.tables import write_rows
+
+    listed = _limited(list(nonrigid_pairs(images, tps)), limit)
+
+    def run(name: str) -> dict[str, float]:
+        extractor = create_extractor(name, max_keypoints, device=device, weights=weights)
+        rows = [evaluate_nonrigid_pair(pair, extractor) for pair in _tracked(listed, name)]
+        write_rows(output / f"{_file_name(name)}.pairs.csv", rows)
+        return summarise_nonrigid(rows)
+
+    _summarise(extractors, run, output)
+
+
+def _summarise(methods: Sequence[str], run: Callable[[str], dict[str, float]], output: Path) -> None:
+    from training.evaluation.tables import write_summary
+
+    output.mkdir(parents=True, exist_ok=True)
+    print(write_summary(output, {method: run(method) for method in methods}))
+    console.print(f"details in {output}")
+
+
+def _cached_matches(
+    path: Path, pairs: Sequence[Any], load: Callable[[], Any], method: str
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Matches of all pairs, from an earlier run where it had the same pairs and options."""
+    from semantic_matcher_core.io.atomic import atomic_output
+    from semantic_matcher_core.io.images import read_image
+
+    if path.is_file():
+        with np.load(path) as stored:
+            return [(stored[f"{i}_0"], stored[f"{i}_1"]) for i in range(len(pairs))]
+    match = load()
+    matches = [match(read_image(pair.image0), read_image(pair.image1)) for pair in _tracked(pairs, method)]
+    with atomic_output(path) as temporary:
+        arrays = {
+            f"{i}_{side}": np.asarray(points) for i, pair in enumerate(matches) for side, points in enumerate(pair)
+        }
+        np.savez(temporary, **arrays)
+    return matches
+
+
+def _limited(pairs: list[Any], limit: int) -> list[Any]:
+    return pairs[:limit] if limit else pairs
+
+
+def _tracked(items: Sequence[Any], what: str) -> Any:
+    return track(items, description=what, console=console)
+
+
+def _file_name(method: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in method).strip("_.")[-80:]
+
+
+def main() -> None:
+    try:
+        app()
+    except SemanticMatcherError as error:
+        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
