@@ -1,0 +1,196 @@
+"""A report on a file of results: one HTML page that needs nothing else, no network and no scripts."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from semantic_matcher_core.io.atomic import atomic_output, check_output
+from semantic_matcher_core.viz.charts import Curve, bar_chart, time_chart
+from semantic_matcher_core.viz.matches import draw_matches
+from semantic_matcher_core.viz.report_data import DrawnPair, MatchStream, ReportData, collect
+
+_PAIR_HEIGHT = 400
+_HEAT_WIDTH = 640
+_JPEG_QUALITY = 82
+_BLANK = 40
+
+
+def write_report(results: Path, output: Path) -> None:
+    """Write the report of a file that ``semantic-matcher bag`` or a recorder of the nodes made.
+
+    Args:
+        results: a bag with semantic_matcher_msgs/Matches, and Keypoints and images for the pictures.
+        output: the page, which appears whole or not at all.
+
+    Raises:
+        BagError: ``results`` is no bag, is damaged, or holds no Matches; the message lists what it holds.
+        OutputError: the folder is missing or not writable, or the disk is full.
+    """
+    check_output(output)
+    page = render(collect(results))
+    with atomic_output(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def render(data: ReportData) -> str:
+    """The page as a string; the same data gives the same page."""
+    style = (files("semantic_matcher_core.viz") / "report.css").read_text(encoding="utf-8")
+    title = f"Matches of {data.path.name}"
+    sections = "".join(_section(data, stream) for stream in data.streams)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # Nothing is loaded from anywhere, whatever a topic or file is called.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">"
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style}</style></head><body>'
+        f"<h1>{escape(title)}</h1>{_facts(data)}{sections}</body></html>\n"
+    )
+
+
+def _facts(data: ReportData) -> str:
+    rows: list[tuple[str, str]] = []
+    if data.run is None:
+        rows.append(("made by", "a recording of the running nodes"))
+    else:
+        run = data.run
+        rows += [
+            ("made by", f"{run['program']}, offline"),
+            ("from", f"{run['source']['name']} ({', '.join(run['source']['streams'])})"),
+            ("variant", run["variant"]),
+            ("weights", f"sha256 {run['weights_sha256'][:16]}…"),
+            ("precision", run["precision"]),
+        ]
+    for topic, count in data.keypoints.items():
+        rows.append((topic, f"{count:.0f} keypoints per image (median)"))
+    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table>{cells}</table>"
+
+
+def _section(data: ReportData, stream: MatchStream) -> str:
+    series = stream.series
+    received = np.array(series.received, np.int64)
+    seconds = (received - received[0]) / 1e9
+    check = f"geometric check: {stream.model_type or 'no model found'}" if stream.checked else "no geometric check"
+    heading = (
+        f"<h2>{escape(stream.topic)}</h2>"
+        f'<p class="lead">{escape(stream.mode or "unknown")} mode, {escape(check)}</p>{_tiles(data, stream, seconds)}'
+    )
+    matches = np.array(series.matches, float)
+    curves = [Curve("matches", matches, "blue")]
+    if stream.checked:
+        inliers = np.array(series.inliers, float)
+        curves.append(Curve("inliers", np.where(inliers < 0, np.nan, inliers), "green"))
+    charts = [time_chart("Matches per pair", seconds, curves)]
+    if stream.checked:
+        share = Curve("inliers / matches", stream.inlier_share, "green")
+        charts.append(time_chart("Inlier share", seconds, [share], top=1.0, percent=True))
+    coverage = Curve("8 x 8 cells with a match", np.array(series.coverage), "orange")
+    charts.append(time_chart("Image covered", seconds, [coverage], top=1.0, percent=True))
+    confidence = Curve("mean of a pair", np.array(series.confidence), "grey")
+    charts.append(time_chart("Confidence", seconds, [confidence], top=1.0))
+    if data.run is None:
+        charts += _latency_charts(stream, seconds)
+    pictures = _heat(stream) + "".join(_pair(stream, pair) for pair in stream.pairs)
+    return f'{heading}<div class="charts">{"".join(charts)}</div>{pictures}'
+
+
+def _tiles(data: ReportData, stream: MatchStream, seconds: np.ndarray) -> str:
+    series = stream.series
+    count = len(series.matches)
+    tiles = [(f"{count}", "pairs"), (f"{np.median(series.matches):.0f}", "matches per pair, median")]
+    share = stream.inlier_share
+    if stream.checked and np.isfinite(share).any():
+        tiles.append((f"{np.nanmedian(share):.0%}", "inlier share, median"))
+    tiles.append((f"{np.median(series.coverage):.0%}", "of the image covered, median"))
+    if count > 1 and seconds[-1] > 0:
+        tiles.append((f"{(count - 1) / seconds[-1]:.1f} Hz", "pairs per second of recording"))
+    if data.run is None:
+        p50, p95 = np.percentile(stream.latency * 1000, [50, 95])
+        tiles += [(f"{p50:.0f} ms", "image to matches, median"), (f"{p95:.0f} ms", "image to matches, 95 %")]
+    cells = "".join(f'<div class="tile"><b>{escape(v)}</b><span>{escape(k)}</span></div>' for v, k in tiles)
+    note = "" if data.run is None else '<p class="note">Made offline, so there is no latency to report.</p>'
+    return f'<div class="tiles">{cells}</div>{note}'
+
+
+def _latency_charts(stream: MatchStream, seconds: np.ndarray) -> list[str]:
+    latency = stream.latency * 1000
+    # One image that waited for seconds would flatten all others; it still counts, in the last bar.
+    edge = max(float(np.percentile(latency, 99)), 1.0)
+    counts, edges = np.histogram(np.clip(latency, 0, edge), bins=30, range=(0, edge))
+    return [
+        time_chart("Latency, image stamp to matches", seconds, [Curve("ms", latency, "blue")], unit=" ms"),
+        bar_chart("Latency, how often", edges, counts, unit=" ms"),
+    ]
+
+
+def _heat(stream: MatchStream) -> str:
+    picture = heat_map(stream)
+    what = "inliers" if stream.checked else "matches"
+    return (
+        f'<figure class="wide heat"><figcaption>Where {what} lie in the current image, all pairs together</figcaption>'
+        f'<img alt="heat map of {what}" src="{_jpeg(picture)}">'
+        f'<p class="note">Dark: none; bright: up to {stream.heat.max():.0f} in a cell of '
+        f"{stream.heat.shape[1]} x {stream.heat.shape[0]}.</p></figure>"
+    )
+
+
+def heat_map(stream: MatchStream) -> np.ndarray:
+    """``H x W x 3`` uint8 RGB: how many matches lie where, over a faint picture of the median pair."""
+    width, height = stream.size if 0 not in stream.size else (4, 3)
+    size = (_HEAT_WIDTH, max(1, round(_HEAT_WIDTH * height / width)))
+    heat = stream.heat / max(float(stream.heat.max()), 1.0)
+    # The root, because a few cells hold most of the matches.
+    levels = cv2.resize(np.sqrt(heat).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap(np.round(levels * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    background = next((p.images[1] for p in stream.pairs if "median" in p.rank and p.images[1] is not None), None)
+    if background is None:
+        return np.ascontiguousarray(colours)
+    grey = background if background.ndim == 2 else cv2.cvtColor(background, cv2.COLOR_RGB2GRAY)
+    faint = cv2.cvtColor(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(np.ascontiguousarray(colours), 0.8, faint, 0.35, 0)
+
+
+def _pair(stream: MatchStream, pair: DrawnPair) -> str:
+    images = [_image_of(pair, side, stream) for side in (0, 1)]
+    picture = draw_matches(
+        images[0],
+        images[1],
+        pair.matches,
+        features0=pair.features[0],
+        features1=pair.features[1],
+        title=f"pair {pair.number}",
+        height=_PAIR_HEIGHT,
+    )
+    missing = "" if all(image is not None for image in pair.images) else " (its images are not in the file)"
+    measure = "inliers" if stream.checked else "matches"
+    caption = f"{pair.rank.capitalize()} pair by {measure}{missing}"
+    return (
+        f'<figure class="wide"><figcaption>{escape(caption)}</figcaption>'
+        f'<div class="pair"><img alt="{escape(caption, quote=True)}" src="{_jpeg(picture)}"></div></figure>'
+    )
+
+
+def _image_of(pair: DrawnPair, side: int, stream: MatchStream) -> np.ndarray:
+    image = pair.images[side]
+    if image is not None:
+        return image
+    features = pair.features[side]
+    points = (pair.matches.keypoints0, pair.matches.keypoints1)[side]
+    height, width = features.image_size if features is not None else (stream.size[1], stream.size[0])
+    if len(points):
+        reach = points.max(dim=0).values.tolist()
+        width, height = max(width, int(reach[0]) + 1), max(height, int(reach[1]) + 1)
+    return np.full((max(1, height), max(1, width), 3), _BLANK, np.uint8)
+
+
+def _jpeg(picture: np.ndarray) -> str:
+    encoded, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert encoded
+    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"

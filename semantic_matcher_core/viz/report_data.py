@@ -1,0 +1,246 @@
+"""What a report needs, read from an MCAP file (or any bag) with Matches, in two passes and little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from semantic_matcher_core.errors import BagError, ImageError
+from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.messages import KEYPOINTS, MATCHES, stamp_of
+from semantic_matcher_core.types import Features, Matches
+
+HEAT_ROWS, HEAT_COLUMNS = 36, 48
+_COVERAGE_GRID = 8
+
+Key = tuple[int, str]
+"""Stamp and frame of a header: which image a message belongs to."""
+
+
+@dataclass
+class Series:
+    """One value per pair, in the order of the pairs.
+
+    Attributes:
+        received: when the Matches were recorded, nanoseconds.
+        stamp: exposure of the current image, nanoseconds.
+        matches, inliers: counts; an inlier count is -1 where no geometric check ran.
+        confidence: mean confidence, NaN without matches.
+        coverage: share of an 8 x 8 grid over the current image that holds a match (an inlier, where checked).
+    """
+
+    received: list[int] = field(default_factory=list)
+    stamp: list[int] = field(default_factory=list)
+    matches: list[int] = field(default_factory=list)
+    inliers: list[int] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    coverage: list[float] = field(default_factory=list)
+
+
+@dataclass
+class DrawnPair:
+    """A pair to be drawn: what it is an example of, its matches, and its images where they are in the file."""
+
+    rank: str
+    number: int
+    matches: Matches
+    keys: tuple[Key, Key]
+    images: list[np.ndarray | None] = field(default_factory=lambda: [None, None])
+    features: list[Features | None] = field(default_factory=lambda: [None, None])
+
+
+@dataclass
+class MatchStream:
+    """One topic of Matches.
+
+    Attributes:
+        topic: its name.
+        mode: ``temporal``, ``stereo`` or ``reference``.
+        model_type: of the geometric check, or "" where none ran.
+        size: (width, height) of the current images, from their keypoints or the matches themselves.
+        series: values per pair.
+        heat: matches (inliers, where checked) of all pairs by place in the current image, rows x columns.
+        pairs: best, median and worst.
+    """
+
+    topic: str
+    mode: str = ""
+    model_type: str = ""
+    size: tuple[int, int] = (0, 0)
+    series: Series = field(default_factory=Series)
+    heat: np.ndarray = field(default_factory=lambda: np.zeros((HEAT_ROWS, HEAT_COLUMNS)))
+    pairs: list[DrawnPair] = field(default_factory=list)
+
+    @property
+    def checked(self) -> bool:
+        """Whether a geometric check ran."""
+        return any(count >= 0 for count in self.series.inliers)
+
+    @property
+    def inlier_share(self) -> np.ndarray:
+        """Inliers over matches of each pair; NaN without matches or check."""
+        matches = np.array(self.series.matches, float)
+        inliers = np.array(self.series.inliers, float)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where((matches > 0) & (inliers >= 0), inliers / matches, np.nan)
+
+    @property
+    def latency(self) -> np.ndarray:
+        """Seconds from each image's stamp to the recording of its matches."""
+        return (np.array(self.series.received, np.int64) - np.array(self.series.stamp, np.int64)) / 1e9
+
+
+@dataclass
+class ReportData:
+    """All of a file.
+
+    Attributes:
+        path: the file.
+        run: how an offline run made it, or ``None`` for a recording of the nodes.
+        keypoints: median keypoints per image, by topic.
+        streams: topics of Matches that hold any.
+    """
+
+    path: Path
+    run: dict[str, Any] | None
+    keypoints: dict[str, float]
+    streams: list[MatchStream]
+
+
+def collect(path: Path) -> ReportData:
+    """Read a file of results.
+
+    Raises:
+        BagError: it is no bag, is damaged, or holds no Matches; the message lists what it holds.
+    """
+    from semantic_matcher_core.offline.run import read_run_info
+
+    with BagReader(path) as bag:
+        matches_topics = [t.name for t in bag.topics if t.msgtype == MATCHES and t.count]
+        if not matches_topics:
+            raise BagError(f"{path} holds no semantic_matcher_msgs/Matches; {bag.describe_topics()}")
+        keypoints_topics = [t.name for t in bag.topics if t.msgtype == KEYPOINTS]
+        counts: dict[str, list[int]] = {name: [] for name in keypoints_topics}
+        sizes: dict[Key, tuple[int, int]] = {}
+        for item in bag.messages(keypoints_topics):
+            counts[item.topic].append(len(item.message.scores))
+            sizes[_key(item.message.header)] = (item.message.width, item.message.height)
+        streams = {name: MatchStream(name) for name in matches_topics}
+        for item in bag.messages(matches_topics):
+            _add(streams[item.topic], item.message, item.received_ns, sizes)
+        for stream in streams.values():
+            _choose(stream)
+        _fetch_matches(bag, streams)
+        _fetch_images(bag, [pair for stream in streams.values() for pair in stream.pairs], keypoints_topics)
+    medians = {name: float(np.median(values)) for name, values in counts.items() if values}
+    return ReportData(path, read_run_info(path), medians, list(streams.values()))
+
+
+def _key(header: Any) -> Key:
+    return stamp_of(header), header.frame_id
+
+
+def _add(stream: MatchStream, message: Any, received_ns: int, sizes: dict[Key, tuple[int, int]]) -> None:
+    points = message.xy1.reshape(-1, 2)
+    checked = len(message.inlier) > 0 or bool(message.model_type)
+    good = message.inlier.astype(bool) if len(message.inlier) == len(points) else np.ones(len(points), bool)
+    size = sizes.get(_key(message.header)) or stream.size
+    if size == (0, 0) and len(points):
+        size = (int(points[:, 0].max()) + 1, int(points[:, 1].max()) + 1)
+    stream.size, stream.mode = size, message.mode
+    stream.model_type = stream.model_type or message.model_type
+    series = stream.series
+    series.received.append(received_ns)
+    series.stamp.append(stamp_of(message.header))
+    series.matches.append(len(points))
+    series.inliers.append(int(good.sum()) if checked else -1)
+    series.confidence.append(float(message.confidence.mean()) if len(points) else float("nan"))
+    series.coverage.append(float((histogram(points[good], size, _COVERAGE_GRID, _COVERAGE_GRID) > 0).mean()))
+    stream.heat += histogram(points[good], size, HEAT_ROWS, HEAT_COLUMNS)
+
+
+def histogram(points: np.ndarray, size: tuple[int, int], rows: int, columns: int) -> np.ndarray:
+    """How many of ``N x 2`` (x, y) pixels lie in each of rows x columns cells of an image of (width, height)."""
+    if not len(points) or 0 in size:
+        return np.zeros((rows, columns))
+    cell = np.floor((points + 0.5) * (columns / size[0], rows / size[1])).astype(int)
+    cell = np.clip(cell, 0, (columns - 1, rows - 1))
+    return np.bincount(cell[:, 1] * columns + cell[:, 0], minlength=rows * columns).reshape(rows, columns).astype(float)
+
+
+def _choose(stream: MatchStream) -> None:
+    """Best, median and worst pair by inliers where checked, else by matches; each once."""
+    series = stream.series
+    scores = np.array(series.inliers if stream.checked else series.matches)
+    order = np.lexsort((np.arange(len(scores)), scores))
+    chosen = {"worst": order[0], "median": order[(len(order) - 1) // 2], "best": order[-1]}
+    seen: dict[int, str] = {}
+    for rank in ("best", "median", "worst"):
+        number = int(chosen[rank])
+        seen[number] = f"{seen[number]} and {rank}" if number in seen else rank
+    none = torch.zeros(0)
+    empty = Matches(none.reshape(0, 2).long(), none.reshape(0, 2), none.reshape(0, 2), none)
+    stream.pairs = [DrawnPair(rank, number, empty, ((0, ""), (0, ""))) for number, rank in seen.items()]
+
+
+def _fetch_matches(bag: BagReader, streams: dict[str, MatchStream]) -> None:
+    numbers = dict.fromkeys(streams, 0)
+    for item in bag.messages(list(streams)):
+        for pair in streams[item.topic].pairs:
+            if pair.number == numbers[item.topic]:
+                pair.matches = _matches_of(item.message)
+                pair.keys = (_key(item.message.reference_header), _key(item.message.header))
+        numbers[item.topic] += 1
+
+
+def _fetch_images(bag: BagReader, pairs: list[DrawnPair], keypoints_topics: Sequence[str]) -> None:
+    wanted: dict[Key, list[tuple[DrawnPair, int]]] = {}
+    for pair in pairs:
+        for side, key in enumerate(pair.keys):
+            wanted.setdefault(key, []).append((pair, side))
+    for item in bag.messages(keypoints_topics):
+        for pair, side in wanted.get(_key(item.message.header), ()):
+            if pair.features[side] is None:
+                pair.features[side] = _features_of(item.message)
+    image_topics = [topic.name for topic in bag.image_topics if topic.count and not topic.name.endswith("/debug_image")]
+    if not image_topics:
+        return
+    for image in bag.images(image_topics):
+        takers = wanted.get((image.stamp_ns, image.frame_id), ())
+        if not any(pair.images[side] is None for pair, side in takers):
+            continue
+        try:
+            pixels = image.decode()
+        except ImageError:
+            continue  # the pair is drawn without it
+        for pair, side in takers:
+            if pair.images[side] is None:
+                pair.images[side] = pixels
+
+
+def _matches_of(message: Any) -> Matches:
+    indices = np.stack([message.index0, message.index1], axis=1).astype(np.int64)
+    checked = len(message.inlier) == len(indices) and len(indices) > 0
+    return Matches(
+        torch.from_numpy(indices),
+        torch.from_numpy(np.array(message.xy0, np.float32).reshape(-1, 2)),
+        torch.from_numpy(np.array(message.xy1, np.float32).reshape(-1, 2)),
+        torch.from_numpy(np.array(message.confidence, np.float32)),
+        inlier=torch.from_numpy(message.inlier.astype(bool)) if checked else None,
+        model_type=message.model_type,
+    )
+
+
+def _features_of(message: Any) -> Features:
+    count = len(message.scores)
+    return Features(
+        torch.from_numpy(np.array(message.xy, np.float32).reshape(1, count, 2)),
+        torch.from_numpy(np.array(message.scores, np.float32))[None],
+        torch.zeros(1, count, 0),
+        (message.height, message.width),
+    )

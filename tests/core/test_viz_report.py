@@ -1,0 +1,344 @@
+"""The report: its numbers, that it needs nothing from outside, and how a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from semantic_matcher_core.cli import main
+from semantic_matcher_core.errors import BagError, OutputError
+from semantic_matcher_core.io.mcap import McapWriter
+from semantic_matcher_core.io.messages import (
+    header_message,
+    image_message,
+    keypoints_message,
+    matches_message,
+    typestore,
+)
+from semantic_matcher_core.types import Features, Matches
+from semantic_matcher_core.viz.charts import Curve, nice_ceiling, thin_out, time_chart
+from semantic_matcher_core.viz.report import heat_map, render, write_report
+from semantic_matcher_core.viz.report_data import collect, histogram
+
+START = 1_700_000_000_000_000_000
+PERIOD = 50_000_000
+SIZE = (120, 160)
+# Matches of each pair, and how many of them are inliers.
+COUNTS = [(40, 30), (10, 5), (50, 45), (0, 0), (30, 12), (44, 40)]
+
+
+def features(count: int, seed: int) -> Features:
+    points = torch.rand(1, count, 2, generator=torch.Generator().manual_seed(seed)) * torch.tensor([160.0, 120.0])
+    return Features(points, torch.ones(1, count), torch.zeros(1, count, 1), SIZE)
+
+
+def write_recording(
+    path: Path, *, checked: bool = True, images: bool = True, topics: tuple[str, ...] = ("/temporal_matcher",)
+) -> Path:
+    """What a recorder makes of a running node: matches come 20 + i ms after image i."""
+    picture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+    with McapWriter(path) as writer:
+        for topic in topics:
+            for i, (count, good) in enumerate([(60, 0), *COUNTS]):
+                stamp = START + i * PERIOD
+                header = header_message(stamp, f"camera{topic}")
+                received = stamp + (20 + i) * 1_000_000
+                if images:
+                    writer.write(f"{topic}/image", image_message(picture, header), received)
+                current = features(60, i)
+                writer.write(f"{topic}/keypoints", keypoints_message(current, header), received)
+                if i == 0:
+                    continue
+                rows = torch.arange(count)
+                matches = Matches(
+                    torch.stack([rows, rows], dim=1),
+                    features(60, i - 1).keypoints[0, :count],
+                    current.keypoints[0, :count],
+                    torch.full((count,), 0.75),
+                    inlier=rows < good if checked else None,
+                    model=torch.eye(3, dtype=torch.float64) if checked and count else None,
+                    model_type="homography" if checked and count else "",
+                )
+                reference = header_message(stamp - PERIOD, f"camera{topic}")
+                writer.write(f"{topic}/matches", matches_message(matches, "temporal", header, reference), received)
+    return path
+
+
+def test_numbers(tmp_path: Path) -> None:
+    data = collect(write_recording(tmp_path / "results.mcap"))
+    assert data.run is None and data.keypoints == {"/temporal_matcher/keypoints": 60}
+    (stream,) = data.streams
+    assert (stream.topic, stream.mode, stream.model_type) == ("/temporal_matcher/matches", "temporal", "homography")
+    assert stream.size == (160, 120) and stream.checked
+    assert stream.series.matches == [m for m, _ in COUNTS]
+    # Without a match there is nothing to check.
+    assert stream.series.inliers == [30, 5, 45, -1, 12, 40]
+    share = stream.inlier_share
+    assert share[[0, 1, 2, 4, 5]] == pytest.approx([0.75, 0.5, 0.9, 0.4, 40 / 44]) and np.isnan(share[3])
+    assert stream.latency == pytest.approx([0.021, 0.022, 0.023, 0.024, 0.025, 0.026], abs=1e-6)
+    assert stream.heat.sum() == sum(good for _, good in COUNTS)
+    assert [(pair.rank, pair.number) for pair in stream.pairs] == [("best", 2), ("median", 4), ("worst", 3)]
+    best = stream.pairs[0]
+    assert len(best.matches) == 50 and best.matches.inlier is not None and int(best.matches.inlier.sum()) == 45
+    assert [key[0] for key in best.keys] == [START + 2 * PERIOD, START + 3 * PERIOD]
+    assert all(image is not None and image.shape == (120, 160, 3) for image in best.images)
+    assert best.features[1] is not None and torch.equal(best.features[1].keypoints, features(60, 3).keypoints)
+
+
+def test_coverage_and_histogram() -> None:
+    points = np.array([[0, 0], [0.4, 0.4], [159, 119], [159.4, 119.4], [80, 0]])
+    counts = histogram(points, (160, 120), 3, 4)
+    assert counts.tolist() == [[2, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 2]]
+    assert histogram(np.zeros((0, 2)), (160, 120), 3, 4).sum() == 0
+    # A keypoint a little outside (sub-pixel) belongs to the border's cell.
+    assert histogram(np.array([[-0.6, 120.2]]), (160, 120), 3, 4)[2, 0] == 1
+
+
+def test_without_a_check_matches_decide(tmp_path: Path) -> None:
+    data = collect(write_recording(tmp_path / "results.mcap", checked=False))
+    (stream,) = data.streams
+    assert not stream.checked and set(stream.series.inliers) == {-1} and stream.model_type == ""
+    assert [(p.rank, p.number) for p in stream.pairs] == [("best", 2), ("median", 4), ("worst", 3)]
+    page = render(data)
+    assert "no geometric check" in page and "Inlier share" not in page and "Best pair by matches" in page
+
+
+def test_one_pair_is_best_median_and_worst(tmp_path: Path) -> None:
+    matches = Matches(torch.tensor([[0, 0]]), torch.ones(1, 2), torch.ones(1, 2), torch.ones(1))
+    with McapWriter(tmp_path / "one.mcap") as writer:
+        message = matches_message(matches, "stereo", header_message(2, "right"), header_message(2, "left"))
+        writer.write("/stereo_matcher/matches", message, 5)
+    data = collect(tmp_path / "one.mcap")
+    assert [p.rank for p in data.streams[0].pairs] == ["best and median and worst"]
+    page = render(data)
+    assert "Best and median and worst pair by matches (its images are not in the file)" in page
+
+
+class _Page(HTMLParser):
+    """Which elements there are, whether they are closed, and what they point to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.links: list[str] = []
+        self.text = ""
+        self.polylines: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        values = dict(attrs)
+        self.links += [str(values[name]) for name in ("src", "href") if name in values]
+        if tag == "polyline":
+            self.polylines.append(str(values["points"]))
+        if tag not in ("meta", "link", "img", "line", "polyline", "polygon", "rect"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def parse(page: str) -> _Page:
+    parser = _Page()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
+    write_report(write_recording(tmp_path / "results.mcap"), tmp_path / "report.html")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "results.mcap"]
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = parse(text)
+    assert page.links and all(link.startswith("data:") for link in page.links)
+    assert "url(" not in text and "@import" not in text and page.counts.get("script", 0) == 0
+    assert page.counts["svg"] == 6 and page.counts["img"] == 4  # the heat map and three pairs
+    for expected in (
+        "6pairs",
+        "35matches per pair, median",
+        "75%inlier share, median",
+        "24 msimage to matches, median",
+    ):
+        assert expected in page.text, expected
+    assert "a recording of the running nodes" in page.text and "60 keypoints per image (median)" in page.text
+
+
+def test_curves_hold_the_values(tmp_path: Path) -> None:
+    page = parse(render(collect(write_recording(tmp_path / "results.mcap"))))
+    # 50 matches at most: the scale ends at 50, the height is 300.
+    points = [tuple(map(float, p.split(","))) for p in page.polylines[0].split()]
+    assert [y for _, y in points] == pytest.approx([300 * (1 - m / 50) for m, _ in COUNTS], abs=0.06)
+    # Recorded 51 ms apart each.
+    assert [x for x, _ in points] == pytest.approx([i * 200 for i in range(6)], abs=0.1)
+    # Where nothing was checked there is a gap, not a zero.
+    inliers = [len(p.split()) for p in page.polylines[1:3]]
+    assert inliers == [3, 2]
+
+
+def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "results.mcap")
+    assert render(collect(path)) == render(collect(path))
+
+
+def test_several_streams_are_kept_apart(tmp_path: Path) -> None:
+    data = collect(write_recording(tmp_path / "two.mcap", topics=("/front", "/rear")))
+    assert [s.topic for s in data.streams] == ["/front/matches", "/rear/matches"]
+    assert all(len(s.series.matches) == len(COUNTS) for s in data.streams)
+    assert render(data).count("<h2>") == 2
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "<b onload=x>&.mcap")
+    page = render(collect(path))
+    assert "<b onload" not in page and "&lt;b onload=x&gt;&amp;.mcap" in page
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with McapWriter(tmp_path / "text.mcap") as writer:
+        writer.write("/chatter", typestore().types["std_msgs/msg/String"]("hello"), 1)
+    with pytest.raises(BagError, match=r"holds no semantic_matcher_msgs/Matches; .*/chatter"):
+        collect(tmp_path / "text.mcap")
+    with pytest.raises(BagError, match="no such bag"):
+        collect(tmp_path / "absent.mcap")
+    results = write_recording(tmp_path / "results.mcap")
+    with pytest.raises(OutputError, match="create it first"):
+        write_report(results, tmp_path / "missing" / "report.html")
+    (tmp_path / "cut.mcap").write_bytes(results.read_bytes()[:5000])
+    with pytest.raises(BagError, match=r"cut\.mcap"):
+        write_report(tmp_path / "cut.mcap", tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_charts() -> None:
+    assert [nice_ceiling(v) for v in (0, float("nan"), 1, 7.9, 8.01, 95, 1030)] == [1, 1, 1, 8, 10, 100, 1500]
+    x, mean, low, high = thin_out(np.arange(1000.0), np.arange(1000.0) % 10, 100)
+    assert len(x) == 100 and set(mean) == {4.5} and set(low) == {0} and set(high) == {9}
+    chart = parse(time_chart("t", np.zeros(0), [Curve("c", np.zeros(0), "blue")]))
+    assert chart.polylines == [] and chart.counts["svg"] == 1
+    single = parse(time_chart("t", np.array([5.0]), [Curve("c", np.array([2.0]), "blue")]))
+    assert single.polylines == ["0.0,0.0 0.0,0.0"]
+    long = parse(time_chart("t", np.arange(5000.0), [Curve("c", np.arange(5000.0), "blue")]))
+    assert long.counts["polygon"] == 1 and len(long.polylines[0].split()) == 400
+
+
+def test_heat_map_is_bright_where_matches_are(tmp_path: Path) -> None:
+    (stream,) = collect(write_recording(tmp_path / "results.mcap", images=False)).streams
+    stream.heat[:] = 0
+    stream.heat[:18, 24:] = 5
+    picture = heat_map(stream).astype(int)
+    assert picture.shape == (480, 640, 3)
+    assert picture[100, 500].sum() > 400 > 100 > picture[400, 100].sum()
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = write_recording(tmp_path / "results.mcap")
+    assert main(["report", str(results)]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'results.html'}\n"
+    assert main(["report", str(results), "-o", str(tmp_path / "report.pdf")]) == 2
+    assert "must end in .html" in capsys.readouterr().err
+
+
+# In a browser.
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+_MEASURE = """<!DOCTYPE html><html><body style="margin:0">
+<iframe id="page" src="report.html" style="width:%dpx;height:900px;border:0"></iframe>
+<pre id="result">none</pre><script>
+const frame = document.getElementById("page");
+frame.addEventListener("load", () => {
+  const page = frame.contentDocument;
+  const box = e => e.getBoundingClientRect();
+  const texts = [...page.querySelectorAll("h1,h2,p,td,th,figcaption,.scale span,.times span,.tile span,.tile b")];
+  document.getElementById("result").textContent = JSON.stringify({
+    width: page.documentElement.scrollWidth,
+    charts: [...page.querySelectorAll(".chart")].map(e => [box(e).width, box(e).height]),
+    curves: [...page.querySelectorAll("polyline")].map(e => [box(e).width, box(e).height]),
+    images: [...page.querySelectorAll("img")].map(e => [e.complete, e.naturalWidth, box(e).width]),
+    smallest: Math.min(...texts.map(e => parseFloat(page.defaultView.getComputedStyle(e).fontSize))),
+    widest: Math.max(...texts.map(e => box(e).right)),
+    title: page.title,
+  });
+});
+</script></body></html>"""
+
+
+class _Server(ThreadingHTTPServer):
+    requested: list[str]
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def log_request(self, *arguments: Any) -> None:
+        assert isinstance(self.server, _Server)
+        self.server.requested.append(self.path)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[_Server]:
+    serving = _Server(("127.0.0.1", 0), lambda *a: _Handler(*a, directory=str(tmp_path)))
+    serving.requested = []
+    thread = threading.Thread(target=serving.serve_forever, daemon=True)
+    thread.start()
+    yield serving
+    serving.shutdown()
+    serving.server_close()
+    thread.join()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium: its Debian package is chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
+    write_report(write_recording(tmp_path / "a_rather_long_name_of_results.mcap"), tmp_path / "report.html")
+    (tmp_path / "measure.html").write_text(_MEASURE % width, encoding="utf-8")
+    command = [
+        str(BROWSER),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1400,1000",
+        "--virtual-time-budget=10000",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        f"http://127.0.0.1:{server.server_port}/measure.html",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    # Scripts' messages, and violations of the page's own policy, are logged as CONSOLE.
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert set(server.requested) <= {"/measure.html", "/report.html", "/favicon.ico"}
+    result = json.loads(done.stdout.partition('<pre id="result">')[2].partition("</pre>")[0])
+    assert result["title"] == "Matches of a_rather_long_name_of_results.mcap"
+    assert result["width"] == width and result["widest"] <= width  # nothing to scroll sideways
+    assert result["smallest"] >= 12
+    assert len(result["charts"]) == 6 and all(w > 250 and h > 150 for w, h in result["charts"])
+    assert len(result["curves"]) >= 6 and all(w > 10 or h > 1 for w, h in result["curves"])
+    assert len(result["images"]) == 4 and all(
+        done and natural >= 600 and w > 250 for done, natural, w in result["images"]
+    )
+    across = [w for w, _ in result["charts"]]
+    assert max(across) <= (width if width == 390 else width / 2)
