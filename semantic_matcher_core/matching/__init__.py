@@ -3,9 +3,10 @@
 from semantic_matcher_core.matching.config import MatcherConfig
 from semantic_matcher_core.matching.features import match_features, match_features_densely
 from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
-from semantic_matcher_core.matching.similarity import FusedSimilarity, SimilarityMatrix
+from semantic_matcher_core.matching.similarity import BandedSimilarity, FusedSimilarity, SimilarityMatrix
 
 __all__ = [
+    "BandedSimilarity",
     "DenseMatches",
     "FusedSimilarity",
     "MatcherConfig",

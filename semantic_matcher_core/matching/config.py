@@ -27,6 +27,8 @@ class MatcherConfig:
         fusion: how texture and semantic similarity become one: ``"product"``, ``"sum"`` (weighted), or ``"concat"``
             (that of the concatenated vectors, which is the sum of both).
         weights: of ``reasoned`` and ``semantic`` in the sum, in this order; only with ``fusion="sum"``.
+        band_px: match only keypoints whose rows (y) differ by at most so many pixels, as those of rectified stereo
+            images do; others are not even second nearest. ``None`` for no such restriction.
     """
 
     mutual: bool = True
@@ -35,6 +37,7 @@ class MatcherConfig:
     min_similarity: float | None = None
     fusion: str = "product"
     weights: tuple[float, float] = (1.0, 1.0)
+    band_px: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.mutual, bool):
@@ -45,6 +48,8 @@ class MatcherConfig:
             raise ConfigError(f"max_distance must be in (0, 2], got {self.max_distance!r}; leave it out for no limit")
         if self.min_similarity is not None and not _is_number(self.min_similarity):
             raise ConfigError(f"min_similarity must be a number, got {self.min_similarity!r}")
+        if self.band_px is not None and not (_is_number(self.band_px) and self.band_px >= 0):
+            raise ConfigError(f"band_px must be 0 or more pixels, got {self.band_px!r}; leave it out for no band")
         if self.fusion not in FUSIONS:
             raise ConfigError(f"unknown fusion {self.fusion!r}; use one of {', '.join(FUSIONS)}")
         if not isinstance(self.weights, (tuple, list)) or len(self.weights) != 2:

@@ -8,7 +8,7 @@ from torch import Tensor
 from semantic_matcher_core.errors import DeviceError, ShapeError
 from semantic_matcher_core.matching.config import MatcherConfig
 from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
-from semantic_matcher_core.matching.similarity import FusedSimilarity
+from semantic_matcher_core.matching.similarity import BandedSimilarity, FusedSimilarity, Similarity
 from semantic_matcher_core.types import Features, Matches
 
 
@@ -49,7 +49,10 @@ def match_features_densely(
     config = config or MatcherConfig()
     vectors0, vectors1 = _comparable(features0, features1)
     with torch.autocast(features0.device.type, enabled=False):
-        similarity = FusedSimilarity([v.float() for v in vectors0], [v.float() for v in vectors1], config)
+        similarity: Similarity = FusedSimilarity([v.float() for v in vectors0], [v.float() for v in vectors1], config)
+        if config.band_px is not None:
+            ordinates0, ordinates1 = features0.keypoints[..., 1], features1.keypoints[..., 1]
+            similarity = BandedSimilarity(similarity, ordinates0, ordinates1, config.band_px)
         return match_similarities(similarity, config, features0.valid, features1.valid, both_sides=both_sides)
 
 

@@ -66,3 +66,27 @@ class FusedSimilarity:
         for v0, v1 in others:
             block.mul_(torch.bmm(v0[:, start:stop], v1))
         return block
+
+
+class BandedSimilarity:
+    """Another similarity, with minus infinity where two rows lie further apart than a band.
+
+    The mask exists for a block of rows at a time, as the similarities do.
+
+    Args:
+        similarity: the one to restrict.
+        ordinates0, ordinates1: ``B x N`` and ``B x M``, what is compared: the y of keypoints in pixels.
+        band: largest difference that is kept.
+    """
+
+    def __init__(self, similarity: Similarity, ordinates0: Tensor, ordinates1: Tensor, band: float) -> None:
+        self.shape = similarity.shape
+        self.device = similarity.device
+        self._similarity = similarity
+        self._ordinates = ordinates0[:, :, None], ordinates1[:, None, :]
+        self._band = band
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        ordinates0, ordinates1 = self._ordinates
+        outside = (ordinates0[:, start:stop] - ordinates1).abs() > self._band
+        return self._similarity.rows(start, stop).masked_fill(outside, -torch.inf)

@@ -1,12 +1,33 @@
-"""SHA-256 of files."""
+"""SHA-256 of files and of networks."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def sha256_of(path: Path) -> str:
     """Lower-case hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_weights(module: nn.Module) -> str:
+    """Lower-case hexadecimal SHA-256 of a network's parameters and buffers; "" for one that has none.
+
+    It depends on their names, shapes, types and values alone: not on the file they came from, nor on the device.
+    """
+    import torch
+
+    state = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    if not state:
+        return ""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,155 @@
+"""Calibrated cameras against OpenCV's projections and closed forms."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.geometry.camera import Camera, points_from_disparity
+from semantic_matcher_core.matching.calibrated import verify_calibrated
+from semantic_matcher_core.matching.verification import verify
+from semantic_matcher_core.types import Matches
+from semantic_matcher_core.weights.hashing import sha256_of_weights
+
+K = np.array([[410.0, 0.0, 321.0], [0.0, 405.0, 238.0], [0.0, 0.0, 1.0]])
+DISTORTIONS = {
+    "plumb_bob": [-0.28, 0.09, 0.001, -0.0007, -0.012],
+    "rational_polynomial": [0.4, 0.1, 0.0005, -0.0003, 0.01, 0.75, 0.15, 0.03],
+    "equidistant": [0.02, -0.01, 0.003, -0.0005],
+}
+
+
+def scene(count: int = 300) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.uniform((-2, -1.5, 3), (2, 1.5, 7), (count, 3))
+
+
+def project(points: np.ndarray, model: str, coefficients: list[float], rotation=(0, 0, 0), translation=(0, 0, 0)):
+    """Pixels by OpenCV's own forward model."""
+    r, t = np.array(rotation, float), np.array(translation, float)
+    forward = cv2.fisheye.projectPoints if model == "equidistant" else cv2.projectPoints
+    if model == "equidistant":
+        pixels, _ = forward(points[:, None], r, t, K, np.array(coefficients))
+    else:
+        pixels, _ = forward(points, r, t, K, np.array(coefficients) if coefficients else None)
+    return pixels.reshape(-1, 2)
+
+
+@pytest.mark.parametrize("model", DISTORTIONS)
+def test_undistorted_undoes_the_projection(model):
+    camera = Camera(K, model, DISTORTIONS[model])
+    bent, straight = project(scene(), model, DISTORTIONS[model]), project(scene(), "", [])
+    assert np.abs(bent - straight).max() > 1
+    np.testing.assert_allclose(camera.undistorted(bent), straight, atol=0.05)
+    assert camera.undistorted(np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_without_coefficients_nothing_moves():
+    points = np.random.default_rng(1).uniform(0, 600, (9, 2))
+    for camera in (Camera(K), Camera(K, "plumb_bob", np.zeros(5)), Camera(K, "", [])):
+        np.testing.assert_array_equal(camera.undistorted(points), points)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ((np.zeros((3, 3)),), ConfigError, "calibrate"),
+        ((np.eye(4),), ShapeError, "3 x 3"),
+        ((K, "fov", [0.9]), ConfigError, "'fov'"),
+        ((K, "plumb_bob", [0.1, 0.2]), ConfigError, "4 or 5"),
+        ((K, "plumb_bob", [np.nan, 0, 0, 0]), ConfigError, "finite"),
+    ],
+)
+def test_bad_calibrations_are_named(arguments, error, named):
+    with pytest.raises(error, match=named):
+        Camera(*arguments)
+
+
+@pytest.mark.parametrize("backend", ["opencv", "poselib"])
+@pytest.mark.parametrize("model", ["", *DISTORTIONS])
+def test_the_check_sees_through_distortion(backend, model):
+    coefficients = DISTORTIONS.get(model, [])
+    moved = {"rotation": (0.02, 0.06, -0.01), "translation": (0.5, 0.05, 0.1)}
+    pixels0, pixels1 = project(scene(), model, coefficients), project(scene(), model, coefficients, **moved)
+    pixels1[::5] += np.random.default_rng(2).uniform(20, 60, (60, 2))
+    count = len(pixels0)
+    indices = torch.arange(count)[:, None].expand(-1, 2)
+    matches = Matches(indices, torch.from_numpy(pixels0).float(), torch.from_numpy(pixels1).float(), torch.ones(count))
+    camera = Camera(K, model, coefficients)
+    checked = verify_calibrated(matches, camera, camera, threshold_px=1.0, backend=backend)
+    good = np.ones(count, bool)
+    good[::5] = False
+    inlier = checked.inlier.numpy()
+    assert inlier[good].mean() > 0.97 and inlier[~good].mean() < 0.2
+    assert checked.model_type == "essential"
+    assert checked.keypoints0 is matches.keypoints0 and checked.keypoints1 is matches.keypoints1
+    x, y, z = moved["translation"]
+    expected = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ cv2.Rodrigues(np.array(moved["rotation"]))[0]
+    expected /= np.linalg.norm(expected)
+    difference = min(np.abs(checked.model.numpy() - s * expected).max() for s in (1, -1))
+    assert difference < 0.03
+    if model == "":
+        same = verify(matches, "essential", threshold_px=1.0, K0=K, K1=K, backend=backend)
+        np.testing.assert_array_equal(same.inlier, checked.inlier)
+
+
+def rectified(baseline: float, left_shift: float = 0.0, cx_right: float = 321.0) -> tuple[np.ndarray, np.ndarray]:
+    p0 = np.hstack([K, [[-410.0 * left_shift], [0], [0]]])
+    p1 = np.hstack([K, [[-410.0 * (left_shift + baseline)], [0], [0]]])
+    p1[0, 2] = cx_right
+    return p0, p1
+
+
+@pytest.mark.parametrize("cx_right", [321.0, 300.0])
+@pytest.mark.parametrize("left_shift", [0.0, 0.1])
+def test_disparities_give_the_points_back(cx_right, left_shift):
+    points = scene()
+    p0, p1 = rectified(0.12, left_shift, cx_right)
+
+    def seen(p, world):
+        image = np.hstack([world, np.ones((len(world), 1))]) @ p.T
+        return image[:, :2] / image[:, 2:]
+
+    # The projection matrices take the pair's frame; the result is in the left camera's own.
+    own = points - (left_shift, 0, 0)
+    np.testing.assert_allclose(points_from_disparity(seen(p0, points), seen(p1, points), p0, p1), own, rtol=1e-9)
+
+
+def test_what_has_no_depth_is_nan():
+    p0, p1 = rectified(0.12)
+    points = points_from_disparity(
+        np.array([[10.0, 5], [10, 5], [10, 5]]), np.array([[10.0, 5], [12, 5], [9, 5]]), p0, p1
+    )
+    assert np.isnan(points[:2]).all() and np.isfinite(points[2]).all()
+    assert points_from_disparity(np.zeros((0, 2)), np.zeros((0, 2)), p0, p1).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda p0, p1: (p1, p0), "exchanged"),
+        (lambda p0, p1: (p0, p0), "no baseline"),
+        (lambda p0, p1: (p0 * 0, p1), "left camera is not calibrated"),
+        (lambda p0, p1: (p0, p1 * [[2, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]), "not a rectified pair"),
+    ],
+)
+def test_bad_pairs_are_named(change, named):
+    with pytest.raises(ConfigError, match=named):
+        points_from_disparity(np.zeros((1, 2)), np.zeros((1, 2)), *change(*rectified(0.12)))
+
+
+def test_the_hash_of_weights_depends_on_their_values_alone():
+    torch.manual_seed(0)
+    one = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    other = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    assert sha256_of_weights(one) != sha256_of_weights(other)
+    other.load_state_dict(one.state_dict())
+    assert sha256_of_weights(one) == sha256_of_weights(other.to(memory_format=torch.channels_last))
+    assert len(sha256_of_weights(one)) == 64
+    with torch.no_grad():
+        other[0].bias[0] += 1e-6
+    assert sha256_of_weights(one) != sha256_of_weights(other)
+    assert sha256_of_weights(torch.nn.ReLU()) == ""
