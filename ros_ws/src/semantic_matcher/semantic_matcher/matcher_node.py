@@ -23,6 +23,7 @@ from semantic_matcher.messages import stamp_ns
 from semantic_matcher.node_statistics import Statistics
 from semantic_matcher.output import Output
 from semantic_matcher.parameters import TABLES
+from semantic_matcher.views import view_types
 from semantic_matcher.worker import NewestFrameWorker
 from semantic_matcher_core.errors import ImageError, SemanticMatcherError
 from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
@@ -106,7 +107,7 @@ class MatcherNode(LifecycleNode):
 
     @abstractmethod
     def create_outputs(self) -> dict[str, Output]:
-        """The publishers, by name."""
+        """The publishers, by name; those of the views (``views.view_types``) are added to them."""
 
     @abstractmethod
     def create_inputs(self) -> list[ImageInput]:
@@ -190,6 +191,7 @@ class MatcherNode(LifecycleNode):
             self.statistics.set(name, value)
         self.statistics.set("image conversion", conversion_library())
         self.outputs = self.create_outputs()
+        self.outputs |= {n: Output(self, type_, f"~/{n}", self.statistics) for n, type_ in view_types(self).items()}
         self.get_logger().info(f"configured: {', '.join(f'{k} {v}' for k, v in self.model.facts().items())}")
         for note in self.model.licence_notes():
             self.get_logger().warning(note)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 if TYPE_CHECKING:
     from std_msgs.msg import Header
@@ -81,6 +82,12 @@ def rgb_image_message(pixels: np.ndarray, header: Header) -> Image:
     return Image(
         header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=flat_array(pixels, "B")
     )
+
+
+def jpeg_message(pixels: np.ndarray, header: Header, quality: int) -> CompressedImage:
+    """An ``H x W x 3`` uint8 RGB picture as JPEG of quality 1 to 100, named as image_transport names it."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=flat_array(data, "B"))
 
 
 def stamp_ns(header: Header) -> int:

@@ -222,8 +222,10 @@ OUTPUT = (
     ParameterSpec("publish_keypoints", True, "Publish keypoints while somebody subscribes", dynamic=True),
     ParameterSpec("publish_descriptors", True, "Publish descriptors while somebody subscribes", dynamic=True),
     ParameterSpec("publish_debug_image", True, "Draw the debug image while somebody subscribes", dynamic=True),
+    ParameterSpec("publish_annotations", True, "Publish annotations while somebody subscribes", dynamic=True),
     ParameterSpec("debug_max_matches", 200, "Lines drawn in the debug image at most", 0, 100000, dynamic=True),
     ParameterSpec("debug_height", 480, "Height of the images in the debug image, in pixels", 32, 8192, dynamic=True),
+    ParameterSpec("debug_jpeg_quality", 80, "JPEG quality of the compressed debug image", 1, 100, dynamic=True),
 )
 
 NODE = (

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from semantic_matcher.messages import descriptors_message, keypoints_message, matches_message, rgb_image_message
-from semantic_matcher_core.viz.matches import draw_matches
+from semantic_matcher.messages import descriptors_message, keypoints_message, matches_message
+from semantic_matcher.views import publish_views
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from semantic_matcher.matcher_node import MatcherNode
     from semantic_matcher_core.streams import Frame, MatchedPair
 
@@ -26,25 +24,9 @@ def publish_frame(node: MatcherNode, prefix: str, frame: Frame) -> None:
 
 
 def publish_pair(node: MatcherNode, pair: MatchedPair, mode: str) -> None:
-    """Matches, and the picture of them where somebody looks at it, under the current image's header."""
+    """Matches, and views of them where somebody looks, under the current image's header."""
     node.statistics.set("matches", len(pair.matches))
     current, reference = pair.current.tag, pair.reference.tag
     if node.outputs["matches"].publish(lambda: matches_message(pair, current, reference, mode)):
         node.statistics.count("published")
-    debug = node.outputs["debug_image"]
-    if node.settings.publish_debug_image:
-        debug.publish(lambda: rgb_image_message(_draw(node, pair, mode), current))
-
-
-def _draw(node: MatcherNode, pair: MatchedPair, mode: str) -> np.ndarray:
-    assert node.model is not None
-    return draw_matches(
-        pair.reference.image,
-        pair.current.image,
-        pair.matches,
-        features0=pair.reference.features,
-        features1=pair.current.features,
-        title=f"{node.model.variant}, {mode}",
-        max_lines=node.settings.debug_max_matches,
-        height=node.settings.debug_height,
-    )
+    publish_views(node, pair, mode)

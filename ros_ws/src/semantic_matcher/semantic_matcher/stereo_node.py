@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
-from sensor_msgs.msg import Image
 
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
@@ -22,7 +21,7 @@ _SIDES = ("left", "right")
 class StereoMatcher(MatcherNode):
     """Subscribes ``left/image`` and ``right/image``.
 
-    Publishes ``~/left/keypoints``, ``~/left/descriptors``, the same of the right, ``~/matches`` and ``~/debug_image``.
+    Publishes ``~/left/keypoints``, ``~/left/descriptors``, the same of the right, ``~/matches`` and the views.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -33,7 +32,7 @@ class StereoMatcher(MatcherNode):
     def create_outputs(self) -> dict[str, Output]:
         types = {f"{side}/keypoints": Keypoints for side in _SIDES}
         types |= {f"{side}/descriptors": Descriptors for side in _SIDES}
-        types |= {"matches": Matches, "debug_image": Image}
+        types["matches"] = Matches
         return {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
 
     def create_inputs(self) -> list[ImageInput]:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
-from sensor_msgs.msg import Image
 
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
@@ -18,14 +17,14 @@ from semantic_matcher_core.streams import StampOrder, TemporalPairing, TemporalS
 
 
 class TemporalMatcher(MatcherNode):
-    """Subscribes ``image``; publishes ``~/keypoints``, ``~/descriptors``, ``~/matches`` and ``~/debug_image``."""
+    """Subscribes ``image``; publishes ``~/keypoints``, ``~/descriptors``, ``~/matches`` and the views."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("temporal_matcher", **options)
         self._stream: TemporalStream | None = None
 
     def create_outputs(self) -> dict[str, Output]:
-        types = {"keypoints": Keypoints, "descriptors": Descriptors, "matches": Matches, "debug_image": Image}
+        types = {"keypoints": Keypoints, "descriptors": Descriptors, "matches": Matches}
         return {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
 
     def create_inputs(self) -> list[ImageInput]:

@@ -1,0 +1,64 @@
+"""What a node publishes to be looked at: a picture of the matches, raw and compressed, and annotations for Foxglove.
+
+All of it is made only while somebody subscribes, and the picture once for both of its topics.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sensor_msgs.msg import CompressedImage, Image
+
+from semantic_matcher.annotations import annotations_message, foxglove_messages
+from semantic_matcher.messages import jpeg_message, rgb_image_message
+from semantic_matcher_core.viz.matches import draw_matches
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rclpy.node import Node
+
+    from semantic_matcher.matcher_node import MatcherNode
+    from semantic_matcher_core.streams import MatchedPair
+
+
+def view_types(node: Node) -> dict[str, type]:
+    """Topic below ``~`` -> message type; logs, once in a process, where there are no annotations."""
+    types: dict[str, type] = {"debug_image": Image, "debug_image/compressed": CompressedImage}
+    foxglove = foxglove_messages()
+    if foxglove is None:
+        node.get_logger().info("foxglove_msgs is not installed: ~/annotations is not published", once=True)
+    else:
+        types["annotations"] = foxglove.ImageAnnotations
+    return types
+
+
+def publish_views(node: MatcherNode, pair: MatchedPair, mode: str) -> None:
+    """The views of a pair, under the current image's header."""
+    header, settings, outputs = pair.current.tag, node.settings, node.outputs
+
+    @cache
+    def picture() -> np.ndarray:
+        return _draw(node, pair, mode)
+
+    if settings.publish_debug_image:
+        outputs["debug_image"].publish(lambda: rgb_image_message(picture(), header))
+        outputs["debug_image/compressed"].publish(lambda: jpeg_message(picture(), header, settings.debug_jpeg_quality))
+    if settings.publish_annotations and "annotations" in outputs:
+        foxglove = foxglove_messages()
+        assert foxglove is not None
+        outputs["annotations"].publish(lambda: annotations_message(pair, header, foxglove))
+
+
+def _draw(node: MatcherNode, pair: MatchedPair, mode: str) -> np.ndarray:
+    assert node.model is not None
+    return draw_matches(
+        pair.reference.image,
+        pair.current.image,
+        pair.matches,
+        features0=pair.reference.features,
+        features1=pair.current.features,
+        title=f"{node.model.variant}, {mode}",
+        max_lines=node.settings.debug_max_matches,
+        height=node.settings.debug_height,
+    )
