@@ -1,4 +1,4 @@
-"""Calibrated cameras: pixels without distortion, and depth from the disparities of a rectified pair."""
+"""Calibrated cameras: pixels without the lens's distortion."""
 
 from __future__ import annotations
 
@@ -73,46 +73,3 @@ class Camera:
             return points
         undistort = cv2.fisheye.undistortPoints if self.distortion_model == "equidistant" else cv2.undistortPoints
         return undistort(points[:, None], self.matrix, self.distortion, R=np.eye(3), P=self.matrix)[:, 0]
-
-
-def points_from_disparity(
-    left: np.ndarray, right: np.ndarray, projection_left: np.ndarray, projection_right: np.ndarray
-) -> np.ndarray:
-    """Points in space of matched keypoints of a rectified pair.
-
-    Args:
-        left, right: ``M x 2`` pixels of the matches.
-        projection_left, projection_right: ``3 x 4`` projection matrices of the rectified cameras (``P`` of
-            sensor_msgs/CameraInfo): those of one camera, with ``P[0, 3] = -fx * baseline`` on the right.
-
-    Returns:
-        ``M x 3`` float64 in the left camera's optical frame (x right, y down, z forward), in the unit of the baseline;
-        rows of NaN where the disparity is not positive.
-
-    Raises:
-        ShapeError: a projection matrix is not ``3 x 4``.
-        ConfigError: focal lengths or baseline are not positive.
-    """
-    p0, p1 = np.asarray(projection_left, dtype=np.float64), np.asarray(projection_right, dtype=np.float64)
-    for name, p in (("left", p0), ("right", p1)):
-        if p.shape != (3, 4):
-            raise ShapeError(f"the {name} projection matrix must be 3 x 4, got {p.shape}")
-        if not (np.isfinite(p).all() and p[0, 0] > 0 and p[1, 1] > 0):
-            raise ConfigError(f"the {name} camera is not calibrated: focal lengths {p[0, 0]:g} and {p[1, 1]:g} pixels")
-    if not np.allclose(p0[0, 0], p1[0, 0], rtol=1e-3):
-        raise ConfigError(f"not a rectified pair: focal lengths {p0[0, 0]:g} and {p1[0, 0]:g} pixels")
-    # Where the left one is not the origin of the pair, the points are moved to it all the same.
-    scaled_baseline = p0[0, 3] - p1[0, 3]
-    if not scaled_baseline > 0:
-        raise ConfigError(
-            f"no baseline: P[0, 3] is {p0[0, 3]:g} on the left and {p1[0, 3]:g} on the right, expected a smaller one "
-            "(-fx * baseline) on the right; are the two sides exchanged?"
-        )
-    left = np.asarray(left, dtype=np.float64).reshape(-1, 2)
-    right = np.asarray(right, dtype=np.float64).reshape(-1, 2)
-    disparity = (left[:, 0] - p0[0, 2]) - (right[:, 0] - p1[0, 2])
-    disparity = np.where(disparity > 0, disparity, np.nan)
-    depth = scaled_baseline / disparity
-    return np.column_stack(
-        [(left[:, 0] - p0[0, 2]) * depth / p0[0, 0], (left[:, 1] - p0[1, 2]) * depth / p0[1, 1], depth]
-    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from semantic_matcher_core.errors import ConfigError, ShapeError
-from semantic_matcher_core.geometry.camera import Camera, points_from_disparity
+from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.geometry.stereo import points_from_disparity, sparse_points
 from semantic_matcher_core.matching.calibrated import verify_calibrated
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.types import Matches
@@ -125,6 +128,27 @@ def test_what_has_no_depth_is_nan():
     )
     assert np.isnan(points[:2]).all() and np.isfinite(points[2]).all()
     assert points_from_disparity(np.zeros((0, 2)), np.zeros((0, 2)), p0, p1).shape == (0, 3)
+
+
+def test_sparse_points_leave_out_what_cannot_be_right():
+    p0, p1 = rectified(0.12)
+    left = np.array([[400.0, 100], [400, 100], [400, 100], [400, 100], [400, 100]])
+    right = np.array([[390.0, 100], [390, 103], [399.5, 100], [410, 100], [380, 101]])
+    matches = Matches(
+        torch.arange(5)[:, None].expand(-1, 2),
+        torch.from_numpy(left).float(),
+        torch.from_numpy(right).float(),
+        torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5]),
+    )
+    options = {"max_row_difference": 2.0, "min_disparity": 1.0}
+    points, confidence = sparse_points(matches, p0, p1, **options)
+    np.testing.assert_allclose(points[:, 2], [410 * 0.12 / 10, 410 * 0.12 / 20], rtol=1e-6)
+    np.testing.assert_allclose(confidence, [0.9, 0.5])
+    assert points.dtype == confidence.dtype == np.float32
+    checked = replace(matches, inlier=torch.tensor([False, True, True, True, True]))
+    np.testing.assert_allclose(sparse_points(checked, p0, p1, **options)[1], [0.5])
+    nothing = replace(matches, inlier=torch.zeros(5, dtype=torch.bool))
+    assert [a.shape for a in sparse_points(nothing, p0, p1, **options)] == [(0, 3), (0,)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""Depth from the disparities of a rectified stereo pair."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.types import Matches
+
+
+def points_from_disparity(
+    left: np.ndarray, right: np.ndarray, projection_left: np.ndarray, projection_right: np.ndarray
+) -> np.ndarray:
+    """Points in space of matched keypoints of a rectified pair.
+
+    Args:
+        left, right: ``M x 2`` pixels of the matches.
+        projection_left, projection_right: ``3 x 4`` projection matrices of the rectified cameras (``P`` of
+            sensor_msgs/CameraInfo): those of one camera, with ``P[0, 3] = -fx * baseline`` on the right.
+
+    Returns:
+        ``M x 3`` float64 in the left camera's optical frame (x right, y down, z forward), in the unit of the baseline;
+        rows of NaN where the disparity is not positive.
+
+    Raises:
+        ShapeError: a projection matrix is not ``3 x 4``.
+        ConfigError: focal lengths or baseline are not positive.
+    """
+    p0, p1 = np.asarray(projection_left, dtype=np.float64), np.asarray(projection_right, dtype=np.float64)
+    for name, p in (("left", p0), ("right", p1)):
+        if p.shape != (3, 4):
+            raise ShapeError(f"the {name} projection matrix must be 3 x 4, got {p.shape}")
+        if not (np.isfinite(p).all() and p[0, 0] > 0 and p[1, 1] > 0):
+            raise ConfigError(f"the {name} camera is not calibrated: focal lengths {p[0, 0]:g} and {p[1, 1]:g} pixels")
+    if not np.allclose(p0[0, 0], p1[0, 0], rtol=1e-3):
+        raise ConfigError(f"not a rectified pair: focal lengths {p0[0, 0]:g} and {p1[0, 0]:g} pixels")
+    # Where the left one is not the origin of the pair, the points are moved to it all the same.
+    scaled_baseline = p0[0, 3] - p1[0, 3]
+    if not scaled_baseline > 0:
+        raise ConfigError(
+            f"no baseline: P[0, 3] is {p0[0, 3]:g} on the left and {p1[0, 3]:g} on the right, expected a smaller one "
+            "(-fx * baseline) on the right; are the two sides exchanged?"
+        )
+    left = np.asarray(left, dtype=np.float64).reshape(-1, 2)
+    right = np.asarray(right, dtype=np.float64).reshape(-1, 2)
+    disparity = (left[:, 0] - p0[0, 2]) - (right[:, 0] - p1[0, 2])
+    disparity = np.where(disparity > 0, disparity, np.nan)
+    depth = scaled_baseline / disparity
+    return np.column_stack(
+        [(left[:, 0] - p0[0, 2]) * depth / p0[0, 0], (left[:, 1] - p0[1, 2]) * depth / p0[1, 1], depth]
+    )
+
+
+def sparse_points(
+    matches: Matches,
+    projection_left: np.ndarray,
+    projection_right: np.ndarray,
+    *,
+    max_row_difference: float,
+    min_disparity: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The points in space that matches between rectified images give.
+
+    Args:
+        matches: of one pair, left and right; where a geometric check ran, its inliers alone are used.
+        projection_left, projection_right: as for :func:`points_from_disparity`.
+        max_row_difference: matches whose rows differ by more pixels are left out: they contradict rectification.
+        min_disparity: matches of a smaller disparity, in pixels, are left out: their depth says little.
+
+    Returns:
+        ``K x 3`` float32 points, as of :func:`points_from_disparity`, and ``K`` float32 confidences of their matches.
+    """
+    keep = np.ones(len(matches), bool) if matches.inlier is None else matches.inlier.cpu().numpy()
+    left, right = matches.keypoints0.cpu().numpy(), matches.keypoints1.cpu().numpy()
+    disparity = (left[:, 0] - projection_left[0, 2]) - (right[:, 0] - projection_right[0, 2])
+    keep = keep & (np.abs(left[:, 1] - right[:, 1]) <= max_row_difference) & (disparity >= min_disparity)
+    points = points_from_disparity(left[keep], right[keep], projection_left, projection_right)
+    confidence = matches.confidence.cpu().numpy()[keep]
+    finite = np.isfinite(points).all(axis=1)
+    return points[finite].astype(np.float32), confidence[finite].astype(np.float32)
