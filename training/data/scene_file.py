@@ -119,12 +119,18 @@ class SceneFile:
         """``H x W`` float32 metres."""
         return torch.from_numpy(self._read("depth", key)).float()
 
-    def pair(self, name: str) -> dict[str, Any]:
-        """All that is known of a pair ``key0:key1``, by the published names (``image0``, ``depth0``, ``T_0to1`` …)."""
+    def pair(self, name: str, *, images: bool = True) -> dict[str, Any]:
+        """All that is known of a pair ``key0:key1``, by the published names (``image0``, ``depth0``, ``T_0to1`` …).
+
+        Args:
+            name: one of ``pair_keys``.
+            images: whether to read the images, the largest part.
+        """
         key0, key1 = name.split(":")
         item: dict[str, Any] = {"image0_key": key0, "image1_key": key1, "scene": self.path.stem}
         for side, key in ((0, key0), (1, key1)):
-            item[f"image{side}"] = self.image(key)
+            if images:
+                item[f"image{side}"] = self.image(key)
             item[f"depth{side}"] = self.depth(key)
             item[f"K{side}"] = torch.from_numpy(self._read("K", key)).float()
         item["T_0to1"] = torch.from_numpy(self._read("T_0to1", name)).float()

@@ -1,0 +1,1 @@
+"""Training of DALF: keypoint sampling, rewards, losses, schedule (``python -m training.train_dalf``)."""

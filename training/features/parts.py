@@ -1,0 +1,88 @@
+"""Extractors and semantic encoders by the names of a training configuration, built as inference builds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.reasoning import ModelConfig, ReasonerConfig
+from semantic_matcher_core.semantics import SemanticEncoder, create_semantic_encoder, resize_for_encoder
+from semantic_matcher_core.variants.build import create_configured_extractor
+
+# What a checkpoint's section on the extractor can say, and is obeyed when it is loaded.
+EXTRACTOR_OPTIONS = ("detection_threshold", "nms_radius", "normalize_descriptors")
+# The pipeline's long side where a checkpoint says none.
+DEFAULT_LONG_SIDE = 896
+
+
+class ColourContext(SemanticEncoder):
+    """Colours around each patch at three scales: a stand-in for a foundation model in runs without any weights.
+
+    It knows what local descriptors of grey images do not, the colour of what a corner belongs to, and no more. Smoke
+    runs learn with it; it is of no use on real images, and published checkpoints never name it.
+    """
+
+    name = "colour-context"
+    feature_dim = 9
+    patch_size = 14
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = F.avg_pool2d(images - 0.5, self.patch_size)
+        wider = [F.avg_pool2d(patches, side, 1, side // 2, count_include_pad=False) for side in (3, 5)]
+        return torch.cat([patches, *wider], dim=1)
+
+
+def build_extractor(
+    name: str,
+    max_keypoints: int,
+    options: dict[str, Any] | None = None,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Extractor:
+    """An extractor with the options that the checkpoint trained on it will ask for.
+
+    Args:
+        name: any that ``create_extractor`` knows.
+        max_keypoints: keypoints per image.
+        options: of ``EXTRACTOR_OPTIONS``.
+        weights: a folder to search before the usual places.
+
+    Raises:
+        ConfigError: an option that a checkpoint cannot carry.
+        UnknownNameError, WeightsNotFoundError: as ``create_extractor``.
+    """
+    options = dict(options or {})
+    unknown = sorted(set(options) - set(EXTRACTOR_OPTIONS))
+    if unknown:
+        raise ConfigError(
+            f"extractor option {unknown[0]!r} is not one a checkpoint can carry; use {', '.join(EXTRACTOR_OPTIONS)}"
+        )
+    # The sizes of a reasoner play no part in building an extractor.
+    described = ModelConfig("none", name, ReasonerConfig(1, 1), options)
+    return create_configured_extractor(described, max_keypoints=max_keypoints, weights=weights, device=device)
+
+
+def build_semantic_encoder(
+    name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> SemanticEncoder:
+    """A semantic encoder by name: one of ``list_semantic_encoders()``, or ``colour-context`` for smoke runs.
+
+    Raises:
+        UnknownNameError, WeightsNotFoundError: as ``create_semantic_encoder``.
+    """
+    if name == ColourContext.name:
+        return ColourContext().to(device)
+    return create_semantic_encoder(name, weights=weights, device=device)
+
+
+def resized_for(encoder: SemanticEncoder, images: Tensor, long_side: int) -> Tensor:
+    """Images at the size ``encoder`` sees; ``long_side`` 0 keeps theirs, up to whole patches."""
+    side = long_side if long_side > 0 else max(encoder.patch_size, *images.shape[-2:])
+    return resize_for_encoder(images, side, encoder.patch_size, registration="exact")[0]

@@ -1,0 +1,350 @@
+"""What a reasoner experiment is: dataclasses, read from YAML; unknown keys are errors."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from semantic_matcher_core.errors import ConfigError
+
+SOURCES = ("scenes", "photos", "rendered")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+METRICS = ("precision", "recall", "correct")
+
+_Section = TypeVar("_Section")
+
+
+@dataclass(frozen=True)
+class PhotosConfig:
+    """Pairs made of single images by random warps (``data.source: photos``; ``data.root`` is the folder).
+
+    Attributes:
+        validation_root: folder of other images for validation; without one, every ``holdout``-th image of the root.
+        holdout: see above.
+        view_size: ``[height, width]`` of the views.
+        difficulty, bend_probability, photometric: see ``training.data.warped.WarpConfig``.
+        pairs_per_epoch: ``None``: one for each image.
+    """
+
+    validation_root: str | None = None
+    holdout: int = 10
+    view_size: tuple[int, int] = (320, 320)
+    difficulty: float = 0.3
+    bend_probability: float = 0.5
+    photometric: bool = True
+    pairs_per_epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class RenderedConfig:
+    """Rooms rendered on first use into ``data.root`` (``data.source: rendered``).
+
+    Attributes:
+        rooms, validation_rooms: scene files of each split.
+        pairs_per_room: image pairs in each.
+        view_size: ``[height, width]``.
+        textures: folder of images to paper the walls with; ``None`` for coloured noise.
+        patterns, tints: of the noise: how many grey patterns, and in how many colours each occurs. Few patterns in
+            many colours make rooms that local descriptors of grey images confuse.
+    """
+
+    rooms: int = 8
+    validation_rooms: int = 2
+    pairs_per_room: int = 20
+    view_size: tuple[int, int] = (256, 256)
+    textures: str | None = None
+    patterns: int = 8
+    tints: int = 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pairs and features come from.
+
+    Attributes:
+        source: ``scenes`` (HDF5 files in the published layout), ``photos`` or ``rendered``.
+        root: folder of the data set, of the photos, or that rendered rooms are kept in.
+        train_split, validation_split: sub-folders with the scene files.
+        extractor_cache, semantic_cache: folders below ``<root>/features`` with exported features; ``None`` computes
+            them on the fly. Photos have none, because no view occurs twice.
+        make_caches: export what is missing of them before training starts.
+        on_damage: ``fail``, or ``skip`` to leave out scenes that are damaged or do not fit their features, and name them.
+        validation_pairs: at most this many, evenly spread.
+        workers: processes that prepare pairs; 0 for none.
+    """
+
+    source: str
+    root: str
+    train_split: str = "train"
+    validation_split: str = "val"
+    extractor_cache: str | None = None
+    semantic_cache: str | None = None
+    make_caches: bool = False
+    on_damage: str = "fail"
+    validation_pairs: int = 500
+    workers: int = 4
+    photos: PhotosConfig = field(default_factory=PhotosConfig)
+    rendered: RenderedConfig = field(default_factory=RenderedConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("data.source", self.source, SOURCES)
+        _one_of("data.on_damage", self.on_damage, ("fail", "skip"))
+        if self.semantic_cache and not self.extractor_cache:
+            raise ConfigError(
+                "data.semantic_cache needs data.extractor_cache: its maps are sampled at keypoints when they are read"
+            )
+        if self.source == "photos" and self.extractor_cache:
+            raise ConfigError("data.extractor_cache: photos are warped anew each time, so there is nothing to cache")
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """What is trained, and on what. The sizes of descriptors are read from the data.
+
+    Attributes:
+        extractor: name for ``create_extractor``.
+        extractor_options: ``detection_threshold``, ``nms_radius``, ``normalize_descriptors``.
+        max_keypoints: per image.
+        semantic_encoder: name for ``create_semantic_encoder`` (or ``colour-context`` for smoke runs).
+        weights: folder to search for the weights of the two before the usual places.
+        initial: checkpoint folder to start from; ``None`` for random weights.
+
+    The others are those of :class:`~semantic_matcher_core.reasoning.ReasonerConfig`.
+    """
+
+    extractor: str = "xfeat"
+    extractor_options: dict[str, Any] = field(default_factory=dict)
+    max_keypoints: int = 2048
+    semantic_encoder: str = "dinov2_vits14"
+    weights: str | None = None
+    initial: str | None = None
+    features_dim: int = 256
+    n_attention_layers: int = 5
+    num_heads: int = 1
+    semantic_conditioning: bool = True
+    deep_supervision: bool = True
+    semantic_interpolation_mode: str = "bicubic"
+    fix_dino_size: int = -1
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam. ``lr`` becomes ``final_lr`` over ``decay_steps`` exponentially, where both are given."""
+
+    lr: float = 1e-4
+    weight_decay: float = 1e-5
+    final_lr: float | None = None
+    decay_steps: int | None = None
+    gradient_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.final_lr is None) != (self.decay_steps is None):
+            raise ConfigError("optimizer.final_lr and optimizer.decay_steps are only of use together")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long, on what, and what is kept.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: pairs per process and step part.
+        accumulation: step parts whose gradients make one optimizer step.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
+        devices: per node; ``auto`` for all, or for what torchrun or SLURM started.
+        nodes: ``auto`` likewise.
+        deterministic: only operations that give the same bits each time.
+        log_every, plot_every, validate_every, save_every: in steps; 0 switches plots off.
+        best_by: which validation figure decides the best checkpoint: ``precision``, ``recall`` or ``correct``.
+        progress: whether to draw a progress bar.
+    """
+
+    steps: int = 100_000
+    batch_size: int = 2
+    accumulation: int = 1
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: str | int = "auto"
+    nodes: str | int = "auto"
+    deterministic: bool = False
+    log_every: int = 10
+    plot_every: int = 100
+    validate_every: int = 1000
+    save_every: int = 1000
+    best_by: str = "precision"
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("run.precision", self.precision, PRECISIONS)
+        _one_of("run.best_by", self.best_by, METRICS)
+        _one_of("run.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        for name in ("steps", "batch_size", "accumulation", "log_every", "validate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"run.{name} must be 1 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """A whole experiment.
+
+    Attributes:
+        data: where pairs and features come from.
+        name: of the folder below ``output``.
+        output: folder for runs.
+        seed: weights, order of pairs, and random pairs follow from it.
+    """
+
+    data: DataConfig
+    name: str = "reasoner"
+    output: str = "runs"
+    seed: int = 0
+    model: ModelSection = field(default_factory=ModelSection)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this run is written."""
+        return Path(self.output, self.name)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As plain containers, which YAML and checkpoints hold; tuples become lists."""
+        return yaml.safe_load(yaml.safe_dump(_plain(asdict(self))))
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """An experiment from its YAML file.
+
+    Args:
+        path: the file.
+        overrides: ``section.key=value``, the value being YAML; later ones win.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown (the message has the nearest known one), a value has the
+            wrong type, or an override is no ``key=value``.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values, got {type(content).__name__}")
+    for override in overrides:
+        _override(content, override)
+    try:
+        return config_from_mapping(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def config_from_mapping(content: Mapping[str, Any]) -> ExperimentConfig:
+    """An experiment from nested plain containers; errors as :func:`load_config`."""
+    return _section(ExperimentConfig, content, "")
+
+
+def _override(content: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text!r} is no key=value, e.g. optimizer.lr=0.0002")
+    *sections, last = key.split(".")
+    place = content
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{key!r}: {section!r} is no section")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {text!r} is no YAML: {' '.join(str(error).split())}") from error
+
+
+def _section(kind: type[_Section], content: Any, prefix: str) -> _Section:
+    if content is None:
+        content = {}
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"section {prefix.rstrip('.')!r} must hold keys and values, got {content!r}")
+    hints = typing.get_type_hints(kind)
+    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    for key in content:
+        if key not in known:
+            raise ConfigError(f"unknown key {prefix + str(key)!r}; {_nearest(prefix + str(key), prefix, known)}")
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.default is MISSING and item.default_factory is MISSING and item.name not in content:
+            raise ConfigError(f"{prefix + item.name!r} is missing")
+    return kind(**{key: _value(hints[key], value, prefix + key) for key, value in content.items()})
+
+
+def _nearest(key: str, prefix: str, known: Iterable[str]) -> str:
+    here = [prefix + name for name in known]
+    close = difflib.get_close_matches(key, here, 1, 0.6)
+    # A key in the wrong section is found by its last part.
+    elsewhere = [path for path in _all_keys(ExperimentConfig, "") if path.split(".")[-1] == key.split(".")[-1]]
+    found = (elsewhere or close or difflib.get_close_matches(key, _all_keys(ExperimentConfig, ""), 1, 0.0))[0]
+    return f"did you mean {found!r}?"
+
+
+def _all_keys(kind: Any, prefix: str) -> list[str]:
+    keys: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        if is_dataclass(hint):
+            keys += [prefix + name, *_all_keys(hint, f"{prefix}{name}.")]
+        elif name in {item.name for item in fields(kind)}:
+            keys.append(prefix + name)
+    return keys
+
+
+def _value(hint: Any, value: Any, key: str) -> Any:
+    if is_dataclass(hint):
+        return _section(hint, value, f"{key}.")  # type: ignore[arg-type]
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    for choice in choices:
+        fits, converted = _as(choice, value)
+        if fits:
+            return converted
+    names = " or ".join("null" if c is type(None) else getattr(c, "__name__", str(c)) for c in choices)
+    raise ConfigError(f"{key} must be {names}, got {value!r}")
+
+
+def _as(kind: Any, value: Any) -> tuple[bool, Any]:
+    """Whether a value of YAML is of a kind, and the value converted to it."""
+    if kind is type(None):
+        return value is None, None
+    if kind is bool:
+        return isinstance(value, bool), value
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if kind is float:
+        # YAML 1.1 reads 1e-4, which has no point, as text.
+        try:
+            return isinstance(value, (int, float, str)) and not isinstance(value, bool), float(value)
+        except (TypeError, ValueError):
+            return False, value
+    if kind is str:
+        return isinstance(value, str), value
+    if typing.get_origin(kind) is tuple:
+        length = len(typing.get_args(kind))
+        fits = isinstance(value, (list, tuple)) and len(value) == length and all(type(v) is int for v in value)
+        return fits, tuple(value) if fits else value
+    return isinstance(value, dict), value
+
+
+def _one_of(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
