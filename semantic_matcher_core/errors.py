@@ -56,6 +56,10 @@ class LicenseNotAcceptedError(SemanticMatcherError, PermissionError):
     """Weights under a licence that must be accepted first; the message names the flag."""
 
 
+class RegistrationError(SemanticMatcherError, ValueError):
+    """An image cannot be registered: too little texture, or too few matches agree with one deformation."""
+
+
 class BagError(SemanticMatcherError, ValueError):
     """A bag is damaged or truncated, or holds no such topic or message type; the message lists what it does hold."""
 

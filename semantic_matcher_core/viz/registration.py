@@ -78,7 +78,8 @@ def _with_mesh(image: np.ndarray, lattice: np.ndarray) -> np.ndarray:
     every = max(1, round(max(lattice.shape[:2]) / 14))
     limit = 8 * max(image.shape)
     points = np.round(np.clip(lattice, -limit, limit) * 2**_SHIFT).astype(np.int32)
-    lines = [*points[::every], points[-1], *points.transpose(1, 0, 2)[::every], points[:, -1]]
+    across = [*points[::every], points[-1], *points.transpose(1, 0, 2)[::every], points[:, -1]]
+    lines = [np.ascontiguousarray(line) for line in across]
     thickness = max(1, round(max(image.shape) / 900))
     cv2.polylines(drawn, lines, False, _MESH, thickness, cv2.LINE_AA, _SHIFT)
     return drawn

@@ -1,0 +1,60 @@
+"""A map of the plane as a lattice: where points of one image, evenly spaced, lie in another.
+
+A lattice is ``R x C x 2`` float32: row r, column c is the point ``(c (W - 1) / (C - 1), r (H - 1) / (R - 1))`` of an
+``H x W`` image, and its value the (x, y) pixel in the other image. Between its points the map is bilinear.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from semantic_matcher_core.geometry.thin_plate import ThinPlateSpline
+
+
+def lattice_points(size: tuple[int, int], step_px: int) -> np.ndarray:
+    """``R x C x 2`` float32 points from corner to corner of a ``(height, width)`` image, at most ``step_px`` apart."""
+    y, x = (np.linspace(0, n - 1, max(2, -(-(n - 1) // step_px) + 1), dtype=np.float32) for n in size)
+    return np.stack(np.meshgrid(x, y), axis=-1)
+
+
+def lattice_of_spline(spline: ThinPlateSpline, size: tuple[int, int], step_px: int) -> np.ndarray:
+    """``R x C x 2`` float32: where the spline takes :func:`lattice_points`."""
+    points = lattice_points(size, step_px)
+    moved: Tensor = spline(torch.from_numpy(points.reshape(-1, 2)).to(spline.control))
+    return moved.cpu().numpy().astype(np.float32).reshape(points.shape)
+
+
+def dense_map(lattice: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``H x W x 2`` float32: the lattice's map of every pixel of an image of ``(height, width)``."""
+    rows, columns = (_interpolation(n, pixels) for n, pixels in zip(lattice.shape[:2], size, strict=True))
+    return np.stack([rows @ lattice[..., axis] @ columns.T for axis in range(2)], axis=-1)
+
+
+def warp(image: np.ndarray, lattice: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The other image seen through the lattice's map.
+
+    Args:
+        image: ``H' x W' x 3`` uint8, the image that the lattice points into.
+        size: ``(height, width)`` of the image that the lattice covers.
+
+    Returns:
+        ``height x width x 3`` uint8, black where the map leaves ``image``; and ``height x width`` bool, false there.
+    """
+    at = dense_map(lattice, size)
+    x, y = (np.ascontiguousarray(at[..., axis]) for axis in range(2))
+    warped = np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
+    inside = (x >= 0) & (x <= image.shape[1] - 1) & (y >= 0) & (y <= image.shape[0] - 1)
+    return warped, inside
+
+
+def _interpolation(count: int, pixels: int) -> np.ndarray:
+    """``pixels x count``: weights of ``count`` evenly spaced values at each of ``pixels`` positions over them."""
+    at = np.linspace(0, count - 1, pixels)
+    lower = np.minimum(at.astype(int), count - 2)
+    weights = np.zeros((pixels, count), np.float32)
+    weights[np.arange(pixels), lower] = 1 - (at - lower)
+    weights[np.arange(pixels), lower + 1] = at - lower
+    return weights

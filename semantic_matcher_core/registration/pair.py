@@ -1,0 +1,205 @@
+"""Registration of one image onto a template: matches, non-rigid check, spline, warp, and how well it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from semantic_matcher_core.errors import RegistrationError
+from semantic_matcher_core.geometry.thin_plate import ThinPlateSpline
+from semantic_matcher_core.matching.nonrigid import nonrigid_inliers
+from semantic_matcher_core.pipeline import SemanticMatcher
+from semantic_matcher_core.registration.config import RegistrationConfig
+from semantic_matcher_core.registration.lattice import lattice_of_spline, warp
+from semantic_matcher_core.registration.template import Template, as_rgb, extract_features
+from semantic_matcher_core.types import Features, Matches
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A smooth map from a template into an image, and the matches it comes from.
+
+    Attributes:
+        matches: template to image, ``inlier`` set.
+        spline: from pixels of the template to pixels of the image.
+        residual_px: median distance of the inliers from the spline, in the image.
+        bending_energy: of the spline, see :meth:`ThinPlateSpline.bending_energy`; 0 for an affine map.
+        lattice: the spline over the template, see ``registration.lattice``.
+    """
+
+    matches: Matches
+    spline: ThinPlateSpline
+    residual_px: float
+    bending_energy: float
+    lattice: np.ndarray
+
+    @property
+    def inliers(self) -> int:
+        """Number of matches that the map agrees with."""
+        assert self.matches.inlier is not None
+        return int(self.matches.inlier.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """An image warped onto a template, and how alike the two are there.
+
+    Attributes:
+        warped: ``H x W x 3`` uint8, the image as it would look from where the template was taken; black outside it.
+        support: ``H x W`` bool: inside the hull of the inliers' keypoints, where the map is known and not extrapolated,
+            and inside the image.
+        coverage: share of the template that ``support`` is.
+        error: mean absolute difference of grey levels (0 … 255) between template and ``warped`` over ``support``.
+        error_before: the same without registration: template and image laid over each other as they are. NaN where
+            the image does not reach ``support``.
+        correlation: of the grey levels over ``support``, in [-1, 1]; unlike ``error``, brightness and contrast do not
+            change it.
+    """
+
+    warped: np.ndarray
+    support: np.ndarray
+    coverage: float
+    error: float
+    error_before: float
+    correlation: float
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """A template and an image, registered.
+
+    Attributes:
+        fit: the map and its matches.
+        agreement: the image on the template.
+    """
+
+    fit: Fit
+    agreement: Agreement
+
+    def to_image(self, points: Tensor) -> Tensor:
+        """Where ``P x 2`` points of the template lie in the image."""
+        return self.fit.spline(points)
+
+    def to_template(self, points: Tensor) -> Tensor:
+        """Where ``P x 2`` points of the image lie in the template; NaN where the map folds."""
+        return self.fit.spline.inverse_points(points)
+
+
+def register_pair(
+    matcher: SemanticMatcher,
+    template: np.ndarray,
+    image: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    config: RegistrationConfig | None = None,
+) -> Registration:
+    """Register an image onto a template.
+
+    Args:
+        matcher: ``SemanticMatcher.from_pretrained("plain:dalf")``, or any other.
+        template, image: ``H x W x 3`` uint8 RGB (or grey) arrays of any sizes.
+        mask: ``H x W`` of the template, non-zero on the object.
+
+    Raises:
+        ImageError: an image or the mask cannot be used.
+        RegistrationError: too little texture, or too few matches agree with one smooth deformation.
+    """
+    return register_onto(matcher, Template.from_image(matcher, template, mask=mask, config=config), image, config)
+
+
+def register_onto(
+    matcher: SemanticMatcher, template: Template, image: np.ndarray, config: RegistrationConfig | None = None
+) -> Registration:
+    """As :func:`register_pair`, with a template that is there already."""
+    config = config or RegistrationConfig()
+    image = as_rgb(image)
+    fit = fit_map(matcher, template, extract_features(matcher, image, config.max_side), config)
+    return Registration(fit, compare(template, image, fit, fit.lattice))
+
+
+def fit_map(matcher: SemanticMatcher, template: Template, features: Features, config: RegistrationConfig) -> Fit:
+    """The smooth map from a template to an image with these features.
+
+    Raises:
+        RegistrationError: too few matches agree with one smooth deformation.
+    """
+    matches = matcher.match(template.features, features)
+    inlier = nonrigid_inliers(
+        matches.keypoints0,
+        matches.keypoints1,
+        threshold=config.threshold,
+        hypotheses=config.hypotheses,
+        seed=config.seed,
+    )
+    matches = replace(matches, inlier=inlier)
+    found = int(inlier.sum())
+    if found < config.min_inliers:
+        raise RegistrationError(
+            f"only {found} of {len(matches)} matches agree with one smooth deformation, at least {config.min_inliers} "
+            "are needed; the image may not show the template, or be too blurred or too small"
+        )
+    source, target = matches.keypoints0[inlier].double(), matches.keypoints1[inlier].double()
+    spline = ThinPlateSpline.fit(source, target, config.regularisation)
+    return Fit(
+        matches,
+        spline,
+        residual_px=float((spline(source) - target).norm(dim=1).median()),
+        bending_energy=spline.bending_energy(),
+        lattice=lattice_of_spline(spline, template.features.image_size, config.step_px),
+    )
+
+
+def compare(template: Template, image: np.ndarray, fit: Fit, lattice: np.ndarray) -> Agreement:
+    """An image on the template through ``lattice``, which is ``fit.lattice`` or, in a video, a smoothed one."""
+    size = template.features.image_size
+    warped, inside = warp(image, lattice, size)
+    support = inside & _hull(fit.matches, size)
+    grey = _grey(template.image)
+    return Agreement(
+        warped,
+        support,
+        coverage=float(support.mean()),
+        error=_mean_difference(grey, _grey(warped), support),
+        error_before=_mean_difference(grey, _grey(_laid_over(image, size)), support & _reach(image, size)),
+        correlation=_correlation(grey[support], _grey(warped)[support]),
+    )
+
+
+def _hull(matches: Matches, size: tuple[int, int]) -> np.ndarray:
+    keypoints = matches.keypoints0[matches.inlier].round().to(torch.int32).cpu().numpy()
+    filled = np.zeros(size, np.uint8)
+    cv2.fillConvexPoly(filled, cv2.convexHull(keypoints), 1)
+    return filled > 0
+
+
+def _laid_over(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    canvas = np.zeros((*size, 3), np.uint8)
+    height, width = min(size[0], image.shape[0]), min(size[1], image.shape[1])
+    canvas[:height, :width] = image[:height, :width]
+    return canvas
+
+
+def _reach(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    reach = np.zeros(size, bool)
+    reach[: image.shape[0], : image.shape[1]] = True
+    return reach
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def _mean_difference(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
+    return float(np.abs(a - b)[where].mean()) if where.any() else float("nan")
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    if a.size == 0:
+        return float("nan")
+    a, b = a - a.mean(), b - b.mean()
+    spread = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / spread if spread > 0 else 0.0

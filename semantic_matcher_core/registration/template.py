@@ -1,0 +1,90 @@
+"""What other images are registered onto: an image with its features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from semantic_matcher_core.errors import ImageError, RegistrationError
+from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
+from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
+from semantic_matcher_core.pipeline import SemanticMatcher
+from semantic_matcher_core.registration.config import RegistrationConfig
+from semantic_matcher_core.types import Features
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """The image that others are registered onto.
+
+    Attributes:
+        image: ``H x W x 3`` uint8 RGB.
+        features: of it, a batch of one, keypoints in its pixels.
+    """
+
+    image: np.ndarray
+    features: Features
+
+    @classmethod
+    def from_image(
+        cls,
+        matcher: SemanticMatcher,
+        image: np.ndarray,
+        *,
+        mask: np.ndarray | None = None,
+        config: RegistrationConfig | None = None,
+    ) -> Template:
+        """A template with its features.
+
+        Args:
+            matcher: extracts the features; DALF's are made for this (``plain:dalf``).
+            image: ``H x W x 3`` uint8 RGB, or ``H x W`` grey.
+            mask: ``H x W``, non-zero on the object where the image shows more than that.
+
+        Raises:
+            ImageError: image or mask cannot be used.
+            RegistrationError: it has too little texture for a registration.
+        """
+        config = config or RegistrationConfig()
+        image = as_rgb(image)
+        features = extract_features(matcher, image, config.max_side, mask)
+        found = features.keypoints.shape[1]
+        if found < config.min_inliers:
+            where = "in the template" if mask is None else "in the template's mask"
+            raise RegistrationError(
+                f"only {found} keypoints {where}, at least {config.min_inliers} are needed; use a sharp picture of a "
+                "surface with texture, or another extractor"
+            )
+        return cls(image, features)
+
+
+def extract_features(matcher: SemanticMatcher, image: np.ndarray, max_side: int | None, mask: Any = None) -> Features:
+    """Features of one image, seen no larger than ``max_side``; keypoints in pixels of the image as given."""
+    images = as_image_batch(image, matcher.device)
+    masks = None if mask is None else as_mask_batch(mask, images)
+    with torch.inference_mode():
+        smaller, smaller_masks = fit_long_side(images, masks, max_side)
+    features = matcher.extract(smaller.clamp(0, 1), smaller_masks)
+    given = (image.shape[0], image.shape[1])
+    return replace(
+        features, keypoints=keypoints_at_size(features.keypoints, features.image_size, given), image_size=given
+    )
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """``H x W x 3`` uint8 of a grey or RGB array.
+
+    Raises:
+        ImageError: it is neither.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or 0 in image.shape:
+        what = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(f"expected an H x W x 3 or H x W uint8 array that is not empty, got {what}")
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(f"expected an H x W x 3 or H x W uint8 array, got {image.shape}")
+    return image
