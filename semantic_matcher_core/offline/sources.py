@@ -182,7 +182,7 @@ class FilesSource(ImageSource):
                 if len(sequences) > 1:
                     name = f"{stream}/{name}"
                 decode = partial(read_image, path, orientation=orientation)
-                self._items.append(SourceImage(len(self._items), stream, name, stamp, stamp, "", decode))
+                self._items.append(SourceImage(len(self._items), stream, name, stamp, stamp, stream, decode))
         self._paths = [path for sequence in sequences for _, path in sequence]
 
     def images(self) -> Iterator[SourceImage]:

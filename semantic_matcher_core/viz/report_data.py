@@ -205,22 +205,32 @@ def _fetch_images(bag: BagReader, pairs: list[DrawnPair], keypoints_topics: Sequ
             wanted.setdefault(key, []).append((pair, side))
     for item in bag.messages(keypoints_topics):
         for pair, side in wanted.get(_key(item.message.header), ()):
-            if pair.features[side] is None:
+            if pair.features[side] is None and _may_be(item.topic, pair, side):
                 pair.features[side] = _features_of(item.message)
     image_topics = [topic.name for topic in bag.image_topics if topic.count and not topic.name.endswith("/debug_image")]
     if not image_topics:
         return
     for image in bag.images(image_topics):
-        takers = wanted.get((image.stamp_ns, image.frame_id), ())
-        if not any(pair.images[side] is None for pair, side in takers):
+        takers = [
+            (pair, side)
+            for pair, side in wanted.get((image.stamp_ns, image.frame_id), ())
+            if pair.images[side] is None and _may_be(image.topic, pair, side)
+        ]
+        if not takers:
             continue
         try:
             pixels = image.decode()
         except ImageError:
             continue  # the pair is drawn without it
         for pair, side in takers:
-            if pair.images[side] is None:
-                pair.images[side] = pixels
+            pair.images[side] = pixels
+
+
+def _may_be(topic: str, pair: DrawnPair, side: int) -> bool:
+    """Whether a topic may hold this side of the pair; it matters where left and right have the same stamp and frame."""
+    if pair.keys[0] != pair.keys[1]:
+        return True
+    return ("left", "right")[1 - side] not in topic
 
 
 def _matches_of(message: Any) -> Matches:

@@ -125,6 +125,20 @@ def test_one_pair_is_best_median_and_worst(tmp_path: Path) -> None:
     assert "Best and median and worst pair by matches (its images are not in the file)" in page
 
 
+def test_left_and_right_of_the_same_stamp_and_frame_are_told_apart(tmp_path: Path) -> None:
+    matches = Matches(torch.tensor([[0, 0]]), torch.ones(1, 2), torch.ones(1, 2), torch.ones(1))
+    header = header_message(START, "rig")
+    with McapWriter(tmp_path / "stereo.mcap") as writer:
+        for value, side in enumerate(("left", "right"), start=1):
+            image = np.full((*SIZE, 3), 50 * value, np.uint8)
+            writer.write(f"/stereo/{side}/image_rect", image_message(image, header), START)
+            writer.write(f"/stereo_matcher/{side}/keypoints", keypoints_message(features(value, 0), header), START)
+        writer.write("/stereo_matcher/matches", matches_message(matches, "stereo", header, header), START)
+    pair = collect(tmp_path / "stereo.mcap").streams[0].pairs[0]
+    assert [int(image[0, 0, 0]) for image in pair.images if image is not None] == [50, 100]
+    assert [item.keypoints.shape[1] for item in pair.features if item is not None] == [1, 2]
+
+
 class _Page(HTMLParser):
     """Which elements there are, whether they are closed, and what they point to."""
 
