@@ -13,6 +13,9 @@ from torch import Tensor
 
 from semantic_matcher_core.geometry.thin_plate import ThinPlateSpline
 
+# Pixels of float32 rounding at coordinates of a few thousand.
+_ROUNDING = 1e-3
+
 
 def lattice_points(size: tuple[int, int], step_px: int) -> np.ndarray:
     """``R x C x 2`` float32 points from corner to corner of a ``(height, width)`` image, at most ``step_px`` apart."""
@@ -46,7 +49,8 @@ def warp(image: np.ndarray, lattice: np.ndarray, size: tuple[int, int]) -> tuple
     at = dense_map(lattice, size)
     x, y = (np.ascontiguousarray(at[..., axis]) for axis in range(2))
     warped = np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
-    inside = (x >= 0) & (x <= image.shape[1] - 1) & (y >= 0) & (y <= image.shape[0] - 1)
+    right, bottom = image.shape[1] - 1 + _ROUNDING, image.shape[0] - 1 + _ROUNDING
+    inside = (x >= -_ROUNDING) & (x <= right) & (y >= -_ROUNDING) & (y <= bottom)
     return warped, inside
 
 
