@@ -57,6 +57,8 @@ class Alike(Extractor):
         UnknownNameError: no such model.
     """
 
+    dense_step = _STRIDE
+
     def __init__(
         self,
         max_keypoints: int = 2048,
@@ -90,11 +92,11 @@ class Alike(Extractor):
         given = (images.shape[-2], images.shape[-1])
         images, masks = fit_long_side(images, masks, self.max_side)
         height, width = images.shape[-2:]
-        levels = self.net(F.pad(images, (0, -width % _STRIDE, 0, -height % _STRIDE)))
+        maps = self.dense(F.pad(images, (0, -width % _STRIDE, 0, -height % _STRIDE)))
 
         # The network may run in half precision; a position or a rank may not.
         with torch.autocast(images.device.type, enabled=False):
-            levels = [level.float() for level in levels]
+            levels = [level.float() for level in maps]
             detected = detect_keypoints(
                 self.net.score_map(levels)[:, :height, :width],
                 self.max_keypoints,
@@ -116,6 +118,10 @@ class Alike(Extractor):
                 image_size=given,
                 valid=detected.valid,
             )
+
+    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
+        return tuple(self.net(images))
 
 
 class AlikeNet(nn.Module):

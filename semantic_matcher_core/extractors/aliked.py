@@ -56,6 +56,8 @@ class Aliked(Extractor):
         UnknownNameError: no such model.
     """
 
+    dense_step = _STRIDE
+
     def __init__(
         self,
         max_keypoints: int = 2048,
@@ -95,11 +97,11 @@ class Aliked(Extractor):
         height, width = images.shape[-2:]
         left, top = -width % _STRIDE // 2, -height % _STRIDE // 2
         padding = (left, -width % _STRIDE - left, top, -height % _STRIDE - top)
-        levels = self._levels(F.pad(images, padding, mode="replicate"))
+        maps = self.dense(F.pad(images, padding, mode="replicate"))
 
         # The network may run in half precision; a position or a rank may not.
         with torch.autocast(images.device.type, enabled=False):
-            levels = [level.float() for level in levels]
+            levels = [level.float() for level in maps]
             detected = detect_keypoints(
                 self._score_map(levels)[:, top : top + height, left : left + width],
                 self.max_keypoints,
@@ -121,15 +123,15 @@ class Aliked(Extractor):
                 valid=detected.valid,
             )
 
-    def _levels(self, images: Tensor) -> list[Tensor]:
-        """``B x 3 x H x W``, H and W multiples of 32, to four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
+    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
         net = self.net
         x1 = net.block1(images)
         x2 = net.block2(net.pool2(x1))
         x3 = net.block3(net.pool4(x2))
         x4 = net.block4(net.pool4(x3))
         laterals = (net.conv1, net.conv2, net.conv3, net.conv4)
-        return [net.gate(conv(x)) for conv, x in zip(laterals, (x1, x2, x3, x4), strict=True)]
+        return tuple(net.gate(conv(x)) for conv, x in zip(laterals, (x1, x2, x3, x4), strict=True))
 
     def _score_map(self, levels: Sequence[Tensor]) -> Tensor:
         """``B x H x W`` detection scores in (0, 1)."""

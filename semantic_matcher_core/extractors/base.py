@@ -37,6 +37,9 @@ class Extractor(nn.Module, ABC):
 
     name: str = ""
     descriptor_dim: int = 0
+    # What `dense` takes: its channels, and a number that both sides are multiples of; 0 where there is no `dense`.
+    dense_channels: int = 3
+    dense_step: int = 0
 
     def __init__(self, max_keypoints: int = 2048) -> None:
         super().__init__()
@@ -55,6 +58,14 @@ class Extractor(nn.Module, ABC):
         Returns:
             Features of B images, on the device of ``images``, keypoints, scores and descriptors in float32.
         """
+
+    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The network alone, from images as it takes them to dense maps: what another runtime can do in its place.
+
+        Args:
+            images: ``B x dense_channels x H x W``, H and W multiples of ``dense_step``.
+        """
+        raise NotImplementedError(f"{self.name} has no dense network of its own")
 
     @property
     def device(self) -> torch.device:

@@ -45,6 +45,7 @@ class Disk(Extractor):
 
     name = "disk"
     descriptor_dim = 128
+    dense_step = _STRIDE
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Disk(Extractor):
         right, bottom = -width % _STRIDE, -height % _STRIDE
         if max(height + bottom, width + right) == _STRIDE:
             right += _STRIDE  # the coarsest map would be one pixel, which instance normalisation cannot take
-        features = self._last_features(F.pad(images, (0, right, 0, bottom)))
+        (features,) = self.dense(F.pad(images, (0, right, 0, bottom)))
 
         # The network may run in half precision; a position or a rank may not.
         with torch.autocast(images.device.type, enabled=False):
@@ -104,8 +105,8 @@ class Disk(Extractor):
                 valid=selection.valid,
             )
 
-    def _last_features(self, images: Tensor) -> Tensor:
-        """What the U-Net's last convolution sees, ``B x C x H x W``; H and W multiples of 16."""
+    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the U-Net's last convolution sees, ``B x C x H x W``; one of H and W is more than 16."""
         unet = self.net.unet
         skips = [images]
         for block in unet.path_down:
@@ -117,7 +118,7 @@ class Disk(Extractor):
         x = torch.cat((last.upsample(x), skips.pop()), dim=1)
         for layer in list(last.conv)[:-1]:
             x = layer(x)
-        return x
+        return (x,)
 
     def _heat_map(self, features: Tensor) -> Tensor:
         """``B x H x W`` detection logits."""

@@ -13,7 +13,7 @@ def max_pool(x: Tensor, size: int) -> Tensor:
     On the CPU torch's pooling also keeps the places of the maxima; element-wise maxima of strided views are five to
     nine times faster.
     """
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():  # also while exporting
         return F.max_pool2d(x, size)
     height, width = (side // size * size for side in x.shape[-2:])
     x = x[..., :height, :width]

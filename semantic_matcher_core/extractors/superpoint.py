@@ -47,6 +47,8 @@ class SuperPoint(Extractor):
 
     name = "superpoint"
     descriptor_dim = 256
+    dense_channels = 1
+    dense_step = _CELL
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class SuperPoint(Extractor):
         # Below one cell there is nothing to detect; the network is still run, so that shapes and dtypes are its own.
         images = F.pad(images, (0, max(0, _CELL - seen[1]), 0, max(0, _CELL - seen[0])), mode="replicate")
         luma = torch.tensor(_LUMA, device=images.device)[:, None, None]
-        logits, descriptor_map = self.net((images * luma).sum(dim=1, keepdim=True))
+        logits, descriptor_map = self.dense((images * luma).sum(dim=1, keepdim=True))
 
         # The network may run in half precision; a position or a rank may not.
         with torch.autocast(images.device.type, enabled=False):
@@ -112,6 +114,10 @@ class SuperPoint(Extractor):
                 image_size=given,
                 valid=selection.valid,
             )
+
+    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits and descriptor map at an eighth of the size, see :class:`SuperPointNet`."""
+        return self.net(images)
 
 
 class SuperPointNet(nn.Module):

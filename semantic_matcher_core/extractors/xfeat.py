@@ -44,6 +44,7 @@ class XFeat(Extractor):
 
     name = "xfeat"
     descriptor_dim = 64
+    dense_step = _STRIDE
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class XFeat(Extractor):
         height, width = (max(_STRIDE, side // _STRIDE * _STRIDE) for side in (given_height, given_width))
         if (height, width) != (given_height, given_width):
             images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
-        descriptor_map, logits, reliability = self.net(images)
+        descriptor_map, logits, reliability = self.dense(images)
 
         # The networks may run in half precision; a position or a rank may not.
         with torch.autocast(images.device.type, enabled=False):
@@ -114,6 +115,10 @@ class XFeat(Extractor):
                 image_size=(given_height, given_width),
                 valid=valid,
             )
+
+    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Descriptor map, keypoint logits and reliability at an eighth of the size."""
+        return self.net(images)
 
 
 def detection_heat_map(logits: Tensor) -> Tensor:

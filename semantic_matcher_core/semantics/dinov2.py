@@ -93,10 +93,13 @@ class DinoV2(SemanticEncoder):
                 f"image height and width must be positive multiples of {_PATCH}, got {height} x {width}; "
                 "resize_for_encoder makes them so"
             )
-        rows, columns = height // _PATCH, width // _PATCH
+        return self.encode(images, self._position_encoding(height // _PATCH, width // _PATCH))
+
+    def encode(self, images: Tensor, positions: Tensor) -> Tensor:
+        """:meth:`forward` with its position encoding (:meth:`interpolate_pos_encoding`) given; nothing is checked."""
+        rows, columns = images.shape[-2] // _PATCH, images.shape[-1] // _PATCH
         patches = self.patch_embed(images)
-        tokens = torch.cat((self.cls_token.expand(len(images), -1, -1), patches), dim=1)
-        tokens = tokens + self._position_encoding(rows, columns)
+        tokens = torch.cat((self.cls_token.expand(len(images), -1, -1), patches), dim=1) + positions
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens[:, 1:]).transpose(1, 2).unflatten(2, (rows, columns))

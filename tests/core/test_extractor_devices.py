@@ -69,7 +69,7 @@ def test_half_precision_networks_give_float32_results(make, textured_image):
     x = half.keypoints[0, :, 0]
     assert bool(((x > 257) & (x.round().remainder(2) == 1)).any())
     # Where both find the same keypoint, they describe it alike.
-    near = torch.cdist(full.keypoints[0], half.keypoints[0]) < 0.75
+    near = torch.cdist(full.keypoints[0].double(), half.keypoints[0].double()) < 0.75
     rows, columns = near.nonzero(as_tuple=True)
     assert len(rows) > 5
     cosine = (full.descriptors[0, rows] * half.descriptors[0, columns]).sum(-1)

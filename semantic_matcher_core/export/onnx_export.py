@@ -1,0 +1,157 @@
+"""Export of a matcher's networks to ONNX, each checked against torch in onnxruntime before it counts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from semantic_matcher_core.errors import CheckpointError, ConfigError
+from semantic_matcher_core.export.graphs import Graph, fingerprint, graphs_of, outputs_of
+from semantic_matcher_core.pipeline import SemanticMatcher
+
+MANIFEST = "manifest.json"
+FORMAT = "semantic_matcher onnx 1"
+# Largest difference from torch, relative to the largest value of an output.
+TOLERANCE = 1e-4
+# A protocol buffer ends at 2 GiB; above, weights go into a file beside the graph.
+_ONE_FILE_BYTES = 1_800_000_000
+
+
+def export_onnx(matcher: SemanticMatcher, folder: str | Path, *, overwrite: bool = False) -> dict[str, float]:
+    """Write a matcher's networks as ONNX graphs with any batch, image size and number of keypoints.
+
+    Args:
+        matcher: on the CPU, in evaluation mode, as built.
+        folder: is made, with ``extractor.onnx``, where there is a reasoner ``semantic_encoder.onnx`` and
+            ``reasoner.onnx``, and a manifest. It appears whole or not at all.
+        overwrite: replace an earlier export in that place.
+
+    Returns:
+        For each graph the largest difference from torch over its test inputs, relative to the largest value.
+
+    Raises:
+        ConfigError: the folder exists, a package is missing, the matcher is not on the CPU, or a part of it cannot be
+            exported.
+        CheckpointError: a graph computes something else than torch; nothing is written.
+    """
+    target = Path(folder)
+    _check_target(target, overwrite)
+    require("onnx", "onnxscript", "onnxruntime")
+    if matcher.device.type != "cpu":
+        raise ConfigError(f"a matcher is exported from the CPU, not from {matcher.device}; build it with device='cpu'")
+    graphs = graphs_of(matcher)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        differences = {}
+        for graph in graphs:
+            _write(graph, temporary / f"{graph.name}.onnx")
+            differences[graph.name] = _checked(graph, temporary / f"{graph.name}.onnx")
+        (temporary / MANIFEST).write_text(
+            json.dumps(_manifest(matcher, graphs, differences), indent=2), encoding="utf-8"
+        )
+        temporary.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.replace(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return differences
+
+
+def require(*packages: str) -> None:
+    """Raises:
+    ConfigError: a package is not installed; the message has the command that installs it.
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ConfigError(f"ONNX needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}")
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not (target / MANIFEST).is_file():
+        raise ConfigError(f"{target} exists and is no earlier export; choose another folder")
+    if not overwrite:
+        raise ConfigError(f"{target} holds an earlier export; choose another folder, or ask to overwrite it")
+
+
+def _write(graph: Graph, path: Path) -> None:
+    free = tuple(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC) for dimensions in graph.dynamic)
+    with _without_hints_on_torchvision(), torch.no_grad():
+        program: Any = torch.onnx.export(
+            graph.module.eval(),
+            graph.examples[0],
+            dynamo=True,
+            dynamic_shapes=free,
+            input_names=list(graph.inputs),
+            verbose=False,
+        )
+    size = sum(p.numel() * p.element_size() for p in graph.weights.parameters())
+    program.save(str(path), external_data=size > _ONE_FILE_BYTES)
+
+
+def _checked(graph: Graph, path: Path) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for example in graph.examples:
+        with torch.inference_mode():
+            expected = [tensor.numpy() for tensor in outputs_of(graph.module(*example))]
+        given = {name: tensor.numpy() for name, tensor in zip(graph.inputs, example, strict=True)}
+        for ours, theirs in zip(expected, session.run(None, given), strict=True):
+            difference = float(np.abs(ours - theirs).max() / max(np.abs(ours).max(), 1e-6))
+            if ours.shape != theirs.shape or not difference <= TOLERANCE:
+                sizes = ", ".join(str(tuple(tensor.shape)) for tensor in example)
+                raise CheckpointError(
+                    f"the ONNX graph of the {graph.name} differs from torch by {difference:.2g} of the largest value "
+                    f"for inputs {sizes} (at most {TOLERANCE} is allowed); nothing is written"
+                )
+            worst = max(worst, difference)
+    return worst
+
+
+def _manifest(matcher: SemanticMatcher, graphs: list[Graph], differences: dict[str, float]) -> dict[str, Any]:
+    from semantic_matcher_core import __version__
+
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "variant": matcher.variant,
+        "extractor": matcher.extractor.name,
+        "semantic_encoder": getattr(matcher.semantic_encoder, "name", None),
+        "graphs": {
+            graph.name: {
+                "file": f"{graph.name}.onnx",
+                "inputs": list(graph.inputs),
+                "weights": fingerprint(graph.weights),
+                "difference": differences[graph.name],
+            }
+            for graph in graphs
+        },
+    }
+
+
+@contextmanager
+def _without_hints_on_torchvision() -> Iterator[None]:
+    """torch warns once for each operator of torchvision, which nothing here uses."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,193 @@
+"""Networks as ONNX graphs: written and checked, and a pipeline that runs on them."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core.errors import CheckpointError, ConfigError, DeviceError
+from semantic_matcher_core.export import export_onnx, onnx_export, use_onnx
+from semantic_matcher_core.export.graphs import fingerprint, graphs_of
+from semantic_matcher_core.extractors import Extractor
+from semantic_matcher_core.extractors.alike import Alike
+from semantic_matcher_core.extractors.aliked import Aliked
+from semantic_matcher_core.extractors.disk import Disk
+from semantic_matcher_core.extractors.sift import Sift
+from semantic_matcher_core.extractors.superpoint import SuperPoint
+from semantic_matcher_core.extractors.xfeat import XFeat
+from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
+from semantic_matcher_core.semantics.dinov2 import DinoV2
+from tests.core.extractor_checks import randomize
+
+pytestmark = pytest.mark.skipif(
+    any(importlib.util.find_spec(p) is None for p in ("onnx", "onnxscript", "onnxruntime")),
+    reason="onnx, onnxscript and onnxruntime are not all installed",
+)
+
+EXTRACTORS = {
+    "xfeat": lambda: XFeat(80, detection_threshold=0.0),
+    "superpoint": lambda: SuperPoint(80, detection_threshold=0.0),
+    "alike-l": lambda: Alike(80, model="alike-l", detection_threshold=0.0),
+    "aliked-t16": lambda: Aliked(80, model="aliked-t16", detection_threshold=0.0),
+    "disk": lambda: Disk(80),
+}
+
+
+def plain(name: str, seed: int = 1) -> SemanticMatcher:
+    extractor: Extractor = EXTRACTORS[name]()
+    randomize(extractor, seed)
+    return SemanticMatcher.from_parts(extractor, device="cpu", variant=f"plain:{name}")
+
+
+def reasoned(conditioned: bool = True, seed: int = 1) -> SemanticMatcher:
+    torch.manual_seed(seed)
+    extractor = XFeat(60, detection_threshold=0.0)
+    encoder = DinoV2("dinov2_vits14")
+    encoder.blocks = encoder.blocks[:2]
+    config = ReasonerConfig(64, 384, features_dim=32, n_attention_layers=3, semantic_conditioning=conditioned)
+    return SemanticMatcher.from_parts(extractor, encoder, Reasoner(config), device="cpu", semantic_size=112)
+
+
+def assert_close(matcher: SemanticMatcher, expected: SemanticMatcher, images: np.ndarray) -> None:
+    ours, theirs = matcher.extract(images), expected.extract(images)
+    for a, b in zip(ours, theirs, strict=True):
+        # Equal scores but for the last bits may change places.
+        distance = torch.cdist(a.keypoints[0].double(), b.keypoints[0].double())
+        partner = distance.argmin(dim=0)
+        assert (distance.min(dim=0).values < 1e-2).float().mean() > 0.95
+        for name in ("descriptors", "reasoned", "semantic"):
+            x, y = getattr(a, name), getattr(b, name)
+            assert (x is None) == (y is None)
+            if x is not None:
+                cosine = (x[0, partner] * y[0]).sum(-1)
+                assert cosine.median() > 0.9999
+
+
+@pytest.mark.parametrize("name", [*EXTRACTORS])
+def test_extractors_run_on_their_graphs(name, tmp_path, textured):
+    matcher = plain(name)
+    differences = export_onnx(matcher, tmp_path / "graphs")
+    assert list(differences) == ["extractor"] and 0 <= differences["extractor"] < onnx_export.TOLERANCE
+    assert sorted(p.name for p in (tmp_path / "graphs").iterdir()) == ["extractor.onnx", "manifest.json"]
+    other = use_onnx(plain(name), tmp_path / "graphs")
+    # Sizes and batches that the export never saw.
+    for height, width in ((93, 126), (160, 70)):
+        pictures = np.stack([textured(height, width, seed) for seed in (1, 2)])
+        assert_close(other, matcher, pictures)
+    assert other.extract(np.zeros((1, 1, 3), np.uint8)).image_size == (1, 1)
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_the_whole_pipeline_runs_on_graphs(conditioned, tmp_path, textured):
+    matcher = reasoned(conditioned)
+    differences = export_onnx(matcher, tmp_path / "graphs")
+    assert list(differences) == ["extractor", "semantic_encoder", "reasoner"]
+    other = use_onnx(reasoned(conditioned), tmp_path / "graphs")
+    first, second = textured(96, 130, 1), textured(96, 130, 1)[4:, 8:]
+    assert_close(other, matcher, first[None])
+    # A batch whose images have different numbers of keypoints: padding goes through the reasoner.
+    mask = np.ones((96, 130), np.uint8)
+    mask[:, 60:] = 0
+    features = other.extract(np.stack([first, first]), np.stack([np.ones_like(mask), mask]))
+    expected = matcher.extract(np.stack([first, first]), np.stack([np.ones_like(mask), mask]))
+    assert features.counts.tolist() == expected.counts.tolist()
+    if features.valid is not None:
+        assert not features.reasoned[~features.valid].any()
+    nothing = other.extract(first, np.zeros_like(mask))
+    assert nothing.reasoned.shape == (1, 0, 32)
+    matches, wanted = other.match_images(first, second), matcher.match_images(first, second)
+    # By place, because keypoints of equal score may have changed rows; random descriptors are so alike that the nearest
+    # of some is a toss-up, but how near it is, is not.
+    ours, theirs = (
+        dict(zip(map(tuple, m.keypoints0.round().tolist()), m.confidence.tolist(), strict=True))
+        for m in (matches, wanted)
+    )
+    common = [(ours[place], theirs[place]) for place in ours.keys() & theirs.keys()]
+    assert len(common) > 0.6 * len(theirs) > 5
+    np.testing.assert_allclose(*np.array(common).T, atol=1e-3, rtol=0)
+
+
+def test_torch_is_not_used_where_the_graph_is(tmp_path, textured, monkeypatch):
+    matcher = plain("superpoint")
+    export_onnx(matcher, tmp_path / "graphs")
+    expected = matcher.extract(textured(64, 80))
+    use_onnx(matcher, tmp_path / "graphs")
+    monkeypatch.setattr(matcher.extractor.net, "forward", None)
+    features = matcher.extract(textured(64, 80))
+    torch.testing.assert_close(features.scores, expected.scores, atol=1e-5, rtol=0)
+    for again in (copy.deepcopy(matcher.extractor), pickle.loads(pickle.dumps(matcher.extractor.dense))):
+        run = again.dense if isinstance(again, Extractor) else again
+        for a, b in zip(run(torch.ones(1, 1, 16, 16)), matcher.extractor.dense(torch.ones(1, 1, 16, 16)), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_other_weights_and_damage_are_refused(tmp_path):
+    folder = tmp_path / "graphs"
+    export_onnx(plain("superpoint"), folder)
+    with pytest.raises(CheckpointError, match="other weights of the extractor"):
+        use_onnx(plain("superpoint", seed=2), folder)
+    with pytest.raises(CheckpointError, match="other weights"):
+        use_onnx(plain("disk"), folder)
+    with pytest.raises(CheckpointError, match=r"holds extractor, but the matcher needs extractor, reasoner"):
+        use_onnx(reasoned(), folder)
+    with pytest.raises(DeviceError, match="NoSuchProvider"):
+        use_onnx(plain("superpoint"), folder, providers=["NoSuchProvider"])
+    half = plain("superpoint")
+    half.precision = "bf16"
+    with pytest.raises(ConfigError, match="bf16"):
+        use_onnx(half, folder)
+    (folder / "extractor.onnx").write_bytes((folder / "extractor.onnx").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"extractor\.onnx is damaged"):
+        use_onnx(plain("superpoint"), folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": "other"}))
+    with pytest.raises(CheckpointError, match="format 'other'"):
+        use_onnx(plain("superpoint"), folder)
+    (folder / "manifest.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="damaged"):
+        use_onnx(plain("superpoint"), folder)
+    with pytest.raises(ConfigError, match="is no export"):
+        use_onnx(plain("superpoint"), tmp_path)
+
+
+def test_folders_appear_whole_and_are_not_overwritten_unasked(tmp_path, monkeypatch):
+    matcher = plain("superpoint")
+    folder = tmp_path / "graphs"
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    with pytest.raises(CheckpointError, match="differs from torch"):
+        export_onnx(matcher, folder)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    export_onnx(matcher, folder)
+    with pytest.raises(ConfigError, match="earlier export"):
+        export_onnx(matcher, folder)
+    export_onnx(matcher, folder, overwrite=True)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ConfigError, match="no earlier export"):
+        export_onnx(matcher, tmp_path / "other", overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["graphs", "other"]
+
+
+def test_what_cannot_be_exported_says_so(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"'sift' cannot be exported.*xfeat"):
+        export_onnx(SemanticMatcher.from_parts(Sift(), device="cpu"), tmp_path / "graphs")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    with pytest.raises(ConfigError, match="pip install onnxscript"):
+        export_onnx(plain("superpoint"), tmp_path / "graphs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fingerprint_tells_weights_apart():
+    matcher = reasoned()
+    prints = [fingerprint(graph.weights) for graph in graphs_of(matcher)]
+    assert len(set(prints)) == 3
+    assert prints == [fingerprint(graph.weights) for graph in graphs_of(reasoned())]
+    assert prints != [fingerprint(graph.weights) for graph in graphs_of(reasoned(seed=2))]
