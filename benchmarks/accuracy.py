@@ -151,7 +151,7 @@ def _tables(results: dict[str, Result]) -> Iterator[str]:
         yield _table("unrelated pictures: what chance gives", heads[1:], columns[1:], rows)
     if first.stereo:
         rows = {method: result.stereo for method, result in results.items()}
-        heads_stereo = ("keypoints", "mutual matches", "same row ≤ 1 px", "and disparity ≥ -1 px")
+        heads_stereo = ("keypoints", "mutual matches", "same row ≤ 2 px", "and disparity ≥ -1 px")
         yield _table("rectified stereo pair", heads_stereo, ("keypoints", "matches", "on_row", "correct"), rows)
     for name in first.sequences:
         rows = {method: result.sequences[name] for method, result in results.items()}

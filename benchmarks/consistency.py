@@ -18,7 +18,8 @@ from semantic_matcher_core.types import Matches
 
 HOMOGRAPHY_PX = 3.0
 EPIPOLAR_PX = 1.0
-ROW_PX = 1.0
+# Pairs in hand are rectified to about a pixel.
+ROW_PX = 2.0
 CHAIN_PX = 2.0
 _FEWEST_FOR_EPIPOLAR = 8
 
@@ -61,7 +62,7 @@ def rectified_figures(matches: Matches) -> dict[str, float]:
     """Figures of a rectified stereo pair, left first: the right match is on the same row, not right of the left one.
 
     Returns:
-        ``matches``; ``on_row``, the share within 1 px of the row; ``correct``, the share that also has a disparity
+        ``matches``; ``on_row``, the share within 2 px of the row; ``correct``, the share that also has a disparity
         of at least -1 px.
     """
     if len(matches) == 0:

@@ -71,7 +71,7 @@ def test_few_matches(count):
 
 def test_rectified():
     left = np.array([[100.0, 50], [100, 60], [100, 70], [100, 80]])
-    right = np.array([[90.0, 50.5], [90, 62], [110, 70], [100, 80]])
+    right = np.array([[90.0, 50.5], [90, 63], [110, 70], [100, 80]])
     assert rectified_figures(matches(left, right)) == {"matches": 4.0, "on_row": 0.75, "correct": 0.5}
 
 
