@@ -145,14 +145,17 @@ def _side_by_side(jobs: Sequence[Job], workers: int, threads: int, hooks: JobHoo
     with context.Manager() as manager:
         events = manager.Queue()
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
-            futures = [pool.submit(_work, index, job, events) for index, job in enumerate(jobs)]
-            while not all(future.done() for future in futures):
-                _tell(events, hooks, _POLL_S)
-            _tell(events, hooks, 0)
-    outcomes = [_outcome(job, future) for job, future in zip(jobs, futures, strict=True)]
-    for index, outcome in enumerate(outcomes):
-        hooks.ended(index, outcome)
-    return outcomes
+            waiting = {pool.submit(_work, index, job, events): index for index, job in enumerate(jobs)}
+            outcomes: dict[int, Outcome] = {}
+            while waiting:
+                ended = [future for future in waiting if future.done()]
+                # What a job had to say before it ended is told before its end.
+                _tell(events, hooks, 0 if ended else _POLL_S)
+                for future in ended:
+                    index = waiting.pop(future)
+                    outcomes[index] = _outcome(jobs[index], future)
+                    hooks.ended(index, outcomes[index])
+    return [outcomes[index] for index in range(len(jobs))]
 
 
 def _tell(events: Any, hooks: JobHooks, wait_s: float) -> None:
