@@ -45,7 +45,7 @@ def warp_keypoints(
     intrinsics1: Tensor,
     size: tuple[int, int] | None = None,
 ) -> Warped:
-    """Keypoints of view 0 as view 1 sees them.
+    """Keypoints of view 0 as view 1 sees them. One view 0 (a batch of one) may meet many views 1.
 
     Args:
         keypoints: ``B x N x 2`` pixels of view 0.
@@ -82,13 +82,12 @@ def covisibility(
     grid: int = 32,
 ) -> Tensor:
     """``B`` shares of a ``grid x grid`` lattice over view 0 that view 1 sees; arguments as :func:`warp_keypoints`."""
-    batch = depth0.shape[0]
     height, width = size or (depth0.shape[-2], depth0.shape[-1])
     options = {"device": depth0.device, "dtype": depth0.dtype}
     y, x = torch.meshgrid(
         torch.linspace(0, height - 1, grid, **options), torch.linspace(0, width - 1, grid, **options), indexing="ij"
     )
-    lattice = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(batch, -1, -1)
+    lattice = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(depth0.shape[0], -1, -1)
     warped = warp_keypoints(lattice, depth0, depth1, transform, intrinsics0, intrinsics1, size)
     return warped.valid.double().mean(dim=1)
 

@@ -30,17 +30,16 @@ def scene_covisibility(scene: Scene, device: torch.device | str = "cpu", pairs_a
     for source in range(len(scene.ids) - 1):
         for start in range(source + 1, len(scene.ids), pairs_at_once):
             targets = slice(start, min(start + pairs_at_once, len(scene.ids)))
-            count = targets.stop - targets.start
-            cameras = camera.expand(count, -1, -1)
+            # The source stays a batch of one: it is lifted into space once for all its targets.
             share = covisibility(
-                depth[source].expand(count, -1, -1),
+                depth[source][None],
                 depth[targets],
-                relative_pose(poses[source].expand(count, -1, -1), poses[targets]),
-                cameras,
-                cameras,
+                relative_pose(poses[source][None], poses[targets]),
+                camera[None],
+                camera[None],
                 size=(size[0], size[1]),
             )
-            rows.append(torch.stack([ids[source].expand(count), ids[targets], share.cpu()], dim=1))
+            rows.append(torch.stack([ids[source].expand(len(share)), ids[targets], share.cpu()], dim=1))
     return torch.cat(rows) if rows else torch.empty(0, 3, dtype=torch.float64)
 
 
