@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from semantic_matcher_core.cli import weights
+from semantic_matcher_core.cli.export import export_command
 from semantic_matcher_core.cli.extract import extract_command
 from semantic_matcher_core.cli.match import match_command
 from semantic_matcher_core.cli.offline import bag_command, images_command, video_command
@@ -62,4 +63,5 @@ app.command("images")(images_command)
 app.command("register")(register_command)
 app.command("report")(report_command)
 app.command("variants")(variants_command)
+app.command("export")(export_command)
 app.add_typer(weights.app, name="weights")

@@ -121,6 +121,21 @@ class ModelOptions:
         ),
     ] = None
 
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="What runs the networks: torch; or onnx, after `semantic-matcher export`.", rich_help_panel=_MODEL
+        ),
+    ] = "torch"
+    onnx_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --backend onnx: where the graphs are, if not where `export` puts them.",
+            show_default=False,
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
+
     def name(self) -> str:
         """The variant that the options mean.
 
@@ -151,11 +166,12 @@ class ModelOptions:
         """
         # Names first: a mistyped one should not wait for torch.
         name = self.name()
+        folder = self._graphs(name)
         from semantic_matcher_core.matching import MatcherConfig
         from semantic_matcher_core.pipeline import SemanticMatcher
 
         matching = matching or MatchingOptions()
-        return SemanticMatcher.from_pretrained(
+        matcher = SemanticMatcher.from_pretrained(
             name,
             device=self.device,
             precision=self.precision,
@@ -164,6 +180,25 @@ class ModelOptions:
             fetch=self.fetch,
             matching=MatcherConfig(ratio=matching.ratio, min_similarity=matching.min_similarity),
         )
+        if folder is None:
+            return matcher
+        from semantic_matcher_core.export import use_onnx
+
+        return use_onnx(matcher, folder)
+
+    def _graphs(self, name: str) -> Path | None:
+        """The folder of the variant's ONNX graphs, or ``None`` for torch."""
+        from semantic_matcher_core.errors import ConfigError
+
+        if self.backend not in ("torch", "onnx"):
+            raise ConfigError(f"unknown --backend {self.backend!r}; use torch or onnx")
+        if self.backend == "torch":
+            if self.onnx_folder is not None:
+                raise ConfigError("--onnx-folder is for --backend onnx; give both")
+            return None
+        from semantic_matcher_core.export import onnx_folder
+
+        return self.onnx_folder or onnx_folder(name)
 
 
 OrientationOption = Annotated[

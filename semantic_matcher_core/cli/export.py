@@ -1,0 +1,57 @@
+"""``semantic-matcher export``: a variant's networks for another runtime."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semantic_matcher_core.cli.flatten import flattened
+from semantic_matcher_core.cli.options import ModelOptions
+
+
+@flattened
+def export_command(
+    model: ModelOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to write. (default: where --backend onnx looks for this variant)",
+            show_default=False,
+        ),
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="onnx is the only one.")] = "onnx",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write a variant's networks as ONNX graphs, each checked against torch.
+
+    Batch, image size and number of keypoints are free. Then run any command with --backend onnx.
+
+    Examples:
+
+      semantic-matcher export --variant xfeat
+
+      semantic-matcher match A.jpg B.jpg --variant xfeat --backend onnx -o matches.png
+    """
+    from semantic_matcher_core.errors import ConfigError
+
+    if format_ != "onnx":
+        raise ConfigError(f"unknown --format {format_!r}; onnx is the only one")
+    if model.precision != "fp32":
+        raise ConfigError(f"graphs are exported in fp32, not in {model.precision}")
+    name = model.name()
+
+    from semantic_matcher_core.cli.progress import spinner
+    from semantic_matcher_core.export import export_onnx, onnx_folder
+
+    folder = output or onnx_folder(name)
+    with spinner("loading the model"):
+        matcher = replace(model, device="cpu", backend="torch").load()
+    with spinner("exporting, and checking against torch"):
+        differences = export_onnx(matcher, folder, overwrite=overwrite)
+    for graph, difference in differences.items():
+        typer.echo(f"{folder / graph}.onnx: within {difference:.1e} of torch")
