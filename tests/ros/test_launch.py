@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ros
 FILES = Path(__file__).resolve().parents[2] / "ros_ws" / "src" / "semantic_matcher" / "launch"
 COMMON = {
     "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "image_transport", "autostart",
-    "namespace", "params_file", "log_level", "use_sim_time",
+    "namespace", "params_file", "log_level", "use_sim_time", "rviz",
 }  # fmt: skip
 TOPICS = {"temporal": {"image_topic"}, "stereo": {"left_image_topic", "right_image_topic"}}
 
@@ -94,6 +94,7 @@ def test_every_argument_is_explained(name: str) -> None:
         ("max_keypoints:=many", "max_keypoints:=many is refused: expected an integer"),
         ("precision:=fp8", "precision = 'fp8' is refused"),
         ("autostart:=perhaps", "autostart:=perhaps is refused"),
+        ("rviz:=perhaps", "rviz:=perhaps is refused"),
         ("log_level:=loud", '"loud" is not valid'),
         ("params_file:=/nowhere.yaml", "params_file:=/nowhere.yaml is no file"),
     ],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
@@ -27,6 +28,7 @@ _PARAMETERS = (
     "image_transport",
     "autostart",
 )
+_RVIZ_TOPICS = ("debug_image", "points")
 _LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 _BOOLEANS = {"true": True, "false": False}
 
@@ -61,7 +63,10 @@ def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDe
 
     def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         given = {name: LaunchConfiguration(name).perform(context) for name in _argument_names(specs, topics)}
-        return [_node(executable, specs, topics, given)]
+        nodes: list[LaunchDescriptionEntity] = [_node(executable, specs, topics, given)]
+        if _boolean("rviz", given["rviz"]):
+            nodes.append(_rviz(executable, given["namespace"]))
+        return nodes
 
     return LaunchDescription(
         [
@@ -85,6 +90,9 @@ def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDe
                 choices=_LOG_LEVELS,
                 description="Least severity of what is logged",
             ),
+            DeclareLaunchArgument(
+                "rviz", default_value="false", description="true to start RViz with rviz/semantic_matcher.rviz as well"
+            ),
             # Of the processes launched from here on; a profile of the user's own stays.
             *(SetEnvironmentVariable(name, value) for name, value in large_message_environment().items()),
             OpaqueFunction(function=node),
@@ -93,7 +101,7 @@ def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDe
 
 
 def _argument_names(specs: Mapping[str, ParameterSpec], topics: Iterable[TopicArgument]) -> list[str]:
-    return [*specs, *(t.name for t in topics), "namespace", "params_file", "use_sim_time", "log_level"]
+    return [*specs, *(t.name for t in topics), "namespace", "params_file", "use_sim_time", "log_level", "rviz"]
 
 
 def _description(spec: ParameterSpec) -> str:
@@ -126,6 +134,14 @@ def _node(
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
     )
+
+
+def _rviz(executable: str, namespace: str) -> Node:
+    config = Path(get_package_share_directory("semantic_matcher")) / "rviz" / "semantic_matcher.rviz"
+    prefix = f"/{namespace.strip('/')}/{executable}"
+    # The file names the topics of a node without a namespace.
+    moved = [(f"/{executable}/{topic}", f"{prefix}/{topic}") for topic in _RVIZ_TOPICS] if namespace else []
+    return Node(package="rviz2", executable="rviz2", arguments=["-d", str(config)], remappings=moved, output="screen")
 
 
 def parameter_value(spec: ParameterSpec, text: str) -> bool | int | float | str:
