@@ -34,7 +34,7 @@ def build(workspace: Path, venv: Path, ros: str) -> bool:
     node package is rebuilt in seconds; the message package and with it everything after a change of messages or of
     the environment.
     """
-    environment_key = digest(str(venv), read_stamp(venv / STAMP).get("key"), files=[Path(__file__)])
+    environment_key = digest(str(venv), read_stamp(venv / STAMP).get("workspace_key"), files=[Path(__file__)])
     packages = {
         p.parent.name: digest(files=source_files(p.parent)) for p in sorted(workspace.glob("src/*/package.xml"))
     }

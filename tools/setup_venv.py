@@ -65,7 +65,8 @@ def set_up(venv: Path, interpreter: Interpreter, torch: str) -> bool:
     else:
         install_with_wheels(venv, torch)
     check_imports(venv)
-    write_stamp(venv / STAMP, {"identity": identity, "key": key, "ros": interpreter.ros_distro or "wheels"})
+    ros = interpreter.ros_distro or "wheels"
+    write_stamp(venv / STAMP, {"identity": identity, "key": key, "ros": ros, "workspace_key": workspace_key(identity)})
     say(f"{venv} is ready")
     return True
 
@@ -74,6 +75,12 @@ def inputs() -> list[Path]:
     """The files that decide what is installed and how."""
     scripts = ("setup_venv.py", "relocate_cmake.py")
     return [REPOSITORY / "pyproject.toml", *REQUIREMENTS.glob("*.txt"), *(REPOSITORY / "tools" / s for s in scripts)]
+
+
+def workspace_key(identity: dict[str, Any]) -> str:
+    """Changes with what a built workspace depends on: fewer things than the environment as a whole."""
+    files = [REQUIREMENTS / f"{name}.txt" for name in ("build", "colcon", "ros-wheels", "lock")]
+    return digest(identity, files=[*files, REPOSITORY / "tools" / "relocate_cmake.py"])
 
 
 def create(venv: Path, interpreter: Interpreter) -> None:

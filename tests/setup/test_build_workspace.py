@@ -31,7 +31,7 @@ class Workspace:
         colcon = self.venv / "bin" / "colcon"
         colcon.write_text(COLCON)
         colcon.chmod(0o755)
-        write_stamp(self.venv / STAMP, {"key": "first", "ros": "wheels"})
+        write_stamp(self.venv / STAMP, {"workspace_key": "first", "ros": "wheels"})
         self.path = folder / "ros_ws"
         self.write("messages/package.xml")
         self.write("messages/msg/Keypoints.msg", "uint32 width")
@@ -98,7 +98,7 @@ def test_changed_messages_build_everything_again(workspace: Workspace) -> None:
 def test_another_environment_builds_everything_again(workspace: Workspace) -> None:
     workspace.build()
     workspace.mark()
-    write_stamp(workspace.venv / STAMP, {"key": "second", "ros": "wheels"})
+    write_stamp(workspace.venv / STAMP, {"workspace_key": "second", "ros": "wheels"})
     assert workspace.build()
     assert workspace.kept() == set()
 

@@ -74,6 +74,16 @@ def test_another_torch_is_installed_into_the_same_environment(recorder: Recorder
     assert any("torch==2.13.0+cu130" in c for c in commands)
 
 
+def test_another_torch_does_not_ask_for_another_workspace_but_another_python_does(
+    recorder: Recorder, venv: Path
+) -> None:
+    keys = []
+    for interpreter, torch in ((HERE, "torch"), (HERE, "torch==2.13.0"), (DISTRIBUTION, "torch")):
+        setup_venv.set_up(venv, interpreter, torch)
+        keys.append(read_stamp(venv / setup_venv.STAMP)["workspace_key"])
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_a_changed_requirement_is_installed(
     recorder: Recorder, venv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
