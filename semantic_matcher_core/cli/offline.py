@@ -192,7 +192,7 @@ def _jobs(
     from semantic_matcher_core.errors import ConfigError
     from semantic_matcher_core.offline.exports import Exports
     from semantic_matcher_core.offline.jobs import Job
-    from semantic_matcher_core.offline.run import RunOptions
+    from semantic_matcher_core.offline.options import RunOptions
 
     options = RunOptions(
         mode=pairing.mode,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from semantic_matcher_core.errors import SemanticMatcherError
 from semantic_matcher_core.offline.exports import Exports
-from semantic_matcher_core.offline.run import Progress, RunHooks, RunOptions, run
+from semantic_matcher_core.offline.options import RunOptions
+from semantic_matcher_core.offline.run import Progress, RunHooks, run
 
 if TYPE_CHECKING:
     from semantic_matcher_core.offline.sources import ImageSource

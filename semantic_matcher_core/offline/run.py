@@ -2,75 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semantic_matcher_core.errors import BagError, ConfigError, ImageError, OutputError
-from semantic_matcher_core.io.bags import BagReader
-from semantic_matcher_core.io.messages import (
-    COMPRESSED_IMAGE,
-    compressed_image_message,
-    descriptors_message,
-    header_message,
-    keypoints_message,
-    matches_message,
-    typestore,
-)
-from semantic_matcher_core.offline.exports import FRAME_TOPIC, INTERNAL, PAIR_TOPIC, Exports, write_exports
-from semantic_matcher_core.offline.pairing import MODES, Pairing, ReferenceWork, Result, StereoWork, TemporalWork
+from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
+from semantic_matcher_core.offline.options import RunOptions
+from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, StereoWork, TemporalWork
+from semantic_matcher_core.offline.publisher import Publisher
+from semantic_matcher_core.offline.run_info import environment, read_run_info, run_info
 from semantic_matcher_core.offline.work_folder import WorkFolder
-from semantic_matcher_core.streams import TemporalPairing
 
 if TYPE_CHECKING:
-    from semantic_matcher_core.offline.sources import ImageSource, SourceImage
+    from semantic_matcher_core.offline.sources import ImageSource
     from semantic_matcher_core.pipeline import SemanticMatcher
-    from semantic_matcher_core.streams import Frame, Verifier
-
-RUN_INFO_TOPIC = "/semantic_matcher/run"
-IMAGE_CHOICES = ("jpeg", "none")
-_STRING = "std_msgs/msg/String"
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run does; the same options on the same recording give the same file.
-
-    Attributes:
-        mode: ``temporal``, ``stereo`` or ``reference``.
-        pairing: which earlier image, in temporal mode.
-        slop_s: largest difference between left and right stamps in seconds, in stereo mode.
-        queue_size: images of each side that wait for their partner, in stereo mode.
-        geometry: ``None``, ``"homography"`` or ``"fundamental"``.
-        geometry_threshold: largest distance of an inlier from the model, in pixels.
-        descriptors: write descriptors as well; they are large.
-        images: ``"jpeg"`` to write the images beside the results, or ``"none"``.
-        jpeg_quality: 1 to 100.
-        namespace: put before all topics, as a node's namespace is.
-    """
-
-    mode: str = "temporal"
-    pairing: TemporalPairing = field(default_factory=TemporalPairing)
-    slop_s: float = 0.0
-    queue_size: int = 10
-    geometry: str | None = None
-    geometry_threshold: float = 2.0
-    descriptors: bool = False
-    images: str = "jpeg"
-    jpeg_quality: int = 90
-    namespace: str = ""
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"unknown mode {self.mode!r}; use one of {', '.join(MODES)}")
-        if self.images not in IMAGE_CHOICES:
-            raise ConfigError(f"unknown choice of images {self.images!r}; use one of {', '.join(IMAGE_CHOICES)}")
-        if not 1 <= self.jpeg_quality <= 100:
-            raise ConfigError(f"jpeg_quality must be from 1 to 100, got {self.jpeg_quality}")
+    from semantic_matcher_core.streams import Verifier
 
 
 @dataclass(kw_only=True)
@@ -138,18 +87,18 @@ def run(
         ConfigError: options contradict each other or the recording.
     """
     hooks, exports = hooks or RunHooks(), exports or Exports()
-    info = _run_info(source, matcher, options, references)
+    info = run_info(source, matcher, options, references)
     if output.exists() and not overwrite:
         _require_complete(output, info, exports)
         hooks.notice(f"{output} is complete already")
         return Progress(done=source.total or 0, resumed=source.total or 0, total=source.total)
     exports.prepare()
     pairing = _pairing(source, matcher, options, references)
-    key = {"info": info, "environment": _environment(matcher), "exports": [p is not None for p in exports.paths()]}
+    key = {"info": info, "environment": environment(matcher), "exports": [p is not None for p in exports.paths()]}
     with WorkFolder(output, key) as work:
         if work.restarted:
             hooks.notice(f"{work.folder} was of another run (options, weights or software differ); starting anew")
-        publisher = _Publisher(work, matcher, options, exports, info)
+        publisher = Publisher(work, matcher, options, exports, info)
         progress = _process(source, pairing, work, publisher, part_seconds, hooks)
         if progress.frames == 0:
             raise ImageError(f"{source.path} gave no usable image: {_reasons(progress)}")
@@ -160,38 +109,11 @@ def run(
     return progress
 
 
-def read_run_info(path: Path) -> dict[str, Any] | None:
-    """How a file was made, or ``None`` where it does not say (a recording of the nodes).
-
-    Raises:
-        BagError: the file is no bag, or damaged.
-    """
-    with BagReader(path) as bag:
-        for message in bag.messages([RUN_INFO_TOPIC]):
-            try:
-                return json.loads(message.message.data)
-            except (AttributeError, ValueError) as error:
-                raise BagError(f"{path} has something else than a run's description on {RUN_INFO_TOPIC}") from error
-    return None
-
-
-def model_digest(matcher: SemanticMatcher) -> str:
-    """SHA-256 of all the matcher's weights, by name; the same on every machine."""
-    import torch
-
-    total = hashlib.sha256()
-    for name, tensor in sorted(matcher.state_dict().items()):
-        array = tensor.detach().cpu().contiguous()
-        total.update(f"{name}\0{array.dtype}\0{tuple(array.shape)}\0".encode())
-        total.update(array.flatten().view(torch.uint8).numpy())
-    return total.hexdigest()
-
-
 def _process(
     source: ImageSource,
     pairing: Pairing,
     work: WorkFolder,
-    publisher: _Publisher,
+    publisher: Publisher,
     part_seconds: float,
     hooks: RunHooks,
 ) -> Progress:
@@ -250,83 +172,6 @@ def _state(progress: Progress, pairing: Pairing) -> dict[str, Any]:
     }
 
 
-class _Publisher:
-    """Writes results under the node's topics.
-
-    Attributes:
-        clock: time of recording, never going back, of what is written next.
-    """
-
-    def __init__(
-        self,
-        work: WorkFolder,
-        matcher: SemanticMatcher,
-        options: RunOptions,
-        exports: Exports,
-        info: dict[str, Any],
-    ) -> None:
-        self.clock = 0
-        self._exports = exports
-        self._work = work
-        self._variant = matcher.variant
-        self._options = options
-        self._info = info
-        self._namespace = f"/{options.namespace.strip('/')}" if options.namespace.strip("/") else ""
-        self._node = f"{self._namespace}/{options.mode}_matcher"
-
-    def begin(self, pairing: Pairing) -> None:
-        text = json.dumps(self._info, sort_keys=True)
-        self._work.write(RUN_INFO_TOPIC, typestore().types[_STRING](text), self.clock)
-        if isinstance(pairing, ReferenceWork):
-            for frame in pairing.references:
-                self._frame("reference/", frame)
-
-    def publish(self, result: Result, mode: str) -> None:
-        for prefix, frame in result.frames:
-            self._frame(prefix, frame)
-        for pair in result.pairs:
-            header, reference_header = _header(pair.current.tag), _header(pair.reference.tag)
-            topic = f"{self._node}/{self._pair_prefix(result)}matches"
-            self._note(PAIR_TOPIC, name0=pair.reference.tag.name, name1=pair.current.tag.name)
-            self._work.write(topic, matches_message(pair.matches, mode, header, reference_header), self.clock)
-
-    def _pair_prefix(self, result: Result) -> str:
-        # Of several cameras each has matches of its own; left and right share theirs.
-        return result.frames[0][0] if self._options.mode == "temporal" else ""
-
-    def _frame(self, prefix: str, frame: Frame) -> None:
-        image: SourceImage = frame.tag
-        header = _header(image)
-        self._note(FRAME_TOPIC, name=image.name, camera=image.stream)
-        keep = self._options.images == "jpeg"
-        if keep or (self._exports.colmap is not None and self._exports.colmap_images):
-            topic = f"{self._node}/{prefix}image" if prefix == "reference/" else f"/{image.stream.strip('/')}"
-            topic = topic.removesuffix("/compressed") + "/compressed"
-            message = _compressed(image, frame, header, self._options.jpeg_quality)
-            self._work.write(topic if keep else f"{INTERNAL}/image", message, self.clock)
-        self._work.write(f"{self._node}/{prefix}keypoints", keypoints_message(frame.features, header), self.clock)
-        keep = self._options.descriptors
-        if keep or self._exports.features is not None:
-            topic = f"{self._node}/{prefix}descriptors" if keep else f"{INTERNAL}/descriptors"
-            self._work.write(topic, descriptors_message(frame.features, self._variant, header), self.clock)
-
-    def _note(self, topic: str, **content: str) -> None:
-        if self._exports.any:
-            self._work.write(topic, typestore().types[_STRING](json.dumps(content)), self.clock)
-
-
-def _header(image: SourceImage) -> Any:
-    return header_message(image.stamp_ns, image.frame_id)
-
-
-def _compressed(image: SourceImage, frame: Frame, header: Any, quality: int) -> Any:
-    if image.encoded is None:
-        return compressed_image_message(frame.image, header, quality=quality)
-    # As it was recorded: encoding it once more would cost quality.
-    description, data = image.encoded
-    return typestore().types[COMPRESSED_IMAGE](header=header, format=description, data=data)
-
-
 def _pairing(
     source: ImageSource, matcher: SemanticMatcher, options: RunOptions, references: tuple[Path, ...]
 ) -> Pairing:
@@ -358,40 +203,6 @@ def _verifier(options: RunOptions) -> Verifier | None:
     from semantic_matcher_core.matching.verification import verify
 
     return partial(verify, kind=options.geometry, threshold_px=options.geometry_threshold)
-
-
-def _run_info(
-    source: ImageSource, matcher: SemanticMatcher, options: RunOptions, references: tuple[Path, ...]
-) -> dict[str, Any]:
-    from semantic_matcher_core import __version__
-
-    info = {
-        "program": f"semantic-matcher {__version__}",
-        "source": {"name": source.path.resolve().name, "streams": list(source.streams), "digest": source.digest()},
-        "variant": matcher.variant,
-        "weights_sha256": model_digest(matcher),
-        "precision": matcher.precision,
-        "max_keypoints": matcher.extractor.max_keypoints,
-        "matching": asdict(matcher.matching),
-        "options": asdict(options),
-        "references": [{"name": p.name, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in references],
-    }
-    return json.loads(json.dumps(info))
-
-
-def _environment(matcher: SemanticMatcher) -> dict[str, Any]:
-    """What may change a result in its last digits: parts made elsewhere do not fit."""
-    import cv2
-    import numpy as np
-    import torch
-
-    return {
-        "device": str(matcher.device.type),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-    }
 
 
 def _require_complete(output: Path, info: dict[str, Any], exports: Exports) -> None:

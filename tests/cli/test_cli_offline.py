@@ -177,7 +177,7 @@ def test_bags_that_cannot_work(tmp_path: Path, textured_image: np.ndarray, capsy
 def test_defaults_are_those_of_the_nodes() -> None:
     import inspect
 
-    from semantic_matcher_core.offline.run import RunOptions
+    from semantic_matcher_core.offline.options import RunOptions
     from semantic_matcher_core.streams import TemporalPairing
 
     flat = {name: p.default for name, p in inspect.signature(bag_command).parameters.items()}

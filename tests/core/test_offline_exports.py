@@ -16,7 +16,8 @@ from semantic_matcher_core.io.features_file import FeaturesReader
 from semantic_matcher_core.io.images import read_image, write_image
 from semantic_matcher_core.io.matches_file import MatchesWriter, pair_key
 from semantic_matcher_core.offline.exports import Exports
-from semantic_matcher_core.offline.run import RunOptions, run
+from semantic_matcher_core.offline.options import RunOptions
+from semantic_matcher_core.offline.run import run
 from semantic_matcher_core.offline.sources import BagSource, FilesSource
 from semantic_matcher_core.pipeline import SemanticMatcher
 from tests.core.recordings import view, write_camera_bag

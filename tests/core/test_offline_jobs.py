@@ -11,7 +11,8 @@ import pytest
 
 from semantic_matcher_core.errors import BagError
 from semantic_matcher_core.offline.jobs import Job, JobHooks, Outcome, run_jobs, shard
-from semantic_matcher_core.offline.run import Progress, RunOptions
+from semantic_matcher_core.offline.options import RunOptions
+from semantic_matcher_core.offline.run import Progress
 from semantic_matcher_core.offline.sources import BagSource
 from semantic_matcher_core.pipeline import SemanticMatcher
 from tests.core.recordings import write_camera_bag

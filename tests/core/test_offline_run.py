@@ -18,7 +18,9 @@ from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.io.messages import stamp_of
 from semantic_matcher_core.io.video import VideoWriter
 from semantic_matcher_core.matching.verification import verify
-from semantic_matcher_core.offline.run import Progress, RunHooks, RunOptions, model_digest, read_run_info, run
+from semantic_matcher_core.offline.options import RunOptions
+from semantic_matcher_core.offline.run import Progress, RunHooks, run
+from semantic_matcher_core.offline.run_info import model_digest, read_run_info
 from semantic_matcher_core.offline.sources import BagSource, FilesSource, ImageSource, VideoSource
 from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.streams import TemporalPairing
@@ -423,7 +425,8 @@ def test_two_runs_do_not_write_one_output(tmp_path: Path, matcher: SemanticMatch
 _KILLED_RUN = """
 import sys
 from pathlib import Path
-from semantic_matcher_core.offline.run import RunHooks, RunOptions, run
+from semantic_matcher_core.offline.options import RunOptions
+from semantic_matcher_core.offline.run import RunHooks, run
 from semantic_matcher_core.offline.sources import BagSource
 from semantic_matcher_core.pipeline import SemanticMatcher
 import torch, time

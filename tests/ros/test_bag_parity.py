@@ -23,7 +23,8 @@ WARM_UP_NS = START_NS + 3_600_000_000_000
 def offline(bag: Path, output: Path, mode: str, topics: list[str], **options: Any) -> Callable[[str], list[Any]]:
     """Run the bag; a function that gives the messages of a topic."""
     from semantic_matcher_core.io.bags import BagReader
-    from semantic_matcher_core.offline.run import RunOptions, run
+    from semantic_matcher_core.offline.options import RunOptions
+    from semantic_matcher_core.offline.run import run
     from semantic_matcher_core.offline.sources import BagSource
     from semantic_matcher_core.pipeline import SemanticMatcher
 

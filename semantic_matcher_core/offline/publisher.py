@@ -1,0 +1,105 @@
+"""Results under the topics of the node of the same mode."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from semantic_matcher_core.io.messages import (
+    COMPRESSED_IMAGE,
+    compressed_image_message,
+    descriptors_message,
+    header_message,
+    keypoints_message,
+    matches_message,
+    typestore,
+)
+from semantic_matcher_core.offline.exports import FRAME_TOPIC, INTERNAL, PAIR_TOPIC, Exports
+from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result
+from semantic_matcher_core.offline.run_info import RUN_INFO_TOPIC
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.offline.options import RunOptions
+    from semantic_matcher_core.offline.sources import SourceImage
+    from semantic_matcher_core.offline.work_folder import WorkFolder
+    from semantic_matcher_core.pipeline import SemanticMatcher
+    from semantic_matcher_core.streams import Frame
+
+_STRING = "std_msgs/msg/String"
+
+
+class Publisher:
+    """Writes results under the node's topics.
+
+    Attributes:
+        clock: time of recording, never going back, of what is written next.
+    """
+
+    def __init__(
+        self,
+        work: WorkFolder,
+        matcher: SemanticMatcher,
+        options: RunOptions,
+        exports: Exports,
+        info: dict[str, Any],
+    ) -> None:
+        self.clock = 0
+        self._exports = exports
+        self._work = work
+        self._variant = matcher.variant
+        self._options = options
+        self._info = info
+        self._namespace = f"/{options.namespace.strip('/')}" if options.namespace.strip("/") else ""
+        self._node = f"{self._namespace}/{options.mode}_matcher"
+
+    def begin(self, pairing: Pairing) -> None:
+        text = json.dumps(self._info, sort_keys=True)
+        self._work.write(RUN_INFO_TOPIC, typestore().types[_STRING](text), self.clock)
+        if isinstance(pairing, ReferenceWork):
+            for frame in pairing.references:
+                self._frame("reference/", frame)
+
+    def publish(self, result: Result, mode: str) -> None:
+        for prefix, frame in result.frames:
+            self._frame(prefix, frame)
+        for pair in result.pairs:
+            header, reference_header = _header(pair.current.tag), _header(pair.reference.tag)
+            topic = f"{self._node}/{self._pair_prefix(result)}matches"
+            self._note(PAIR_TOPIC, name0=pair.reference.tag.name, name1=pair.current.tag.name)
+            self._work.write(topic, matches_message(pair.matches, mode, header, reference_header), self.clock)
+
+    def _pair_prefix(self, result: Result) -> str:
+        # Of several cameras each has matches of its own; left and right share theirs.
+        return result.frames[0][0] if self._options.mode == "temporal" else ""
+
+    def _frame(self, prefix: str, frame: Frame) -> None:
+        image: SourceImage = frame.tag
+        header = _header(image)
+        self._note(FRAME_TOPIC, name=image.name, camera=image.stream)
+        keep = self._options.images == "jpeg"
+        if keep or (self._exports.colmap is not None and self._exports.colmap_images):
+            topic = f"{self._node}/{prefix}image" if prefix == "reference/" else f"/{image.stream.strip('/')}"
+            topic = topic.removesuffix("/compressed") + "/compressed"
+            message = _compressed(image, frame, header, self._options.jpeg_quality)
+            self._work.write(topic if keep else f"{INTERNAL}/image", message, self.clock)
+        self._work.write(f"{self._node}/{prefix}keypoints", keypoints_message(frame.features, header), self.clock)
+        keep = self._options.descriptors
+        if keep or self._exports.features is not None:
+            topic = f"{self._node}/{prefix}descriptors" if keep else f"{INTERNAL}/descriptors"
+            self._work.write(topic, descriptors_message(frame.features, self._variant, header), self.clock)
+
+    def _note(self, topic: str, **content: str) -> None:
+        if self._exports.any:
+            self._work.write(topic, typestore().types[_STRING](json.dumps(content)), self.clock)
+
+
+def _header(image: SourceImage) -> Any:
+    return header_message(image.stamp_ns, image.frame_id)
+
+
+def _compressed(image: SourceImage, frame: Frame, header: Any, quality: int) -> Any:
+    if image.encoded is None:
+        return compressed_image_message(frame.image, header, quality=quality)
+    # As it was recorded: encoding it once more would cost quality.
+    description, data = image.encoded
+    return typestore().types[COMPRESSED_IMAGE](header=header, format=description, data=data)
