@@ -91,6 +91,8 @@ class NodeProcess:
 def _ros_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_ros_text, value))}]"
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
@@ -155,7 +157,7 @@ class Client:
         self.node.create_subscription(message_type, topic, received.append, _qos(depth, True))
         return received
 
-    def call(self, service_type: type, name: str, timeout: float = TIMEOUT_S, **fields: Any) -> Any:
+    def call(self, service_type: type, name: str, /, timeout: float = TIMEOUT_S, **fields: Any) -> Any:
         """The response of a service."""
         client = self.node.create_client(service_type, name)
         try:

@@ -23,7 +23,14 @@ COMMON = {
     "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "image_transport", "autostart",
     "namespace", "params_file", "log_level", "use_sim_time", "rviz",
 }  # fmt: skip
-TOPICS = {"temporal": {"image_topic"}, "stereo": {"left_image_topic", "right_image_topic"}}
+CALIBRATED = {"rectified", "geometry"}
+OWN = {
+    "temporal": {"image_topic", "camera_info_topic", "cameras", *CALIBRATED},
+    "stereo": {
+        *(f"{side}_{topic}_topic" for side in ("left", "right") for topic in ("image", "camera_info")), *CALIBRATED
+    },
+    "reference": {"image_topic", "cameras", "reference_images", "geometry"},
+}  # fmt: skip
 
 _LAUNCHER = """
 import sys
@@ -74,14 +81,14 @@ def launched(name: str, log: Path, *arguments: str) -> Iterator[subprocess.Popen
                     process.kill()
 
 
-@pytest.mark.parametrize("name", TOPICS)
+@pytest.mark.parametrize("name", OWN)
 def test_every_argument_is_explained(name: str) -> None:
     from launch import LaunchContext
     from launch.launch_description_sources import PythonLaunchDescriptionSource
 
     source = PythonLaunchDescriptionSource(str(FILES / f"{name}.launch.py"))
     arguments = source.get_launch_description(LaunchContext()).get_launch_arguments()
-    assert {argument.name for argument in arguments} == COMMON | TOPICS[name]
+    assert {argument.name for argument in arguments} == COMMON | OWN[name]
     for argument in arguments:
         assert len(argument.description) > 10, argument.name
         assert argument.default_value is not None, argument.name
@@ -95,6 +102,10 @@ def test_every_argument_is_explained(name: str) -> None:
         ("precision:=fp8", "precision = 'fp8' is refused"),
         ("autostart:=perhaps", "autostart:=perhaps is refused"),
         ("rviz:=perhaps", "rviz:=perhaps is refused"),
+        ("geometry:=affine", "geometry = 'affine' is refused"),
+        ("rectified:=perhaps", "rectified:=perhaps is refused"),
+        ("cameras:=[front,front]", "something is in it twice"),
+        ("cameras:=[a/b]", "'a/b' is no name of a camera"),
         ("log_level:=loud", '"loud" is not valid'),
         ("params_file:=/nowhere.yaml", "params_file:=/nowhere.yaml is no file"),
     ],
@@ -139,3 +150,27 @@ def test_arguments_go_to_the_node_and_the_rest_to_the_file(
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0, log.read_text()
     assert "process has finished cleanly" in log.read_text()
+
+
+def test_several_cameras_have_their_topics_below_their_names(client: Client, tmp_path: Path, installed: None) -> None:
+    from sensor_msgs.msg import Image
+
+    log = tmp_path / "launch.log"
+    arguments = ["variant:=plain:sift", "cameras:=[front, rear]", "image_topic:=image_raw", "namespace:=rig"]
+    with launched("temporal", log, *arguments) as process:
+
+        def active() -> bool:
+            assert process.poll() is None, log.read_text()
+            return "active, waiting for /rig/front/image_raw and /rig/rear/image_raw" in log.read_text()
+
+        wait_until(active, "the node")
+        client.publisher(Image, "/rig/front/image_raw")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, log.read_text()
+
+
+def test_an_absolute_topic_for_several_cameras_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "launch.log"
+    with launched("temporal", log, "cameras:=[front,rear]", "image_topic:=/camera/image_raw") as process:
+        assert process.wait(60) == 1
+    assert "image_topic:=/camera/image_raw is refused" in log.read_text()

@@ -59,6 +59,8 @@ def test_bad_values_are_refused_by_name(executable: str, spec: parameters.Parame
         bad += [3] + (["surely not"] if spec.choices else [])
     elif spec.type_name == "bool":
         bad += ["true", 1]
+    elif spec.type_name == "string_array":
+        bad += ["a", ["a", 1], ["a", "a"]] + ([["a/b"]] if spec.pattern[1] else [])
     else:
         kind = type(spec.default)
         bad += ["1", True, kind(spec.minimum - 1)]
@@ -75,3 +77,10 @@ def test_a_whole_number_will_do_for_a_fraction_and_not_the_other_way_round() -> 
     assert fraction.coerced(True) is True
     whole = parameters.ParameterSpec("count", 5, "some count", 0, 9)
     assert repr(whole.coerced(1.0)) == "1.0" and whole.refusal(1.0)
+
+
+def test_empty_strings_stand_for_nothing_in_an_array() -> None:
+    cameras = next(spec for spec in parameters.CAMERAS if spec.name == "cameras")
+    assert cameras.refusal(["", ""]) == cameras.refusal(["front", "rear", ""]) == ""
+    assert parameters.named(["", "front", ""]) == ["front"]
+    assert "'a b' is no name of a camera" in cameras.refusal(["front", "a b"])

@@ -28,6 +28,7 @@ setup(
         "console_scripts": [
             "temporal_matcher = semantic_matcher.temporal_matcher:main",
             "stereo_matcher = semantic_matcher.stereo_matcher:main",
+            "reference_matcher = semantic_matcher.reference_matcher:main",
         ],
     },
 )

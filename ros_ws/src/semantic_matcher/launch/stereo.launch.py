@@ -15,5 +15,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             TopicArgument("left_image_topic", "left/image", "Topic of the left images (without /compressed)"),
             TopicArgument("right_image_topic", "right/image", "Topic of the right images (without /compressed)"),
+            TopicArgument("left_camera_info_topic", "left/camera_info", "Topic of the left camera's calibration"),
+            TopicArgument("right_camera_info_topic", "right/camera_info", "Topic of the right camera's calibration"),
         ],
     )

@@ -12,5 +12,8 @@ def generate_launch_description() -> LaunchDescription:
     """The node ``temporal_matcher``."""
     return matcher_launch(
         "temporal_matcher",
-        [TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)")],
+        [
+            TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)"),
+            TopicArgument("camera_info_topic", "camera_info", "Topic of its calibration, for geometry:=essential"),
+        ],
     )

@@ -25,6 +25,9 @@ _COUNTERS = {
     "published": "match messages published",
 }
 
+# Events that are counted for each camera as well, under "<event>:<camera>".
+_PER_SOURCE = {"received:": "rate in", "processed:": "rate out"}
+
 
 def diagnostic_array(
     stamp: Time, node_name: str, statistics: Statistics, *, state: str, problems: list[str], errors: list[str]
@@ -51,6 +54,10 @@ def diagnostic_array(
         "age p50 [ms]": _milliseconds(statistics.age(50)),
         "age p95 [ms]": _milliseconds(statistics.age(95)),
     }
+    for event in sorted(e for e in statistics.events() if e.startswith(tuple(_PER_SOURCE))):
+        kind, name = event.split(":", 1)
+        if name not in ("", "image"):
+            pairs[f"{name} {_PER_SOURCE[f'{kind}:']} [Hz]"] = f"{statistics.rate(event):.2f}"
     pairs |= {text: str(statistics.total(event)) for event, text in _COUNTERS.items()}
     pairs["last error"] = statistics.last_error
     if math.isfinite(statistics.error_age()):

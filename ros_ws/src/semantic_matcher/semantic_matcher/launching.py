@@ -14,7 +14,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from semantic_matcher.fastdds_profile import large_message_environment
-from semantic_matcher.parameters import TABLES, ParameterSpec
+from semantic_matcher.parameters import TABLES, ParameterSpec, Value, named
 
 # Parameters that are launch arguments as well; all others are set with params_file.
 _PARAMETERS = (
@@ -25,6 +25,10 @@ _PARAMETERS = (
     "device",
     "precision",
     "max_keypoints",
+    "cameras",
+    "reference_images",
+    "rectified",
+    "geometry",
     "image_transport",
     "autostart",
 )
@@ -71,10 +75,7 @@ def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDe
     return LaunchDescription(
         [
             *(DeclareLaunchArgument(t.name, default_value=t.topic, description=t.description) for t in topics),
-            *(
-                DeclareLaunchArgument(name, default_value="", description=_description(specs[name]))
-                for name in _PARAMETERS
-            ),
+            *(DeclareLaunchArgument(name, default_value="", description=_description(specs[name])) for name in specs),
             DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
             DeclareLaunchArgument(
                 "params_file",
@@ -105,7 +106,7 @@ def _argument_names(specs: Mapping[str, ParameterSpec], topics: Iterable[TopicAr
 
 
 def _description(spec: ParameterSpec) -> str:
-    default = spec.default if spec.default != "" else "empty"
+    default = spec.default if spec.default not in ("", [""]) else "empty"
     choices = f"; one of {', '.join(spec.choices)}" if spec.choices else ""
     return f"{spec.description}{choices} (default: {str(default).lower() if spec.type_name == 'bool' else default})"
 
@@ -130,7 +131,7 @@ def _node(
         name=executable,
         namespace=given["namespace"],
         parameters=parameters,
-        remappings=[(t.topic, given[t.name]) for t in topics if given[t.name] != t.topic],
+        remappings=_remappings(topics, given, named(explicit.get("cameras", []))),
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
     )
@@ -144,7 +145,24 @@ def _rviz(executable: str, namespace: str) -> Node:
     return Node(package="rviz2", executable="rviz2", arguments=["-d", str(config)], remappings=moved, output="screen")
 
 
-def parameter_value(spec: ParameterSpec, text: str) -> bool | int | float | str:
+def _remappings(
+    topics: Iterable[TopicArgument], given: Mapping[str, str], cameras: Iterable[str]
+) -> list[tuple[str, str]]:
+    """Of the node's topic names to those given; with several cameras, of each camera's to those below its name."""
+    cameras = list(cameras)
+    changed = [t for t in topics if given[t.name] != t.topic]
+    if not cameras:
+        return [(t.topic, given[t.name]) for t in changed]
+    for topic in changed:
+        if given[topic.name].startswith(("/", "~")):
+            raise ValueError(
+                f"{topic.name}:={given[topic.name]} is refused: with cameras it is a name below each camera's, such as "
+                "image_raw for front/image_raw"
+            )
+    return [(f"{camera}/{t.topic}", f"{camera}/{given[t.name]}") for camera in cameras for t in changed]
+
+
+def parameter_value(spec: ParameterSpec, text: str) -> Value:
     """The value that the text of a launch argument means.
 
     Raises:
@@ -152,6 +170,13 @@ def parameter_value(spec: ParameterSpec, text: str) -> bool | int | float | str:
     """
     if spec.type_name == "bool":
         return _boolean(spec.name, text)
+    if spec.type_name == "string_array":
+        # As YAML has it, [front, rear], or without the brackets.
+        items = text.strip().removeprefix("[").removesuffix("]").split(",")
+        value: Value = [item.strip().strip("'\"") for item in items]
+        if reason := spec.refusal(value):
+            raise ValueError(reason)
+        return value
     try:
         value = type(spec.default)(text)
     except ValueError:

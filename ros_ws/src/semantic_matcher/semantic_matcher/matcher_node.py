@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import traceback
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
 
+from semantic_matcher.calibration import CameraInfoInput
 from semantic_matcher.declared_parameters import Parameters, unknown_overrides
 from semantic_matcher.diagnostics import diagnostic_array
 from semantic_matcher.image_input import ImageInput
@@ -23,13 +24,14 @@ from semantic_matcher.messages import stamp_ns
 from semantic_matcher.node_statistics import Statistics
 from semantic_matcher.output import Output
 from semantic_matcher.parameters import TABLES
-from semantic_matcher.views import view_types
+from semantic_matcher.process_memory import resident_bytes
 from semantic_matcher.worker import NewestFrameWorker
-from semantic_matcher_core.errors import ImageError, SemanticMatcherError
+from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
 from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
 
 _LOG_EVERY_S = 5.0
 
+T = TypeVar("T")
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
 
 
@@ -91,7 +93,8 @@ class MatcherNode(LifecycleNode):
         self._load_model = load_model
         self._settings = self.parameters.values
         self.outputs: dict[str, Output] = {}
-        self._inputs: list[ImageInput] = []
+        self._inputs: list[ImageInput | CameraInfoInput] = []
+        self._problems: dict[str, str] = {}
         self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
         self._dropped_before = 0
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -107,29 +110,41 @@ class MatcherNode(LifecycleNode):
 
     @abstractmethod
     def create_outputs(self) -> dict[str, Output]:
-        """The publishers, by name; those of the views (``views.view_types``) are added to them."""
+        """The publishers, by name."""
 
     @abstractmethod
-    def create_inputs(self) -> list[ImageInput]:
-        """The subscriptions; their callbacks call :meth:`offer`."""
+    def create_inputs(self) -> Sequence[ImageInput | CameraInfoInput]:
+        """The subscriptions; those of images lead to :meth:`offer`."""
+
+    def prepare(self, settings: SimpleNamespace) -> None:
+        """Load what is needed besides the model, while configuring."""
 
     @abstractmethod
     def begin(self, model: MatchingModel) -> None:
         """Begin anew with a model, before the first image."""
 
     @abstractmethod
+    def end(self) -> None:
+        """Let go of all that is kept of the images, some of which may be in the device's memory."""
+
+    @abstractmethod
     def apply(self, settings: SimpleNamespace) -> None:
         """Take new parameter values; in the worker's thread, between two images."""
 
     @abstractmethod
-    def process(self, item: Any) -> None:
+    def process(self, source: str, item: Any) -> None:
         """Work on what was offered and publish; in the worker's thread."""
 
     # What a subclass calls.
 
-    def offer(self, item: Any) -> None:
-        """Have the worker process this next, instead of what it has not begun."""
-        self._worker.offer("image", item)
+    def image_input(self, name: str, source: str, receive: Callable[[Any], None] | None = None) -> ImageInput:
+        """A subscription to images; unless ``receive`` is given, they are offered as those of ``source``."""
+        transport = self.parameters.values.image_transport
+        return ImageInput(self, name, transport, receive or functools.partial(self.offer, source), self.statistics)
+
+    def offer(self, source: str, item: Any) -> None:
+        """Have the worker process this next, instead of what it has not begun of this source. Sources take turns."""
+        self._worker.offer(source, item)
 
     def image_of(self, message: Any) -> Any:
         """The pixels of an image message.
@@ -153,9 +168,28 @@ class MatcherNode(LifecycleNode):
             self.statistics.count("stale")
         return stale
 
-    def finished(self, header: Any) -> None:
+    def set_problem(self, subject: str, text: str) -> None:
+        """Have the diagnostics warn of something for as long as it lasts; an empty text when it is over."""
+        if text:
+            self.get_logger().warning(text, throttle_duration_sec=_LOG_EVERY_S)
+            self._problems[subject] = text
+        else:
+            self._problems.pop(subject, None)
+
+    def calibration(self, subject: str, find: Callable[[], T]) -> T | None:
+        """What ``find()`` gives; ``None``, and a problem, where the calibration it needs is missing or of no use."""
+        try:
+            found = find()
+        except ConfigError as error:
+            self.set_problem(subject, str(error))
+            return None
+        self.set_problem(subject, "")
+        return found
+
+    def finished(self, source: str, header: Any) -> None:
         """Note that an image was processed and its results are published."""
         self.statistics.count("processed")
+        self.statistics.count(f"processed:{source}")
         age = self.age_of(header)
         if age is not None:
             self.statistics.add_age(age)
@@ -190,8 +224,8 @@ class MatcherNode(LifecycleNode):
         for name, value in self.model.facts().items():
             self.statistics.set(name, value)
         self.statistics.set("image conversion", conversion_library())
+        self.prepare(settings)
         self.outputs = self.create_outputs()
-        self.outputs |= {n: Output(self, type_, f"~/{n}", self.statistics) for n, type_ in view_types(self).items()}
         self.get_logger().info(f"configured: {', '.join(f'{k} {v}' for k, v in self.model.facts().items())}")
         for note in self.model.licence_notes():
             self.get_logger().warning(note)
@@ -208,8 +242,8 @@ class MatcherNode(LifecycleNode):
         self.apply(self._settings)
         self.statistics.restart()
         self._worker.start()
-        self._inputs = self.create_inputs()
-        self.get_logger().info(f"active, waiting for {' and '.join(i.topic for i in self._inputs)}")
+        self._inputs = list(self.create_inputs())
+        self.get_logger().info(f"active, waiting for {' and '.join(i.topic for i in self._image_inputs())}")
         return super().on_activate(state)
 
     @_transition("inactive")
@@ -247,6 +281,11 @@ class MatcherNode(LifecycleNode):
             image_input.destroy()
         self._inputs = []
         self._worker.stop()
+        self._problems.clear()
+        self.end()
+
+    def _image_inputs(self) -> list[ImageInput]:
+        return [image_input for image_input in self._inputs if isinstance(image_input, ImageInput)]
 
     def _free(self) -> None:
         self._halt()
@@ -268,7 +307,7 @@ class MatcherNode(LifecycleNode):
             self._settings = self.parameters.values
             self.model.apply(self._settings)
             self.apply(self._settings)
-        self.process(item)
+        self.process(source, item)
 
     def _failed(self, source: str, error: Exception) -> None:
         if isinstance(error, ImageError):
@@ -292,6 +331,7 @@ class MatcherNode(LifecycleNode):
         dropped = self._worker.dropped.total()
         self.statistics.count("dropped", dropped - self._dropped_before)
         self._dropped_before = dropped
+        self._show_memory()
         silent = self._silent_inputs(values.no_image_warning_period)
         if silent:
             wait = max(_LOG_EVERY_S, values.no_image_warning_period)
@@ -304,7 +344,11 @@ class MatcherNode(LifecycleNode):
                 self.get_fully_qualified_name(),
                 self.statistics,
                 state=self.state,
-                problems=[*silent, *(problem for i in self._inputs for problem in i.problems())],
+                problems=[
+                    *silent,
+                    *(problem for i in self._image_inputs() for problem in i.problems()),
+                    *list(self._problems.values()),
+                ],
                 errors=[error for error in errors if error],
             )
         )
@@ -314,6 +358,12 @@ class MatcherNode(LifecycleNode):
         return [
             f"no image on {image_input.topic} for {min(image_input.silence, since_start):.0f} s: "
             f"{image_input.publishers_text()}"
-            for image_input in self._inputs
+            for image_input in self._image_inputs()
             if 0 < period <= min(image_input.silence, since_start)
         ]
+
+    def _show_memory(self) -> None:
+        self.statistics.set("memory [MB]", f"{resident_bytes() / 1e6:.1f}")
+        on_device = None if self.model is None else self.model.device_memory()
+        if on_device is not None:
+            self.statistics.set("memory of the GPU [MB]", f"{on_device / 1e6:.1f}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from semantic_matcher_core.errors import ConfigError, SemanticMatcherError
 from semantic_matcher_core.variants import resolve_variant
+from semantic_matcher_core.weights.hashing import sha256_of_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
     import torch
 
+    from semantic_matcher_core.geometry.camera import Camera
     from semantic_matcher_core.pipeline import SemanticMatcher
     from semantic_matcher_core.types import Matches
+
+_BACKENDS = {"magsac": "opencv", "poselib": "poselib"}
 
 
 def name_refusal(settings: SimpleNamespace) -> str:
@@ -30,13 +34,22 @@ def name_refusal(settings: SimpleNamespace) -> str:
     return ""
 
 
-def verifier(settings: SimpleNamespace) -> Callable[[Matches], Matches] | None:
-    """The geometric check that ``settings`` ask for, or ``None``."""
+def verifier(
+    settings: SimpleNamespace, cameras: tuple[Camera, Camera] | None = None
+) -> Callable[[Matches], Matches] | None:
+    """The geometric check that ``settings`` ask for; ``None`` for none, and while the cameras it needs are missing."""
     if settings.geometry == "none":
         return None
+    options = {"threshold_px": settings.geometry_threshold, "backend": _BACKENDS[settings.geometry_backend]}
+    if settings.geometry == "essential":
+        from semantic_matcher_core.matching.calibrated import verify_calibrated
+
+        if cameras is None:
+            return None
+        return partial(verify_calibrated, camera0=cameras[0], camera1=cameras[1], **options)
     from semantic_matcher_core.matching.verification import verify
 
-    return partial(verify, kind=settings.geometry, threshold_px=settings.geometry_threshold)
+    return partial(verify, kind=settings.geometry, **options)
 
 
 class MatchingModel:
@@ -46,12 +59,14 @@ class MatchingModel:
         matcher: the core's matcher.
         device: where it runs while the node is active.
         load_seconds: how long loading took.
+        weights_hash: SHA-256 over all parameters of the networks, "" where there are none.
     """
 
     def __init__(self, matcher: SemanticMatcher, load_seconds: float = 0.0) -> None:
         self.matcher = matcher
         self.device: torch.device = matcher.device
         self.load_seconds = load_seconds
+        self.weights_hash = sha256_of_weights(matcher)
         self._own_matching = matcher.matching
         self._own_threshold: float | None = getattr(matcher.extractor, "detection_threshold", None)
 
@@ -95,6 +110,7 @@ class MatchingModel:
             "variant": self.variant,
             "device": f"{self.device} ({name})" if name else str(self.device),
             "precision": self.matcher.precision,
+            "weights (SHA-256)": self.weights_hash[:16] or "none",
         }
 
     def licence_notes(self) -> list[str]:
@@ -132,6 +148,7 @@ class MatchingModel:
             min_similarity=settings.min_similarity
             if settings.min_similarity > -1
             else self._own_matching.min_similarity,
+            band_px=_band(settings),
         )
 
     def warm_up(self, width: int, height: int) -> None:
@@ -144,6 +161,12 @@ class MatchingModel:
         ramp = np.add.outer(np.arange(height), np.arange(width)) * 7 % 256
         features = self.matcher.extract(ramp.astype(np.uint8))
         self.matcher.match(features, features)
+
+    def device_memory(self) -> int | None:
+        """Bytes that torch holds on the GPU, of this process; ``None`` on a CPU."""
+        import torch
+
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
 
     def to_device(self) -> None:
         """Bring the networks to their device."""
@@ -166,3 +189,9 @@ class MatchingModel:
 
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _band(settings: SimpleNamespace) -> float | None:
+    # The stereo node's alone.
+    rectified = getattr(settings, "rectified", False)
+    return (getattr(settings, "epipolar_band", 0.0) if rectified else 0.0) or None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 
 if TYPE_CHECKING:
     from std_msgs.msg import Header
@@ -88,6 +88,23 @@ def jpeg_message(pixels: np.ndarray, header: Header, quality: int) -> Compressed
     """An ``H x W x 3`` uint8 RGB picture as JPEG of quality 1 to 100, named as image_transport names it."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=flat_array(data, "B"))
+
+
+def points_message(points: np.ndarray, confidence: np.ndarray, header: Header) -> PointCloud2:
+    """``K x 3`` points and ``K`` confidences as an unordered cloud of float32 fields x, y, z, confidence."""
+    rows = np.column_stack([points, confidence]).astype(np.float32)
+    names = ("x", "y", "z", "confidence")
+    return PointCloud2(
+        header=header,
+        height=1,
+        width=len(rows),
+        fields=[PointField(name=n, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, n in enumerate(names)],
+        is_bigendian=False,
+        point_step=4 * len(names),
+        row_step=4 * len(names) * len(rows),
+        data=flat_array(rows.view(np.uint8), "B"),
+        is_dense=True,
+    )
 
 
 def stamp_ns(header: Header) -> int:

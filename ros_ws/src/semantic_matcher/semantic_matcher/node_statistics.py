@@ -54,6 +54,11 @@ class Statistics:
             self._forget_old(recent)
             return len(recent) / min(_WINDOW_S, max(self._clock() - self._started, 1e-3))
 
+    def events(self) -> list[str]:
+        """What has been counted."""
+        with self._lock:
+            return list(self._counts)
+
     def since(self, event: str) -> float:
         """Seconds since it happened last; infinity if it has not since the start or the last :meth:`restart`."""
         with self._lock:

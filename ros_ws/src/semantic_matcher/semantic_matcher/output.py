@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.qos import qos_policy_name_from_kind
 
-from semantic_matcher.qos import output_qos, overridable
+from semantic_matcher.qos import latched_qos, output_qos, overridable
 
 if TYPE_CHECKING:
     from rclpy.lifecycle import LifecycleNode
@@ -24,23 +24,27 @@ class Output:
         message_type: the class of its messages.
         topic: the topic's name, ``~/…``.
         statistics: where trouble is noted.
+        latched: publish even when nobody subscribes, and give the last messages to those who subscribe later.
     """
 
-    def __init__(self, node: LifecycleNode, message_type: type, topic: str, statistics: Statistics) -> None:
+    def __init__(
+        self, node: LifecycleNode, message_type: type, topic: str, statistics: Statistics, *, latched: bool = False
+    ) -> None:
+        self._latched = latched
         self._node = node
         self._statistics = statistics
         self._publisher = node.create_lifecycle_publisher(
             message_type,
             topic,
-            output_qos(),
+            latched_qos() if latched else output_qos(),
             event_callbacks=PublisherEventCallbacks(incompatible_qos=self._incompatible_qos),
             qos_overriding_options=overridable(),
         )
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody subscribes."""
-        return self._publisher.is_activated and self._publisher.get_subscription_count() > 0
+        """Whether somebody subscribes, or may do so later."""
+        return self._publisher.is_activated and (self._latched or self._publisher.get_subscription_count() > 0)
 
     def publish(self, build: Callable[[], Any]) -> bool:
         """Build and publish a message if somebody subscribes; whether that was so."""

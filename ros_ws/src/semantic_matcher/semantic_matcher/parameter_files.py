@@ -31,6 +31,8 @@ def yaml_defaults(executable: str) -> str:
 def _yaml_scalar(value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml_scalar, value))}]"
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 

@@ -6,9 +6,10 @@ Nothing here needs ROS.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
-Value = bool | int | float | str
+Value = bool | int | float | str | list[str]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class ParameterSpec:
         description: what it is, with its unit.
         minimum, maximum: range of a number, both ends included.
         choices: the values that a string may have; empty for any.
+        pattern: regular expression that each string of an array must match, with what it means in words; empty
+            strings are left out, because ROS has no empty array in a parameter file.
         dynamic: may change while the node runs; otherwise it is read-only.
     """
 
@@ -30,16 +33,20 @@ class ParameterSpec:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    pattern: tuple[str, str] = (".*", "")
     dynamic: bool = False
 
     @property
     def type_name(self) -> str:
         """The type as ROS calls it."""
-        return {bool: "bool", int: "integer", float: "double", str: "string"}[type(self.default)]
+        names = {bool: "bool", int: "integer", float: "double", str: "string", list: "string_array"}
+        return names[type(self.default)]
 
     @property
     def a_type(self) -> str:
         """The type with its article."""
+        if self.type_name == "string_array":
+            return "an array of strings"
         return f"{'an' if self.type_name == 'integer' else 'a'} {self.type_name}"
 
     def coerced(self, value: object) -> object:
@@ -50,11 +57,23 @@ class ParameterSpec:
         """Why the value is refused, naming it; empty when it is good."""
         if type(value) is not type(self.default):
             return f"{self.name} = {value!r} is refused: expected {self.a_type}"
+        if isinstance(value, list):
+            return self._refusal_of_array(value)
         if self.choices and value not in self.choices:
             return f"{self.name} = {value!r} is refused: expected one of {', '.join(map(repr, self.choices))}"
         if self.minimum is None or (math.isfinite(value) and self.minimum <= value <= self.upper):
             return ""
         return f"{self.name} = {value!r} is refused: expected {self.range_text}"
+
+    def _refusal_of_array(self, values: list[object]) -> str:
+        pattern, meaning = self.pattern
+        if not all(isinstance(value, str) for value in values):
+            return f"{self.name} = {values!r} is refused: expected {self.a_type}"
+        given = [value for value in values if value]
+        if len(set(given)) < len(given):
+            return f"{self.name} = {values!r} is refused: something is in it twice"
+        bad = next((value for value in given if not re.fullmatch(pattern, str(value))), None)
+        return "" if bad is None else f"{self.name} = {values!r} is refused: {bad!r} is no {meaning}"
 
     @property
     def upper(self) -> float:
@@ -132,13 +151,32 @@ MATCHING = (
     ),
 )
 
+
+def _geometry(what: str, kinds: tuple[str, ...]) -> ParameterSpec:
+    text = f"Geometric check of the matches, which fills inlier and model: {what}"
+    return ParameterSpec("geometry", "none", text, choices=("none", *kinds), dynamic=True)
+
+
+_PLANE_OR_RIGID = "homography for a plane or a camera that only turns, fundamental for a rigid scene"
+GEOMETRY_CALIBRATED = (
+    _geometry(
+        f"{_PLANE_OR_RIGID}, essential for the same with camera_info", ("homography", "fundamental", "essential")
+    ),
+    ParameterSpec(
+        "rectified",
+        False,
+        "The images are rectified: camera_info's P holds for them; otherwise its K and distortion do",
+        dynamic=True,
+    ),
+)
+GEOMETRY_UNCALIBRATED = (_geometry(_PLANE_OR_RIGID, ("homography", "fundamental")),)
+
 GEOMETRY = (
     ParameterSpec(
-        "geometry",
-        "none",
-        "Geometric check of the matches, which fills inlier and model: homography for a plane or a camera that only "
-        "turns, fundamental for a rigid scene",
-        choices=("none", "homography", "fundamental"),
+        "geometry_backend",
+        "magsac",
+        "What estimates the model: magsac, OpenCV's MAGSAC++; poselib, PoseLib's LO-RANSAC",
+        choices=("magsac", "poselib"),
         dynamic=True,
     ),
     ParameterSpec(
@@ -172,6 +210,16 @@ INPUT = (
         0.0,
         3600.0,
         dynamic=True,
+    ),
+)
+
+CAMERAS = (
+    ParameterSpec(
+        "cameras",
+        [""],
+        "Cameras that share this node's model and take turns, such as [front, rear]: <camera>/image in, "
+        "~/<camera>/matches out; empty for one camera: image in, ~/matches out",
+        pattern=(r"[A-Za-z][A-Za-z0-9_]*", "name of a camera: letters, digits and _, a letter first"),
     ),
 )
 
@@ -218,6 +266,40 @@ STEREO = (
     ),
 )
 
+STEREO_RECTIFIED = (
+    ParameterSpec(
+        "epipolar_band",
+        2.0,
+        "Rectified images: match only keypoints whose rows differ by at most so many pixels; 0 for no such limit. No "
+        "effect unless rectified is true",
+        0.0,
+        1000.0,
+        dynamic=True,
+    ),
+    ParameterSpec(
+        "min_disparity",
+        1.0,
+        "Matches of a smaller disparity, in pixels, become no points: their depth says little",
+        0.01,
+        1000.0,
+        dynamic=True,
+    ),
+    ParameterSpec(
+        "publish_points",
+        True,
+        "Publish the matches as points in space while somebody subscribes; needs rectified images and camera_info",
+        dynamic=True,
+    ),
+)
+
+REFERENCE = (
+    ParameterSpec(
+        "reference_images",
+        [""],
+        "Image files to match with; empty to wait for the service ~/set_reference",
+    ),
+)
+
 OUTPUT = (
     ParameterSpec("publish_keypoints", True, "Publish keypoints while somebody subscribes", dynamic=True),
     ParameterSpec("publish_descriptors", True, "Publish descriptors while somebody subscribes", dynamic=True),
@@ -242,19 +324,36 @@ NODE = (
 )
 
 TABLES: dict[str, tuple[ParameterSpec, ...]] = {
-    "temporal_matcher": (*MODEL, *MATCHING, *GEOMETRY, *INPUT, *TEMPORAL, *OUTPUT, *NODE),
-    "stereo_matcher": (*MODEL, *MATCHING, *GEOMETRY, *INPUT, *STEREO, *OUTPUT, *NODE),
-}
+    "temporal_matcher": (
+        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *TEMPORAL, *OUTPUT, *NODE
+    ),
+    "stereo_matcher": (
+        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *STEREO, *STEREO_RECTIFIED, *OUTPUT, *NODE
+    ),
+    "reference_matcher": (
+        *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *REFERENCE, *OUTPUT, *NODE
+    ),
+}  # fmt: skip
 """Executable -> its parameters."""
 
 SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
     "Model": MODEL,
     "Matching": MATCHING,
     "Geometric check": GEOMETRY,
+    "Geometric check, `temporal_matcher` and `stereo_matcher`": GEOMETRY_CALIBRATED,
+    "Geometric check, `reference_matcher`": GEOMETRY_UNCALIBRATED,
     "Images": INPUT,
+    "Cameras, `temporal_matcher` and `reference_matcher`": CAMERAS,
     "Pairing, `temporal_matcher` only": TEMPORAL,
     "Pairing, `stereo_matcher` only": STEREO,
+    "Rectified images, `stereo_matcher` only": STEREO_RECTIFIED,
+    "Pairing, `reference_matcher` only": REFERENCE,
     "Output": OUTPUT,
     "Node": NODE,
 }
 """What they are about -> the parameters, in the order of the documentation."""
+
+
+def named(values: list[str]) -> list[str]:
+    """The strings of an array parameter that are not empty."""
+    return [value for value in values if value]

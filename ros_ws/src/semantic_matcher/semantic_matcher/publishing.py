@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
+
 from semantic_matcher.messages import descriptors_message, keypoints_message, matches_message
-from semantic_matcher.views import publish_views
+from semantic_matcher.views import publish_views, view_types
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rclpy.node import Node
+
     from semantic_matcher.matcher_node import MatcherNode
     from semantic_matcher_core.streams import Frame, MatchedPair
+
+
+def frame_types(prefix: str) -> dict[str, type]:
+    """Topics, below ``~``, of the frames of one camera, and the types of their messages."""
+    return {f"{prefix}keypoints": Keypoints, f"{prefix}descriptors": Descriptors}
+
+
+def pair_types(node: Node, prefix: str) -> dict[str, type]:
+    """Topics, below ``~``, of matched pairs and views of them, and the types of their messages."""
+    return {f"{prefix}{name}": type_ for name, type_ in ({"matches": Matches} | view_types(node)).items()}
 
 
 def publish_frame(node: MatcherNode, prefix: str, frame: Frame) -> None:
@@ -23,10 +39,20 @@ def publish_frame(node: MatcherNode, prefix: str, frame: Frame) -> None:
         node.outputs[f"{prefix}descriptors"].publish(lambda: descriptors_message(frame, frame.tag, variant))
 
 
-def publish_pair(node: MatcherNode, pair: MatchedPair, mode: str) -> None:
-    """Matches, and views of them where somebody looks, under the current image's header."""
-    node.statistics.set("matches", len(pair.matches))
-    current, reference = pair.current.tag, pair.reference.tag
-    if node.outputs["matches"].publish(lambda: matches_message(pair, current, reference, mode)):
-        node.statistics.count("published")
-    publish_views(node, pair, mode)
+def publish_pairs(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], mode: str) -> None:
+    """Matches of one image with others, and views of them where somebody looks, under its header.
+
+    Of several pairs, the one with the most matches is shown.
+    """
+    for pair in pairs:
+        current, reference = pair.current.tag, pair.reference.tag
+        if node.outputs[f"{prefix}matches"].publish(
+            lambda p=pair, c=current, r=reference: matches_message(p, c, r, mode)
+        ):
+            node.statistics.count("published")
+    best = max(pairs, key=lambda pair: len(pair.matches), default=None)
+    if best is not None:
+        node.statistics.set(f"{prefix}matches", len(best.matches))
+        if best.matches.inlier is not None:
+            node.statistics.set(f"{prefix}inliers", int(best.matches.inlier.sum()))
+        publish_views(node, prefix, best, mode)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 _OUTPUT_DEPTH = 5
+_LATCHED_DEPTH = 20
 
 
 def image_qos() -> QoSProfile:
@@ -17,6 +18,16 @@ def output_qos() -> QoSProfile:
     """Results: reliable, which every subscriber can hear, and few."""
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_LAST, depth=_OUTPUT_DEPTH, reliability=QoSReliabilityPolicy.RELIABLE
+    )
+
+
+def latched_qos() -> QoSProfile:
+    """What changes rarely, kept for those who subscribe later."""
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=_LATCHED_DEPTH,
+        reliability=QoSReliabilityPolicy.RELIABLE,
+        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
     )
 
 

@@ -5,42 +5,46 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
+from sensor_msgs.msg import PointCloud2
 
+from semantic_matcher.calibration import CalibrationError, CameraInfoInput
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
-from semantic_matcher.messages import stamp_ns
+from semantic_matcher.messages import points_message, stamp_ns
 from semantic_matcher.output import Output
-from semantic_matcher.publishing import publish_frame, publish_pair
-from semantic_matcher_core.streams import StereoStream, StereoSynchronizer
+from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
+from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.geometry.stereo import sparse_points
+from semantic_matcher_core.streams import MatchedPair, StereoStream, StereoSynchronizer
 
 _SIDES = ("left", "right")
 
 
 class StereoMatcher(MatcherNode):
-    """Subscribes ``left/image`` and ``right/image``.
+    """Subscribes ``image`` and ``camera_info`` below ``left`` and ``right``.
 
-    Publishes ``~/left/keypoints``, ``~/left/descriptors``, the same of the right, ``~/matches`` and the views.
+    Publishes ``~/left/keypoints``, ``~/left/descriptors``, the same of the right, ``~/matches``, ``~/debug_image`` and
+    ``~/points``.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__("stereo_matcher", **options)
         self._stream: StereoStream | None = None
         self._synchronizer: StereoSynchronizer[Any] = StereoSynchronizer()
+        self._infos: list[CameraInfoInput] = []
 
     def create_outputs(self) -> dict[str, Output]:
-        types = {f"{side}/keypoints": Keypoints for side in _SIDES}
-        types |= {f"{side}/descriptors": Descriptors for side in _SIDES}
-        types["matches"] = Matches
+        types = frame_types("left/") | frame_types("right/") | pair_types(self, "") | {"points": PointCloud2}
         return {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
 
-    def create_inputs(self) -> list[ImageInput]:
-        transport = self.parameters.values.image_transport
-        return [
-            ImageInput(self, "left/image", transport, self._receive_left, self.statistics),
-            ImageInput(self, "right/image", transport, self._receive_right, self.statistics),
+    def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
+        self._infos = [CameraInfoInput(self, f"{side}/camera_info") for side in _SIDES]
+        receivers = (self._receive_left, self._receive_right)
+        images = [
+            self.image_input(f"{side}/image", "", receive) for side, receive in zip(_SIDES, receivers, strict=True)
         ]
+        return [*images, *self._infos]
 
     def begin(self, model: MatchingModel) -> None:
         self._stream = StereoStream(model.matcher)
@@ -48,25 +52,65 @@ class StereoMatcher(MatcherNode):
         self._set_tolerance()
         self.parameters.on_change(lambda _: self._set_tolerance())
 
-    def apply(self, settings: SimpleNamespace) -> None:
-        assert self._stream is not None
-        self._stream.verify = verifier(settings)
+    def end(self) -> None:
+        self._stream = None
+        self._synchronizer.clear()
 
-    def process(self, item: Any) -> None:
+    def apply(self, settings: SimpleNamespace) -> None:
+        pass
+
+    def process(self, source: str, item: Any) -> None:
         left, right = item
         assert self._stream is not None
         if self.is_stale(left.header):
             return
+        images = self.image_of(left), self.image_of(right)
+        self._stream.verify = verifier(self.settings, self._calibrated([image.shape[:2] for image in images]))
         pair = self._stream.process(
-            self.image_of(left),
-            self.image_of(right),
-            (stamp_ns(left.header), stamp_ns(right.header)),
-            (left.header, right.header),
+            *images, (stamp_ns(left.header), stamp_ns(right.header)), (left.header, right.header)
         )
         publish_frame(self, "left/", pair.reference)
         publish_frame(self, "right/", pair.current)
-        publish_pair(self, pair, "stereo")
-        self.finished(right.header)
+        publish_pairs(self, "", [pair], "stereo")
+        self._publish_points(pair)
+        self.finished(source, right.header)
+
+    def _calibrated(self, sizes: list[tuple[int, int]]) -> tuple[Camera, Camera] | None:
+        if self.settings.geometry != "essential":
+            self.set_problem("calibration", "")
+            return None
+        rectified = self.settings.rectified
+
+        def cameras() -> tuple[Camera, Camera]:
+            left, right = (info.camera(size, rectified) for info, size in zip(self._infos, sizes, strict=True))
+            return left, right
+
+        return self.calibration("calibration", cameras)
+
+    def _publish_points(self, pair: MatchedPair) -> None:
+        output = self.outputs["points"]
+        if not (self.settings.publish_points and output.wanted):
+            self.set_problem("points", "")
+            return
+        settings = self.settings
+        frames = pair.reference, pair.current
+
+        def points() -> tuple[Any, Any]:
+            if not settings.rectified:
+                raise CalibrationError("~/points needs rectified images: set the parameter rectified where they are")
+            left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
+            return sparse_points(
+                pair.matches,
+                left,
+                right,
+                max_row_difference=settings.epipolar_band or settings.geometry_threshold,
+                min_disparity=settings.min_disparity,
+            )
+
+        found = self.calibration("points", points)
+        if found is not None:
+            self.statistics.set("points", len(found[0]))
+            output.publish(lambda: points_message(*found, pair.reference.tag))
 
     def _set_tolerance(self) -> None:
         values = self.parameters.values
@@ -83,4 +127,4 @@ class StereoMatcher(MatcherNode):
         unpaired = sum(self._synchronizer.unpaired)
         self.statistics.count("unpaired", unpaired - self.statistics.total("unpaired"))
         if pair is not None:
-            self.offer(pair)
+            self.offer("", pair)

@@ -1,49 +1,61 @@
-"""The node that matches each image of a camera with an earlier one."""
+"""The node that matches each image of a camera, or of several, with an earlier one."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
-from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
-
+from semantic_matcher.calibration import CameraInfoInput
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.output import Output
-from semantic_matcher.publishing import publish_frame, publish_pair
+from semantic_matcher.parameters import named
+from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
+from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.streams import StampOrder, TemporalPairing, TemporalStream
 
 
 class TemporalMatcher(MatcherNode):
-    """Subscribes ``image``; publishes ``~/keypoints``, ``~/descriptors``, ``~/matches`` and the views."""
+    """Subscribes ``image`` and ``camera_info``.
+
+    Publishes ``~/keypoints``, ``~/descriptors``, ``~/matches`` and ``~/debug_image``; of several cameras, each has
+    these below its own name.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__("temporal_matcher", **options)
-        self._stream: TemporalStream | None = None
+        self._cameras = named(self.parameters.values.cameras) or [""]
+        self._streams: dict[str, TemporalStream] = {}
+        self._infos: dict[str, CameraInfoInput] = {}
 
     def create_outputs(self) -> dict[str, Output]:
-        types = {"keypoints": Keypoints, "descriptors": Descriptors, "matches": Matches}
+        types: dict[str, type] = {}
+        for camera in self._cameras:
+            prefix = prefix_of(camera)
+            types |= frame_types(prefix) | pair_types(self, prefix)
         return {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
 
-    def create_inputs(self) -> list[ImageInput]:
-        transport = self.parameters.values.image_transport
-        return [ImageInput(self, "image", transport, self.offer, self.statistics)]
+    def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
+        self._infos = {camera: CameraInfoInput(self, f"{prefix_of(camera)}camera_info") for camera in self._cameras}
+        images = [self.image_input(f"{prefix_of(camera)}image", camera) for camera in self._cameras]
+        return [*images, *self._infos.values()]
 
     def begin(self, model: MatchingModel) -> None:
-        self._stream = TemporalStream(model.matcher)
+        self._streams = {camera: TemporalStream(model.matcher) for camera in self._cameras}
+
+    def end(self) -> None:
+        self._streams = {}
 
     def apply(self, settings: SimpleNamespace) -> None:
-        assert self._stream is not None
-        self._stream.pairing = TemporalPairing(
-            settings.reference_policy, settings.every_nth, settings.min_inlier_share, settings.min_overlap
-        )
-        self._stream.verify = verifier(settings)
+        for stream in self._streams.values():
+            stream.pairing = TemporalPairing(
+                settings.reference_policy, settings.every_nth, settings.min_inlier_share, settings.min_overlap
+            )
 
-    def process(self, item: Any) -> None:
-        stream = self._stream
-        assert stream is not None
+    def process(self, source: str, item: Any) -> None:
+        stream = self._streams[source]
         if self.is_stale(item.header):
             return
         order = stream.admit(stamp_ns(item.header))
@@ -52,8 +64,32 @@ class TemporalMatcher(MatcherNode):
         if not order.usable:
             self.statistics.count("out of order")
             return
-        frame, pair = stream.process(self.image_of(item), stamp_ns(item.header), item.header)
-        publish_frame(self, "", frame)
+        image = self.image_of(item)
+        stream.verify = verifier(self.settings, self._calibrated(source, image.shape[:2]))
+        frame, pair = stream.process(image, stamp_ns(item.header), item.header)
+        prefix = prefix_of(source)
+        publish_frame(self, prefix, frame)
         if pair is not None:
-            publish_pair(self, pair, "temporal")
-        self.finished(item.header)
+            publish_pairs(self, prefix, [pair], "temporal")
+        self.finished(source, item.header)
+
+    def _calibrated(self, source: str, size: tuple[int, int]) -> tuple[Camera, Camera] | None:
+        """The camera of the reference and of the current image, where the check needs them and they are known."""
+        if self.settings.geometry != "essential":
+            self.set_problem(f"{source} calibration", "")
+            return None
+        reference = self._streams[source].reference
+        # Across a change of size there is one calibration for two cameras.
+        if reference is not None and reference.features.image_size != size:
+            return None
+        camera = self.calibration(f"{source} calibration", lambda: self._infos[source].camera(size, self._rectified))
+        return None if camera is None else (camera, camera)
+
+    @property
+    def _rectified(self) -> bool:
+        return bool(self.settings.rectified)
+
+
+def prefix_of(camera: str) -> str:
+    """What the topics of a camera begin with; nothing for the only one, which has no name."""
+    return f"{camera}/" if camera else ""

@@ -33,8 +33,8 @@ def view_types(node: Node) -> dict[str, type]:
     return types
 
 
-def publish_views(node: MatcherNode, pair: MatchedPair, mode: str) -> None:
-    """The views of a pair, under the current image's header."""
+def publish_views(node: MatcherNode, prefix: str, pair: MatchedPair, mode: str) -> None:
+    """The views of a pair, on the topics of ``prefix``, under the current image's header."""
     header, settings, outputs = pair.current.tag, node.settings, node.outputs
 
     @cache
@@ -42,12 +42,15 @@ def publish_views(node: MatcherNode, pair: MatchedPair, mode: str) -> None:
         return _draw(node, pair, mode)
 
     if settings.publish_debug_image:
-        outputs["debug_image"].publish(lambda: rgb_image_message(picture(), header))
-        outputs["debug_image/compressed"].publish(lambda: jpeg_message(picture(), header, settings.debug_jpeg_quality))
-    if settings.publish_annotations and "annotations" in outputs:
+        outputs[f"{prefix}debug_image"].publish(lambda: rgb_image_message(picture(), header))
+        outputs[f"{prefix}debug_image/compressed"].publish(
+            lambda: jpeg_message(picture(), header, settings.debug_jpeg_quality)
+        )
+    annotations = outputs.get(f"{prefix}annotations")
+    if settings.publish_annotations and annotations is not None:
         foxglove = foxglove_messages()
         assert foxglove is not None
-        outputs["annotations"].publish(lambda: annotations_message(pair, header, foxglove))
+        annotations.publish(lambda: annotations_message(pair, header, foxglove))
 
 
 def _draw(node: MatcherNode, pair: MatchedPair, mode: str) -> np.ndarray:

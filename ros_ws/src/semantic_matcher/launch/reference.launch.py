@@ -1,0 +1,16 @@
+"""Match the images of a camera with stored ones.
+
+ros2 launch semantic_matcher reference.launch.py image_topic:=/camera/image_raw reference_images:=[map.png]
+"""
+
+from launch import LaunchDescription
+
+from semantic_matcher.launching import TopicArgument, matcher_launch
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The node ``reference_matcher``."""
+    return matcher_launch(
+        "reference_matcher",
+        [TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)")],
+    )

@@ -1,0 +1,101 @@
+"""What sensor_msgs/CameraInfo says, as the core's geometry takes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sensor_msgs.msg import CameraInfo
+
+from semantic_matcher.qos import image_qos, overridable
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.geometry.camera import Camera
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+
+class CalibrationError(ConfigError):
+    """The calibration of a camera is missing, or does not fit its images; the message names the topic."""
+
+
+class CameraInfoInput:
+    """A subscription to ``camera_info``, of which the newest message holds.
+
+    Args:
+        node: the node it belongs to.
+        name: the topic's relative name, which remapping may change.
+    """
+
+    def __init__(self, node: Node, name: str) -> None:
+        self._node = node
+        self.topic = node.resolve_topic_name(name)
+        self._newest: CameraInfo | None = None
+        self._subscription = node.create_subscription(
+            CameraInfo, self.topic, self._receive, image_qos(), qos_overriding_options=overridable()
+        )
+
+    def camera(self, image_size: tuple[int, int], rectified: bool) -> Camera:
+        """The camera that images of ``(height, width)`` pixels were taken with.
+
+        Args:
+            image_size: of the image that it is wanted for.
+            rectified: the image is rectified: ``P`` holds for it, and nothing distorts.
+
+        Raises:
+            CalibrationError: there is none yet, it is empty, or it is for images of another size.
+        """
+        info = self._fitting(image_size)
+        try:
+            if rectified:
+                return Camera(self.projection(image_size)[:, :3])
+            matrix = _of_the_image_sent(np.reshape(info.k, (3, 3)), info)
+            return Camera(matrix, info.distortion_model, np.asarray(info.d))
+        except CalibrationError:
+            raise
+        except ConfigError as error:
+            raise CalibrationError(f"{self.topic}: {error}") from error
+
+    def projection(self, image_size: tuple[int, int]) -> np.ndarray:
+        """``P``, ``3 x 4``, of the rectified image.
+
+        Raises:
+            CalibrationError: as of :meth:`camera`.
+        """
+        info = self._fitting(image_size)
+        return _of_the_image_sent(np.reshape(info.p, (3, 4)), info)
+
+    def destroy(self) -> None:
+        """Unsubscribe."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _receive(self, message: CameraInfo) -> None:
+        self._newest = message
+
+    def _fitting(self, image_size: tuple[int, int]) -> CameraInfo:
+        info = self._newest
+        if info is None:
+            raise CalibrationError(f"no camera_info on {self.topic} yet")
+        described = _size_sent(info)
+        if described != image_size:
+            raise CalibrationError(
+                f"{self.topic} describes images of {described[1]} x {described[0]}, "
+                f"but they are {image_size[1]} x {image_size[0]}"
+            )
+        return info
+
+
+def _size_sent(info: CameraInfo) -> tuple[int, int]:
+    """Height and width of the image that is sent: a region of the sensor, with pixels put together."""
+    height, width = info.roi.height or info.height, info.roi.width or info.width
+    return height // max(info.binning_y, 1), width // max(info.binning_x, 1)
+
+
+def _of_the_image_sent(matrix: np.ndarray, info: CameraInfo) -> np.ndarray:
+    # CameraInfo.msg: the matrices are those of the whole sensor, before region of interest and binning.
+    matrix = matrix.astype(np.float64)
+    matrix[0, 2] -= info.roi.x_offset
+    matrix[1, 2] -= info.roi.y_offset
+    matrix[0] /= max(info.binning_x, 1)
+    matrix[1] /= max(info.binning_y, 1)
+    return matrix

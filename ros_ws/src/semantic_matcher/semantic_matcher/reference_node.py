@@ -1,0 +1,194 @@
+"""The node that matches the images of a camera, or of several, with stored ones."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from semantic_matcher_msgs.srv import SetReference
+from std_msgs.msg import Header
+
+from semantic_matcher.image_input import ImageInput
+from semantic_matcher.matcher_node import MatcherNode
+from semantic_matcher.matching_model import MatchingModel, verifier
+from semantic_matcher.messages import descriptors_message, keypoints_message, stamp_ns
+from semantic_matcher.output import Output
+from semantic_matcher.parameters import named
+from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
+from semantic_matcher.temporal_node import prefix_of
+from semantic_matcher_core.errors import ConfigError, SemanticMatcherError
+from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.streams import ReferenceStream
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# How long the service waits for its turn. Until then nothing else is answered; images wait as they always do.
+_ANSWER_WITHIN_S = 30.0
+_SET_REFERENCE = "~/set_reference"
+
+
+class _Request:
+    """A new reference, on its way to the worker's thread and back."""
+
+    def __init__(self, message: Any, name: str) -> None:
+        self.message = message
+        self.name = name
+        self.answered = threading.Event()
+        self.withdrawn = False
+        self.error = ""
+        self.keypoints = 0
+
+
+class ReferenceMatcher(MatcherNode):
+    """Subscribes ``image``; serves ``~/set_reference``.
+
+    Publishes ``~/keypoints``, ``~/descriptors``, ``~/matches`` and ``~/debug_image``, of several cameras each below its
+    own name; and once, kept for later subscribers, ``~/reference/keypoints`` and ``~/reference/descriptors``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("reference_matcher", **options)
+        self._cameras = named(self.parameters.values.cameras) or [""]
+        self._stream: ReferenceStream | None = None
+        self._stored: list[tuple[np.ndarray, Header]] = []
+        self._announced = False
+        self._newest: Any = None
+        self._service = self.create_service(SetReference, _SET_REFERENCE, self._set_reference)
+
+    def prepare(self, settings: SimpleNamespace) -> None:
+        self._stored = _read_references(named(settings.reference_images))
+
+    def create_outputs(self) -> dict[str, Output]:
+        types: dict[str, type] = {}
+        for camera in self._cameras:
+            prefix = prefix_of(camera)
+            types |= frame_types(prefix) | pair_types(self, prefix)
+        outputs = {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
+        for name, type_ in frame_types("reference/").items():
+            outputs[name] = Output(self, type_, f"~/{name}", self.statistics, latched=True)
+        return outputs
+
+    def create_inputs(self) -> list[ImageInput]:
+        return [
+            self.image_input(f"{prefix_of(camera)}image", camera, lambda message, c=camera: self._receive(c, message))
+            for camera in self._cameras
+        ]
+
+    def begin(self, model: MatchingModel) -> None:
+        self._stream = ReferenceStream(model.matcher)
+        self._stream.set_references(self._stored)
+        self._announced = False
+        self._newest = None
+        self._show()
+
+    def end(self) -> None:
+        self._stream = None
+        self._newest = None
+
+    def apply(self, settings: SimpleNamespace) -> None:
+        assert self._stream is not None
+        self._stream.verify = verifier(settings)
+
+    def process(self, source: str, item: Any) -> None:
+        assert self._stream is not None
+        if isinstance(item, _Request):
+            self._answer(item)
+            return
+        if not self._announced:
+            self._announce()
+        if self.is_stale(item.header):
+            return
+        frame, pairs = self._stream.process(self.image_of(item), stamp_ns(item.header), item.header)
+        publish_frame(self, prefix_of(source), frame)
+        publish_pairs(self, prefix_of(source), pairs, "reference")
+        self.finished(source, item.header)
+
+    def _receive(self, camera: str, message: Any) -> None:
+        self._newest = message
+        self.offer(camera, message)
+
+    # The service: asked in the executor's thread, answered in the worker's, where the model is.
+
+    def _set_reference(self, request: Any, response: Any) -> Any:
+        empty = request.image.width == 0 and request.image.height == 0
+        message = self._newest if empty else request.image
+        if self.state != "active":
+            response.message = f"the node is {self.state}; activate it first"
+        elif message is None:
+            response.message = "no image has come yet that could be the reference"
+        else:
+            job = _Request(message, request.name)
+            self.offer(_SET_REFERENCE, job)
+            if not job.answered.wait(_ANSWER_WITHIN_S):
+                job.withdrawn = True
+                job.error = f"not done within {_ANSWER_WITHIN_S:g} s; the reference stays as it was"
+            response.success, response.keypoints = not job.error, job.keypoints
+            response.message = job.error or f"{name_of(message.header, request.name)!r} is the reference now"
+        # Apart: rclpy allows one severity for each line of code.
+        if response.success:
+            self.get_logger().info(f"set_reference: {response.message}")
+        else:
+            self.get_logger().warning(f"set_reference: {response.message}")
+        return response
+
+    def _answer(self, job: _Request) -> None:
+        if job.withdrawn:
+            return
+        assert self._stream is not None
+        header = Header(stamp=job.message.header.stamp, frame_id=name_of(job.message.header, job.name))
+        try:
+            stored = [(self.image_of(job.message), header)]
+            self._stream.set_references(stored)
+        except SemanticMatcherError as error:
+            job.error = str(error)
+        except Exception as error:
+            job.error = repr(error)
+            raise
+        else:
+            self._stored = stored
+            job.keypoints = self._stream.references[0].features.keypoints.shape[1]
+            self._announce()
+            self._show()
+        finally:
+            job.answered.set()
+
+    def _announce(self) -> None:
+        assert self._stream is not None and self.model is not None
+        for frame in self._stream.references:
+            self.outputs["reference/keypoints"].publish(lambda f=frame: keypoints_message(f, f.tag))
+            self.outputs["reference/descriptors"].publish(
+                lambda f=frame, v=self.model.variant: descriptors_message(f, f.tag, v)
+            )
+        self._announced = True
+
+    def _show(self) -> None:
+        assert self._stream is not None
+        references = self._stream.references
+        shown = (f"{frame.tag.frame_id} ({frame.features.keypoints.shape[1]} keypoints)" for frame in references)
+        self.statistics.set("references", ", ".join(shown))
+        missing = f"no reference image yet: set reference_images, or call {self.resolve_service_name(_SET_REFERENCE)}"
+        self.set_problem("reference", "" if references else missing)
+
+
+def name_of(header: Any, name: str) -> str:
+    """What a reference is called, in the frame of ``reference_header``, logs and diagnostics."""
+    return name or header.frame_id
+
+
+def _read_references(paths: list[str]) -> list[tuple[np.ndarray, Header]]:
+    """Image files and the headers they are known by: no stamp, and the file's name as the frame.
+
+    Raises:
+        ImageError: a file is missing or damaged.
+        ConfigError: two files have the same name.
+    """
+    names = [Path(path).name for path in paths]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"reference_images has two files named {twice!r}; give them names of their own")
+    return [
+        (read_image(Path(path).expanduser()), Header(frame_id=name)) for path, name in zip(paths, names, strict=True)
+    ]

@@ -1,0 +1,172 @@
+"""The reference node on a real graph: stored images, the service that replaces them, and several cameras."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.ros.conftest import PLAIN_SIFT
+from tests.ros.support import Client, NodeProcess, floats, image_message, of_stamp, running, stamp_of, wait_until
+
+pytestmark = pytest.mark.ros
+
+NAME = "/reference_matcher"
+STAMPS = itertools.count(1_700_000_000_000_000_000, 50_000_000)
+
+
+@pytest.fixture(scope="module")
+def pictures(textured: Callable[..., np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: textured(200, 240, seed=seed) for seed, name in enumerate(("map.png", "poster.png"), 30)}
+
+
+@pytest.fixture
+def files(tmp_path: Path, pictures: dict[str, np.ndarray]) -> list[str]:
+    for name, pixels in pictures.items():
+        cv2.imwrite(str(tmp_path / name), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return [str(tmp_path / name) for name in pictures]
+
+
+def matched(camera: Any, pixels: np.ndarray, matches: list[Any], count: int, frame_id: str = "cam") -> list[Any]:
+    """The messages that an image is answered with, ``count`` of them; sent until that is so."""
+    for _ in range(20):
+        stamp = next(STAMPS)
+        camera.publish(image_message(pixels, stamp, frame_id))
+
+        def answers(stamp: int = stamp) -> list[Any] | None:
+            found = [m for m in list(matches) if stamp_of(m.header) == stamp]
+            return found if len(found) >= count else None
+
+        try:
+            return list(wait_until(answers, "matches", timeout=3.0))
+        except AssertionError:
+            continue
+    raise AssertionError("no matches after 20 images")
+
+
+def test_files_and_the_service(
+    client: Client, log: Path, files: list[str], pictures: dict[str, np.ndarray], textured: Callable[..., np.ndarray]
+) -> None:
+    from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+    from semantic_matcher_msgs.msg import Keypoints, Matches
+    from semantic_matcher_msgs.srv import SetReference
+    from sensor_msgs.msg import Image
+
+    from semantic_matcher_core import SemanticMatcher
+
+    core = SemanticMatcher.from_pretrained("plain:sift", device="cpu", max_keypoints=500)
+    view = np.ascontiguousarray(pictures["map.png"][10:170, 15:215])
+    matches = client.listen(Matches, f"{NAME}/matches")
+    diagnostics = client.diagnostics()
+    with running("reference_matcher", log, {**PLAIN_SIFT, "reference_images": files}) as node:
+        camera = client.publisher(Image, "/image")
+        for message, name in zip(matched(camera, view, matches, 2), pictures, strict=True):
+            expected = core.match(core.extract(pictures[name]), core.extract(view))
+            assert message.mode == "reference"
+            assert (message.reference_header.frame_id, message.header.frame_id) == (name, "cam")
+            assert stamp_of(message.reference_header) == 0
+            np.testing.assert_array_equal(floats(message.index0), expected.indices[:, 0].numpy())
+            np.testing.assert_array_equal(floats(message.index1), expected.indices[:, 1].numpy())
+        # Who comes late gets the keypoints that index0 means.
+        stored: list[Any] = []
+        latched = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        client.node.create_subscription(Keypoints, f"{NAME}/reference/keypoints", stored.append, latched)
+        wait_until(lambda: len(stored) >= 2, "the references' keypoints")
+        assert [m.header.frame_id for m in stored] == list(pictures)
+        own = core.extract(pictures["map.png"]).keypoints[0].numpy()
+        np.testing.assert_array_equal(floats(stored[0].xy).reshape(-1, 2), own)
+        shown = diagnostics.wait_for(NAME, lambda s: s.values.get("matches"), "matches").values["references"]
+        assert "map.png (" in shown and "poster.png (" in shown
+
+        # A new one from a message replaces them all.
+        other = textured(180, 220, seed=40)
+        taken = image_message(other, 12_345_000_000_000, "left_optical")
+        answer = client.call(SetReference, f"{NAME}/set_reference", image=taken, name="dock")
+        assert answer.success and "'dock'" in answer.message
+        assert answer.keypoints == core.extract(other).keypoints.shape[1]
+        message = matched(camera, other, matches, 1)[0]
+        assert message.reference_header.frame_id == "dock"
+        assert stamp_of(message.reference_header) == 12_345_000_000_000
+        assert len(message.index0) > 0.8 * answer.keypoints
+
+        # What cannot be used changes nothing.
+        broken = image_message(other, 1)
+        broken.encoding = "rgb9"
+        answer = client.call(SetReference, f"{NAME}/set_reference", image=broken)
+        assert not answer.success and "'rgb9'" in answer.message and answer.keypoints == 0
+        assert matched(camera, other, matches, 1)[0].reference_header.frame_id == "dock"
+
+        # An empty image takes the newest frame of the camera.
+        last = matched(camera, view, matches, 1, "cam")[0]
+        answer = client.call(SetReference, f"{NAME}/set_reference", image=Image())
+        assert answer.success and "'cam'" in answer.message
+        message = matched(camera, view, matches, 1)[0]
+        assert stamp_of(message.reference_header) == stamp_of(last.header)
+        assert (np.abs(floats(message.xy0) - floats(message.xy1)) < 1e-3).all() and len(message.index0) > 50
+
+        # The reference outlives a pause of the node, which answers meanwhile.
+        assert client.change_state(NAME, "deactivate")
+        answer = client.call(SetReference, f"{NAME}/set_reference", image=taken)
+        assert not answer.success and "inactive" in answer.message
+        assert client.change_state(NAME, "activate")
+        wait_until(lambda: camera.get_subscription_count() == 1, "the subscription")
+        assert matched(camera, view, matches, 1)[0].reference_header.frame_id == "cam"
+        assert "Traceback" not in node.output
+
+
+def test_two_cameras_share_a_node_without_a_reference_at_first(
+    client: Client, log: Path, textured: Callable[..., np.ndarray]
+) -> None:
+    from semantic_matcher_msgs.msg import Keypoints, Matches
+    from semantic_matcher_msgs.srv import SetReference
+    from sensor_msgs.msg import Image
+
+    cameras = ("front", "rear")
+    pixels = textured(160, 200, seed=41)
+    keypoints = {c: client.listen(Keypoints, f"{NAME}/{c}/keypoints") for c in cameras}
+    matches = {c: client.listen(Matches, f"{NAME}/{c}/matches") for c in cameras}
+    diagnostics = client.diagnostics()
+    with running("reference_matcher", log, {**PLAIN_SIFT, "cameras": list(cameras)}) as node:
+        status = diagnostics.wait_for(NAME, lambda s: s.level == 1 and "set_reference" in s.message, "a warning")
+        answer = client.call(SetReference, f"{NAME}/set_reference", image=Image())
+        assert not answer.success and "no image has come yet" in answer.message
+        publishers = {c: client.publisher(Image, f"/{c}/image") for c in cameras}
+        for name in cameras:
+            for _ in range(20):
+                stamp = next(STAMPS)
+                publishers[name].publish(image_message(pixels, stamp, name))
+                try:
+                    wait_until(lambda c=name, s=stamp: of_stamp(keypoints[c], s), "keypoints", timeout=3.0)
+                    break
+                except AssertionError:
+                    continue
+        assert not any(matches.values())
+        assert client.call(SetReference, f"{NAME}/set_reference", image=Image()).success
+        for name in cameras:
+            message = matched(publishers[name], pixels, matches[name], 1, name)[0]
+            assert (message.header.frame_id, message.reference_header.frame_id) == (name, "rear")
+        diagnostics.wait_for(NAME, lambda s: s.level == 0 and "rear (" in s.values["references"], "OK")
+        status = diagnostics.of(NAME)[-1]
+        assert float(status.values["front rate out [Hz]"]) > 0 and float(status.values["rear rate out [Hz]"]) > 0
+        assert "Traceback" not in node.output
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "twice"])
+def test_a_file_that_cannot_be_used_is_named(ros: None, log: Path, files: list[str], damage: str) -> None:
+    if damage == "missing":
+        files = [f"{files[0]}.nowhere"]
+    elif damage == "damaged":
+        Path(files[0]).write_bytes(b"no image")
+    else:
+        (Path(files[0]).parent / "again").mkdir()
+        files = [files[0], str(Path(files[0]).parent / "again" / "map.png")]
+    node = NodeProcess("reference_matcher", log, {**PLAIN_SIFT, "reference_images": files})
+    assert node.process.wait(60) == 1
+    assert "configure failed" in node.output
+    assert ("two files named 'map.png'" if damage == "twice" else files[0]) in node.output
+    assert "Traceback" not in node.output
