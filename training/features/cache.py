@@ -122,7 +122,8 @@ class FeatureCache:
         features = self._read("features", key)
         if features.ndim != 3 or (feature_dim is not None and features.shape[0] != feature_dim):
             raise DataError(
-                f"{self.path}: image {key!r} has features {tuple(features.shape)}, expected {feature_dim or 'C'} x h x w"
+                f"{self.path}: image {key!r} has features {tuple(features.shape)}, "
+                f"expected {feature_dim or 'C'} x h x w"
             )
         return features
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,30 @@ from semantic_matcher_core.variants.build import create_configured_extractor
 EXTRACTOR_OPTIONS = ("detection_threshold", "nms_radius", "normalize_descriptors")
 # The pipeline's long side where a checkpoint says none.
 DEFAULT_LONG_SIDE = 896
+_POSITION_WEIGHT = 0.7
 
 
 class ColourContext(SemanticEncoder):
-    """Colours around each patch at three scales: a stand-in for a foundation model in runs without any weights.
+    """Colours around each patch, at three scales, and its position: a stand-in for a foundation model in smoke runs.
 
-    It knows what local descriptors of grey images do not, the colour of what a corner belongs to, and no more. Smoke
-    runs learn with it; it is of no use on real images, and published checkpoints never name it.
+    It needs no weights, and knows what local descriptors of grey images do not: the colour of what a corner belongs to.
+    Like a foundation model's features its own also tell where in the image a patch is, which training has to learn to
+    disregard. It is of no use on real images, and published checkpoints never name it.
     """
 
     name = "colour-context"
-    feature_dim = 9
+    feature_dim = 13
     patch_size = 14
 
     def forward(self, images: Tensor) -> Tensor:
-        patches = F.avg_pool2d(images - 0.5, self.patch_size)
+        patches = F.avg_pool2d(images, self.patch_size)
         wider = [F.avg_pool2d(patches, side, 1, side // 2, count_include_pad=False) for side in (3, 5)]
-        return torch.cat([patches, *wider], dim=1)
+        rows, columns = patches.shape[-2:]
+        y, x = torch.meshgrid(
+            *((torch.arange(n, device=images.device) + 0.5) / n * math.pi for n in (rows, columns)), indexing="ij"
+        )
+        position = torch.stack([x.cos(), y.cos(), x.sin(), y.sin()]).to(patches) * _POSITION_WEIGHT
+        return torch.cat([patches, *wider, position.expand(len(images), -1, -1, -1)], dim=1)
 
 
 def build_extractor(

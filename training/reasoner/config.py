@@ -51,8 +51,9 @@ class RenderedConfig:
         pairs_per_room: image pairs in each.
         view_size: ``[height, width]``.
         textures: folder of images to paper the walls with; ``None`` for coloured noise.
-        patterns, tints: of the noise: how many grey patterns, and in how many colours each occurs. Few patterns in
-            many colours make rooms that local descriptors of grey images confuse.
+        patterns: of the noise, how many.
+        tiles: where not 0, each wall is a mosaic of so many tiles along two metres, all with the same grey pattern and
+            each in a colour of its own, which local descriptors of grey images confuse.
     """
 
     rooms: int = 8
@@ -61,7 +62,7 @@ class RenderedConfig:
     view_size: tuple[int, int] = (256, 256)
     textures: str | None = None
     patterns: int = 8
-    tints: int = 1
+    tiles: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class DataConfig:
         extractor_cache, semantic_cache: folders below ``<root>/features`` with exported features; ``None`` computes
             them on the fly. Photos have none, because no view occurs twice.
         make_caches: export what is missing of them before training starts.
-        on_damage: ``fail``, or ``skip`` to leave out scenes that are damaged or do not fit their features, and name them.
+        on_damage: ``fail``, or ``skip`` to name and leave out scenes that are damaged or do not fit their features.
         validation_pairs: at most this many, evenly spread.
         workers: processes that prepare pairs; 0 for none.
     """

@@ -27,6 +27,7 @@ from training.reasoner.sources import PairSource, PhotoPairs, ScenePairs, evenly
 
 _log = logging.getLogger(__name__)
 _TEXTURE_SIDE = 256
+_TILED_TEXTURES = 12
 
 
 class PairData(L.LightningDataModule):
@@ -164,14 +165,23 @@ def _textures(config: RenderedConfig, seed: int) -> Tensor:
     if config.textures is not None:
         return torch.cat([_square(path) for path in list_images(config.textures)])
     generator = torch.Generator().manual_seed(seed)
-    patterns = noise_textures(config.patterns, generator, _TEXTURE_SIDE)
-    if config.tints == 1:
-        return patterns
-    grey = patterns.mean(dim=1, keepdim=True)
-    # Of equal brightness, so that grey images do not tell them apart.
-    tints = torch.rand(config.tints, 3, 1, 1, generator=generator) + 0.2
+    if not config.tiles:
+        return noise_textures(config.patterns, generator, _TEXTURE_SIDE)
+    return torch.stack([_tiled(config, generator) for _ in range(_TILED_TEXTURES)])
+
+
+def _tiled(config: RenderedConfig, generator: torch.Generator) -> Tensor:
+    """A mosaic of copies of one grey pattern, each in another colour of the same brightness."""
+    side = _TEXTURE_SIDE // config.tiles
+    which = int(torch.randint(config.patterns, (1,), generator=generator))
+    cells = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(which))
+    pattern = F.interpolate(cells, (side, side), mode="bicubic", align_corners=True).clamp(0, 1)
+    tints = torch.rand(1, 3, config.tiles, config.tiles, generator=generator) + 0.1
     tints = tints / (tints * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True) * 0.5
-    return (grey[:, None] * tints[None]).flatten(0, 1).clamp(0, 1)
+    mosaic = pattern.repeat(1, 1, config.tiles, config.tiles) * tints.repeat_interleave(side, 2).repeat_interleave(
+        side, 3
+    )
+    return F.interpolate(mosaic, (_TEXTURE_SIDE, _TEXTURE_SIDE), mode="bilinear")[0].clamp(0, 1)
 
 
 def _square(path: Path) -> Tensor:

@@ -1,0 +1,46 @@
+"""``python -m training.train_reasoner CONFIG.yaml [key=value …]``: train a reasoner.
+
+Under ``torchrun`` or SLURM's ``srun`` it trains on all processes that were started.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from semantic_matcher_core.errors import SemanticMatcherError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+console = Console(stderr=True)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="The experiment's YAML file; see training/configs.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. optimizer.lr=0.0002")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
+) -> None:
+    """Train a reasoner as a YAML file says."""
+    from training.reasoner.config import load_config
+
+    experiment = load_config(config, overrides or ())
+    from training.reasoner import run
+
+    result = run.train(experiment, resume=resume)
+    console.print(run.summary(result), highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    try:
+        app(standalone_mode=True)
+    except SemanticMatcherError as error:
+        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
