@@ -14,8 +14,11 @@ from tests.ros.support import Client, image_message, running, stamp_of
 pytestmark = pytest.mark.ros
 
 SECONDS_PER_IMAGE = 0.25
-RATE = 30
-IMAGES = 180
+# Ten times what the model can take, for fifteen seconds; `python -m benchmarks.ros.load` does a minute.
+RATE = 40
+IMAGES = 600
+# On top of two runs of the model: what is promised, and what a machine busy with other tests may add to a single one.
+PROMISED_S, BUSY_S = 0.1, 1.5
 
 
 def test_a_fast_camera_does_not_make_results_old(client: Client, log: Path, tmp_path: Path) -> None:
@@ -33,6 +36,7 @@ def test_a_fast_camera_does_not_make_results_old(client: Client, log: Path, tmp_
     diagnostics = client.diagnostics()
     environment = install(tmp_path, SECONDS_PER_IMAGE)
     with running("temporal_matcher", log, PLAIN_SLOW, environment=environment):
+        memory: list[float] = []
         camera = client.publisher(Image, "/image")
         pixels = np.zeros((120, 160, 3), np.uint8)
         begin = time.monotonic()
@@ -40,6 +44,8 @@ def test_a_fast_camera_does_not_make_results_old(client: Client, log: Path, tmp_
             # The stream's own pace: what is tested is what happens at it.
             time.sleep(max(0.0, begin + i / RATE - time.monotonic()))
             camera.publish(image_message(pixels, time.time_ns()))
+            if i % RATE == 0 and diagnostics.of("/temporal_matcher"):
+                memory.append(float(diagnostics.of("/temporal_matcher")[-1].values["memory [MB]"]))
         last_sent = time.time_ns()
 
         def settled(status: object) -> bool:
@@ -51,13 +57,16 @@ def test_a_fast_camera_does_not_make_results_old(client: Client, log: Path, tmp_
     received = int(status.values["images received"])
     processed = int(status.values["images processed"])
     assert received > IMAGES / 2
-    # Six seconds at a quarter of a second each; a queue would have held the rest.
-    assert 5 <= processed <= received / 3
+    # Fifteen seconds at a quarter of a second each; a queue would have held the rest.
+    assert 15 <= processed <= received / 5
     assert len(stamps) > 3 and stamps == sorted(stamps)
-    # In a queue the last results would be some 4.5 s old. Here: twice the model's time, and what a busy machine adds.
-    assert max(ages) < 2 * SECONDS_PER_IMAGE + 1.5
-    assert (last_sent - stamps[-1]) * 1e-9 < 2 * SECONDS_PER_IMAGE + 1.5
-    assert float(status.values["age p95 [ms]"]) < 1000 * (2 * SECONDS_PER_IMAGE + 1.5)
+    # In a queue the last results would be more than ten seconds old.
+    assert float(np.median(ages)) < 2 * SECONDS_PER_IMAGE + PROMISED_S
+    assert max(ages) < 2 * SECONDS_PER_IMAGE + BUSY_S
+    assert (last_sent - stamps[-1]) * 1e-9 < 2 * SECONDS_PER_IMAGE + BUSY_S
+    assert float(status.values["age p50 [ms]"]) < 1000 * (2 * SECONDS_PER_IMAGE + PROMISED_S)
+    # Flat after a start: a picture that is kept of every hundred would show.
+    assert max(memory[len(memory) // 2 :]) - memory[len(memory) // 3] < 5.0, memory
     assert float(status.values["age p50 [ms]"]) >= 1000 * SECONDS_PER_IMAGE
 
 

@@ -1,0 +1,71 @@
+"""The nodes under test: the temporal matcher with a null model, timed, and a raw pass-through of rclpy as the floor.
+
+``python -m benchmarks.ros.nodes matcher|floor <file> [seconds]``; the file gets one line of milliseconds an image.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from array import array
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.ros.null_model import DIMENSIONS, KEYPOINTS, load
+
+
+def matcher(record: Path, seconds: float) -> None:
+    """The temporal matcher; milliseconds from a message in the callback to its results published."""
+    from semantic_matcher.node_main import run_node
+    from semantic_matcher.temporal_node import TemporalMatcher
+
+    torch.set_num_threads(1)
+
+    class Timed(TemporalMatcher):
+        def __init__(self) -> None:
+            super().__init__(load_model=functools.partial(load, seconds))
+            self._file = record.open("w", buffering=1)
+
+        def offer(self, source: str, item: Any) -> None:
+            super().offer(source, (item, time.perf_counter()))
+
+        def process(self, source: str, item: Any) -> None:
+            message, received = item
+            super().process(source, message)
+            self._file.write(f"{1000 * (time.perf_counter() - received):.4f}\n")
+
+    run_node(Timed, [sys.argv[0]])
+
+
+def floor(record: Path) -> None:
+    """Takes an image, publishes descriptors of the same size that are there already, and does nothing else."""
+    import rclpy
+    from semantic_matcher_msgs.msg import Descriptors
+    from sensor_msgs.msg import Image
+
+    from semantic_matcher.qos import image_qos, output_qos
+
+    rclpy.init()
+    node = rclpy.create_node("floor")
+    publisher = node.create_publisher(Descriptors, "~/descriptors", output_qos())
+    answer = Descriptors(dim=DIMENSIONS, data=array("f", bytes(4 * KEYPOINTS * DIMENSIONS)))
+    with record.open("w", buffering=1) as file:
+
+        def take(message: Image) -> None:
+            began = time.perf_counter()
+            answer.header = message.header
+            publisher.publish(answer)
+            file.write(f"{1000 * (time.perf_counter() - began):.4f}\n")
+
+        node.create_subscription(Image, "image", take, image_qos())
+        rclpy.spin(node)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "matcher":
+        matcher(Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.0)
+    else:
+        floor(Path(sys.argv[2]))
