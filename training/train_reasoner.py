@@ -5,6 +5,7 @@ Under ``torchrun`` or SLURM's ``srun`` it trains on all processes that were star
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ def train(
     experiment = load_config(config, overrides or ())
     from training.reasoner import run
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     result = run.train(experiment, resume=resume)
     console.print(run.summary(result), highlight=False, soft_wrap=True)
 

@@ -91,6 +91,6 @@ def build_semantic_encoder(
 
 
 def resized_for(encoder: SemanticEncoder, images: Tensor, long_side: int) -> Tensor:
-    """Images at the size ``encoder`` sees; ``long_side`` 0 keeps theirs, up to whole patches."""
+    """Images at the size ``encoder`` sees; ``long_side`` 0 keeps theirs, to the nearest whole patches."""
     side = long_side if long_side > 0 else max(encoder.patch_size, *images.shape[-2:])
     return resize_for_encoder(images, side, encoder.patch_size, registration="exact")[0]

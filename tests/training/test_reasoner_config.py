@@ -1,0 +1,78 @@
+"""Experiments are read from YAML; what is not known is an error that says what was meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from semantic_matcher_core.errors import ConfigError
+from training.reasoner.config import config_from_mapping, load_config
+
+CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
+LEAST = {"data": {"source": "scenes", "root": "x"}}
+
+
+@pytest.mark.parametrize("name", ["smoke-rendered-sift", "photos-xfeat-dinov2-vits14", "scannet-xfeat-dinov2-vits14"])
+def test_shipped_experiments_are_valid_and_survive_a_round_trip(name: str) -> None:
+    config = load_config(CONFIGS / f"{name}.yaml")
+    assert config.name == name
+    assert config_from_mapping(config.to_mapping()) == config
+
+
+def test_the_published_experiment_has_the_published_values() -> None:
+    config = load_config(CONFIGS / "scannet-xfeat-dinov2-vits14.yaml")
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (1e-4, 1e-5)
+    assert (config.run.batch_size, config.model.max_keypoints, config.model.n_attention_layers) == (16, 2048, 5)
+    assert config.data.extractor_cache == "xfeat-scannet-n2048"
+    assert config.data.semantic_cache == "dino-scannet-dinov2_vits14"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"optimizer": {"lrr": 1}}, r"unknown key 'optimizer\.lrr'; did you mean 'optimizer\.lr'\?"),
+        ({"lr": 1}, r"unknown key 'lr'; did you mean 'optimizer\.lr'\?"),
+        ({"modle": {}}, r"unknown key 'modle'; did you mean 'model'\?"),
+        ({"run": {"batchsize": 1}}, r"unknown key 'run\.batchsize'; did you mean 'run\.batch_size'\?"),
+        ({"optimizer": {"lr": "fast"}}, r"optimizer\.lr must be float, got 'fast'"),
+        ({"run": {"steps": 1.5}}, r"run\.steps must be int, got 1\.5"),
+        ({"run": {"steps": 0}}, r"run\.steps must be 1 or more, got 0"),
+        ({"run": {"precision": "8-bit"}}, r"run\.precision must be one of 32-true"),
+        ({"model": {"semantic_conditioning": 1}}, r"semantic_conditioning must be bool, got 1"),
+        ({"model": 3}, r"section 'model' must hold keys and values, got 3"),
+        ({"data": {"source": "scenes"}}, r"'data\.root' is missing"),
+        ({"data": {"source": "films", "root": "x"}}, r"data\.source must be one of scenes, photos, rendered"),
+        ({"data": {"source": "scenes", "root": "x", "semantic_cache": "y"}}, r"needs data\.extractor_cache"),
+        ({"data": {"source": "photos", "root": "x", "extractor_cache": "y"}}, r"nothing to cache"),
+        ({"optimizer": {"final_lr": 0.1}}, r"only of use together"),
+    ],
+)
+def test_mistakes_are_named(content: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config_from_mapping({**LEAST, **content})
+
+
+def test_overrides_win_and_are_checked_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("data: {source: photos, root: x}\noptimizer: {lr: 1e-3}\n")
+    config = load_config(path, ["optimizer.lr=2e-4", "run.devices=2", "data.photos.view_size=[10, 20]", "name=b"])
+    assert config.optimizer.lr == 2e-4
+    assert config.run.devices == 2
+    assert config.data.photos.view_size == (10, 20)
+    assert config.folder == Path("runs/b")
+    with pytest.raises(ConfigError, match=r"a\.yaml: unknown key 'run\.device'; did you mean 'run\.devices'\?"):
+        load_config(path, ["run.device=2"])
+    with pytest.raises(ConfigError, match="is no key=value"):
+        load_config(path, ["--lr"])
+
+
+def test_files_that_are_no_experiment_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "a.yaml").write_text("{")
+    with pytest.raises(ConfigError, match="is no YAML"):
+        load_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="must hold keys and values, got list"):
+        load_config(tmp_path / "b.yaml")
