@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from semantic_matcher.allocator import reuse_large_blocks
+
 if TYPE_CHECKING:
     from semantic_matcher.matcher_node import MatcherNode
 
@@ -41,6 +43,7 @@ def run_node(create: Callable[[], MatcherNode], args: list[str] | None = None) -
     endings: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: endings.put(STOPPED))
+    reuse_large_blocks()
     runner = _Runner(create, args, endings)
     runner.start()
     code = endings.get()
