@@ -33,7 +33,8 @@ def train(
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     result = run.train(experiment, resume=resume)
-    console.print(run.summary(result), highlight=False, soft_wrap=True)
+    if result.is_writer:
+        console.print(run.summary(result), highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -263,16 +263,17 @@ def test_two_processes_have_the_loss_curve_of_one_with_twice_the_batch(scenes: P
     one = tiny_experiment(scenes, "one", run={**run, "batch_size": 4})
     two = tiny_experiment(scenes, "two", run={**run, "batch_size": 2, "devices": "auto"})
     result = train(one)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "training.train_reasoner", str(write_config(tmp_path / "two.yaml", two))]
     done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("best at step") == 1
     expected, found = (scalars(config.folder, "train/loss") for config in (one, two))
     assert list(found) == list(expected)
     assert len(expected) == 6
     assert list(found.values()) == pytest.approx(list(expected.values()), abs=1e-4)
     # Each validation pair counts once, whoever had it.
-    precision = [scalars(config.folder, "validation/precision")[6] for config in (one, two)]
+    precision = [list(scalars(config.folder, "validation/precision").values())[-1] for config in (one, two)]
     assert precision[0] == pytest.approx(precision[1], abs=0.02)
     for name, weights in weights_of(result.folder / "last").items():
         torch.testing.assert_close(weights_of(two.folder / "last")[name], weights, atol=1e-4, rtol=0)

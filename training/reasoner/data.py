@@ -48,13 +48,19 @@ class PairData(L.LightningDataModule):
         semantic_encoder: SemanticEncoder | None = None,
     ) -> None:
         super().__init__()
+        # Data sets lie where all machines see them, and two that write the same file would spoil it.
+        self.prepare_data_per_node = False
         self.config = config
+        self._prepared = False
         self._parts = (extractor, semantic_encoder)
         self.train: PairSource | None = None
         self.validation: PairSource | None = None
 
     def prepare_data(self) -> None:
-        """Render rooms and export features, where asked for and not there yet; one process of each machine does."""
+        """Render rooms and export features, where asked for and not there yet; one process of all does."""
+        if self._prepared:
+            return
+        self._prepared = True
         data = self.config.data
         if data.source == "rendered":
             for split, rooms, first in (

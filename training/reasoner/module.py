@@ -148,7 +148,8 @@ class ReasonerTraining(L.LightningModule):
             self.plain, self.untrained = figures(sums[1]), dict(self.latest)
             values |= {f"plain_{name}": value for name, value in self.plain.items()}
         for name, value in values.items():
-            self.log(f"validation/{name}", value, rank_zero_only=True)
+            # The same in all processes; their mean is it.
+            self.log(f"validation/{name}", value, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["baseline"] = {"plain": self.plain, "untrained": self.untrained}

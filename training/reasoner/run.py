@@ -31,6 +31,7 @@ class TrainingResult:
         best_value, best_step: the deciding validation figure, and when it was reached.
         final, untrained, plain: validation figures at the end, before the first step, and of the local descriptors
             matched as they are.
+        is_writer: whether this process is the one that wrote the folder, of several.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class TrainingResult:
     final: dict[str, float]
     untrained: dict[str, float]
     plain: dict[str, float]
+    is_writer: bool = True
 
 
 def train(
@@ -96,6 +98,7 @@ def train(
         module.latest,
         module.untrained or {},
         module.plain or {},
+        trainer.is_global_zero,
     )
 
 
