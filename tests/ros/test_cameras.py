@@ -58,9 +58,7 @@ def test_a_fast_camera_leaves_the_slow_one_its_turns(client: Client, log: Path, 
         assert float(status["rear rate out [Hz]"]) > 0.7 * float(status["rear/image rate in [Hz]"])
 
 
-def test_nothing_of_the_images_is_kept_when_deactivated(
-    client: Client, textured: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_of_the_images_is_kept_when_deactivated(client: Client, textured: Callable[..., np.ndarray]) -> None:
     """Features would stay in the GPU's memory; on any device the frame that held them is gone."""
     import rclpy
     from rclpy.context import Context
@@ -68,22 +66,20 @@ def test_nothing_of_the_images_is_kept_when_deactivated(
 
     from semantic_matcher.temporal_node import TemporalMatcher
 
-    context = Context()
-    rclpy.init(context=context)
-    overrides = [Parameter(name, value=value) for name, value in PLAIN_SIFT.items()]
-    node = TemporalMatcher(context=context, parameter_overrides=overrides)
-    try:
-        assert node.autostart()
-        kept: list[Any] = []
-        process = node.process
+    kept: list[Any] = []
 
-        def noting(source: str, item: Any) -> None:
-            process(source, item)
-            reference = node._streams[source].reference
+    class Noting(TemporalMatcher):
+        def process(self, source: str, item: Any) -> None:
+            super().process(source, item)
+            reference = self._streams[source].reference
             assert reference is not None
             kept.append(weakref.ref(reference.features))
 
-        monkeypatch.setattr(node, "process", noting)
+    context = Context()
+    rclpy.init(context=context)
+    node = Noting(context=context, parameter_overrides=[Parameter(k, value=v) for k, v in PLAIN_SIFT.items()])
+    try:
+        assert node.autostart()
         node.offer("", image_message(textured(120, 160), 10**18))
         wait_until(lambda: kept, "the image")
         assert kept[0]() is not None
@@ -95,4 +91,9 @@ def test_nothing_of_the_images_is_kept_when_deactivated(
         assert node.model is None
     finally:
         node.destroy_node()
+        # The lifecycle services live as long as the node's state machine, and other tests would call them.
+        del node
+        gc.collect()
         context.try_shutdown()
+    served = client.node.get_service_names_and_types
+    wait_until(lambda: not any(name.startswith(NAME) for name, _ in served()), "the end of the node's services")

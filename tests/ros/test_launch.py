@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,20 @@ def test_every_argument_is_explained(name: str) -> None:
     for argument in arguments:
         assert len(argument.description) > 10, argument.name
         assert argument.default_value is not None, argument.name
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_show_args_explains_every_argument(name: str, tmp_path: Path) -> None:
+    """The text of `ros2 launch … --show-args`, with its own command where that is installed."""
+    if shutil.which("ros2") is None:
+        pytest.skip("ros2 is not installed (it comes with a ROS distribution, not as a wheel)")
+    command = ["ros2", "launch", str(FILES / f"{name}.launch.py"), "--show-args"]
+    environment = {**os.environ, "ROS_LOG_DIR": str(tmp_path)}
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    for argument in COMMON | OWN[name]:
+        _, found, rest = shown.stdout.partition(f"'{argument}':")
+        assert found and len(rest.strip().splitlines()[0].strip()) > 10, argument
 
 
 @pytest.mark.parametrize(
