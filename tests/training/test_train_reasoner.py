@@ -32,7 +32,7 @@ from training.reasoner import callbacks as callbacks_module
 from training.reasoner import module as module_module
 from training.reasoner.config import ExperimentConfig, config_from_mapping, load_config
 from training.reasoner.repro import TrainingDiverged
-from training.reasoner.run import TrainingResult, train
+from training.reasoner.run import TrainingResult, placement, train
 from training.reasoner.sampler import StepSampler
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -349,6 +349,40 @@ def test_a_process_killed_at_any_moment_resumes_exactly(scenes: Path, tmp_path: 
     whole = train(replace(config, name="never-killed"))
     expected = weights_of(whole.folder / "last")
     assert all(torch.equal(v, expected[k]) for k, v in weights_of(config.folder / "last").items()), step
+
+
+def test_a_finished_run_may_be_resumed_and_made_longer(scenes: Path, tmp_path: Path) -> None:
+    config = replace(tiny_experiment(scenes, "short", run={"steps": 4}), output=str(tmp_path))
+    first = train(config)
+    again = train(config, resume=True)
+    assert (again.best_step, again.best_value) == (first.best_step, first.best_value)
+    longer = replace(config, run=replace(config.run, steps=8))
+    train(longer, resume=True)
+    whole = train(replace(longer, name="whole"))
+    (last,) = (config.folder / "last").glob("checkpoint_*_8.pt")
+    found = torch.load(last, weights_only=True)["state_dict"]
+    assert all(torch.equal(found[k], v) for k, v in weights_of(whole.folder / "last").items())
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ("auto", 1)),
+        ({"LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}, (4, 2)),
+        ({"SLURM_NTASKS_PER_NODE": "3", "SLURM_NNODES": "5"}, (3, 5)),
+    ],
+)
+def test_devices_and_nodes_are_what_was_started(
+    variables: dict[str, str], expected: tuple[str | int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert placement("auto", "auto") == expected
+    assert placement(2, 3) == (2, 3)
+    with pytest.raises(ConfigError, match=r"run\.nodes"):
+        placement(2, "many")
 
 
 def test_random_generators_go_on_where_they_were() -> None:

@@ -107,6 +107,11 @@ class PairData(L.LightningDataModule):
         """This process's share of the validation pairs, each of them once."""
         assert self.validation is not None and self.trainer is not None
         places = evenly(((0, i) for i in range(len(self.validation))), self.config.data.validation_pairs)
+        if len(places) < self.trainer.world_size:
+            raise DataError(
+                f"{len(places)} validation pairs are too few for {self.trainer.world_size} processes, each of which "
+                "needs one"
+            )
         mine = places[self.trainer.global_rank :: self.trainer.world_size]
         size = self.config.run.batch_size
         return self._loader(self.validation, [mine[i : i + size] for i in range(0, len(mine), size)])

@@ -104,7 +104,7 @@ def train(
 
 def _trainer(config: ExperimentConfig, callbacks: list[L.Callback]) -> L.Trainer:
     run = config.run
-    devices, nodes = _placement(run.devices, run.nodes)
+    devices, nodes = placement(run.devices, run.nodes)
     several = nodes > 1 or devices not in (1, "1")
     return L.Trainer(
         max_steps=run.steps,
@@ -131,7 +131,7 @@ def _trainer(config: ExperimentConfig, callbacks: list[L.Callback]) -> L.Trainer
     )
 
 
-def _placement(devices: str | int, nodes: str | int) -> tuple[str | int, int]:
+def placement(devices: str | int, nodes: str | int) -> tuple[str | int, int]:
     """Devices per node and nodes, from what started this process where they are ``auto``."""
     environment = os.environ
     if "LOCAL_WORLD_SIZE" in environment:
