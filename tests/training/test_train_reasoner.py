@@ -476,6 +476,44 @@ def test_a_damaged_scene_is_named(own_scenes: Path) -> None:
         train(tiny_experiment(own_scenes, "scene"))
 
 
+@pytest.mark.parametrize("counts", [(0, 5), (5, 0), (0, 0), (1, 1)])
+@pytest.mark.parametrize("alone", [True, False])
+def test_images_without_keypoints_are_no_matter(scenes: Path, counts: tuple[int, int], alone: bool) -> None:
+    from training.reasoner.batch import View, collate
+    from training.reasoner.data import PairData
+    from training.reasoner.model import model_config, new_reasoner
+
+    config = tiny_experiment(scenes, "empty")
+    data = PairData(config)
+    data.setup()
+    assert data.train is not None
+
+    def cut(view: View, count: int) -> View:
+        assert view.keypoints is not None and view.descriptors is not None and view.semantic is not None
+        return View(None, view.keypoints[:count], view.descriptors[:count], None, view.semantic[:count])
+
+    pairs = [data.train[(0, i)] for i in range(2)]
+    cut_pairs = [replace(p, view0=cut(p.view0, counts[0]), view1=cut(p.view1, counts[1])) for p in pairs]
+    module = module_module.ReasonerTraining(config)
+    module.reasoner = new_reasoner(config, model_config(config, (128, 8)))
+    batch = collate(cut_pairs if alone else [cut_pairs[0], pairs[1]])
+    losses, warped, positives = module._losses(batch, batch.view0, batch.view1)
+    losses.mean().backward()
+    gradients = [p.grad for p in module.reasoner.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(g).all() for g in gradients)
+    if min(counts) == 0:
+        # The empty pair adds nothing; the other counts as half of the batch.
+        if alone:
+            assert losses.tolist() == [0.0, 0.0]
+        else:
+            single = collate([pairs[1]])
+            expected, *_ = module._losses(single, single.view0, single.view1)
+            torch.testing.assert_close(losses, expected / 2, atol=1e-5, rtol=1e-4)
+        judged = module.judge(batch.view0, batch.view1, batch, warped, positives)
+        assert judged.counts.pairs == 2
+
+
 def test_scene_images_are_read_only_where_needed(scenes: Path) -> None:
     from training.reasoner.data import PairData
 

@@ -82,8 +82,8 @@ class SemanticFeatures(Method):
     def __call__(self, images: Tensor) -> list[dict[str, np.ndarray]]:
         resized = resized_for(self.encoder, images, self.long_side)
         maps, whole = encode_with_global(self.encoder, resized)
-        maps, whole = maps.float().cpu().numpy(), whole.float().cpu().numpy()
-        return [{"features": maps[i], "global_descriptor": whole[i]} for i in range(len(maps))]
+        arrays = zip(maps.float().cpu().numpy(), whole.float().cpu().numpy(), strict=True)
+        return [{"features": features, "global_descriptor": descriptor} for features, descriptor in arrays]
 
 
 def encode_with_global(encoder: SemanticEncoder, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,7 +119,7 @@ class PairData(L.LightningDataModule):
     def _loader(self, source: PairSource, batches: StepSampler | list[list[Place]]) -> DataLoader[Batch]:
         workers = self.config.data.workers
         return DataLoader(
-            source,
+            source,  # type: ignore[arg-type]
             batch_sampler=batches,
             num_workers=workers,
             collate_fn=collate,

@@ -210,6 +210,7 @@ class ReasonerTraining(L.LightningModule):
         warped, positives = self.truth(batch, view0, view1)
         layers = []
         for view in (view0, view1):
+            assert view.descriptors is not None and view.semantic is not None
             outputs = self.reasoner.forward_layers(view.descriptors, view.semantic, view.valid)
             if not self.reasoner.config.deep_supervision:
                 outputs = outputs[-1:]

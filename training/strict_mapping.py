@@ -1,0 +1,97 @@
+"""Dataclasses from what YAML gives; nothing unknown passes, and nothing is guessed."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar
+
+from semantic_matcher_core.errors import ConfigError
+
+_Section = TypeVar("_Section")
+
+
+def from_mapping(kind: type[_Section], content: Any) -> _Section:
+    """A dataclass from nested plain containers, as YAML gives them.
+
+    Args:
+        kind: a dataclass; fields that are dataclasses are sections.
+        content: keys and values; ``None`` for none.
+
+    Raises:
+        ConfigError: a key is unknown (the message has the nearest known one) or missing, or a value has the wrong type.
+    """
+    return _section(kind, content, "", kind)
+
+
+def _section(kind: type[_Section], content: Any, prefix: str, whole: type) -> _Section:
+    if content is None:
+        content = {}
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"section {prefix.rstrip('.')!r} must hold keys and values, got {content!r}")
+    hints = typing.get_type_hints(kind)
+    known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
+    for key in content:
+        if key not in known:
+            raise ConfigError(f"unknown key {prefix + str(key)!r}; {_nearest(prefix + str(key), prefix, known, whole)}")
+    for item in fields(kind):  # type: ignore[arg-type]
+        if item.default is MISSING and item.default_factory is MISSING and item.name not in content:
+            raise ConfigError(f"{prefix + item.name!r} is missing")
+    return kind(**{key: _value(hints[key], value, prefix + key, whole) for key, value in content.items()})
+
+
+def _nearest(key: str, prefix: str, known: Iterable[str], whole: type) -> str:
+    here = [prefix + name for name in known]
+    close = difflib.get_close_matches(key, here, 1, 0.6)
+    # A key in the wrong section is found by its last part.
+    elsewhere = [path for path in _all_keys(whole, "") if path.split(".")[-1] == key.split(".")[-1]]
+    found = (elsewhere or close or difflib.get_close_matches(key, _all_keys(whole, ""), 1, 0.0))[0]
+    return f"did you mean {found!r}?"
+
+
+def _all_keys(kind: Any, prefix: str) -> list[str]:
+    keys: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        if is_dataclass(hint):
+            keys += [prefix + name, *_all_keys(hint, f"{prefix}{name}.")]
+        elif name in {item.name for item in fields(kind)}:
+            keys.append(prefix + name)
+    return keys
+
+
+def _value(hint: Any, value: Any, key: str, whole: type) -> Any:
+    if is_dataclass(hint):
+        return _section(hint, value, f"{key}.", whole)  # type: ignore[arg-type]
+    choices = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    for choice in choices:
+        fits, converted = _as(choice, value)
+        if fits:
+            return converted
+    names = " or ".join("null" if c is type(None) else getattr(c, "__name__", str(c)) for c in choices)
+    raise ConfigError(f"{key} must be {names}, got {value!r}")
+
+
+def _as(kind: Any, value: Any) -> tuple[bool, Any]:
+    """Whether a value of YAML is of a kind, and the value converted to it."""
+    if kind is type(None):
+        return value is None, None
+    if kind is bool:
+        return isinstance(value, bool), value
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if kind is float:
+        # YAML 1.1 reads 1e-4, which has no point, as text.
+        try:
+            return isinstance(value, (int, float, str)) and not isinstance(value, bool), float(value)
+        except (TypeError, ValueError):
+            return False, value
+    if kind is str:
+        return isinstance(value, str), value
+    if typing.get_origin(kind) is tuple:
+        length = len(typing.get_args(kind))
+        fits = isinstance(value, (list, tuple)) and len(value) == length and all(type(v) is int for v in value)
+        return fits, tuple(value) if fits else value
+    return isinstance(value, dict), value
