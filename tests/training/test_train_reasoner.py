@@ -313,8 +313,9 @@ def test_a_resumed_run_ends_with_the_same_bits(scenes: Path, tmp_path: Path, acc
     whole = train(experiment("whole"))
     parts = 12 * accumulation
     # Just after a plain save, a save at a validation, and anywhere.
-    for part in (2 * accumulation, 6 * accumulation, random.randrange(2 * accumulation + 1, parts)):
-        config = experiment(f"killed{part}")
+    chosen = (2 * accumulation, 6 * accumulation, random.randrange(2 * accumulation + 1, parts))
+    for number, part in enumerate(chosen):
+        config = experiment(f"killed{number}")
         with pytest.raises(Kill):
             train(config, callbacks=(KillAt(part),))
         result = train(config, resume=True)
@@ -324,8 +325,8 @@ def test_a_resumed_run_ends_with_the_same_bits(scenes: Path, tmp_path: Path, acc
             kept = torch.load(written, weights_only=True)
             expected = torch.load(whole.folder / folder / written.name, weights_only=True)
             assert all(torch.equal(kept["state_dict"][k], v) for k, v in expected["state_dict"].items()), part
-            for number, state in expected["optimizer"]["state"].items():
-                assert all(torch.equal(kept["optimizer"]["state"][number][k], v) for k, v in state.items())
+            for index, state in expected["optimizer"]["state"].items():
+                assert all(torch.equal(kept["optimizer"]["state"][index][k], v) for k, v in state.items())
         assert (result.untrained, result.plain) == (whole.untrained, whole.plain)
         curve = scalars(whole.folder, "validation/precision")
         assert scalars(config.folder, "validation/precision") == curve
