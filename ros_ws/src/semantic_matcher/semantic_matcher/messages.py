@@ -1,7 +1,8 @@
 """Features and Matches of the core, made into messages.
 
 Arrays travel as ``array.array`` filled from their bytes: assigning a numpy array or a list to a message field costs
-rclpy a conversion of each element, some hundred times as long.
+rclpy a conversion of each element, some hundred times as long. The large ones are assigned to a message that is there
+already: its constructor would copy them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def descriptors_message(frame: Frame, header: Header, variant: str) -> Descripto
     """The descriptors that matching compares: the reasoned and semantic ones where there is a reasoner."""
     features = frame.features
     main = features.descriptors if features.reasoned is None else features.reasoned
-    message = Descriptors(header=header, variant=variant, dim=main.shape[-1], data=flat_array(main[0], "f"))
+    message = Descriptors(header=header, variant=variant, dim=main.shape[-1])
+    message.data = flat_array(main[0], "f")
     if features.semantic is not None:
         message.semantic_dim = features.semantic.shape[-1]
         message.semantic_data = flat_array(features.semantic[0], "f")
@@ -79,9 +81,9 @@ def matches_message(pair: MatchedPair, header: Header, reference_header: Header,
 def rgb_image_message(pixels: np.ndarray, header: Header) -> Image:
     """An ``H x W x 3`` uint8 RGB picture."""
     height, width = pixels.shape[:2]
-    return Image(
-        header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=flat_array(pixels, "B")
-    )
+    message = Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width)
+    message.data = flat_array(pixels, "B")
+    return message
 
 
 def jpeg_message(pixels: np.ndarray, header: Header, quality: int) -> CompressedImage:
@@ -94,7 +96,7 @@ def points_message(points: np.ndarray, confidence: np.ndarray, header: Header) -
     """``K x 3`` points and ``K`` confidences as an unordered cloud of float32 fields x, y, z, confidence."""
     rows = np.column_stack([points, confidence]).astype(np.float32)
     names = ("x", "y", "z", "confidence")
-    return PointCloud2(
+    message = PointCloud2(
         header=header,
         height=1,
         width=len(rows),
@@ -102,9 +104,10 @@ def points_message(points: np.ndarray, confidence: np.ndarray, header: Header) -
         is_bigendian=False,
         point_step=4 * len(names),
         row_step=4 * len(names) * len(rows),
-        data=flat_array(rows.view(np.uint8), "B"),
         is_dense=True,
     )
+    message.data = flat_array(rows.view(np.uint8), "B")
+    return message
 
 
 def stamp_ns(header: Header) -> int:
