@@ -6,6 +6,7 @@ Every keypoint gets its own normalised polar grid, control points and N x 1024 x
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.dalf import Dalf
+from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
 
 
 def polar_grids(keypoints: Tensor, height: int, width: int) -> Tensor:
@@ -62,3 +64,35 @@ def describe(dalf: Dalf, grey: Tensor, keypoints: Tensor) -> Tensor:
     distinct = F.grid_sample(feature_map, at[None, None], mode="bicubic", align_corners=True)[0, :, 0].T
     joined = torch.cat([invariant, distinct], dim=1)
     return F.normalize(joined * dalf.fusion_layer(joined), dim=1)
+
+
+def extract(dalf: Dalf, images: Tensor) -> tuple[Tensor, Tensor]:
+    """``N x 2`` keypoints and ``N x 128`` descriptors of one image, ``1 x 3 x H x W`` in [0, 1], none near its edge."""
+    grey = images.mean(dim=1, keepdim=True)
+    heat = dalf.net(grey)[0]
+    height, width = heat.shape[-2:]
+    neighbours = F.unfold(F.pad(heat, (1, 1, 1, 1), value=-1e30), 3).view(9, height, width)
+    highest = torch.cat([neighbours[:4], neighbours[5:]]).amax(dim=0)
+    found = (heat[0, 0] > dalf.threshold) & (heat[0, 0] - highest > (dalf.margin or 0.0))
+    border = dalf.remove_borders
+    inside = torch.zeros_like(found)
+    inside[border : height - border, border : width - border] = True
+    y, x = torch.nonzero(found & inside, as_tuple=True)
+    best = heat[0, 0, y, x].argsort(descending=True, stable=True)[: dalf.max_keypoints]
+    keypoints = torch.stack([x, y], dim=1)[best].float()
+    return keypoints, describe(dalf, grey, keypoints)
+
+
+def plain_network(dalf: Dalf) -> Dalf:
+    """A copy whose layers run one after the other, channels first, as ``nn.Sequential`` runs them."""
+    plain = copy.deepcopy(dalf)
+    for module in list(plain.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, FoldedSequential):
+                setattr(module, name, _Plain(*child))
+    return plain
+
+
+class _Plain(torch.nn.Sequential):
+    def forward(self, x: Tensor, fold: bool = False) -> Tensor:
+        return super().forward(x)

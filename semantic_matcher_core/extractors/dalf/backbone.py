@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
+from semantic_matcher_core.extractors.dalf.strips import in_strips, upsampled_in_strips
 
 # Channels innermost: convolutions, pooling and upsampling of so few channels are twice as fast on the CPU.
 _sequence = partial(FoldedSequential, memory_format=torch.channels_last)
@@ -74,6 +75,8 @@ class DownBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, fold: bool = True) -> Tensor:
+        if fold and _pays_in_strips(self, x):
+            return in_strips(x, self.convs.without_last, halo=2)
         return self.convs(x, fold)
 
 
@@ -115,5 +118,12 @@ class Decoder(nn.Module):
         for block, skip in zip(self.convs, reversed(skips), strict=True):
             upsampled = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=True)
             x = block(torch.cat([upsampled, skip], dim=1), fold)
+        if fold and _pays_in_strips(self, full):
+            return upsampled_in_strips(x, (full.shape[-2], full.shape[-1]), self.conv_heatmap, halo=1)
         x = F.interpolate(x, size=full.shape[-2:], mode="bicubic", align_corners=True)
         return self.conv_heatmap(x, fold)
+
+
+def _pays_in_strips(module: nn.Module, full: Tensor) -> bool:
+    # Batch statistics need the whole map; and only processors with caches gain.
+    return not module.training and full.device.type == "cpu"

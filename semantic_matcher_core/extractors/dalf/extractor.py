@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 MINIMUM_SIDE = 32
 SCALES = (1 / 6, 1 / 4, 1 / 2, 1.0)
 # Patches described at once: bounds the patch network's memory whatever the number of keypoints. On the CPU a chunk's
-# maps (8 MB) stay in the cache and below the size for which the allocator asks the system for fresh pages every time.
-PATCHES_AT_ONCE_CPU = 64
+# maps (4 MB) stay in the cache and below the size for which the allocator asks the system for fresh pages every time.
+PATCHES_AT_ONCE_CPU = 32
 PATCHES_AT_ONCE_GPU = 1024
 
 

@@ -24,7 +24,13 @@ class FoldedSequential(nn.Sequential):
 
     def forward(self, x: Tensor, fold: bool = True) -> Tensor:
         """As ``nn.Sequential``; ``fold=False`` computes as it does to the last bit."""
-        layers = list(self)
+        return self._run(x, list(self), fold)
+
+    def without_last(self, x: Tensor) -> Tensor:
+        """The sequence up to its last layer."""
+        return self._run(x, list(self)[:-1], True)
+
+    def _run(self, x: Tensor, layers: list[nn.Module], fold: bool) -> Tensor:
         position = 0
         while position < len(layers):
             layer = layers[position]
