@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from semantic_matcher_core.errors import SemanticMatcherError
+from training.cli import run_app
 
 app = typer.Typer(
     help="Evaluate matching methods. A METHOD is a variant (xfeat), plain:<extractor>, a checkpoint folder or zip, or "
@@ -186,11 +185,7 @@ def _file_name(method: str) -> str:
 
 
 def main() -> None:
-    try:
-        app()
-    except SemanticMatcherError as error:
-        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
-        sys.exit(1)
+    run_app(app)
 
 
 if __name__ == "__main__":

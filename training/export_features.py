@@ -6,7 +6,6 @@ Under ``torchrun`` each process takes its share of the scenes.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,11 +122,7 @@ def _summary(report: ExportReport, world_size: int) -> str:
 
 
 def main() -> None:
-    try:
-        app(standalone_mode=True)
-    except SemanticMatcherError as error:
-        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
-        sys.exit(1)
+    run_app(app)
 
 
 if __name__ == "__main__":

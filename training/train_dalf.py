@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from semantic_matcher_core.errors import SemanticMatcherError
+from training.cli import run_command
 
 console = Console(stderr=True)
 
@@ -94,15 +93,5 @@ def _figures(folder: Path) -> Any:
     return SummaryWriter(str(folder / "figures"))
 
 
-def main() -> None:
-    app = typer.Typer(add_completion=False)
-    app.command()(train)
-    try:
-        app()
-    except SemanticMatcherError as error:
-        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(train)

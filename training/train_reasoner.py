@@ -6,14 +6,13 @@ Under ``torchrun`` or SLURM's ``srun`` it trains on all processes that were star
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from semantic_matcher_core.errors import SemanticMatcherError
+from training.cli import run_app
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(stderr=True)
@@ -38,11 +37,7 @@ def train(
 
 
 def main() -> None:
-    try:
-        app(standalone_mode=True)
-    except SemanticMatcherError as error:
-        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
-        sys.exit(1)
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from enum import StrEnum
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from semantic_matcher_core.errors import SemanticMatcherError
+from training.cli import run_app
 
 app = typer.Typer(
     help="Prepare ScanNet for training: download, extract, covisibility, build-h5, in this order.",
@@ -178,11 +178,7 @@ def _for_each(
 
 
 def main() -> None:
-    try:
-        app(standalone_mode=True)
-    except SemanticMatcherError as error:
-        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
-        sys.exit(1)
+    run_app(app)
 
 
 if __name__ == "__main__":

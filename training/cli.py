@@ -1,0 +1,28 @@
+"""What the training commands share: known errors are one line and exit code 1."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from semantic_matcher_core.errors import SemanticMatcherError
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a typer application; anything but an error raised on purpose shows its traceback."""
+    try:
+        app()
+    except SemanticMatcherError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def run_command(command: Callable[..., Any]) -> None:
+    """Run a function as a command of its own."""
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    run_app(app)
