@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from semantic_matcher_core.errors import ConfigError, SemanticMatcherError
+from semantic_matcher_core.errors import ConfigError
+from training.cli import run_app
 
 if TYPE_CHECKING:
     from training.features.export import ExportReport, Method

@@ -1,7 +1,8 @@
 """MegaDepth in its common layout to scene files: ``python -m training.data.megadepth``.
 
 Scene lists are ``.npz``, depth maps ``.h5``. A list holds ``image_paths``, ``depth_paths`` (relative to the data
-folder), ``intrinsics`` (3 x 3), ``poses`` (4 x 4, world to camera) and ``pair_infos``: rows of (two image numbers, overlap, …).
+folder), ``intrinsics`` (3 x 3), ``poses`` (4 x 4, world to camera) and ``pair_infos``: rows of (two image numbers,
+overlap, …).
 """
 
 from __future__ import annotations
