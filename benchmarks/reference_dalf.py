@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.dalf import Dalf
-from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
 
 
 def polar_grids(keypoints: Tensor, height: int, width: int) -> Tensor:
@@ -58,7 +57,11 @@ def patches(dalf: Dalf, feature_map: Tensor, grey: Tensor, keypoints: Tensor) ->
 
 def describe(dalf: Dalf, grey: Tensor, keypoints: Tensor) -> Tensor:
     """``N x 128`` descriptors of one image by the ``ts-fl`` mode, given its keypoints."""
-    _, feature_map = dalf.net(grey)
+    return describe_at(dalf, grey, dalf.net(grey, fold=False)[1], keypoints)
+
+
+def describe_at(dalf: Dalf, grey: Tensor, feature_map: Tensor, keypoints: Tensor) -> Tensor:
+    """As :func:`describe`, with the descriptor map that the network has given."""
     invariant = dalf.hardnet(patches(dalf, feature_map, grey, keypoints))
     at = keypoints / torch.tensor([grey.shape[-1] - 1.0, grey.shape[-2] - 1.0]) * 2 - 1
     distinct = F.grid_sample(feature_map, at[None, None], mode="bicubic", align_corners=True)[0, :, 0].T
@@ -69,7 +72,7 @@ def describe(dalf: Dalf, grey: Tensor, keypoints: Tensor) -> Tensor:
 def extract(dalf: Dalf, images: Tensor) -> tuple[Tensor, Tensor]:
     """``N x 2`` keypoints and ``N x 128`` descriptors of one image, ``1 x 3 x H x W`` in [0, 1], none near its edge."""
     grey = images.mean(dim=1, keepdim=True)
-    heat = dalf.net(grey)[0]
+    heat, feature_map = dalf.net(grey, fold=False)
     height, width = heat.shape[-2:]
     neighbours = F.unfold(F.pad(heat, (1, 1, 1, 1), value=-1e30), 3).view(9, height, width)
     highest = torch.cat([neighbours[:4], neighbours[5:]]).amax(dim=0)
@@ -80,19 +83,11 @@ def extract(dalf: Dalf, images: Tensor) -> tuple[Tensor, Tensor]:
     y, x = torch.nonzero(found & inside, as_tuple=True)
     best = heat[0, 0, y, x].argsort(descending=True, stable=True)[: dalf.max_keypoints]
     keypoints = torch.stack([x, y], dim=1)[best].float()
-    return keypoints, describe(dalf, grey, keypoints)
+    return keypoints, describe_at(dalf, grey, feature_map, keypoints)
 
 
 def plain_network(dalf: Dalf) -> Dalf:
-    """A copy whose layers run one after the other, channels first, as ``nn.Sequential`` runs them."""
+    """A copy whose patch network runs layer after layer; the backbone is asked to when it is called."""
     plain = copy.deepcopy(dalf)
-    for module in list(plain.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, FoldedSequential):
-                setattr(module, name, _Plain(*child))
+    plain.hardnet.features = torch.nn.Sequential(*plain.hardnet.features)
     return plain
-
-
-class _Plain(torch.nn.Sequential):
-    def forward(self, x: Tensor, fold: bool = False) -> Tensor:
-        return super().forward(x)

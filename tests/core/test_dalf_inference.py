@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.dalf.backbone import UNet
 from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
+from semantic_matcher_core.extractors.dalf.patch_network import CircularPad, PatchNetwork
 from semantic_matcher_core.extractors.dalf.strips import bicubic_matrix, in_strips, upsampled_in_strips
 
 
@@ -106,3 +107,31 @@ def test_the_network_gives_what_its_layers_give(size: tuple[int, int, int]) -> N
     for fast, plain in zip(net(grey), net(grey, fold=False), strict=True):
         assert fast.shape == plain.shape
         torch.testing.assert_close(fast, plain, atol=1e-4 * float(plain.abs().max()), rtol=0)
+
+
+def test_padding_once_for_three_convolutions_is_padding_three_times() -> None:
+    torch.manual_seed(0)
+    net = PatchNetwork(64).eval().requires_grad_(False)
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    patches = torch.rand(5, 1, 32, 32)
+    once = net(patches)
+    assert once.std(dim=0).mean() > 0.05
+    for pad in net.modules():
+        if isinstance(pad, CircularPad):
+            pad.rows = 1
+    torch.testing.assert_close(once, net(patches), atol=1e-6, rtol=1e-5)
+    # A turn of the patch by whole rows of the last map (32 / 8) is a shift that the average does not see.
+    torch.testing.assert_close(net(patches.roll(4, dims=2)), once, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(net(patches.flip(2)), once, atol=0.05)
+
+
+def test_in_training_each_convolution_is_padded_by_itself() -> None:
+    net = PatchNetwork(64).train()
+    sizes: list[int] = []
+    for layer in net.features:
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            layer.register_forward_hook(lambda _module, given, _out: sizes.append(given[0].shape[2]))
+    net(torch.rand(4, 1, 32, 32))
+    assert sizes == [34, 34, 34, 18, 18, 10]

@@ -169,14 +169,16 @@ class Dalf(Extractor):
 
     def _describe_patches(self, grey: Tensor, descriptor_map: Tensor, keypoints: Tensor) -> Tensor:
         parameter_map = self.tps_net.parameter_map(descriptor_map).float()
+        splines = self.tps_net.splines(parameter_map, grey, keypoints)
         batch, count, _ = keypoints.shape
         out = keypoints.new_zeros(batch, count, self.layout.patch_dim)
         at_once = PATCHES_AT_ONCE_CPU if keypoints.device.type == "cpu" else PATCHES_AT_ONCE_GPU
         step = max(1, at_once // batch)
         for start in range(0, count, step):
-            patches = self.tps_net(parameter_map, grey, keypoints[:, start : start + step])
+            chunk = slice(start, start + step)
+            patches = self.tps_net.sample(grey, keypoints[:, chunk], splines[:, chunk])
             described = self.hardnet(patches.flatten(0, 1)[:, None])
-            out[:, start : start + step] = described.view(batch, -1, self.layout.patch_dim)
+            out[:, chunk] = described.view(batch, -1, self.layout.patch_dim)
         return out
 
 

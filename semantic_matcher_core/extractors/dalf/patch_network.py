@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
 
 
 class CircularPad(nn.Module):
-    """Pads the angle axis by one row at each end, round the circle."""
+    """Pads the angle axis at both ends, round the circle.
+
+    Args:
+        rows: added at each end; a convolution uses up one. Padding once for several convolutions spares copies of the
+            larger maps between them. In training it is always one row, for the next convolution alone: rows computed
+            twice would count twice in the statistics of the batch.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 1, 1), mode="circular")
+        rows = 1 if self.training else self.rows
+        return torch.cat([x[:, :, -rows:], x, x[:, :, :rows]], dim=2) if rows else x
 
 
 class PatchNetwork(nn.Module):
@@ -26,9 +37,9 @@ class PatchNetwork(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.InstanceNorm2d(1)]
         channels = 1
-        for width, stride in ((32, 1), (32, 1), (64, 2), (64, 1), (64, 2), (64, 1)):
+        for width, stride, rows in ((32, 1, 3), (32, 1, 0), (64, 2, 0), (64, 1, 1), (64, 2, 1), (64, 1, 1)):
             layers += [
-                CircularPad(),
+                CircularPad(rows),
                 nn.Conv2d(channels, width, 3, stride=stride, padding=(0, 1), bias=False),
                 nn.BatchNorm2d(width, affine=False),
                 nn.ReLU(),
@@ -43,7 +54,7 @@ class PatchNetwork(nn.Module):
             ]
             channels = out_channels
         layers += [nn.Conv2d(channels, out_channels, (1, 2), bias=False), nn.BatchNorm2d(out_channels, affine=False)]
-        self.features = FoldedSequential(*layers)
+        self.features = FoldedSequential(*layers, memory_format=torch.channels_last)
 
     def forward(self, patches: Tensor) -> Tensor:
         """``M x 1 x 32 x 32`` to ``M x out_channels``, not normalised."""

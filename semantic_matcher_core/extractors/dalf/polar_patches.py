@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
+
 PATCH_SIZE = 32
 RADIUS_PX = 32.0
 CONTROL_POINTS = 8
@@ -34,13 +36,14 @@ class PolarPatches(nn.Module):
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         self.parameters_per_axis = CONTROL_POINTS**2 + 2
-        self.fcn = nn.Sequential(
+        self.fcn = FoldedSequential(
             nn.Conv2d(in_channels, in_channels * 2, 3, padding=1, bias=False),
             nn.BatchNorm2d(in_channels * 2, affine=False),
             nn.ReLU(),
             nn.Conv2d(in_channels * 2, in_channels * 2, 3, bias=False),
             nn.BatchNorm2d(in_channels * 2, affine=False),
             nn.ReLU(),
+            memory_format=torch.channels_last,
         )
         self.attn = nn.Sequential(
             nn.Linear(in_channels * 2, in_channels * 4),
@@ -78,18 +81,25 @@ class PolarPatches(nn.Module):
         Returns:
             ``B x N x 32 x 32`` patches; rows are angles, columns radii.
         """
-        batch, _, height, width = grey.shape
-        size = keypoints.new_tensor([width, height])
+        return self.sample(grey, keypoints, self.splines(parameter_map, grey, keypoints))
+
+    def splines(self, parameter_map: Tensor, grey: Tensor, keypoints: Tensor) -> Tensor:
+        """``B x N x 66 x 2``: the parameters of each keypoint's spline; arguments as for :meth:`forward`."""
+        size = keypoints.new_tensor([grey.shape[-1], grey.shape[-2]])
         at = (2.0 * keypoints / (size - 1.0) - 1.0)[:, :, None]
         sampled = F.grid_sample(parameter_map, at, mode="bilinear", align_corners=True)[..., 0].transpose(1, 2)
-        theta = self.attn(sampled.reshape(-1, sampled.shape[-1])).view(batch, -1, self.parameters_per_axis, 2)
+        theta = self.attn(sampled.reshape(-1, sampled.shape[-1]))
+        return theta.view(grey.shape[0], -1, self.parameters_per_axis, 2)
 
-        displacement = torch.einsum("pk,bnkc->bnpc", self.basis, theta)
+    def sample(self, grey: Tensor, keypoints: Tensor, splines: Tensor) -> Tensor:
+        """``B x N x 32 x 32`` patches round keypoints, deformed by ``splines``; see :meth:`forward`."""
+        displacement = torch.einsum("pk,bnkc->bnpc", self.basis, splines)
         offsets = ((self.grid + displacement - 0.5) / GRID_SCALE) * _extent_px()
+        size = keypoints.new_tensor([grey.shape[-1], grey.shape[-2]])
         # Not (kp + 0.5): the published code centres patches half a pixel up and left, and was trained so.
         at = 2.0 * (keypoints[:, :, None] + offsets) / size - 1.0
         patches = F.grid_sample(grey, at, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return patches.view(batch, -1, PATCH_SIZE, PATCH_SIZE)
+        return patches.view(grey.shape[0], -1, PATCH_SIZE, PATCH_SIZE)
 
 
 def canonical_polar_grid() -> Tensor:
