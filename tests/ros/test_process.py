@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.ros.conftest import PLAIN_SIFT
 from tests.ros.slow_extractor import PLAIN_SLOW, install
-from tests.ros.support import Client, NodeProcess, image_message, running, wait_until
+from tests.ros.support import Client, Diagnostics, NodeProcess, image_message, running, wait_until
 
 pytestmark = pytest.mark.ros
 
@@ -19,25 +20,29 @@ FOREVER_S = 600.0
 ENDS_WITHIN_S = 5.0
 
 
-def test_a_signal_ends_it_while_an_image_is_processed(client: Client, log: Path, tmp_path: Path) -> None:
+def give_it_an_image(client: Client, diagnostics: Diagnostics) -> None:
+    """Publish until the node has received one: the first may be lost while DDS still connects."""
     import numpy as np
     from sensor_msgs.msg import Image
 
+    camera = client.publisher(Image, "/image")
+    for stamp in range(1, 21):
+        camera.publish(image_message(np.zeros((24, 32, 3), np.uint8), stamp * 10**9))
+        try:
+            wait_until(
+                lambda: any(int(s.values["images received"]) for s in diagnostics.of("/temporal_matcher")),
+                "an image",
+                timeout=3.0,
+            )
+            return
+        except AssertionError:
+            continue
+
+
+def test_a_signal_ends_it_while_an_image_is_processed(client: Client, log: Path, tmp_path: Path) -> None:
     diagnostics = client.diagnostics()
     with running("temporal_matcher", log, PLAIN_SLOW, environment=install(tmp_path, FOREVER_S)) as node:
-        camera = client.publisher(Image, "/image")
-        pixels = np.zeros((24, 32, 3), np.uint8)
-        for stamp in range(1, 21):
-            camera.publish(image_message(pixels, stamp * 10**9))
-            try:
-                wait_until(
-                    lambda: any(int(s.values["images received"]) for s in diagnostics.of("/temporal_matcher")),
-                    "an image",
-                    timeout=3.0,
-                )
-                break
-            except AssertionError:
-                continue
+        give_it_an_image(client, diagnostics)
         assert node.stop(signal.SIGINT, ENDS_WITHIN_S) == 0, node.output
         assert "Traceback" not in node.output
 
@@ -59,6 +64,27 @@ def test_a_signal_ends_it_at_any_moment(ros: None, tmp_path: Path, number: int) 
     finally:
         for node in nodes:
             node.process.kill()
+
+
+def shared_memory_of(pid: int) -> set[Path]:
+    """Fast DDS's segments that a process has mapped, the ports aside, which belong to the machine."""
+    words = Path(f"/proc/{pid}/maps").read_text().split()
+    return {Path(word) for word in words if word.startswith("/dev/shm/fastrtps_") and "port" not in word}
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "in the middle of an image"])
+def test_it_leaves_nothing_in_the_machines_shared_memory(client: Client, log: Path, tmp_path: Path, busy: bool) -> None:
+    """64 MB of memory would be gone for good each time a node is stopped."""
+    diagnostics = client.diagnostics()
+    there_before = set(Path("/dev/shm").glob("fastrtps_*"))
+    options = {"environment": install(tmp_path, FOREVER_S)} if busy else {}
+    with running("temporal_matcher", log, PLAIN_SLOW if busy else PLAIN_SIFT, **options) as node:
+        if busy:
+            give_it_an_image(client, diagnostics)
+        own = shared_memory_of(node.process.pid) - there_before
+        assert any(path.stat().st_size > 60 * 2**20 for path in own), "no segment of 64 MB: is the profile in use?"
+        assert node.stop(signal.SIGINT, ENDS_WITHIN_S) == 0, node.output
+        assert not [path for path in own if path.exists()]
 
 
 def test_a_signal_ends_it_while_the_model_is_loaded(client: Client, log: Path, tmp_path: Path) -> None:

@@ -276,6 +276,13 @@ class MatcherNode(LifecycleNode):
         """Stop the worker before the process ends; whether it stopped within ``timeout`` seconds."""
         return self._worker.stop(timeout)
 
+    def destroy_node(self) -> None:
+        """Take the node down, with what DDS has of it."""
+        super().destroy_node()
+        # rclpy forgets the state machine, which keeps the DDS participant alive, and with it 64 MB of shared memory
+        # that a process leaves behind when it ends without finalisation.
+        self._state_machine.destroy_when_not_in_use()
+
     def _halt(self) -> None:
         for image_input in self._inputs:
             image_input.destroy()

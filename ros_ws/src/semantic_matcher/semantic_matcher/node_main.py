@@ -105,10 +105,10 @@ class _Runner(threading.Thread):
         while not self.stopping.is_set() and executor.context.ok():
             executor.spin_once(timeout_sec=_SPIN_S)
         self.abandoned = not node.stop_working(_WORK_GRACE_S)
-        if not self.abandoned:
-            executor.shutdown()
-            node.destroy_node()
-            rclpy.try_shutdown()
+        # Also under an image still in work: what the process leaves of DDS would stay in the machine's shared memory.
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
 
     def _autostart(self, node: MatcherNode) -> None:
         if not node.autostart():
