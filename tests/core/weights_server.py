@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -115,7 +116,9 @@ class WeightsServer:
             request.close_connection = True
         # Counted first: the client may be done before this thread goes on.
         self.sent += len(body)
-        request.wfile.write(body)
+        # A client that has seen enough (a wrong size, say) hangs up.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            request.wfile.write(body)
 
 
 def _send_empty(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:
