@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 # Below this the decoder's unpadded convolutions have nothing left to work on.
 MINIMUM_SIDE = 32
 SCALES = (1 / 6, 1 / 4, 1 / 2, 1.0)
-# Patches described at once: bounds the patch network's memory whatever the number of keypoints. On the CPU a chunk's
-# maps (4 MB) stay in the cache and below the size for which the allocator asks the system for fresh pages every time.
-PATCHES_AT_ONCE_CPU = 32
-PATCHES_AT_ONCE_GPU = 1024
+# Patches described at once bound the patch network's memory whatever the number of keypoints. On the CPU the maps of so
+# many (4 MB a thread) stay in the cache, and below the size for which the allocator asks for fresh pages every time.
+PATCHES_PER_THREAD = 32
+PATCHES_ON_GPU = 1024
 
 
 class Dalf(Extractor):
@@ -172,7 +172,8 @@ class Dalf(Extractor):
         splines = self.tps_net.splines(parameter_map, grey, keypoints)
         batch, count, _ = keypoints.shape
         out = keypoints.new_zeros(batch, count, self.layout.patch_dim)
-        at_once = PATCHES_AT_ONCE_CPU if keypoints.device.type == "cpu" else PATCHES_AT_ONCE_GPU
+        on_cpu = keypoints.device.type == "cpu"
+        at_once = PATCHES_PER_THREAD * torch.get_num_threads() if on_cpu else PATCHES_ON_GPU
         step = max(1, at_once // batch)
         for start in range(0, count, step):
             chunk = slice(start, start + step)
