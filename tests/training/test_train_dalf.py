@@ -139,9 +139,11 @@ def test_dry_run_overfits(tmp_path: Path) -> None:
 
     run = settings(tmp_path, steps=100, dry_run=True, accumulate=1)
     weights = DalfTrainer(run, IMAGES).run(note)
-    first, last = (np.nanmean(history[part], axis=0) for part in (slice(0, 10), slice(-10, None)))
-    assert last[0] > 3 * first[0]  # measured: 4 to 40
-    assert last[1] > first[1] + 0.2  # measured: 0.6 to 0.98
+    rewards = [reward for reward, _ in history]
+    # Until enough keypoints are found again, a step has no accuracy.
+    accuracies = [accuracy for _, accuracy in history if not np.isnan(accuracy)]
+    assert np.mean(rewards[-10:]) > 3 * np.mean(rewards[:10])  # measured: 4 to 40
+    assert np.mean(accuracies[-10:]) > np.mean(accuracies[:10]) + 0.15  # measured: 0.67 to 0.98
     dalf = create_extractor("dalf", weights=weights, device="cpu", threshold=0.0)
     assert dalf.mode == "ts1"
     assert dalf.extract(IMAGES[0].numpy()).keypoints.shape[1] > 0
