@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from semantic_matcher_core.cli import weights
+from semantic_matcher_core.cli import index, weights
 from semantic_matcher_core.cli.export import export_command
 from semantic_matcher_core.cli.extract import extract_command
 from semantic_matcher_core.cli.match import match_command
@@ -64,4 +64,5 @@ app.command("register")(register_command)
 app.command("report")(report_command)
 app.command("variants")(variants_command)
 app.command("export")(export_command)
+app.add_typer(index.app, name="index")
 app.add_typer(weights.app, name="weights")

@@ -6,12 +6,13 @@ Layout: one group per image, named by its key (``/`` makes nested groups), with
     - ``descriptors``: ``D x N`` float32 (or float16), one *column* per keypoint: hloc's orientation;
     - ``reasoned``, ``semantic``: ``F x N``, where a reasoner made them;
     - ``image_size``: (width, height) in pixels.
+Beside the images a file may hold arrays of other kinds, in a group of their own each, named with a leading ``@``.
 The file's attributes name what made it: ``variant``, ``format`` ("semantic_matcher features") and ``version``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,25 @@ class FeaturesWriter:
             group["image_size"] = np.array([width, height], np.int64)
         self.count += 1
 
+    def attach(self, name: str, arrays: Mapping[str, np.ndarray | list[str]], **attributes: str | int | float) -> None:
+        """Store arrays that are not of one image, in the group ``@name``.
+
+        Args:
+            name: of the group, without the ``@``; no other group may be called so.
+            arrays: numbers, or lists of strings.
+            attributes: of the group.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        if self._output is None:
+            raise OutputError(f"{self.path} is not open for writing")
+        with self._output.writing() as file:
+            group = file.create_group(f"@{name}")
+            for key, values in arrays.items():
+                group.create_dataset(key, data=values, dtype=h5py.string_dtype() if isinstance(values, list) else None)
+            group.attrs.update(attributes)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -165,6 +185,18 @@ class FeaturesReader:
             return Features(keypoints[None], scores[None], image_size=(height, width), **described)
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise FeaturesFileError(f"image {key!r} of {self.path} is not laid out as expected: {error}") from error
+
+    def attached(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arrays (strings as lists) and attributes of the group ``@name``, see :meth:`FeaturesWriter.attach`.
+
+        Raises:
+            FeaturesFileError: there is no such group.
+        """
+        group = self._opened().get(f"@{name}")
+        if group is None:
+            raise FeaturesFileError(f"{self.path} holds features, but no {name}")
+        arrays = {k: list(d.asstr()[:]) if h5py.check_string_dtype(d.dtype) else d[...] for k, d in group.items()}
+        return arrays, dict(group.attrs)
 
     def _opened(self) -> h5py.File:
         if self._file is None:

@@ -121,13 +121,11 @@ def register_onto(
     return Registration(fit, compare(template, image, fit, fit.lattice))
 
 
-def fit_map(matcher: SemanticMatcher, template: Template, features: Features, config: RegistrationConfig) -> Fit:
-    """The smooth map from a template to an image with these features.
-
-    Raises:
-        RegistrationError: too few matches agree with one smooth deformation.
-    """
-    matches = matcher.match(template.features, features)
+def smooth_matches(
+    matcher: SemanticMatcher, features0: Features, features1: Features, config: RegistrationConfig
+) -> Matches:
+    """Matches whose ``inlier`` tells which of them agree with one smooth deformation."""
+    matches = matcher.match(features0, features1)
     inlier = nonrigid_inliers(
         matches.keypoints0,
         matches.keypoints1,
@@ -135,7 +133,18 @@ def fit_map(matcher: SemanticMatcher, template: Template, features: Features, co
         hypotheses=config.hypotheses,
         seed=config.seed,
     )
-    matches = replace(matches, inlier=inlier)
+    return replace(matches, inlier=inlier)
+
+
+def fit_map(matcher: SemanticMatcher, template: Template, features: Features, config: RegistrationConfig) -> Fit:
+    """The smooth map from a template to an image with these features.
+
+    Raises:
+        RegistrationError: too few matches agree with one smooth deformation.
+    """
+    matches = smooth_matches(matcher, template.features, features, config)
+    inlier = matches.inlier
+    assert inlier is not None
     found = int(inlier.sum())
     if found < config.min_inliers:
         raise RegistrationError(
