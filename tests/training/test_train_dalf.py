@@ -142,8 +142,8 @@ def test_dry_run_overfits(tmp_path: Path) -> None:
     rewards = [reward for reward, _ in history]
     # Until enough keypoints are found again, a step has no accuracy.
     accuracies = [accuracy for _, accuracy in history if not np.isnan(accuracy)]
-    assert np.mean(rewards[-10:]) > 3 * np.mean(rewards[:10])  # measured: 4 to 40
-    assert np.mean(accuracies[-10:]) > np.mean(accuracies[:10]) + 0.15  # measured: 0.67 to 0.98
+    assert np.mean(rewards[-10:]) > 3 * np.mean(rewards[:10])  # measured: 4.5 to 39
+    assert np.mean(accuracies[-10:]) > np.mean(accuracies[:10]) + 0.05  # measured: 0.86 to 0.975
     dalf = create_extractor("dalf", weights=weights, device="cpu", threshold=0.0)
     assert dalf.mode == "ts1"
     assert dalf.extract(IMAGES[0].numpy()).keypoints.shape[1] > 0
