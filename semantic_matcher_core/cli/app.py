@@ -13,6 +13,7 @@ from semantic_matcher_core.cli.extract import extract_command
 from semantic_matcher_core.cli.match import match_command
 from semantic_matcher_core.cli.offline import bag_command, images_command, video_command
 from semantic_matcher_core.cli.register import register_command
+from semantic_matcher_core.cli.register_surface import register_surface_command
 from semantic_matcher_core.cli.report import report_command
 from semantic_matcher_core.cli.variants import variants_command
 
@@ -61,6 +62,7 @@ app.command("bag")(bag_command)
 app.command("video")(video_command)
 app.command("images")(images_command)
 app.command("register")(register_command)
+app.command("register-surface")(register_surface_command)
 app.command("report")(report_command)
 app.command("variants")(variants_command)
 app.command("export")(export_command)

@@ -64,7 +64,7 @@ class RegistrationOptions:
     ] = 0.01
     min_inliers: Annotated[
         int, typer.Option(min=3, help="With fewer matches there is no registration.", rich_help_panel=_REGISTRATION)
-    ] = 25
+    ] = 30
     max_side: Annotated[
         int,
         typer.Option(min=32, help="Look for features in images no larger than this.", rich_help_panel=_REGISTRATION),

@@ -126,7 +126,7 @@ def test_a_template_without_texture_is_refused(sift: SemanticMatcher, sheet: np.
     flat = np.full((*SIZE, 3), 127, np.uint8)
     if picture == "ramp":
         flat[:] = np.linspace(0, 255, SIZE[1], dtype=np.uint8)[None, :, None]
-    with pytest.raises(RegistrationError, match=r"only \d+ keypoints in the template, at least 25"):
+    with pytest.raises(RegistrationError, match=r"only \d+ keypoints in the template, at least 30"):
         register_pair(sift, flat, sheet)
     with pytest.raises(RegistrationError, match=r"only 0 of 0 matches agree .* may not show the template"):
         register_pair(sift, sheet, flat)
