@@ -1,7 +1,7 @@
 """Registration of surfaces that bend: image pairs and videos onto a template, and surfaces in 3-D."""
 
 from semantic_matcher_core.registration.config import RegistrationConfig
-from semantic_matcher_core.registration.frames import FrameRegistration, register_frames
+from semantic_matcher_core.registration.frames import FrameRegistration, TemplateTracker, register_frames
 from semantic_matcher_core.registration.pair import Registration, register_onto, register_pair
 from semantic_matcher_core.registration.smoothing import OneEuroFilter
 from semantic_matcher_core.registration.template import Template
@@ -13,6 +13,7 @@ __all__ = [
     "Registration",
     "RegistrationConfig",
     "Template",
+    "TemplateTracker",
     "register_frames",
     "register_onto",
     "register_pair",

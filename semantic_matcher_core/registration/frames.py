@@ -7,7 +7,7 @@ that was hidden is found again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from semantic_matcher_core.io.video import VideoFrame
 from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.registration.config import RegistrationConfig
 from semantic_matcher_core.registration.figures import FrameFigures
-from semantic_matcher_core.registration.pair import Agreement, Fit, compare, fit_map
+from semantic_matcher_core.registration.pair import Agreement, Fit, compare, fit_map, smooth_matches
 from semantic_matcher_core.registration.smoothing import OneEuroFilter
-from semantic_matcher_core.registration.template import Template, extract_features
+from semantic_matcher_core.registration.template import Template, as_rgb, extract_features
+from semantic_matcher_core.types import Features, Matches
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,8 @@ class FrameRegistration:
     Attributes:
         frame: index, time stamp and image.
         template: what it was registered onto.
+        features: of the frame, a batch of one.
+        matches: template to frame; ``inlier`` tells which agree with one smooth deformation.
         is_template: whether it is the template itself.
         fit: the map, or ``None`` where the frame could not be registered.
         lattice: the map that was used: the fit's, or smoothed over time.
@@ -37,6 +40,8 @@ class FrameRegistration:
 
     frame: VideoFrame
     template: Template
+    features: Features
+    matches: Matches
     is_template: bool = False
     fit: Fit | None = None
     lattice: np.ndarray | None = None
@@ -63,6 +68,53 @@ class FrameRegistration:
         )
 
 
+class TemplateTracker:
+    """Registers frames onto one template, as they come.
+
+    Attributes:
+        matcher: of the template's features, and of the frames'.
+        template: what to register onto; may be replaced at any time.
+        config: may be replaced at any time.
+        smoothing: steadies the map over time, or ``None``; it starts anew after a frame that could not be registered.
+    """
+
+    def __init__(
+        self,
+        matcher: SemanticMatcher,
+        template: Template,
+        config: RegistrationConfig | None = None,
+        smoothing: OneEuroFilter | None = None,
+    ) -> None:
+        self.matcher = matcher
+        self.template = template
+        self.config = config or RegistrationConfig()
+        self.smoothing = smoothing
+
+    def track(self, frame: VideoFrame, features: Features | None = None) -> FrameRegistration:
+        """Register one frame.
+
+        Args:
+            features: of the frame, where they are there already.
+
+        Raises:
+            ImageError: the frame cannot be used.
+        """
+        image = as_rgb(frame.image)
+        template, config = self.template, self.config
+        if features is None:
+            features = extract_features(self.matcher, image, config.max_side)
+        matches = smooth_matches(self.matcher, template.features, features, config)
+        try:
+            fit = fit_map(matches, template.features.image_size, config)
+        except RegistrationError as error:
+            if self.smoothing is not None:
+                self.smoothing.reset()
+            return FrameRegistration(frame, template, features, matches, problem=str(error))
+        lattice = fit.lattice if self.smoothing is None else self.smoothing(fit.lattice, frame.stamp_ns)
+        agreement = compare(template, image, fit, lattice)
+        return FrameRegistration(frame, template, features, matches, fit=fit, lattice=lattice, agreement=agreement)
+
+
 def register_frames(
     matcher: SemanticMatcher,
     frames: Iterable[VideoFrame],
@@ -77,27 +129,17 @@ def register_frames(
     Args:
         template: what to register onto; ``None`` for the first frame.
         mask: with no ``template``: ``H x W``, non-zero on the object in the first frame.
-        smoothing: steadies the map over time; it starts anew after a frame that could not be registered.
+        smoothing, config: see :class:`TemplateTracker`.
 
     Raises:
         ImageError: a frame or the mask cannot be used.
         RegistrationError: the first frame has too little texture to be a template.
     """
-    config = config or RegistrationConfig()
+    tracker = None if template is None else TemplateTracker(matcher, template, config, smoothing)
     for frame in frames:
-        is_template = template is None
-        if template is None:
-            template = Template.from_image(matcher, frame.image, mask=mask, config=config)
-            features = template.features
-        else:
-            features = extract_features(matcher, frame.image, config.max_side)
-        try:
-            fit = fit_map(matcher, template, features, config)
-        except RegistrationError as error:
-            if smoothing is not None:
-                smoothing.reset()
-            yield FrameRegistration(frame, template, is_template, problem=str(error))
+        if tracker is not None:
+            yield tracker.track(frame)
             continue
-        lattice = fit.lattice if smoothing is None else smoothing(fit.lattice, frame.stamp_ns)
-        agreement = compare(template, frame.image, fit, lattice)
-        yield FrameRegistration(frame, template, is_template, fit, lattice, agreement)
+        template = Template.from_image(matcher, frame.image, mask=mask, config=config)
+        tracker = TemplateTracker(matcher, template, config, smoothing)
+        yield replace(tracker.track(frame, template.features), is_template=True)

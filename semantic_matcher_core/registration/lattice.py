@@ -30,10 +30,15 @@ def lattice_of_spline(spline: ThinPlateSpline, size: tuple[int, int], step_px: i
     return moved.cpu().numpy().astype(np.float32).reshape(points.shape)
 
 
+def resampled(lattice: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """``rows x columns x 2`` float32: the same map as a lattice of other spacing, at least two points a side."""
+    down, across = _interpolation(lattice.shape[0], rows), _interpolation(lattice.shape[1], columns)
+    return np.stack([down @ lattice[..., axis] @ across.T for axis in range(2)], axis=-1)
+
+
 def dense_map(lattice: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """``H x W x 2`` float32: the lattice's map of every pixel of an image of ``(height, width)``."""
-    rows, columns = (_interpolation(n, pixels) for n, pixels in zip(lattice.shape[:2], size, strict=True))
-    return np.stack([rows @ lattice[..., axis] @ columns.T for axis in range(2)], axis=-1)
+    return resampled(lattice, size[0], size[1])
 
 
 def warp(image: np.ndarray, lattice: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

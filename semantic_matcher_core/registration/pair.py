@@ -117,7 +117,8 @@ def register_onto(
     """As :func:`register_pair`, with a template that is there already."""
     config = config or RegistrationConfig()
     image = as_rgb(image)
-    fit = fit_map(matcher, template, extract_features(matcher, image, config.max_side), config)
+    matches = smooth_matches(matcher, template.features, extract_features(matcher, image, config.max_side), config)
+    fit = fit_map(matches, template.features.image_size, config)
     return Registration(fit, compare(template, image, fit, fit.lattice))
 
 
@@ -136,13 +137,16 @@ def smooth_matches(
     return replace(matches, inlier=inlier)
 
 
-def fit_map(matcher: SemanticMatcher, template: Template, features: Features, config: RegistrationConfig) -> Fit:
-    """The smooth map from a template to an image with these features.
+def fit_map(matches: Matches, size: tuple[int, int], config: RegistrationConfig) -> Fit:
+    """The smooth map that agrees with the inliers of matches.
+
+    Args:
+        matches: see :func:`smooth_matches`.
+        size: ``(height, width)`` of the first image, which the map's lattice covers.
 
     Raises:
-        RegistrationError: too few matches agree with one smooth deformation.
+        RegistrationError: too few inliers.
     """
-    matches = smooth_matches(matcher, template.features, features, config)
     inlier = matches.inlier
     assert inlier is not None
     found = int(inlier.sum())
@@ -158,7 +162,7 @@ def fit_map(matcher: SemanticMatcher, template: Template, features: Features, co
         spline,
         residual_px=float((spline(source) - target).norm(dim=1).median()),
         bending_energy=spline.bending_energy(),
-        lattice=lattice_of_spline(spline, template.features.image_size, config.step_px),
+        lattice=lattice_of_spline(spline, size, config.step_px),
     )
 
 
