@@ -19,8 +19,14 @@ _ROUNDING = 1e-3
 
 def lattice_points(size: tuple[int, int], step_px: int) -> np.ndarray:
     """``R x C x 2`` float32 points from corner to corner of a ``(height, width)`` image, at most ``step_px`` apart."""
-    y, x = (np.linspace(0, n - 1, max(2, -(-(n - 1) // step_px) + 1), dtype=np.float32) for n in size)
-    return np.stack(np.meshgrid(x, y), axis=-1)
+    rows, columns = (max(2, -(-(pixels - 1) // step_px) + 1) for pixels in size)
+    return lattice_points_of(size, rows, columns)
+
+
+def lattice_points_of(size: tuple[int, int], rows: int, columns: int) -> np.ndarray:
+    """``rows x columns x 2`` float32 points from corner to corner of a ``(height, width)`` image."""
+    x, y = np.linspace(0, size[1] - 1, columns), np.linspace(0, size[0] - 1, rows)
+    return np.stack(np.meshgrid(x, y), axis=-1).astype(np.float32)
 
 
 def lattice_of_spline(spline: ThinPlateSpline, size: tuple[int, int], step_px: int) -> np.ndarray:

@@ -35,6 +35,23 @@ MESSAGES = {
         "model": "float64[9]",
         "model_type": "string",
     },
+    "TemplateTrack": {
+        "header": HEADER,
+        "template_name": "string",
+        "template_width": "uint32",
+        "template_height": "uint32",
+        "tracked": "bool",
+        "confidence": "float32",
+        "matches": "uint32",
+        "inliers": "uint32",
+        "residual_px": "float32",
+        "error": "float32",
+        "coverage": "float32",
+        "rows": "uint32",
+        "columns": "uint32",
+        "xy": "float32[]",
+        "known": "uint8[]",
+    },
 }
 REQUEST = {"image": "sensor_msgs/Image", "name": "string"}
 RESPONSE = {"success": "bool", "message": "string", "keypoints": "uint32"}

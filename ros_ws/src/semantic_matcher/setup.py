@@ -29,6 +29,7 @@ setup(
             "temporal_matcher = semantic_matcher.temporal_matcher:main",
             "stereo_matcher = semantic_matcher.stereo_matcher:main",
             "reference_matcher = semantic_matcher.reference_matcher:main",
+            "template_tracker = semantic_matcher.template_tracker:main",
         ],
     },
 )

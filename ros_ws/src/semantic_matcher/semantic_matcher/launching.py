@@ -27,6 +27,7 @@ _PARAMETERS = (
     "max_keypoints",
     "cameras",
     "reference_images",
+    "template_image",
     "rectified",
     "geometry",
     "image_transport",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Value = bool | int | float | str | list[str]
 
@@ -300,6 +300,39 @@ REFERENCE = (
     ),
 )
 
+MODEL_OF_TRACKER = tuple(
+    replace(spec, default={"descriptor": "dalf", "dino": "none"}.get(spec.name, spec.default)) for spec in MODEL
+)
+"""Those of MODEL; DALF's features are made for surfaces that bend."""
+
+TRACKING = (
+    ParameterSpec("template_image", "", "Image file of the template; empty to wait for the service ~/set_reference"),
+    ParameterSpec(
+        "template_mask", "", "Image file of the template's size that is black where the object is not; empty for none"
+    ),
+    ParameterSpec(
+        "deformation_threshold",
+        0.1,
+        "How far matches may be from one smooth deformation: 0.1 is some 10 pixels where they spread over 640 x 480",
+        0.001,
+        10.0,
+        dynamic=True,
+    ),
+    ParameterSpec(
+        "regularisation", 0.01, "How smooth the deformation is; 0 follows every match", 0.0, 1000.0, dynamic=True
+    ),
+    ParameterSpec("min_inliers", 30, "With fewer matches the template counts as not found", 3, 65536, dynamic=True),
+    ParameterSpec(
+        "max_side", 1600, "Features are taken from images no larger than this, long side in pixels", 32, 16384
+    ),
+    ParameterSpec("smooth", False, "Steady the deformation over time", dynamic=True),
+    ParameterSpec("grid_columns", 17, "Points across of the grid that is published", 2, 1000, dynamic=True),
+    ParameterSpec(
+        "marker_scale", 0.001, "Metres that a pixel becomes in ~/grid_marker, for RViz", 1e-6, 1000.0, dynamic=True
+    ),
+    ParameterSpec("publish_rectified", True, "Publish the rectified image while somebody subscribes", dynamic=True),
+)
+
 OUTPUT = (
     ParameterSpec("publish_keypoints", True, "Publish keypoints while somebody subscribes", dynamic=True),
     ParameterSpec("publish_descriptors", True, "Publish descriptors while somebody subscribes", dynamic=True),
@@ -333,6 +366,7 @@ TABLES: dict[str, tuple[ParameterSpec, ...]] = {
     "reference_matcher": (
         *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *REFERENCE, *OUTPUT, *NODE
     ),
+    "template_tracker": (*MODEL_OF_TRACKER, *MATCHING, *INPUT, *TRACKING, *OUTPUT, *NODE),
 }  # fmt: skip
 """Executable -> its parameters."""
 
@@ -348,6 +382,7 @@ SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
     "Pairing, `stereo_matcher` only": STEREO,
     "Rectified images, `stereo_matcher` only": STEREO_RECTIFIED,
     "Pairing, `reference_matcher` only": REFERENCE,
+    "Tracking, `template_tracker` only (whose `descriptor` is `dalf` and `dino` is `none` by default)": TRACKING,
     "Output": OUTPUT,
     "Node": NODE,
 }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from semantic_matcher_msgs.srv import SetReference
 from std_msgs.msg import Header
 
 from semantic_matcher.image_input import ImageInput
@@ -17,29 +15,14 @@ from semantic_matcher.messages import descriptors_message, keypoints_message, st
 from semantic_matcher.output import Output
 from semantic_matcher.parameters import named
 from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
+from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
 from semantic_matcher.temporal_node import prefix_of
-from semantic_matcher_core.errors import ConfigError, SemanticMatcherError
+from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.streams import ReferenceStream
 
 if TYPE_CHECKING:
     import numpy as np
-
-# How long the service waits for its turn. Until then nothing else is answered; images wait as they always do.
-_ANSWER_WITHIN_S = 30.0
-_SET_REFERENCE = "~/set_reference"
-
-
-class _Request:
-    """A new reference, on its way to the worker's thread and back."""
-
-    def __init__(self, message: Any, name: str) -> None:
-        self.message = message
-        self.name = name
-        self.answered = threading.Event()
-        self.withdrawn = False
-        self.error = ""
-        self.keypoints = 0
 
 
 class ReferenceMatcher(MatcherNode):
@@ -55,8 +38,7 @@ class ReferenceMatcher(MatcherNode):
         self._stream: ReferenceStream | None = None
         self._stored: list[tuple[np.ndarray, Header]] = []
         self._announced = False
-        self._newest: Any = None
-        self._service = self.create_service(SetReference, _SET_REFERENCE, self._set_reference)
+        self._service = ReferenceService(self)
 
     def prepare(self, settings: SimpleNamespace) -> None:
         self._stored = _read_references(named(settings.reference_images))
@@ -81,12 +63,12 @@ class ReferenceMatcher(MatcherNode):
         self._stream = ReferenceStream(model.matcher)
         self._stream.set_references(self._stored)
         self._announced = False
-        self._newest = None
+        self._service.forget()
         self._show()
 
     def end(self) -> None:
         self._stream = None
-        self._newest = None
+        self._service.forget()
 
     def apply(self, settings: SimpleNamespace) -> None:
         assert self._stream is not None
@@ -94,8 +76,8 @@ class ReferenceMatcher(MatcherNode):
 
     def process(self, source: str, item: Any) -> None:
         assert self._stream is not None
-        if isinstance(item, _Request):
-            self._answer(item)
+        if isinstance(item, ReferenceRequest):
+            self._service.answer(item, self._take)
             return
         if not self._announced:
             self._announce()
@@ -107,53 +89,18 @@ class ReferenceMatcher(MatcherNode):
         self.finished(source, item.header)
 
     def _receive(self, camera: str, message: Any) -> None:
-        self._newest = message
+        self._service.saw(message)
         self.offer(camera, message)
 
-    # The service: asked in the executor's thread, answered in the worker's, where the model is.
-
-    def _set_reference(self, request: Any, response: Any) -> Any:
-        empty = request.image.width == 0 and request.image.height == 0
-        message = self._newest if empty else request.image
-        if self.state != "active":
-            response.message = f"the node is {self.state}; activate it first"
-        elif message is None:
-            response.message = "no image has come yet that could be the reference"
-        else:
-            job = _Request(message, request.name)
-            self.offer(_SET_REFERENCE, job)
-            if not job.answered.wait(_ANSWER_WITHIN_S):
-                job.withdrawn = True
-                job.error = f"not done within {_ANSWER_WITHIN_S:g} s; the reference stays as it was"
-            response.success, response.keypoints = not job.error, job.keypoints
-            response.message = job.error or f"{name_of(message.header, request.name)!r} is the reference now"
-        # Apart: rclpy allows one severity for each line of code.
-        if response.success:
-            self.get_logger().info(f"set_reference: {response.message}")
-        else:
-            self.get_logger().warning(f"set_reference: {response.message}")
-        return response
-
-    def _answer(self, job: _Request) -> None:
-        if job.withdrawn:
-            return
+    def _take(self, message: Any, name: str) -> int:
+        """Make an image the only reference; the number of its keypoints."""
         assert self._stream is not None
-        header = Header(stamp=job.message.header.stamp, frame_id=name_of(job.message.header, job.name))
-        try:
-            stored = [(self.image_of(job.message), header)]
-            self._stream.set_references(stored)
-        except SemanticMatcherError as error:
-            job.error = str(error)
-        except Exception as error:
-            job.error = repr(error)
-            raise
-        else:
-            self._stored = stored
-            job.keypoints = self._stream.references[0].features.keypoints.shape[1]
-            self._announce()
-            self._show()
-        finally:
-            job.answered.set()
+        stored = [(self.image_of(message), Header(stamp=message.header.stamp, frame_id=name))]
+        self._stream.set_references(stored)
+        self._stored = stored
+        self._announce()
+        self._show()
+        return int(self._stream.references[0].features.keypoints.shape[1])
 
     def _announce(self) -> None:
         assert self._stream is not None and self.model is not None
@@ -169,13 +116,8 @@ class ReferenceMatcher(MatcherNode):
         references = self._stream.references
         shown = (f"{frame.tag.frame_id} ({frame.features.keypoints.shape[1]} keypoints)" for frame in references)
         self.statistics.set("references", ", ".join(shown))
-        missing = f"no reference image yet: set reference_images, or call {self.resolve_service_name(_SET_REFERENCE)}"
+        missing = f"no reference image yet: set reference_images, or call {self._service.topic}"
         self.set_problem("reference", "" if references else missing)
-
-
-def name_of(header: Any, name: str) -> str:
-    """What a reference is called, in the frame of ``reference_header``, logs and diagnostics."""
-    return name or header.frame_id
 
 
 def _read_references(paths: list[str]) -> list[tuple[np.ndarray, Header]]:

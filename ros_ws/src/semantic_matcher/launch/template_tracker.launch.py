@@ -1,0 +1,16 @@
+"""Follow a template that bends in the images of a camera.
+
+ros2 launch semantic_matcher template_tracker.launch.py image_topic:=/camera/image_raw template_image:=poster.png
+"""
+
+from launch import LaunchDescription
+
+from semantic_matcher.launching import TopicArgument, matcher_launch
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The node ``template_tracker``."""
+    return matcher_launch(
+        "template_tracker",
+        [TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)")],
+    )

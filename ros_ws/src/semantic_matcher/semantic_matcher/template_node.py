@@ -1,0 +1,170 @@
+"""The node that follows a template that bends in the images of a camera."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from semantic_matcher_msgs.msg import TemplateTrack
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker
+
+from semantic_matcher.image_input import ImageInput
+from semantic_matcher.matcher_node import MatcherNode
+from semantic_matcher.matching_model import MatchingModel
+from semantic_matcher.messages import jpeg_message, rgb_image_message, stamp_ns
+from semantic_matcher.output import Output
+from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
+from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
+from semantic_matcher.track_messages import grid_marker, track_message
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.io.video import VideoFrame
+from semantic_matcher_core.registration import (
+    FrameRegistration,
+    OneEuroFilter,
+    RegistrationConfig,
+    Template,
+    TemplateTracker,
+)
+from semantic_matcher_core.streams import Frame, MatchedPair
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_TYPES = {"track": TemplateTrack, "grid_marker": Marker, "rectified": Image, "rectified/compressed": CompressedImage}
+
+
+class TemplateTrackerNode(MatcherNode):
+    """Subscribes ``image``; serves ``~/set_reference``, which makes an image, or the newest, the template.
+
+    Publishes ``~/track`` (where the template is, and how sure that is), ``~/rectified`` (the image as the template
+    would see it), ``~/grid_marker``, and ``~/keypoints``, ``~/descriptors``, ``~/matches`` and ``~/debug_image`` as the
+    other nodes do, the template being the reference.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("template_tracker", **options)
+        self._tracker: TemplateTracker | None = None
+        self._picture: tuple[np.ndarray, np.ndarray | None, Header] | None = None
+        self._header = Header()
+        self._model: MatchingModel | None = None
+        self._count = 0
+        self._service = ReferenceService(self)
+
+    def prepare(self, settings: SimpleNamespace) -> None:
+        self._picture = _read_template(settings.template_image, settings.template_mask)
+
+    def create_outputs(self) -> dict[str, Output]:
+        types = frame_types("") | pair_types(self, "") | _TYPES
+        return {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
+
+    def create_inputs(self) -> list[ImageInput]:
+        return [self.image_input("image", "image", self._receive)]
+
+    def begin(self, model: MatchingModel) -> None:
+        self._model = model
+        self._service.forget()
+        if self._picture is not None:
+            self._set_template(*self._picture)
+        self._show()
+
+    def end(self) -> None:
+        self._tracker = self._model = None
+        self._service.forget()
+
+    def apply(self, settings: SimpleNamespace) -> None:
+        if self._tracker is None:
+            return
+        self._tracker.config = _config(settings)
+        if not settings.smooth:
+            self._tracker.smoothing = None
+        elif self._tracker.smoothing is None:
+            self._tracker.smoothing = OneEuroFilter()
+
+    def process(self, source: str, item: Any) -> None:
+        if isinstance(item, ReferenceRequest):
+            self._service.answer(item, self._take)
+            return
+        if self._tracker is None or self.is_stale(item.header):
+            return
+        self._count += 1
+        result = self._tracker.track(VideoFrame(self._count, stamp_ns(item.header), self.image_of(item)))
+        self._publish(result, item.header)
+        self.finished(source, item.header)
+
+    def _receive(self, message: Any) -> None:
+        self._service.saw(message)
+        self.offer("image", message)
+
+    def _publish(self, result: FrameRegistration, header: Header) -> None:
+        settings, outputs, name = self.settings, self.outputs, self._header.frame_id
+        image = result.frame.image
+        current = Frame(result.frame.stamp_ns, image, result.features, header)
+        template = Frame(stamp_ns(self._header), result.template.image, result.template.features, self._header)
+        publish_frame(self, "", current)
+        publish_pairs(self, "", [MatchedPair(template, current, result.matches)], "reference")
+
+        outputs["track"].publish(lambda: track_message(result, name, header, settings.grid_columns))
+        outputs["grid_marker"].publish(
+            lambda: grid_marker(result, header, settings.grid_columns, settings.marker_scale)
+        )
+        self.statistics.set("tracked", result.fit is not None)
+        if result.agreement is None:
+            return
+        warped = result.agreement.warped
+        self.statistics.set("confidence", f"{result.agreement.correlation:.2f}")
+        if settings.publish_rectified:
+            outputs["rectified"].publish(lambda: rgb_image_message(warped, header))
+            outputs["rectified/compressed"].publish(lambda: jpeg_message(warped, header, settings.debug_jpeg_quality))
+
+    def _take(self, message: Any, name: str) -> int:
+        """Make an image the template; the number of its keypoints."""
+        picture = (self.image_of(message), None, Header(stamp=message.header.stamp, frame_id=name))
+        self._set_template(*picture)
+        self._picture = picture
+        self.apply(self.settings)
+        self._show()
+        assert self._tracker is not None
+        return int(self._tracker.template.features.keypoints.shape[1])
+
+    def _set_template(self, image: np.ndarray, mask: np.ndarray | None, header: Header) -> None:
+        assert self._model is not None
+        matcher, config = self._model.matcher, _config(self.settings)
+        template = Template.from_image(matcher, image, mask=mask, config=config)
+        self._tracker = TemplateTracker(matcher, template, config)
+        self._header = header
+
+    def _show(self) -> None:
+        missing = f"no template yet: set template_image, or call {self._service.topic}"
+        self.set_problem("template", "" if self._tracker else missing)
+        if self._tracker is not None:
+            count = self._tracker.template.features.keypoints.shape[1]
+            self.statistics.set("template", f"{self._header.frame_id} ({count} keypoints)")
+
+
+def _config(settings: SimpleNamespace) -> RegistrationConfig:
+    return RegistrationConfig(
+        threshold=settings.deformation_threshold,
+        regularisation=settings.regularisation,
+        min_inliers=settings.min_inliers,
+        max_side=settings.max_side,
+    )
+
+
+def _read_template(image: str, mask: str) -> tuple[np.ndarray, np.ndarray | None, Header] | None:
+    """The template's picture, its mask, and the header it is known by: no stamp, the file's name as the frame.
+
+    Raises:
+        ImageError: a file is missing or damaged.
+        ConfigError: a mask without an image.
+    """
+    if not image:
+        if mask:
+            raise ConfigError(f"template_mask is {mask!r}, but template_image is empty; a mask is of that image")
+        return None
+    pixels = read_image(Path(image).expanduser())
+    area = read_image(Path(mask).expanduser()).max(axis=-1) if mask else None
+    return pixels, area, Header(frame_id=Path(image).name)
