@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.accuracy --data FOLDER`` prints Markdown. The folder has any of: ``pairs/`` (``fox1.png`` and
 ``fox2.png``, ``x_ref.png`` and ``x_tgt.png``, …), ``sequences/<name>/`` (frames in the order of their names) and
-``stereo/`` (``left.png``, ``right.png``, rectified). No ground truth is asked for; ``benchmarks/consistency.py`` says
-what is measured.
+``stereo/`` (``left.png``, ``right.png``, rectified). No ground truth is asked for;
+``training/evaluation/consistency.py`` says what is measured.
 
 All methods get the same number of keypoints: the threshold of detection is 0 where an extractor has one. Nothing is
 downloaded; weights are looked for in ``--weights`` and the usual places.
@@ -21,18 +21,17 @@ from statistics import fmean
 
 import torch
 
-from benchmarks.consistency import chain_share, pair_figures, rectified_figures
 from benchmarks.timing import machine_description
-from semantic_matcher_core import SemanticMatcher, create_extractor, list_extractors, list_variants
+from semantic_matcher_core import SemanticMatcher, list_extractors, list_variants
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import WeightsNotFoundError
-from semantic_matcher_core.extractors.registry import accepted_options
-from semantic_matcher_core.io.images import list_images, read_image
+from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.types import Features
+from training.evaluation.consistency import chain_share, pair_figures, rectified_figures
+from training.evaluation.layouts import find_pairs, find_sequences, find_stereo
+from training.evaluation.methods import load_matcher
 
 _PLAIN = "plain:"
-# How the two images of a pair are told apart, by the ends of their names.
-_PAIR_ENDS = (("_ref", "_tgt"), ("_left", "_right"), ("_1", "_2"), ("1", "2"))
 
 
 @dataclass
@@ -50,42 +49,6 @@ class Result:
     unrelated: dict[str, float] = field(default_factory=dict)
     stereo: dict[str, float] = field(default_factory=dict)
     sequences: dict[str, dict[str, float]] = field(default_factory=dict)
-
-
-def find_pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """The pairs in a folder, by the part of the name that its two images share."""
-    images = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
-    pairs: dict[str, tuple[Path, Path]] = {}
-    for first, second in _PAIR_ENDS:
-        for stem in sorted(images):
-            name = stem.removesuffix(first)
-            if stem.endswith(first) and {stem, name + second} <= set(images):
-                pairs[name] = (images.pop(stem), images.pop(name + second))
-    return dict(sorted(pairs.items()))
-
-
-def find_sequences(folder: Path) -> dict[str, list[Path]]:
-    """Frames by sequence."""
-    folders = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    return {p.name: frames for p in folders if len(frames := list_images(p)) > 1}
-
-
-def find_stereo(folder: Path) -> tuple[Path, Path] | None:
-    """The rectified pair, left first."""
-    images = {path.stem: path for path in list_images(folder)} if folder.is_dir() else {}
-    return (images["left"], images["right"]) if {"left", "right"} <= set(images) else None
-
-
-def build(name: str, args: argparse.Namespace, device: torch.device) -> SemanticMatcher:
-    """A matcher for ``plain:<extractor>`` or a variant."""
-    if not name.startswith(_PLAIN):
-        return SemanticMatcher.from_pretrained(
-            name, device=device, max_keypoints=args.keypoints, weights=args.weights, precision=args.precision
-        )
-    name = name.removeprefix(_PLAIN)
-    options = {"detection_threshold": 0.0} if "detection_threshold" in accepted_options(name) else {}
-    extractor = create_extractor(name, args.keypoints, weights=args.weights, device=device, **options)
-    return SemanticMatcher.from_parts(extractor, device=device, precision=args.precision)
 
 
 @torch.inference_mode()
@@ -151,7 +114,7 @@ def _tables(results: dict[str, Result]) -> Iterator[str]:
         yield _table("unrelated pictures: what chance gives", heads[1:], columns[1:], rows)
     if first.stereo:
         rows = {method: result.stereo for method, result in results.items()}
-        heads_stereo = ("keypoints", "mutual matches", "same row ≤ 2 px", "and disparity ≥ -1 px")
+        heads_stereo = ("keypoints", "mutual matches", "same row ≤ 2 px", "and disparity ≥ -2 px")
         yield _table("rectified stereo pair", heads_stereo, ("keypoints", "matches", "on_row", "correct"), rows)
     for name in first.sequences:
         rows = {method: result.sequences[name] for method, result in results.items()}
@@ -206,7 +169,14 @@ def main(argv: list[str] | None = None) -> int:
     for name in wanted:
         print(f"measuring: {name} …", file=sys.stderr)
         try:
-            matcher = build(name, args, device)
+            matcher = load_matcher(
+                name,
+                full_budget=True,
+                device=device,
+                max_keypoints=args.keypoints,
+                weights=args.weights,
+                precision=args.precision,
+            )
         except WeightsNotFoundError:
             if args.methods:
                 raise

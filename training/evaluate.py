@@ -1,4 +1,4 @@
-"""``python -m training.evaluate pose|homography|nonrigid``: matching methods by the field's protocols."""
+"""``python -m training.evaluate pose|homography|nonrigid|suite``: matching methods by the field's protocols."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from training.cli import run_app
+from training.errors import DataError
 
 app = typer.Typer(
     help="Evaluate matching methods. A METHOD is a variant (xfeat), plain:<extractor>, a checkpoint folder or zip, or "
@@ -28,6 +29,7 @@ Output = Annotated[Path, typer.Option(help="Folder for per-pair CSV files and th
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
 Keypoints = Annotated[int, typer.Option(min=1, help="Keypoints of each image.")]
 Weights = Annotated[Path | None, typer.Option(help="Folder searched for weights first.")]
+_DIFFICULTIES, _GAPS, _NONE = [0.3, 0.6], [1, 5, 10, 15], list[Path]()
 Limit = Annotated[int, typer.Option(min=0, help="Only the first so many pairs; 0 for all.")]
 
 
@@ -142,6 +144,72 @@ def nonrigid(
         return summarise_nonrigid(rows)
 
     _summarise(extractors, run, output)
+
+
+@app.command()
+def suite(
+    methods: Methods,
+    photos: Annotated[Path | None, typer.Option(help="Photos to make pairs of by known homographies.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Only every n-th photo, as training holds them out.")] = 10,
+    holdout_list: Annotated[Path | None, typer.Option(help="Only the photos whose names this file lists.")] = None,
+    difficulty: Annotated[
+        list[float], typer.Option(help="Strength of the homographies, 0 to 1; repeatable.")
+    ] = _DIFFICULTIES,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Real pairs: fox1.png and fox2.png, x_ref.png and x_tgt.png …")
+    ] = None,
+    sequence: Annotated[list[Path], typer.Option(help="Folder of frames of a rigid scene; repeatable.")] = _NONE,
+    gap: Annotated[list[int], typer.Option(help="Distances of its frames; repeatable.")] = _GAPS,
+    stereo: Annotated[Path | None, typer.Option(help="Rectified pair: left.png and right.png.")] = None,
+    output: Output = Path("evaluation"),
+    device: Device = "auto",
+    max_keypoints: Keypoints = 2048,
+    weights: Weights = None,
+    limit: Annotated[int, typer.Option(min=0, help="Only the first so many photos; 0 for all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the homographies.")] = 0,
+) -> None:
+    """Methods side by side: known homographies of photos, real pairs, a sequence at several gaps, a stereo pair.
+
+    Correct matches and their share of all, for each of what is given. training.evaluation.opencv_methods:orb is
+    OpenCV's ORB; plain:sift is RootSIFT. Extractors with a threshold give all keypoints up to the number asked for.
+    """
+    from training.evaluation import suite as suite_
+    from training.evaluation.methods import match_function
+    from training.evaluation.tables import write_grouped_summary, write_rows
+
+    cases: list[suite_.Case] = []
+    if photos is not None:
+        held_out = suite_.held_out_photos(photos, every=every, holdout_list=holdout_list)
+        cases += suite_.photo_cases(_limited(held_out, limit), difficulties=difficulty, seed=seed)
+    if pairs is not None:
+        cases += suite_.pair_cases(pairs)
+    for folder in sequence:
+        cases += suite_.sequence_cases(folder, gap)
+    if stereo is not None:
+        cases += suite_.stereo_cases(stereo)
+    if not cases:
+        raise DataError("nothing to evaluate on; give at least one of --photos, --pairs, --sequence and --stereo")
+    settings = {
+        "photos": photos and str(photos),
+        "every": None if holdout_list else every,
+        "holdout_list": holdout_list and str(holdout_list),
+        "seed": seed,
+        "max_keypoints": max_keypoints,
+        "cases": len(cases),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    summary, markdown = {}, ""
+    for method in methods:
+        match = match_function(
+            method, device=device, max_keypoints=max_keypoints, weights=weights, full_budget=True, keep=32
+        )
+        rows = list(suite_.run_cases(_tracked(cases, method), match))
+        write_rows(output / f"{_file_name(method)}.pairs.csv", rows)
+        summary[method] = suite_.summarise_suite(rows)
+        # After every method: hours of the others are not lost with one that fails.
+        markdown = write_grouped_summary(output, summary, settings)
+    print(markdown)
+    console.print(f"details in {output}")
 
 
 def _summarise(methods: Sequence[str], run: Callable[[str], dict[str, float]], output: Path) -> None:

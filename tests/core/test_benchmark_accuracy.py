@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from benchmarks import accuracy
-from benchmarks.consistency import chain_share, held_out_share, pair_figures, rectified_figures
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.types import Matches
+from training.evaluation.consistency import chain_share, held_out_share, pair_figures, rectified_figures
+from training.evaluation.layouts import find_pairs, find_sequences, find_stereo
 
 
 def matches(points0: np.ndarray, points1: np.ndarray) -> Matches:
@@ -72,7 +73,7 @@ def test_few_matches(count):
 def test_rectified():
     left = np.array([[100.0, 50], [100, 60], [100, 70], [100, 80]])
     right = np.array([[90.0, 50.5], [90, 63], [110, 70], [100, 80]])
-    assert rectified_figures(matches(left, right)) == {"matches": 4.0, "on_row": 0.75, "correct": 0.5}
+    assert rectified_figures(matches(left, right)) == {"matches": 4.0, "on_row": 0.75, "correct": 0.5, "dy": 0.0}
 
 
 def test_chain():
@@ -113,7 +114,7 @@ def data(tmp_path: Path, textured) -> Path:
 
 
 def test_pairs_are_found_once(data, tmp_path):
-    pairs = accuracy.find_pairs(data / "pairs")
+    pairs = find_pairs(data / "pairs")
     assert {name: tuple(p.name for p in paths) for name, paths in pairs.items()} == {
         "print": ("print_ref.png", "print_tgt.png"),
         "room": ("room1.png", "room2.png"),
@@ -122,10 +123,10 @@ def test_pairs_are_found_once(data, tmp_path):
     numbered.mkdir()
     for name in ("a_1.png", "a_2.png", "b1.png"):
         write_image(numbered / name, np.zeros((4, 4, 3), np.uint8))
-    assert list(accuracy.find_pairs(numbered)) == ["a"]
-    assert accuracy.find_pairs(tmp_path / "nowhere") == {}
-    assert accuracy.find_stereo(tmp_path / "nowhere") is None
-    assert accuracy.find_sequences(tmp_path / "nowhere") == {}
+    assert list(find_pairs(numbered)) == ["a"]
+    assert find_pairs(tmp_path / "nowhere") == {}
+    assert find_stereo(tmp_path / "nowhere") is None
+    assert find_sequences(tmp_path / "nowhere") == {}
 
 
 def test_table_and_json(data, tmp_path, capsys):

@@ -1,1 +1,1 @@
-"""Evaluation by the field's protocols (``python -m training.evaluate pose|homography|nonrigid``)."""
+"""Evaluation by the field's protocols (``python -m training.evaluate pose|homography|nonrigid|suite``)."""

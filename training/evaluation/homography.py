@@ -57,16 +57,25 @@ def homography_pairs(root: str | Path) -> Iterator[HomographyPair]:
 def evaluate_homography_pair(pair: HomographyPair, match: MatchFunction) -> dict[str, float | int | str]:
     """Figures of one pair: matches, share of them within each threshold, and the mean corner error of a RANSAC fit."""
     image0, image1 = read_image(pair.image0), read_image(pair.image1)
-    points0, points1 = (np.asarray(points, np.float64) for points in match(image0, image1))
-    row: dict[str, float | int | str] = {
+    points0, points1 = match(image0, image1)
+    size = (image0.shape[0], image0.shape[1])
+    return {
         "sequence": pair.sequence,
         "image0": pair.image0.name,
         "image1": pair.image1.name,
-        "matches": len(points0),
+        **homography_figures(points0, points1, pair.homography, size),
     }
+
+
+def homography_figures(
+    points0: np.ndarray, points1: np.ndarray, homography: np.ndarray, size: tuple[int, int]
+) -> dict[str, float | int | str]:
+    """Figures of ``N x 2`` matched points whose images are a ``3 x 3`` homography apart; the first has ``size``."""
+    points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
+    row: dict[str, float | int | str] = {"matches": len(points0)}
     estimate = None
     if len(points0):
-        error = np.linalg.norm(_projected(pair.homography, points0) - points1, axis=1)
+        error = np.linalg.norm(_projected(homography, points0) - points1, axis=1)
     else:
         error = np.empty(0)
     for threshold, share in zip(MATCH_THRESHOLDS_PX, accuracy(error, MATCH_THRESHOLDS_PX), strict=True):
@@ -75,7 +84,7 @@ def evaluate_homography_pair(pair: HomographyPair, match: MatchFunction) -> dict
     if len(points0) >= 4:
         cv2.setRNGSeed(0)
         estimate, _ = cv2.findHomography(points0, points1, cv2.USAC_MAGSAC, RANSAC_THRESHOLD_PX, maxIters=10000)
-    row["corner error px"] = corner_error(pair.homography, estimate, (image0.shape[0], image0.shape[1]))
+    row["corner error px"] = corner_error(homography, estimate, size)
     return row
 
 

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from training.errors import DataError
 
 if TYPE_CHECKING:
     from semantic_matcher_core import SemanticMatcher
 
+PLAIN = "plain:"
 # (image0, image1), uint8 RGB arrays, to matched pixels (points0, points1), both N x 2.
 MatchFunction = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def match_function(method: str, **options: Any) -> MatchFunction:
+def match_function(
+    method: str, *, max_keypoints: int = 2048, full_budget: bool = False, keep: int = 8, **options: Any
+) -> MatchFunction:
     """The matching function of a method.
 
     Args:
         method: a variant (``xfeat``), ``plain:<extractor>``, a checkpoint folder or zip, or ``module:function`` for a
-            Python function ``(image0, image1) -> (points0, points1)`` that can be imported.
+            Python function ``(image0, image1) -> (points0, points1)`` that can be imported. One that takes
+            ``max_keypoints`` is given it.
+        max_keypoints: of each image.
+        full_budget: see :func:`load_matcher`.
+        keep: images whose features are remembered.
         options: of ``SemanticMatcher.from_pretrained``.
 
     Raises:
@@ -31,16 +41,47 @@ def match_function(method: str, **options: Any) -> MatchFunction:
     """
     module, separator, name = method.rpartition(":")
     if separator and module != "plain" and _is_module_path(module) and name.isidentifier():
-        return _imported(module, name)
-    return FeatureMatching(load_matcher(method, **options))
+        function = _imported(module, name)
+        if "max_keypoints" in inspect.signature(function).parameters:
+            return functools.partial(function, max_keypoints=max_keypoints)
+        return function
+    return FeatureMatching(load_matcher(method, full_budget=full_budget, max_keypoints=max_keypoints, **options), keep)
 
 
-def load_matcher(method: str, **options: Any) -> SemanticMatcher:
-    """The matcher of a variant name, ``plain:<extractor>``, folder or zip."""
-    from semantic_matcher_core import SemanticMatcher
+def load_matcher(
+    method: str,
+    *,
+    full_budget: bool = False,
+    max_keypoints: int = 2048,
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+    weights: str | Path | None = None,
+) -> SemanticMatcher:
+    """The matcher of a variant name, ``plain:<extractor>``, folder or zip.
+
+    Args:
+        method: see above.
+        full_budget: a plain extractor gives its keypoints down to a detection threshold of 0, as the published
+            reasoners run theirs; otherwise methods with a threshold are compared at fewer keypoints than those without.
+        max_keypoints: of each image.
+        device, precision, weights: of ``SemanticMatcher.from_pretrained``.
+    """
+    from semantic_matcher_core import SemanticMatcher, create_extractor
+    from semantic_matcher_core.extractors.registry import accepted_options
 
     path = Path(method)
-    return SemanticMatcher.from_pretrained(path if path.exists() else method, **options)
+    if full_budget and method.startswith(PLAIN) and not path.exists():
+        name = method.removeprefix(PLAIN)
+        threshold = {"detection_threshold": 0.0} if "detection_threshold" in accepted_options(name) else {}
+        extractor = create_extractor(name, max_keypoints, weights=weights, device=device, **threshold)
+        return SemanticMatcher.from_parts(extractor, device=device, precision=precision, variant=method)
+    return SemanticMatcher.from_pretrained(
+        path if path.exists() else method,
+        device=device,
+        precision=precision,
+        max_keypoints=max_keypoints,
+        weights=weights,
+    )
 
 
 class FeatureMatching:

@@ -18,24 +18,51 @@ from semantic_matcher_core.types import Matches
 
 HOMOGRAPHY_PX = 3.0
 EPIPOLAR_PX = 1.0
+# Detectors that place keypoints on whole pixels lose a good part of their right matches at 1 px.
+LOOSE_EPIPOLAR_PX = 3.0
 # Pairs in hand are rectified to about a pixel.
 ROW_PX = 2.0
 CHAIN_PX = 2.0
 _FEWEST_FOR_EPIPOLAR = 8
 
 
-def pair_figures(matches: Matches) -> dict[str, float]:
-    """Figures of one pair.
+def as_matches(points0: np.ndarray, points1: np.ndarray) -> Matches:
+    """Matches of ``N x 2`` points that came without keypoints; rows are their own indices."""
+    rows = torch.arange(len(points0))
+    ends = [torch.as_tensor(np.asarray(points, np.float32)).view(-1, 2) for points in (points0, points1)]
+    return Matches(torch.stack([rows, rows], dim=1), ends[0], ends[1], torch.ones(len(rows)))
+
+
+def epipolar_figures(matches: Matches) -> dict[str, float]:
+    """Figures of a pair of views of a rigid scene.
 
     Returns:
-        ``matches``; inliers of MAGSAC for a ``homography`` (3 px) and for ``epipolar`` geometry (1 px, Sampson);
-        ``held_out``, see :func:`held_out_share`; ``deformation``, matches that one smooth deformation explains.
+        ``matches``; ``epipolar``, inliers of MAGSAC's epipolar geometry (1 px, Sampson); ``precision@3px``, the share
+        within 3 px of the same geometry; ``held_out``, see :func:`held_out_share`.
     """
+    found = verify(matches, "fundamental", threshold_px=EPIPOLAR_PX)
+    near = 0.0
+    if found.model is not None:
+        points = [k.double().cpu().numpy() for k in _points(matches)]
+        near = float((residuals(found.model.cpu().numpy(), "fundamental", *points) <= LOOSE_EPIPOLAR_PX).mean())
     return {
         "matches": float(len(matches)),
-        "homography": _inliers(verify(matches, "homography", threshold_px=HOMOGRAPHY_PX)),
-        "epipolar": _inliers(verify(matches, "fundamental", threshold_px=EPIPOLAR_PX)),
+        "epipolar": _inliers(found),
+        "precision@3px": near,
         "held_out": held_out_share(matches),
+    }
+
+
+def pair_figures(matches: Matches) -> dict[str, float]:
+    """Figures of one pair: those of :func:`epipolar_figures`, and besides
+
+    Returns:
+        ``homography``, inliers of MAGSAC's homography (3 px); ``deformation``, matches that one smooth deformation
+        explains.
+    """
+    return {
+        **epipolar_figures(matches),
+        "homography": _inliers(verify(matches, "homography", threshold_px=HOMOGRAPHY_PX)),
         "deformation": float(nonrigid_inliers(matches.keypoints0.cpu(), matches.keypoints1.cpu()).sum()),
     }
 
@@ -63,16 +90,17 @@ def rectified_figures(matches: Matches) -> dict[str, float]:
 
     Returns:
         ``matches``; ``on_row``, the share within 2 px of the row; ``correct``, the share that also has a disparity
-        of at least -1 px.
+        of at least -2 px; ``dy``, the median distance from the row in pixels (infinite without matches).
     """
     if len(matches) == 0:
-        return {"matches": 0.0, "on_row": 0.0, "correct": 0.0}
+        return {"matches": 0.0, "on_row": 0.0, "correct": 0.0, "dy": float("inf")}
     dx, dy = (matches.keypoints0 - matches.keypoints1).unbind(-1)
     on_row = dy.abs() <= ROW_PX
     return {
         "matches": float(len(matches)),
         "on_row": float(on_row.float().mean()),
         "correct": float((on_row & (dx >= -ROW_PX)).float().mean()),
+        "dy": float(dy.abs().median()),
     }
 
 
