@@ -90,28 +90,38 @@ class PlanarCorrespondence(_TensorBatch):
 
     def picture_points(self, keypoints: Tensor) -> Tensor:
         """``B x N x 2`` pixels of view 1 as pixels of the picture."""
-        return _projected(self.homography1, self._bent(keypoints))
+        return _projected(self.homography1, self.bent(keypoints))
 
-    def _bent(self, keypoints: Tensor) -> Tensor:
+    def from_picture(self, points: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """``B x N x 2`` pixels of the picture in view 0 and in view 1 (inside it or not), each with whether that is
+        known."""
+        at0 = _projected(torch.linalg.inv(self.homography0), points)
+        at1, converged = self._unbent(_projected(torch.linalg.inv(self.homography1), points))
+        return (at0, torch.ones_like(converged)), (at1, converged)
+
+    def bent(self, keypoints: Tensor) -> Tensor:
+        """Pixels of view 1 where the spline puts them, before the homography."""
         extent = self.extent[:, None, None]
         return keypoints + displacement(self.theta, self.control, keypoints / extent) * extent
 
     def _unbent(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Inverse of :meth:`_bent` by Newton's method, and where it arrived within a hundredth of a pixel."""
+        """Inverse of :meth:`bent` by Newton's method, and where it arrived within a hundredth of a pixel."""
+        if not bool(self.theta.any()):
+            return wanted, torch.ones_like(wanted[..., 0], dtype=torch.bool)
         guess, step = wanted, 0.5
         for _ in range(8):
-            error = wanted - self._bent(guess)
+            error = wanted - self.bent(guess)
             columns = []
             for axis in range(2):
                 offset = wanted.new_zeros(2)
                 offset[axis] = step
-                columns.append((self._bent(guess + offset) - self._bent(guess - offset)) / (2 * step))
+                columns.append((self.bent(guess + offset) - self.bent(guess - offset)) / (2 * step))
             (a, c), (b, d) = columns[0].unbind(-1), columns[1].unbind(-1)
             determinant = a * d - b * c
             determinant = torch.where(determinant.abs() < 1e-3, torch.full_like(determinant, 1e-3), determinant)
             x, y = error.unbind(-1)
             guess = guess + torch.stack([d * x - b * y, a * y - c * x], dim=-1) / determinant[..., None]
-        return guess, (wanted - self._bent(guess)).norm(dim=-1) < 1e-2
+        return guess, (wanted - self.bent(guess)).norm(dim=-1) < 1e-2
 
     def _inside(self, points: Tensor) -> Tensor:
         return ((points >= 0) & (points <= self.size[:, None] - 1)).all(dim=-1)

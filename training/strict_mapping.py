@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
+
+import yaml
 
 from semantic_matcher_core.errors import ConfigError
 
@@ -25,6 +28,51 @@ def from_mapping(kind: type[_Section], content: Any) -> _Section:
         ConfigError: a key is unknown (the message has the nearest known one) or missing, or a value has the wrong type.
     """
     return _section(kind, content, "", kind)
+
+
+def load_dataclass(kind: type[_Section], path: str | Path, overrides: Sequence[str] = ()) -> _Section:
+    """:func:`from_mapping` of a YAML file.
+
+    Args:
+        kind: a dataclass.
+        path: the file.
+        overrides: ``section.key=value``, the value being YAML; later ones win.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown (the message has the nearest known one), a value has the
+            wrong type, or an override is no ``key=value``.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values, got {type(content).__name__}")
+    for override in overrides:
+        _override(content, override)
+    try:
+        return from_mapping(kind, content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _override(content: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text!r} is no key=value, e.g. optimizer.lr=0.0002")
+    *sections, last = key.split(".")
+    place = content
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{key!r}: {section!r} is no section")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {text!r} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _section(kind: type[_Section], content: Any, prefix: str, whole: type) -> _Section:

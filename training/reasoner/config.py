@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from semantic_matcher_core.errors import ConfigError
-from training.strict_mapping import from_mapping
+from training.strict_mapping import from_mapping, load_dataclass
 
 SOURCES = ("scenes", "photos", "rendered")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -228,42 +228,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
         ConfigError: the file cannot be read, a key is unknown (the message has the nearest known one), a value has the
             wrong type, or an override is no ``key=value``.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold keys and values, got {type(content).__name__}")
-    for override in overrides:
-        _override(content, override)
-    try:
-        return config_from_mapping(content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return load_dataclass(ExperimentConfig, path, overrides)
 
 
 def config_from_mapping(content: Mapping[str, Any]) -> ExperimentConfig:
     """An experiment from nested plain containers; errors as :func:`load_config`."""
     return from_mapping(ExperimentConfig, content)
-
-
-def _override(content: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"{text!r} is no key=value, e.g. optimizer.lr=0.0002")
-    *sections, last = key.split(".")
-    place = content
-    for section in sections:
-        inner = place.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{key!r}: {section!r} is no section")
-        place = inner
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {text!r} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _one_of(key: str, value: str, known: Sequence[str]) -> None:

@@ -1,0 +1,171 @@
+"""The bundled extractor: one pyramid of 3 x 3 convolutions, a score for every pixel and a descriptor for every fourth.
+
+Trained by this project (``training.compact``; the model card lies beside the weights). The layout, strides 2 to 32
+summed at a quarter of the size, is that of feature pyramids (Lin et al., CVPR 2017, arXiv 1612.03144); the step to half
+size by rearranging pixels and the small widths are in the spirit of XFeat (Potje et al., CVPR 2024).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.dkd import detect_keypoints
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
+from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
+from semantic_matcher_core.extractors.selection import zero_padding
+from semantic_matcher_core.layers import conv_stack, standardised
+from semantic_matcher_core.types import Features
+
+_STRIDE = 32
+_DESCRIPTOR_STRIDE = 4
+WIDTHS = (32, 64, 96, 128, 160)
+DESCRIPTOR_DIM = 128
+
+
+class CompactNetwork(nn.Module):
+    """Images to a map of descriptors and a map of scores.
+
+    Args:
+        widths: channels at strides 2, 4, 8, 16 and 32.
+        descriptor_dim: of the descriptors.
+        batch_norm: with batch normalisation, for training; see
+            :func:`~semantic_matcher_core.layers.folded`.
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...] = WIDTHS, descriptor_dim: int = DESCRIPTOR_DIM, *, batch_norm: bool = False
+    ) -> None:
+        super().__init__()
+        c2, c4, c8, c16, c32 = widths
+
+        def convs(*channels: int, stride: int = 2) -> nn.Sequential:
+            return conv_stack(*channels, stride=stride, batch_norm=batch_norm)
+
+        self.stride2 = convs(12, c2, c2, stride=1)
+        self.stride4 = convs(c2, c4, c4)
+        self.stride8 = convs(c4, c8, c8, c8)
+        self.stride16 = convs(c8, c16, c16, c16)
+        self.stride32 = convs(c16, c32, c32, c32)
+        self.from8, self.from16, self.from32 = (nn.Conv2d(c, c4, 1) for c in (c8, c16, c32))
+        self.fused = convs(c4, c4, stride=1)
+        self.descriptor = nn.Conv2d(c4, descriptor_dim, 1)
+        self.to2 = nn.Conv2d(c4, c2, 1)
+        self.score = nn.Sequential(*convs(c2, c2, stride=1), nn.Conv2d(c2, 4, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Args:
+            images: ``B x 3 x H x W``, zero mean and unit variance, H and W multiples of 32.
+
+        Returns:
+            ``B x D x H/4 x W/4`` descriptors, not normalised, cell (0, 0) centred on pixel (1.5, 1.5), and
+            ``B x 1 x H x W`` logits of the score.
+        """
+        half = self.stride2(F.pixel_unshuffle(images, 2))
+        quarter = self.stride4(half)
+        eighth = self.stride8(quarter)
+        sixteenth = self.stride16(eighth)
+        coarse = self.from16(sixteenth) + _doubled(self.from32(self.stride32(sixteenth)))
+        coarse = self.from8(eighth) + _doubled(coarse)
+        fused = self.fused(quarter + _doubled(coarse))
+        score = self.score(F.relu(half + _doubled(self.to2(fused))))
+        return self.descriptor(fused), F.pixel_shuffle(score, 2)
+
+
+class Compact(Extractor):
+    """Sub-pixel keypoints with 128-dimensional descriptors, by the weights that come with this package.
+
+    Convention:
+        - Any size goes in: the image is padded at the right and bottom by repeating its border, to multiples of 32.
+        - A keypoint is a maximum of the score map above ``detection_threshold``, refined by the soft argmax of its
+          5 x 5 window (as in ALIKE). None lies in the outer two rows and columns.
+
+    Args:
+        max_keypoints: keep at most this many keypoints of each image.
+        detection_threshold: of the score map, in [0, 1).
+        nms_radius: radius in pixels of non-maximum suppression, and of the window of the sub-pixel refinement.
+        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
+        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+    """
+
+    name = "compact"
+    descriptor_dim = DESCRIPTOR_DIM
+    dense_step = _STRIDE
+
+    def __init__(
+        self,
+        max_keypoints: int = 2048,
+        *,
+        detection_threshold: float = 0.0,
+        nms_radius: int = 2,
+        max_side: int | None = 2048,
+        fixed_size: bool = False,
+    ) -> None:
+        super().__init__(max_keypoints)
+        self.detection_threshold = check_detection_threshold(detection_threshold)
+        self.nms_radius = check_nms_radius(nms_radius, least=1)
+        self.max_side = check_max_side(max_side)
+        self.fixed_size = fixed_size
+        self.net = CompactNetwork().to(memory_format=torch.channels_last)
+        self.eval()
+
+    @staticmethod
+    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights as stored, half precision and named as in the network, as this module's state dict."""
+        return {name if name.startswith("net.") else f"net.{name}": tensor.float() for name, tensor in state.items()}
+
+    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
+        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
+        given = (images.shape[-2], images.shape[-1])
+        images, masks = fit_long_side(images, masks, self.max_side)
+        height, width = images.shape[-2:]
+        padded = F.pad(standardised(images), (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
+        descriptor_map, logits = self.dense(padded)
+        # The network may run in half precision; a position or a rank may not.
+        with torch.autocast(images.device.type, enabled=False):
+            radius = self.nms_radius
+            detected = detect_keypoints(
+                logits.float().sigmoid()[:, 0, :height, :width],
+                self.max_keypoints,
+                radius=radius,
+                suppression_radius=radius,
+                threshold=self.detection_threshold,
+                margins=(radius, radius),
+                masks=masks,
+                fixed_size=self.fixed_size,
+            )
+            descriptors = sample_descriptors(descriptor_map.float(), detected.keypoints)
+            keypoints = keypoints_at_size(detected.keypoints, (height, width), given)
+            return Features(
+                keypoints=zero_padding(keypoints, detected.valid),
+                scores=detected.scores,
+                descriptors=zero_padding(descriptors, detected.valid),
+                image_size=given,
+                valid=detected.valid,
+            )
+
+    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Descriptor map at a quarter of the size, and logits of the score at full size."""
+        return self.net(images.contiguous(memory_format=torch.channels_last))
+
+
+def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor) -> Tensor:
+    """L2-normalised descriptors at keypoints, bilinear between cells; beyond the outermost centres the border counts.
+
+    Args:
+        descriptor_map: ``B x D x H/4 x W/4`` float32, cell (i, j) centred on pixel (4 j + 1.5, 4 i + 1.5).
+        keypoints: ``B x N x 2`` (x, y) pixels.
+
+    Returns:
+        ``B x N x D``.
+    """
+    size = torch.tensor(descriptor_map.shape[:1:-1], device=keypoints.device) * _DESCRIPTOR_STRIDE
+    grid = (2 * keypoints + 1) / size - 1
+    sampled = F.grid_sample(descriptor_map, grid[:, None], padding_mode="border", align_corners=False)
+    return F.normalize(sampled[:, :, 0].transpose(1, 2), dim=-1)
+
+
+def _doubled(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,0 +1,46 @@
+"""Layers that the bundled networks share."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+_Network = TypeVar("_Network", bound=nn.Module)
+
+
+def conv_stack(*channels: int, stride: int = 2, batch_norm: bool = False) -> nn.Sequential:
+    """3 x 3 convolutions, each with ReLU, the first with a stride.
+
+    Args:
+        channels: of the input, and of each convolution's output.
+        stride: of the first.
+        batch_norm: between convolution and ReLU, for training; see :func:`folded`.
+    """
+    steps = []
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
+        norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
+        conv = nn.Conv2d(inputs, outputs, 3, 1 if i else stride, 1, bias=not batch_norm)
+        steps.append(nn.Sequential(conv, *norm, nn.ReLU(inplace=True)))
+    return nn.Sequential(*steps)
+
+
+def folded(network: _Network) -> _Network:
+    """A copy in evaluation mode whose convolutions have taken in the batch normalisation after them."""
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    network = copy.deepcopy(network).eval()
+    for module in list(network.modules()):
+        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
+            module[0] = fuse_conv_bn_eval(module[0], module[1])
+            del module[1]
+    return network
+
+
+def standardised(images: Tensor) -> Tensor:
+    """``B x 3 x H x W`` with zero mean and unit variance in each image: exposure and contrast drop out."""
+    deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
+    return (images - mean) / (deviation + 1e-3)

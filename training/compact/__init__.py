@@ -1,0 +1,1 @@
+"""Training the bundled variant ``compact``: extractor, context encoder and reasoner, from photographs alone."""

@@ -1,0 +1,158 @@
+"""What a training of the bundled variant is: dataclasses, read from YAML; unknown keys are errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from semantic_matcher_core.errors import ConfigError
+from training.strict_mapping import load_dataclass
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures, and how views of them differ.
+
+    Attributes:
+        root: folder of photographs.
+        holdout: every so many-th of them, by name, is kept for validation and never trained on.
+        picture_side: pictures are made smaller so that their short side is at most this, in pixels.
+        view_size: side of the square views, in pixels; a multiple of 32.
+        difficulty, bend_probability: see ``training.data.warped.WarpConfig``.
+        turn_probability: share of pairs whose second view is also turned by any angle.
+        validation_pairs: fixed pairs of the held-out pictures, half of them turned by any angle.
+    """
+
+    root: str
+    holdout: int = 20
+    picture_side: int = 288
+    view_size: int = 256
+    difficulty: float = 0.5
+    bend_probability: float = 0.3
+    turn_probability: float = 0.4
+    validation_pairs: int = 60
+
+    def __post_init__(self) -> None:
+        if self.view_size < 32 or self.view_size % 32:
+            raise ConfigError(f"data.view_size must be a multiple of 32 from 32 up, got {self.view_size}")
+        if self.holdout < 2:
+            raise ConfigError(f"data.holdout must be 2 or more, got {self.holdout}")
+        if self.validation_pairs < 2:
+            raise ConfigError(f"data.validation_pairs must be 2 or more, got {self.validation_pairs}")
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Whose keypoints and descriptors are distilled.
+
+    Attributes:
+        extractor: of the registry.
+        keypoints: of each picture, at most.
+        weights: folder or file of its weights, or ``None`` for the usual places.
+    """
+
+    extractor: str = "aliked-n32"
+    keypoints: int = 1000
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class ExtractorConfig:
+    """Training of the extractor.
+
+    Attributes:
+        steps, batch: optimisation steps, and pairs in each.
+        lr, weight_decay: of AdamW; the rate rises over the first twentieth and falls along a cosine to nothing.
+        points: correspondences of each pair that descriptors are compared at.
+        temperature: of the dual softmax between the two views.
+        distillation: weight of the distance to the teacher's descriptors; 0 for none.
+        detection: weight of the loss of the scores.
+    """
+
+    steps: int = 6000
+    batch: int = 6
+    lr: float = 2e-3
+    weight_decay: float = 1e-4
+    points: int = 512
+    temperature: float = 0.05
+    distillation: float = 1.0
+    detection: float = 1.0
+
+
+@dataclass(frozen=True)
+class ReasonerStageConfig:
+    """Joint training of context encoder and reasoner on the frozen extractor's features.
+
+    Attributes:
+        steps, batch, lr, weight_decay: as for the extractor.
+        keypoints: of each view, at most.
+        features_dim, n_attention_layers, num_heads, semantic_conditioning: see ``ReasonerConfig``.
+        long_side: at which the context encoder sees an image, in use.
+    """
+
+    steps: int = 3000
+    batch: int = 6
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    keypoints: int = 512
+    features_dim: int = 128
+    n_attention_layers: int = 4
+    num_heads: int = 4
+    semantic_conditioning: bool = True
+    long_side: int = 448
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """A whole training.
+
+    Attributes:
+        name: names the run's folder.
+        folder: where runs are kept.
+        seed: with the step it decides everything random.
+        precision: ``bf16`` or ``fp32``: what the networks compute in.
+        threads: of the main process; ``None`` for torch's choice.
+        workers: processes that prepare views; 0 for none.
+        save_every, validate_every: steps.
+    """
+
+    data: DataConfig
+    name: str = "compact"
+    folder: str = "runs"
+    seed: int = 0
+    precision: str = "bf16"
+    threads: int | None = None
+    workers: int = 1
+    save_every: int = 250
+    validate_every: int = 500
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    extractor: ExtractorConfig = field(default_factory=ExtractorConfig)
+    reasoner: ReasonerStageConfig = field(default_factory=ReasonerStageConfig)
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bf16", "fp32"):
+            raise ConfigError(f"precision must be bf16 or fp32, got {self.precision!r}")
+
+    @property
+    def run_folder(self) -> Path:
+        """Everything a run writes lies below it."""
+        return Path(self.folder) / self.name
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As plain containers, for files."""
+        return asdict(self)
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> CompactConfig:
+    """A configuration from a YAML file.
+
+    Args:
+        path: the file.
+        overrides: ``section.key=value`` each, value as in YAML.
+
+    Raises:
+        ConfigError: unreadable, an unknown key, or a value of the wrong type or out of range.
+    """
+    return load_dataclass(CompactConfig, path, overrides)

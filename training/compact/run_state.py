@@ -1,0 +1,69 @@
+"""Checkpoints of a stage, from which it goes on exactly, and its log of figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from semantic_matcher_core.errors import CheckpointError
+from semantic_matcher_core.io.atomic import atomic_output
+
+
+class StageFolder:
+    """The files of one stage: ``checkpoint.pt``, ``figures.jsonl`` and, at its end, ``final.safetensors``.
+
+    Args:
+        folder: made where it is not there.
+        settings: what decides the result; a checkpoint of other settings is refused.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.settings = json.loads(json.dumps(settings))
+
+    @property
+    def final(self) -> Path:
+        """Weights of the finished stage."""
+        return self.folder / "final.safetensors"
+
+    def save(self, step: int, seconds: float, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write the checkpoint, whole or not at all."""
+        content = {
+            "step": step,
+            "seconds": seconds,
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "settings": json.dumps(self.settings),
+        }
+        with atomic_output(self.folder / "checkpoint.pt") as temporary:
+            torch.save(content, temporary)
+
+    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+        """Steps done and seconds spent so far; (0, 0) where there is no checkpoint.
+
+        Raises:
+            CheckpointError: it is of other settings.
+        """
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return 0, 0.0
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        before = json.loads(content["settings"])
+        if before != self.settings:
+            keys = sorted(k for k in before.keys() | self.settings.keys() if before.get(k) != self.settings.get(k))
+            raise CheckpointError(
+                f"{path} was trained with other settings ({', '.join(keys)}); give the run another name, or remove it"
+            )
+        network.load_state_dict(content["network"])
+        optimizer.load_state_dict(content["optimizer"])
+        return content["step"], content["seconds"]
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Append a line of figures."""
+        with open(self.folder / "figures.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
