@@ -31,6 +31,7 @@ OWN = {
         *(f"{side}_{topic}_topic" for side in ("left", "right") for topic in ("image", "camera_info")), *CALIBRATED
     },
     "reference": {"image_topic", "cameras", "reference_images", "geometry"},
+    "template_tracker": {"image_topic", "template_image"},
 }  # fmt: skip
 
 _LAUNCHER = """

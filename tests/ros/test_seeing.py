@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ros
 PACKAGE = Path(__file__).resolve().parents[2] / "ros_ws" / "src" / "semantic_matcher"
 NAME = "/temporal_matcher"
 STAMPS = itertools.count(1_700_000_000_000_000_000, 40_000_000)
-NODES = ("temporal_matcher", "stereo_matcher", "reference_matcher")
+NODES = ("temporal_matcher", "stereo_matcher", "reference_matcher", "template_tracker")
 PLOTTED = r'\{name=="(.+?)"\}\.values\[:\]\{key=="(.+?)"\}\.value$'
 ANNOTATIONS = "foxglove_msgs/msg/ImageAnnotations"
 
@@ -203,7 +203,11 @@ def test_annotations_agree_with_the_messages(
 
 def rviz_topics() -> dict[str, str]:
     """Topic -> message type that its display takes."""
-    types = {"Image": "sensor_msgs/msg/Image", "PointCloud2": "sensor_msgs/msg/PointCloud2"}
+    types = {
+        "Image": "sensor_msgs/msg/Image",
+        "Marker": "visualization_msgs/msg/Marker",
+        "PointCloud2": "sensor_msgs/msg/PointCloud2",
+    }
     text = (PACKAGE / "rviz" / "semantic_matcher.rviz").read_text()
     displays = yaml.safe_load(text)["Visualization Manager"]["Displays"]
     return {

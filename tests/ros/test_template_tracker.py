@@ -110,6 +110,8 @@ def test_a_sheet_is_followed(client: Client, log: Path, sheet: np.ndarray, templ
         assert not hidden.tracked and hidden.confidence == hidden.inliers == hidden.rows == len(hidden.xy) == 0
         gone = wait_until(lambda: of_stamp(markers, stamp_of(hidden.header)), "the marker's end")
         assert gone.action == Marker.DELETE and not gone.points
+        shown = diagnostics.wait_for(NAME, lambda s: s.values.get("tracked") == "False", "loss").values
+        assert float(shown["confidence"]) == 0
         assert answered(camera, render(sheet, known_bend(SIZE, 10.0, 1)), tracks).tracked
 
         # Parameters that change at run time.

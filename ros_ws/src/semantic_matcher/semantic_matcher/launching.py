@@ -33,7 +33,7 @@ _PARAMETERS = (
     "image_transport",
     "autostart",
 )
-_RVIZ_TOPICS = ("debug_image", "points")
+_RVIZ_TOPICS = ("debug_image", "points", "grid_marker")
 _LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 _BOOLEANS = {"true": True, "false": False}
 

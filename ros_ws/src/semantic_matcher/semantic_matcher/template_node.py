@@ -18,7 +18,7 @@ from semantic_matcher.messages import jpeg_message, rgb_image_message, stamp_ns
 from semantic_matcher.output import Output
 from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
 from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
-from semantic_matcher.track_messages import grid_marker, track_message
+from semantic_matcher.track_messages import confidence_of, grid_marker, track_message
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.io.video import VideoFrame
@@ -33,6 +33,8 @@ from semantic_matcher_core.streams import Frame, MatchedPair
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from semantic_matcher_core.registration.pair import Agreement
 
 _TYPES = {"track": TemplateTrack, "grid_marker": Marker, "rectified": Image, "rectified/compressed": CompressedImage}
 
@@ -70,6 +72,7 @@ class TemplateTrackerNode(MatcherNode):
         if self._picture is not None:
             self._set_template(*self._picture)
         self._show()
+        self._show_track(None)
 
     def end(self) -> None:
         self._tracker = self._model = None
@@ -111,11 +114,10 @@ class TemplateTrackerNode(MatcherNode):
         outputs["grid_marker"].publish(
             lambda: grid_marker(result, header, settings.grid_columns, settings.marker_scale)
         )
-        self.statistics.set("tracked", result.fit is not None)
+        self._show_track(result.agreement)
         if result.agreement is None:
             return
         warped = result.agreement.warped
-        self.statistics.set("confidence", f"{result.agreement.correlation:.2f}")
         if settings.publish_rectified:
             outputs["rectified"].publish(lambda: rgb_image_message(warped, header))
             outputs["rectified/compressed"].publish(lambda: jpeg_message(warped, header, settings.debug_jpeg_quality))
@@ -136,6 +138,10 @@ class TemplateTrackerNode(MatcherNode):
         template = Template.from_image(matcher, image, mask=mask, config=config)
         self._tracker = TemplateTracker(matcher, template, config)
         self._header = header
+
+    def _show_track(self, agreement: Agreement | None) -> None:
+        self.statistics.set("tracked", agreement is not None)
+        self.statistics.set("confidence", f"{confidence_of(agreement):.2f}")
 
     def _show(self) -> None:
         missing = f"no template yet: set template_image, or call {self._service.topic}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from std_msgs.msg import Header
 
     from semantic_matcher_core.registration import FrameRegistration
+    from semantic_matcher_core.registration.pair import Agreement
 
 _LINE_WIDTH_PX = 1.5
 _KNOWN, _EXTRAPOLATED = ColorRGBA(r=0.25, g=0.88, b=0.5, a=1.0), ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.5)
@@ -41,9 +42,8 @@ def track_message(result: FrameRegistration, name: str, header: Header, columns:
     if result.fit is None or result.agreement is None:
         return message
     grid, known = _grid(result, columns)
-    correlation = result.agreement.correlation
     message.tracked = True
-    message.confidence = float(np.clip(correlation, 0.0, 1.0)) if np.isfinite(correlation) else 0.0
+    message.confidence = confidence_of(result.agreement)
     message.inliers = result.fit.inliers
     message.residual_px = result.fit.residual_px
     message.error = result.agreement.error if np.isfinite(result.agreement.error) else 0.0
@@ -52,6 +52,13 @@ def track_message(result: FrameRegistration, name: str, header: Header, columns:
     message.xy = flat_array(grid, "f")
     message.known = flat_array(known, "B")
     return message
+
+
+def confidence_of(agreement: Agreement | None) -> float:
+    """The correlation of template and rectified image, from 0 to 1; 0 where the template was not found."""
+    if agreement is None or not np.isfinite(agreement.correlation):
+        return 0.0
+    return float(np.clip(agreement.correlation, 0.0, 1.0))
 
 
 def grid_marker(result: FrameRegistration, header: Header, columns: int, metres_per_pixel: float) -> Marker:
