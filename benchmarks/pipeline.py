@@ -117,7 +117,7 @@ def stage_candidates(
         indices = reference.reference_match(t0, t1, s0, s1)
         return torch.cat([k0[indices[:, 0]], k1[indices[:, 1]]], dim=1)
 
-    with matcher._autocast():
+    with torch.no_grad():
         features = [extractor(batch) for batch in batches]
         resized, scale = resize(batches[0])
         feature_map = encoder(resized).float()
@@ -127,7 +127,7 @@ def stage_candidates(
 
     def in_precision(call: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
-            with matcher._autocast():
+            with torch.no_grad():
                 return call()
 
         return run

@@ -14,6 +14,7 @@ from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.matching import MatcherConfig, match_features
+from semantic_matcher_core.precision import has_narrow_weights, narrowed
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder, sample_at_keypoints
 from semantic_matcher_core.semantics.resize import check_registration
@@ -95,6 +96,8 @@ class SemanticMatcher(nn.Module):
             semantic_encoder, reasoner: both or neither; their dimensions must fit.
             device: where to run, see :func:`~semantic_matcher_core.device.resolve_device`.
             precision: ``fp32``, ``bf16`` or ``fp16`` (GPU only): what the networks compute in; results stay float32.
+                DINOv2 and the reasoner are copied with weights of that type; an extractor whose keypoints would move
+                (XFeat's) stays float32.
             options: ``matching`` (:class:`~semantic_matcher_core.matching.MatcherConfig`), ``semantic_size`` (long
                 side in pixels at which the semantic encoder sees the image), ``registration``
                 (``"exact"`` or ``"published"``, see ``semantics.sampling``), ``variant`` (a name for logs).
@@ -104,13 +107,17 @@ class SemanticMatcher(nn.Module):
             DeviceError: device or precision are not available here.
         """
         resolved = resolve_device(device)
-        resolve_precision(precision, resolved)
+        dtype = resolve_precision(precision, resolved)
+        if semantic_encoder is not None and has_narrow_weights(semantic_encoder):
+            semantic_encoder = narrowed(semantic_encoder, dtype)
+        if reasoner is not None:
+            reasoner = narrowed(reasoner, dtype)
         return cls(extractor, semantic_encoder, reasoner, precision=precision, **options).to(resolved)
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path = "xfeat",
+        name_or_path: str | Path = "compact",
         *,
         device: str | torch.device = "auto",
         precision: str = "fp32",
@@ -166,9 +173,9 @@ class SemanticMatcher(nn.Module):
         """
         images = as_image_batch(image, self.device)
         masks = None if mask is None else as_mask_batch(mask, images)
-        with self._autocast():
+        with self._autocast(self.extractor):
             features = self.extractor(images, masks)
-            return features if self.reasoner is None else self._reason(images, features, self.reasoner)
+        return features if self.reasoner is None else self._reason(images, features, self.reasoner)
 
     @torch.inference_mode()
     def match(self, features0: Features, features1: Features) -> Matches:
@@ -202,8 +209,10 @@ class SemanticMatcher(nn.Module):
         config, encoder = self.reasoner.config, self.semantic_encoder
         size = config.fix_dino_size if config.fix_dino_size > 0 else self.semantic_size
         resized, scale = resize_for_encoder(images, size, encoder.patch_size, registration=self.registration)
+        with self._autocast(encoder):
+            feature_map = encoder(resized)
         return sample_at_keypoints(
-            encoder(resized).float(),
+            feature_map.float(),
             features.keypoints,
             features.image_size,
             patch_size=encoder.patch_size,
@@ -221,6 +230,10 @@ class SemanticMatcher(nn.Module):
             semantic=None if semantic_out is None else nn.functional.normalize(semantic_out.float(), dim=-1),
         )
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self, part: nn.Module) -> torch.autocast:
+        """For parts whose weights are float32 at every precision, and which do not want to run in float32."""
         dtype = resolve_precision(self.precision, self.device)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
+        wanted = (
+            dtype is not torch.float32 and not has_narrow_weights(part) and not getattr(part, "full_precision", False)
+        )
+        return torch.autocast(self.device.type, dtype=dtype, enabled=wanted)

@@ -40,6 +40,8 @@ class Extractor(nn.Module, ABC):
     # What `dense` takes: its channels, and a number that both sides are multiples of; 0 where there is no `dense`.
     dense_channels: int = 3
     dense_step: int = 0
+    # Runs in float32 at every precision: narrow types would move its keypoints for little time.
+    full_precision: bool = False
 
     def __init__(self, max_keypoints: int = 2048) -> None:
         super().__init__()

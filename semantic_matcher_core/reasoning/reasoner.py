@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import ShapeError
+from semantic_matcher_core.precision import to_stream, to_weight
 from semantic_matcher_core.reasoning.config import ReasonerConfig
 
 
@@ -24,6 +25,8 @@ class Reasoner(nn.Module):
     Args:
         config: dimensions and options.
     """
+
+    narrow_weights = "all"
 
     def __init__(self, config: ReasonerConfig) -> None:
         super().__init__()
@@ -84,8 +87,8 @@ class Reasoner(nn.Module):
         self._check(descriptors, semantic, valid)
         if semantic_branch is None:
             semantic_branch = self.config.semantic_conditioning
-        asked_by_meaning = self.dino_reprojection(semantic)
-        asked_by_texture = self.extractor_reprojection(descriptors)
+        asked_by_meaning = self.dino_reprojection(to_weight(semantic, self.dino_reprojection.weight))
+        asked_by_texture = self.extractor_reprojection(to_weight(descriptors, self.extractor_reprojection.weight))
         padding = attended = None
         if valid is not None:
             padding = ~valid[..., None]
@@ -140,12 +143,16 @@ class _Block(nn.Module):
         )
 
     def forward(self, query: Tensor, x: Tensor, attended: Tensor | None) -> Tensor:
-        message = self.fc(self.attention(query, x, attended))
-        return x + self.mlp(torch.cat((message, x), dim=-1))
+        narrow = to_weight(x, self.fc.weight)
+        message = self.fc(self.attention(query, narrow, attended))
+        # With narrow weights x is float32 from the first block on: what the blocks add up keeps its digits.
+        return to_stream(x, self.fc.weight) + self.mlp(torch.cat((message, narrow), dim=-1))
 
 
 class _Attention(nn.Module):
     """Multi-head attention with the parameter layout of ``torch.nn.MultiheadAttention``, without its weights output."""
+
+    narrow_weights = "own"
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import ShapeError, UnknownNameError
+from semantic_matcher_core.precision import to_weight
 from semantic_matcher_core.semantics.encoder import SemanticEncoder
 
 
@@ -52,6 +53,8 @@ class DinoV2(SemanticEncoder):
     Raises:
         UnknownNameError: any other name.
     """
+
+    narrow_weights = "all"
 
     def __init__(self, name: str = "dinov2_vits14") -> None:
         super().__init__()
@@ -155,7 +158,7 @@ class _PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, kernel_size=_PATCH, stride=_PATCH)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)
+        return self.proj(to_weight(images, self.proj.weight)).flatten(2).transpose(1, 2)
 
 
 class _Block(nn.Module):
@@ -182,7 +185,7 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # B x N x 3C -> 3 x B x heads x N x C/heads
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(to_weight(x, self.qkv.weight)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -202,7 +205,7 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(to_weight(x, self.fc1.weight))))
 
 
 class _SwiGlu(nn.Module):
@@ -215,5 +218,5 @@ class _SwiGlu(nn.Module):
         self.w3 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.w12(x).chunk(2, dim=-1)
+        gate, value = self.w12(to_weight(x, self.w12.weight)).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * value)

@@ -1,0 +1,58 @@
+"""Networks whose large weights are bfloat16 or float16, cast once.
+
+Only the weights of matrix products and convolutions become narrow, and with them what goes into those products. What
+runs through the residual connections, norms, positions and the output stay float32: a sum of many layers keeps its
+last digits, and the casts of autocast, of every weight in every call, do not exist.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def narrowed(module: Network, dtype: torch.dtype) -> Network:
+    """A copy of a network with narrow weights; the original is untouched, and what stays float32 is shared with it.
+
+    Args:
+        module: names, as ``narrow_weights``, the parameters that may become narrow (see :func:`has_narrow_weights`).
+        dtype: of those parameters; with float32 the module itself is returned.
+    """
+    if dtype is torch.float32:
+        return module
+    narrow = {
+        id(parameter)
+        for child in module.modules()
+        for parameter in child.parameters(recurse=False)
+        if isinstance(child, (nn.Linear, nn.Conv2d)) or getattr(child, "narrow_weights", None) == "own"
+    }
+    # What a deep copy finds in its memo it takes as it is: no weight is copied before it is cast.
+    memo = {
+        id(p): nn.Parameter(p.detach().to(dtype), requires_grad=p.requires_grad) if id(p) in narrow else p
+        for p in module.parameters()
+    }
+    return copy.deepcopy(module, memo)
+
+
+def has_narrow_weights(module: nn.Module) -> bool:
+    """Whether a network's forward pass casts what goes into its products to the type of their weights.
+
+    Such a class says ``narrow_weights = "all"``; a submodule with product weights that are no ``nn.Linear`` or
+    ``nn.Conv2d`` says ``narrow_weights = "own"``. Other networks run under autocast.
+    """
+    return getattr(module, "narrow_weights", None) == "all"
+
+
+def to_weight(x: Tensor, weight: Tensor) -> Tensor:
+    """``x`` in the type of a narrow weight. Beside a float32 weight it stays as it is: under autocast, narrow."""
+    return x if weight.dtype is torch.float32 else x.to(weight.dtype)
+
+
+def to_stream(x: Tensor, weight: Tensor) -> Tensor:
+    """``x`` in float32 where the network's weights are narrow; else as it is."""
+    return x if weight.dtype is torch.float32 else x.float()
