@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 DEPTH_AGREEMENT_M = 0.2
+# Published; it moves a point at 1 m by a hundred-thousandth of its pixel coordinate.
+PROJECTION_EPSILON = 1e-5
 
 
 class Warped(NamedTuple):
@@ -44,6 +46,7 @@ def warp_keypoints(
     intrinsics0: Tensor,
     intrinsics1: Tensor,
     size: tuple[int, int] | None = None,
+    views1: Tensor | None = None,
 ) -> Warped:
     """Keypoints of view 0 as view 1 sees them. One view 0 (a batch of one) may meet many views 1.
 
@@ -54,6 +57,7 @@ def warp_keypoints(
         intrinsics0, intrinsics1: ``B x 3 x 3``.
         size: ``(height, width)`` of the images, where the depth maps are smaller: they are read as if enlarged to it by
             nearest neighbour. ``None``: the depth maps have the images' size.
+        views1: ``B`` which maps of ``depth1`` are meant, where it holds others too; ``None`` for all in turn.
     """
     height, width = size or (depth1.shape[-2], depth1.shape[-1])
     metres = _depth_at(depth0, (keypoints - 0.5).round().long().clamp(min=0), height, width)
@@ -61,10 +65,9 @@ def warp_keypoints(
     in_camera0 = torch.linalg.inv(intrinsics0) @ homogeneous.transpose(1, 2)
     in_camera1 = transform[:, :3, :3] @ in_camera0 + transform[:, :3, 3:4]
     projected = (intrinsics1 @ in_camera1).transpose(1, 2)
-    # The published epsilon; it moves a point at 1 m by a hundred-thousandth of its pixel coordinate.
-    warped = projected[..., :2] / (projected[..., 2:] + 1e-5)
+    warped = projected[..., :2] / (projected[..., 2:] + PROJECTION_EPSILON)
 
-    seen = _depth_at(depth1, _whole(warped), height, width)
+    seen = _depth_at(depth1, _whole(warped), height, width, views1)
     x, y = warped.unbind(-1)
     inside = (x > 0) & (x < width) & (y > 0) & (y < height)
     agrees = (in_camera1[:, 2] - seen).abs() < DEPTH_AGREEMENT_M
@@ -79,6 +82,7 @@ def covisibility(
     intrinsics1: Tensor,
     *,
     size: tuple[int, int] | None = None,
+    views1: Tensor | None = None,
     grid: int = 32,
 ) -> Tensor:
     """``B`` shares of a ``grid x grid`` lattice over view 0 that view 1 sees; arguments as :func:`warp_keypoints`."""
@@ -88,7 +92,7 @@ def covisibility(
         torch.linspace(0, height - 1, grid, **options), torch.linspace(0, width - 1, grid, **options), indexing="ij"
     )
     lattice = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(depth0.shape[0], -1, -1)
-    warped = warp_keypoints(lattice, depth0, depth1, transform, intrinsics0, intrinsics1, size)
+    warped = warp_keypoints(lattice, depth0, depth1, transform, intrinsics0, intrinsics1, size, views1)
     return warped.valid.double().mean(dim=1)
 
 
@@ -97,10 +101,17 @@ def _whole(keypoints: Tensor) -> Tensor:
     return torch.nan_to_num(keypoints.round(), nan=-1.0).clamp(-1.0, 2.0**20).long()
 
 
-def _depth_at(depth: Tensor, pixels: Tensor, height: int, width: int) -> Tensor:
+def _depth_at(depth: Tensor, pixels: Tensor, height: int, width: int, views: Tensor | None = None) -> Tensor:
     """``B x N`` depth at whole pixels of a ``height x width`` image; 0 outside, in row 0 and in column 0."""
     rows, columns = depth.shape[-2:]
     x, y = pixels.unbind(-1)
     measured = (x > 0) & (x < width) & (y > 0) & (y < height)
-    x, y = x.clamp(0, width - 1) * columns // width, y.clamp(0, height - 1) * rows // height
-    return depth.flatten(1).gather(1, y * columns + x).masked_fill(~measured, 0)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    if (rows, columns) != (height, width):
+        x, y = x * columns // width, y * rows // height
+    at = y * columns + x
+    if views is None:
+        found = depth.flatten(1).gather(1, at)
+    else:
+        found = depth.take(at + (views * (rows * columns))[:, None])
+    return found.masked_fill(~measured, 0)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.reasoning import load_reasoner
 from training.projection import warp_keypoints
+from training.reasoner import blocks
 from training.reasoner.loss import WEIGHT, dual_softmax_loss
 from training.reasoner.supervision import Positives, true_matches
 
@@ -89,6 +90,72 @@ def test_it_is_the_textbook_formula() -> None:
         assert losses[layer].item() == pytest.approx(expected, rel=1e-5)
 
 
+def straightforward_loss(
+    layers0: Any, layers1: Any, positives: Positives, valid0: Tensor | None = None, valid1: Tensor | None = None
+) -> Tensor:
+    """The formula written down with whole log-softmax matrices, for autograd."""
+    losses = []
+    for (t0, s0), (t1, s1) in zip(layers0, layers1, strict=True):
+        similarity = t0 @ t1.mT if s0 is None else (t0 @ t1.mT) * (s0 @ s1.mT)
+        rows = similarity if valid1 is None else similarity.masked_fill(~valid1[:, None], -torch.inf)
+        columns = similarity if valid0 is None else similarity.masked_fill(~valid0[:, :, None], -torch.inf)
+        both = (F.log_softmax(rows, dim=2) + F.log_softmax(columns, dim=1)) / 2
+        pairs = [-both[b, i, j] for b, i, j in zip(*positives, strict=True)]
+        means = [
+            torch.stack([value for value, b in zip(pairs, positives.pair, strict=True) if b == pair]).mean()
+            for pair in range(len(t0))
+            if (positives.pair == pair).any()
+        ]
+        losses.append(sum(means) / len(t0))
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("semantic", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("elements", [2**18, 50, 9])
+def test_gradients_are_those_of_autograd_whatever_the_blocks(
+    monkeypatch: pytest.MonkeyPatch, semantic: bool, padded: bool, elements: int
+) -> None:
+    """Three layers and pairs, one of them without true matches; a keypoint of view 1 has two matches."""
+    monkeypatch.setattr(blocks, "_CPU_ELEMENTS", elements)
+    generator = torch.Generator().manual_seed(3)
+
+    def layers(count: int) -> list[tuple[Tensor, Tensor | None]]:
+        made = [torch.randn(2, 3, count, 5, generator=generator, dtype=torch.float64) for _ in range(3)]
+        return [(a.requires_grad_(), b.requires_grad_() if semantic else None) for a, b in made]
+
+    layers0, layers1 = layers(7), layers(9)
+    positives = Positives(torch.tensor([0, 0, 0, 2, 2]), torch.tensor([2, 5, 6, 0, 1]), torch.tensor([8, 1, 8, 3, 4]))
+    valid: dict[str, Tensor] = {}
+    if padded:
+        valid = {"valid0": torch.ones(3, 7, dtype=torch.bool), "valid1": torch.ones(3, 9, dtype=torch.bool)}
+        valid["valid0"][0, 3:5] = valid["valid1"][2, 5:] = valid["valid1"][1] = False
+    inputs = [t for layer in (*layers0, *layers1) for t in layer if t is not None]
+    upstream = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    ours = dual_softmax_loss(layers0, layers1, positives, **valid)
+    theirs = straightforward_loss(layers0, layers1, positives, **valid)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad((loss * upstream).sum(), inputs) for loss in (ours, theirs)]
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(dual_softmax_loss(layers0, layers1, positives, **valid), ours)
+
+
+def test_large_similarities_do_not_overflow() -> None:
+    """Unnormalised products of two similarities reach the thousands."""
+    layers0, layers1 = (
+        [(60 * t, 60 * s) for t, s in random_layers(1, count, seed, layers=1) if s is not None]  # type: ignore[misc]
+        for count, seed in ((7, 0), (9, 1))
+    )
+    layers0[0][0].requires_grad_(True)
+    positives = Positives(torch.tensor([0, 0]), torch.tensor([2, 5]), torch.tensor([8, 1]))
+    losses = dual_softmax_loss(layers0, layers1, positives)
+    torch.testing.assert_close(losses, straightforward_loss(layers0, layers1, positives))
+    losses.sum().backward()
+    assert layers0[0][0].grad.isfinite().all()
+
+
 def test_padding_changes_nothing() -> None:
     layers0, layers1 = random_layers(1, 7, 0), random_layers(1, 9, 1)
     positives = Positives(torch.tensor([0, 0]), torch.tensor([2, 5]), torch.tensor([8, 1]))
@@ -119,3 +186,23 @@ def test_true_matches_are_nearest_within_reach_and_not_padding() -> None:
     found = true_matches(warped, valid, keypoints1, torch.tensor([[True, True, True, True, False]]))
     assert [row.tolist() for row in found] == [[0], [0], [1]]
     assert all(len(row) == 0 for row in true_matches(warped, valid, keypoints1[:, :0]))
+
+
+@pytest.mark.parametrize("elements", [2**18, 200, 1])
+def test_true_matches_are_those_of_all_distances(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    monkeypatch.setattr(blocks, "_CPU_ELEMENTS", elements)
+    generator = torch.Generator().manual_seed(0)
+    warped, keypoints1 = (torch.rand(3, count, 2, generator=generator) * 35 for count in (41, 53))
+    warped[0, 3], warped[1, 4] = torch.nan, torch.inf
+    valid0, valid1 = (torch.rand(3, count, generator=generator) < 0.7 for count in (41, 53))
+    valid0[0, 3] = valid0[1, 4] = False
+    found = true_matches(warped, valid0, keypoints1, valid1)
+    expected = []
+    for b in range(3):
+        distance = np.linalg.norm(warped[b, :, None].numpy() - keypoints1[b, None].numpy(), axis=-1)
+        distance = np.where(valid1[b].numpy(), np.nan_to_num(distance, nan=np.inf), np.inf)
+        nearest = distance.argmin(axis=1)
+        near = (distance.min(axis=1) <= 3) & valid0[b].numpy()
+        expected += [(b, i, nearest[i]) for i in np.flatnonzero(near)]
+    assert len(expected) > 30
+    assert list(zip(*(row.tolist() for row in found), strict=True)) == expected

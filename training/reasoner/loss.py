@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from training.reasoner.dual_softmax import DualSoftmax
 from training.reasoner.supervision import Positives
 
 WEIGHT = 0.25
@@ -35,25 +36,13 @@ def dual_softmax_loss(
         valid0, valid1: ``B x N`` bool, false for padding, which is left out of the softmax.
     """
     texture0, texture1 = (torch.stack([texture for texture, _ in layers]) for layers in (layers0, layers1))
-    similarity = texture0 @ texture1.transpose(-1, -2)
+    semantic0 = semantic1 = None
     if layers0[0][1] is not None:
         semantic0, semantic1 = (torch.stack([s for _, s in layers if s is not None]) for layers in (layers0, layers1))
-        similarity = similarity * (semantic0 @ semantic1.transpose(-1, -2))
-    pair, index0, index1 = positives
-    batch = similarity.shape[1]
-    matched = similarity[:, pair, index0, index1]
-    # log-softmax at the true matches needs only the normalisers of their rows and columns.
-    rows = _masked(similarity, valid1, -2)[:, pair, index0].logsumexp(dim=-1)
-    columns = _masked(similarity, valid0, -1).transpose(-1, -2)[:, pair, index1].logsumexp(dim=-1)
-    likelihood = (rows + columns) / 2 - matched
-
-    counts = torch.bincount(pair, minlength=batch)
-    share = 1.0 / counts.clamp(min=1).to(likelihood)
-    # The products with zero keep the graph where there is nothing to learn from.
-    return (likelihood * share[pair]).sum(dim=1) / batch + 0.0 * similarity.flatten(1)[:, :1].sum(dim=1)
-
-
-def _masked(similarity: Tensor, valid: Tensor | None, along: int) -> Tensor:
-    if valid is None:
-        return similarity
-    return similarity.masked_fill(~valid.unsqueeze(along), -torch.inf)
+    batch = texture0.shape[1]
+    counts = torch.bincount(positives.pair, minlength=batch)
+    weight = 1.0 / (counts.clamp(min=1).to(texture0) * batch)[positives.pair]
+    losses: Tensor = DualSoftmax.apply(  # type: ignore[no-untyped-call]
+        texture0, texture1, semantic0, semantic1, positives, weight, valid0, valid1
+    )
+    return losses

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from training.reasoner.blocks import block_shape
+
 CORRECT_PX = 3.0
 
 
@@ -45,9 +47,23 @@ def true_matches(
     if keypoints1.shape[1] == 0 or warped0.shape[1] == 0:
         nothing = torch.empty(0, dtype=torch.long, device=warped0.device)
         return Positives(nothing, nothing, nothing)
-    distance = torch.cdist(keypoints1, torch.nan_to_num(warped0), compute_mode="donot_use_mm_for_euclid_dist")
-    if valid1 is not None:
-        distance = distance.masked_fill(~valid1[..., None], torch.inf)
-    nearest, index1 = distance.min(dim=1)
-    pair, index0 = ((nearest <= correct_px) & valid0).nonzero(as_tuple=True)
+    # Padding is infinitely far from everything.
+    others = keypoints1 if valid1 is None else keypoints1.masked_fill(~valid1[..., None], torch.inf)
+    parts = [_nearest(some, others) for some in torch.nan_to_num(warped0).split(_rows_at_once(warped0, keypoints1), 1)]
+    distance, index1 = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+    pair, index0 = ((distance <= correct_px) & valid0).nonzero(as_tuple=True)
     return Positives(pair, index0, index1[pair, index0])
+
+
+def _nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """``B x N`` distances to the nearest of ``B x M x 2`` others, and which."""
+    # By coordinates: for two of them faster than torch.cdist, and as exact as its exact mode.
+    x, y = (points[..., i, None] - others[:, None, :, i] for i in (0, 1))
+    squared, index = x.mul_(x).addcmul_(y, y).min(dim=-1)
+    return squared.sqrt(), index
+
+
+def _rows_at_once(points: Tensor, others: Tensor) -> int:
+    batch, count = points.shape[:2]
+    # All pairs of the batch go together, as so many columns more.
+    return block_shape(points.device, 1, count, batch * others.shape[1])[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,38 +11,66 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.io.atomic import atomic_output
+from training.errors import DataError
+from training.frustum import cannot_see, depth_range
 from training.projection import covisibility, relative_pose
 from training.scannet.scene import Scene
 
 FILE_NAME = "covisibility.txt"
 
 
-def scene_covisibility(scene: Scene, device: torch.device | str = "cpu", pairs_at_once: int = 256) -> Tensor:
+def scene_covisibility(scene: Scene, device: torch.device | str = "cpu", pairs_at_once: int = 64) -> Tensor:
     """``P x 3`` float64 rows (source id, target id, share) for all pairs of frames, source before target.
 
-    All targets of a source are tested in one pass. The depth maps stay at their own size; they are read as if enlarged
-    to the colour image's by nearest neighbour, which is how the published figures are defined.
+    Each frame is read once, and all targets of a source are tested in few passes, but for those that cannot see it. The
+    depth maps stay at their own size; they are read as if enlarged to the colour image's by nearest neighbour, which is
+    how the published figures are defined.
     """
-    depth = torch.stack([torch.from_numpy(scene.depth(frame)) for frame in scene.ids]).to(device)
+    depth = _all_depth(scene).to(device)
     poses = torch.stack([torch.from_numpy(scene.pose(frame)) for frame in scene.ids]).to(device)
     camera = torch.from_numpy(scene.intrinsics).to(device)
-    size = scene.colour(scene.ids[0]).shape[:2]
-    rows: list[Tensor] = []
+    height, width = scene.colour(scene.ids[0]).shape[:2]
+    ranges = torch.stack([depth_range(frame) for frame in depth])
     ids = torch.tensor(scene.ids, dtype=torch.float64)
+    rows: list[Tensor] = []
     for source in range(len(scene.ids) - 1):
-        for start in range(source + 1, len(scene.ids), pairs_at_once):
-            targets = slice(start, min(start + pairs_at_once, len(scene.ids)))
+        targets = torch.arange(source + 1, len(scene.ids), device=depth.device)
+        transform = relative_pose(poses[source][None], poses[targets])
+        unseen = cannot_see(ranges[source], transform, camera, camera, ranges[targets, 1], (height, width))
+        shares = torch.zeros(len(targets), dtype=torch.float64, device=depth.device)
+        for some in (~unseen).nonzero()[:, 0].split(pairs_at_once):
             # The source stays a batch of one: it is lifted into space once for all its targets.
-            share = covisibility(
+            shares[some] = covisibility(
                 depth[source][None],
-                depth[targets],
-                relative_pose(poses[source][None], poses[targets]),
+                depth,
+                transform[some],
                 camera[None],
                 camera[None],
-                size=(size[0], size[1]),
+                size=(height, width),
+                views1=targets[some],
             )
-            rows.append(torch.stack([ids[source].expand(len(share)), ids[targets], share.cpu()], dim=1))
+        rows.append(torch.stack([ids[source].expand(len(targets)), ids[source + 1 :], shares.cpu()], dim=1))
     return torch.cat(rows) if rows else torch.empty(0, 3, dtype=torch.float64)
+
+
+def _all_depth(scene: Scene) -> Tensor:
+    """``F x h x w`` metres; all maps have the first one's size."""
+    first = torch.from_numpy(scene.depth(scene.ids[0]))
+    depth = torch.empty(len(scene.ids), *first.shape)
+
+    def read(place: int) -> None:
+        values = torch.from_numpy(scene.depth(scene.ids[place]))
+        if values.shape != first.shape:
+            raise DataError(
+                f"{scene.folder}: depth of frame {scene.ids[place]} is {tuple(values.shape)}, of others "
+                f"{tuple(first.shape)}"
+            )
+        depth[place] = values
+
+    # Decoding leaves Python's lock free.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(read, range(len(scene.ids))))
+    return depth
 
 
 def write_covisibility(folder: str | Path, device: torch.device | str = "cpu") -> int:
