@@ -1,0 +1,49 @@
+"""The examples in examples/dalf_pair.py and examples/dalf_video.py run as their docstrings say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.io.video import video_info
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def run(shared: Path, folder: Path, script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "examples" / script), "--weights", str(shared / "weights"), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_pair_is_registered(shared: Path, tmp_path: Path) -> None:
+    said = run(shared, tmp_path, "dalf_pair.py")
+    found = re.search(r"difference ([\d.]+) before, ([\d.]+) after", said)
+    assert found is not None and float(found[2]) < 0.25 * float(found[1])
+    assert read_image(tmp_path / "registered.png").shape[1] > 1000
+    pairs = shared / "data" / "pairs"
+    said = run(shared, tmp_path, "dalf_pair.py", *(str(pairs / f"kanagawa_{i}.png") for i in (1, 2)), "-o", "other.jpg")
+    assert "wrote other.jpg" in said and (tmp_path / "other.jpg").is_file()
+
+
+@pytest.mark.slow
+def test_a_video_is_registered(shared: Path, tmp_path: Path) -> None:
+    said = run(shared, tmp_path, "dalf_video.py", "--every", "3")
+    found = re.search(r"template ([\d.]+) before, ([\d.]+) after", said)
+    assert "3 of 3 frames registered" in said
+    assert found is not None and float(found[2]) < 0.5 * float(found[1])
+    assert video_info(tmp_path / "registered.mp4").frame_count == 4
+    assert len((tmp_path / "registered.csv").read_text().splitlines()) == 5
