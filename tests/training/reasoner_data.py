@@ -35,7 +35,7 @@ def write_scene(
         path.parent.mkdir(parents=True, exist_ok=True)
     local = FeatureCacheWriter(local_path, LOCAL_GROUPS, {"made_by": "sift", "max_keypoints": 24}, half=False)
     semantic = FeatureCacheWriter(semantic_path, SEMANTIC_GROUPS, {"made_by": made_by, "long_side": 64}, half=True)
-    with SceneFileWriter(root / split / f"{name}.h5", compact=True) as scene:
+    with SceneFileWriter(root / split / f"{name}.h5", storage="compact") as scene:
         for pair in range(pairs):
             # Counts differ, so that batches are padded.
             count = 24 - pair % 3

@@ -36,7 +36,7 @@ from training.features.parts import ColourContext, build_extractor
 
 def write_scene(path: Path, textured: Any, images: int, sizes: tuple[int, ...] = (64,)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with SceneFileWriter(path, compact=True) as scene:
+    with SceneFileWriter(path, storage="compact") as scene:
         for i in range(images):
             side = sizes[i % len(sizes)]
             picture = torch.from_numpy(textured(side, 80, seed=i)).permute(2, 0, 1) / 255.0

@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from semantic_matcher_core.errors import LicenseNotAcceptedError
+from semantic_matcher_core.errors import ConfigError, LicenseNotAcceptedError
 from tests.training.scannet_data import CAMERA, pose, write_recording
 from training.data.scene_file import SceneFile, SceneFileWriter, scene_files
 from training.errors import DataError
@@ -146,21 +146,30 @@ def test_resized_view_is_the_published_item(shared: Path) -> None:
     np.testing.assert_allclose(relative_pose(poses[0], poses[1]).numpy(), item["T_0to1"], atol=1e-5)
 
 
-@pytest.mark.parametrize("compact", [False, True])
-def test_scene_file_holds_the_pairs_and_reads_back(scene: Path, tmp_path: Path, compact: bool) -> None:
+@pytest.mark.parametrize("storage", ["published", "compact", "small"])
+def test_scene_file_holds_the_pairs_and_reads_back(scene: Path, tmp_path: Path, storage: str) -> None:
     path = tmp_path / "scene0000_00.h5"
-    count = build_scene(scene, path, short_side=96, least=0.2, most=0.95, compact=compact)
+    count = build_scene(scene, path, short_side=96, least=0.2, most=0.95, storage=storage)
     assert count == len(read_pairs(scene, 0.2, 0.95)) > 2
     with h5py.File(path) as file:
         assert set(file) == {"images", "depth", "pose", "K", "T_0to1", "T_1to0", "covis"}
-        assert file["images"]["scans_scene0000_00_color_0.jpg"].dtype == (np.uint8 if compact else np.float32)
+        stored = file["images"]["scans_scene0000_00_color_0.jpg"]
+        assert stored.dtype == (np.float32 if storage == "published" else np.uint8)
+        assert stored.ndim == (1 if storage == "small" else 3)
     reader = SceneFile(path)
     pair = reader.pair(reader.pair_keys[0])
     assert pair["image0"].shape == (3, 96, 96)
     assert pair["depth0"].shape == (96, 96)
     assert pair["image0"].dtype == pair["depth0"].dtype == torch.float32
     original = Scene(scene).colour(0)[:96, :96] / 255.0
-    np.testing.assert_allclose(pair["image0"].permute(1, 2, 0).numpy(), original, atol=1e-6)
+    if storage == "small":
+        assert np.abs(pair["image0"].permute(1, 2, 0).numpy() - original).mean() < 0.02
+    else:
+        np.testing.assert_allclose(pair["image0"].permute(1, 2, 0).numpy(), original, atol=1e-6)
+    depth = Scene(scene).depth(0)
+    expected = cv2.resize(depth, (128, 96), interpolation=cv2.INTER_NEAREST)[:96, :96]
+    np.testing.assert_allclose(pair["depth0"].numpy(), expected, rtol=0 if storage == "published" else 1e-3)
+    assert pair["image0"].is_contiguous()
     identity = pair["T_0to1"][:, :3] @ pair["T_1to0"][:, :3]
     torch.testing.assert_close(identity, torch.eye(3), atol=1e-5, rtol=0)
 
@@ -182,8 +191,34 @@ def test_a_file_that_is_no_scene_is_refused(tmp_path: Path) -> None:
         SceneFile(tmp_path / "b.h5")
     with pytest.raises(DataError, match=r"no \.h5 files"):
         scene_files(tmp_path, "train")
+    with pytest.raises(ConfigError, match="use one of published, compact, small"):
+        SceneFileWriter(tmp_path / "d.h5", storage="tiny")
     with SceneFileWriter(tmp_path / "c.h5") as writer, pytest.raises(DataError, match="resize one"):
         writer.add_image("k", torch.zeros(3, 4, 4), torch.zeros(5, 4), torch.eye(4), torch.eye(3))
+
+
+def test_a_damaged_jpeg_is_named(tmp_path: Path) -> None:
+    with SceneFileWriter(tmp_path / "a.h5", storage="small") as writer:
+        writer.add_image("k", torch.rand(3, 40, 40), torch.ones(40, 40), torch.eye(4), torch.eye(3))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        whole = file["images"]["k"][...]
+        del file["images"]["k"]
+        file["images"]["k"] = whole[: len(whole) // 2]
+    with pytest.raises(DataError, match="images/k is a JPEG cut short"):
+        SceneFile(tmp_path / "a.h5").image("k")
+
+
+def test_compressed_scene_files_of_any_kind_are_read(tmp_path: Path) -> None:
+    image, depth = torch.rand(3, 30, 40), torch.rand(30, 40)
+    with SceneFileWriter(tmp_path / "a.h5") as writer:
+        writer.add_image("k", image, depth, torch.eye(4), torch.eye(3))
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        for group, values in (("images", (image * 255).round().byte()), ("depth", depth.half())):
+            del file[group]["k"]
+            file[group].create_dataset("k", data=values.numpy(), compression="lzf", chunks=True)
+    reader = SceneFile(tmp_path / "a.h5")
+    torch.testing.assert_close(reader.image("k"), image, atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(reader.depth("k"), depth, atol=0, rtol=1e-3)
 
 
 def test_commands_skip_what_is_damaged_keep_what_is_finished_and_say_so(tmp_path: Path) -> None:

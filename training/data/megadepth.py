@@ -61,7 +61,7 @@ def build_scene(
         kept = np.sort(np.random.default_rng(seed).choice(len(chosen), pairs, replace=False))
         chosen = [chosen[i] for i in kept]
     poses: dict[int, Tensor] = {}
-    with SceneFileWriter(output, compact=True) as writer:
+    with SceneFileWriter(output, storage="compact") as writer:
         for first, second, overlap in chosen:
             for number in (first, second):
                 if number not in poses:

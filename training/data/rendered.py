@@ -169,7 +169,7 @@ def write_rendered_scene(
     generator = torch.Generator().manual_seed(seed)
     quads, camera = random_room(len(textures), generator), pinhole(*size)
     found = 0
-    with SceneFileWriter(path, compact=True) as writer:
+    with SceneFileWriter(path, storage="compact") as writer:
         for attempt in range(40 * pairs):
             if found == pairs:
                 return

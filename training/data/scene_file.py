@@ -1,9 +1,13 @@
-"""Scenes in HDF5, in the published layout, and the compact one that stores the same in a fifth of the space.
+"""Scenes in HDF5, in the published layout, and two more that store the same in less space.
 
-Published (one file a scene): groups ``images`` (3 x H x W float32 in [0, 1]), ``depth`` (H x W float32 metres),
-``pose`` (4 x 4), ``K`` (3 x 3) by image key (path with ``/`` as ``_``); ``T_0to1``, ``T_1to0`` (3 x 4) and ``covis``
-by ``key0:key1``. Compact: images uint8 and depth float16, chunked and compressed; all else alike. The reader takes
-both.
+One file a scene: groups ``images``, ``depth``, ``pose`` (4 x 4), ``K`` (3 x 3) by image key (path with ``/`` as ``_``);
+``T_0to1``, ``T_1to0`` (3 x 4) and ``covis`` by ``key0:key1``. Images and depth are stored
+
+- ``published``: 3 x H x W float32 in [0, 1], H x W float32 metres;
+- ``compact``: 3 x H x W uint8 and H x W float16, a third of that, and as fast to read;
+- ``small``: JPEG files (bytes) and float16 in compressed chunks, a tenth or less, slower to read.
+
+The reader takes all of them, and compressed ones of either of the first two.
 """
 
 from __future__ import annotations
@@ -12,16 +16,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import cv2
 import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
+from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.hdf5 import Hdf5Output
+from semantic_matcher_core.io.images import decode_image
 from training.errors import DataError
 
 IMAGE_GROUPS = ("images", "depth", "pose", "K")
 PAIR_GROUPS = ("T_0to1", "T_1to0", "covis")
+STORAGES = ("published", "compact", "small")
+# What ScanNet's own colour images have is about that.
+_JPEG_QUALITY = 95
 
 
 class SceneFileWriter:
@@ -29,12 +39,17 @@ class SceneFileWriter:
 
     Args:
         path: ``<scene>.h5``.
-        compact: see above.
+        storage: ``published``, ``compact`` or ``small``, see above.
+
+    Raises:
+        ConfigError: there is no such storage.
     """
 
-    def __init__(self, path: str | Path, *, compact: bool = False) -> None:
+    def __init__(self, path: str | Path, *, storage: str = "published") -> None:
+        if storage not in STORAGES:
+            raise ConfigError(f"unknown storage {storage!r}; use one of {', '.join(STORAGES)}")
         self._output = Hdf5Output(path)
-        self._compact = compact
+        self._storage = storage
         for group in (*IMAGE_GROUPS, *PAIR_GROUPS):
             self._output.file.create_group(group)
 
@@ -66,12 +81,15 @@ class SceneFileWriter:
             raise DataError(f"image key {key!r} must not hold '/' or ':'")
         if image.shape[-2:] != depth.shape[-2:]:
             raise DataError(f"{key}: depth is {tuple(depth.shape)}, the image {tuple(image.shape[-2:])}; resize one")
-        pixels, metres, options = image.float().numpy(), depth.float().numpy(), {}
-        if self._compact:
+        pixels, metres = image.float().numpy(), depth.float().numpy()
+        options: dict[str, Any] = {}
+        if self._storage != "published":
             pixels, metres = np.round(pixels * 255).astype(np.uint8), metres.astype(np.float16)
-            options = {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+        if self._storage == "small":
+            pixels = _as_jpeg(key, pixels)
+            options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
         with self._output.writing() as file:
-            file["images"].create_dataset(key, data=pixels, **options)
+            file["images"].create_dataset(key, data=pixels)
             file["depth"].create_dataset(key, data=metres, **options)
             file["pose"].create_dataset(key, data=pose.numpy())
             file["K"].create_dataset(key, data=camera.numpy())
@@ -112,8 +130,15 @@ class SceneFile:
 
     def image(self, key: str) -> Tensor:
         """``3 x H x W`` float32 in [0, 1]."""
-        pixels = torch.from_numpy(self._read("images", key))
-        return pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels.float()
+        stored = self._read("images", key)
+        if stored.ndim == 1:
+            try:
+                stored = decode_image(stored.tobytes(), name=f"{self.path}, images/{key}").transpose(2, 0, 1)
+            except ImageError as error:
+                raise DataError(str(error)) from error
+        pixels = torch.from_numpy(stored)
+        # One pass: integers divide as float32.
+        return torch.div(pixels, 255.0).contiguous() if pixels.dtype == torch.uint8 else pixels.float()
 
     def depth(self, key: str) -> Tensor:
         """``H x W`` float32 metres."""
@@ -157,6 +182,14 @@ class SceneFile:
             return self._file[group][name][...]
         except (KeyError, OSError) as error:
             raise DataError(f"{self.path}: cannot read {group}/{name}: {error}") from error
+
+
+def _as_jpeg(key: str, pixels: np.ndarray) -> np.ndarray:
+    bgr = cv2.cvtColor(np.ascontiguousarray(pixels.transpose(1, 2, 0)), cv2.COLOR_RGB2BGR)
+    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not encoded:
+        raise DataError(f"image {key} of shape {pixels.shape} cannot be encoded as JPEG")
+    return data.ravel()
 
 
 def scene_files(root: str | Path, split: str) -> list[Path]:

@@ -33,6 +33,14 @@ class OnDamage(StrEnum):
     fail = "fail"
 
 
+class Storage(StrEnum):
+    """How scene files store images and depth."""
+
+    published = "published"
+    compact = "compact"
+    small = "small"
+
+
 DataPath = Annotated[Path, typer.Option(help="Folder that holds (or will hold) scans/<scene>.")]
 Workers = Annotated[int, typer.Option(min=1, help="Scenes worked on at once.")]
 Damage = Annotated[OnDamage, typer.Option(help="A damaged scene is named and skipped, or ends the command.")]
@@ -109,9 +117,10 @@ def build_h5(
     scenes: Scenes = None,
     least: Annotated[float, typer.Option(help="Covisibility above this.")] = 0.4,
     most: Annotated[float, typer.Option(help="Covisibility below this.")] = 0.8,
-    compact: Annotated[
-        bool, typer.Option(help="uint8 images, float16 depth, compressed: a fifth of the size.")
-    ] = False,
+    storage: Annotated[
+        Storage,
+        typer.Option(help="published: float32; compact: uint8 and float16, a third; small: JPEG, a tenth or less."),
+    ] = Storage.published,
     workers: Workers = _CORES,
     on_damage: Damage = OnDamage.skip,
 ) -> None:
@@ -123,14 +132,14 @@ def build_h5(
     ready = sorted(path.parent for path in data_path.glob(f"scans/*/{FILE_NAME}"))
     ready = [folder for folder in ready if wanted is None or folder.name in wanted]
     todo = [folder for folder in ready if not (output / split / f"{folder.name}.h5").is_file()]
-    job = partial(_build_one, output=output / split, least=least, most=most, compact=compact)
+    job = partial(_build_one, output=output / split, least=least, most=most, storage=storage.value)
     _for_each(todo, job, workers, on_damage, len(ready) - len(todo), "pairs")
 
 
-def _build_one(folder: Path, *, output: Path, least: float, most: float, compact: bool) -> int:
+def _build_one(folder: Path, *, output: Path, least: float, most: float, storage: str) -> int:
     from training.scannet.build_h5 import build_scene
 
-    return build_scene(folder, output / f"{folder.name}.h5", least=least, most=most, compact=compact)
+    return build_scene(folder, output / f"{folder.name}.h5", least=least, most=most, storage=storage)
 
 
 def _names_in(path: Path | None) -> list[str] | None:

@@ -24,7 +24,7 @@ def build_scene(
     least: float = 0.4,
     most: float = 0.8,
     short_side: int = SHORT_SIDE,
-    compact: bool = False,
+    storage: str = "published",
 ) -> int:
     """Write one scene's HDF5 file; how many pairs.
 
@@ -33,7 +33,7 @@ def build_scene(
         output: ``<scene>.h5``.
         least, most: pairs strictly between these covisibilities are taken.
         short_side: images are resized so and cropped square from the top-left; 0 keeps them as they are.
-        compact: see ``training.data.scene_file``.
+        storage: see ``training.data.scene_file``.
 
     Raises:
         DataError: a file of the scene is missing or damaged; nothing is written.
@@ -43,7 +43,7 @@ def build_scene(
     if not pairs:
         raise DataError(f"{scene.folder} has no pair with a covisibility between {least} and {most}")
     poses: dict[int, Tensor] = {}
-    with SceneFileWriter(output, compact=compact) as writer:
+    with SceneFileWriter(output, storage=storage) as writer:
         for source, target, share in pairs:
             for frame in (source, target):
                 if frame not in poses:
