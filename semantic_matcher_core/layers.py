@@ -35,7 +35,9 @@ def folded(network: _Network) -> _Network:
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):
         if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
-            module[0] = fuse_conv_bn_eval(module[0], module[1])
+            conv = module[0]
+            assert isinstance(conv, nn.Conv2d)
+            module[0] = fuse_conv_bn_eval(conv, module[1])
             del module[1]
     return network
 

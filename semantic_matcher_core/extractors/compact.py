@@ -108,7 +108,8 @@ class Compact(Extractor):
         self.nms_radius = check_nms_radius(nms_radius, least=1)
         self.max_side = check_max_side(max_side)
         self.fixed_size = fixed_size
-        self.net = CompactNetwork().to(memory_format=torch.channels_last)
+        self.net = CompactNetwork()
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self.eval()
 
     @staticmethod
