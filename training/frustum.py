@@ -24,23 +24,23 @@ def cannot_see(
     farthest1: Tensor,
     size: tuple[int, int],
 ) -> Tensor:
-    """``T`` bool: true where no keypoint of view 0 can have a valid warp (``projection.warp_keypoints``) into a view 1.
+    """``T`` bool: true where no keypoint of view 0 can have a valid warp (``projection.warp_keypoints``) into view 1.
 
-    All that view 0 measured lies in a frustum with eight corners. A view is ruled out where one plane parts them from
+    All that a view 0 measured lies in a frustum with eight corners. A view is ruled out where one plane parts them from
     every place that it accepts; that is certain, not an estimate. Views whose pose is not finite are never ruled out.
 
     Args:
-        range0: :func:`depth_range` of view 0.
-        transform: ``T x 3 x 4`` from camera 0 to the cameras 1.
+        range0: ``T x 2``, :func:`depth_range` of the views 0.
+        transform: ``T x 3 x 4`` from the cameras 0 to the cameras 1.
         intrinsics0, intrinsics1: ``3 x 3``.
-        farthest1: ``T`` largest depth of each view 1, metres.
+        farthest1: ``T`` largest depths of the views 1, metres.
         size: ``(height, width)`` of the images.
     """
     height, width = size
-    if not torch.isfinite(range0[0]):
-        return torch.ones(len(transform), dtype=torch.bool, device=transform.device)
+    nothing = range0[:, 0] > range0[:, 1]
+    range0 = range0.masked_fill(nothing[:, None], 1.0).double()
     transform, intrinsics1, farthest1 = (t.double() for t in (transform, intrinsics1, farthest1))
-    corners = _frustum(range0.double(), intrinsics0.double(), height, width)
+    corners = _frustum(range0, intrinsics0.double(), height, width)
     in_camera1 = transform[:, :, :3] @ corners + transform[:, :, 3:]
     x, y, w = (intrinsics1 @ in_camera1).unbind(dim=1)
     w = w + PROJECTION_EPSILON
@@ -58,11 +58,12 @@ def cannot_see(
     # And behind it, as the rules have it, where depth agrees by less than its tolerance.
     behind = [all_beyond(d, pixels) for d in (x, width * w - x, y, height * w - y)]
     behind += [all_beyond(w, metres), all_beyond(-z - DEPTH_AGREEMENT_M, metres)]
-    return torch.stack(front).any(dim=0) & torch.stack(behind).any(dim=0)
+    return nothing | (torch.stack(front).any(dim=0) & torch.stack(behind).any(dim=0))
 
 
 def _frustum(depths: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
-    """``3 x 8`` corners, in the camera, of what an image of this size can show between two depths."""
+    """``T x 3 x 8`` corners, in the camera, of what an image of this size can show between ``T x 2`` depths."""
     options = {"dtype": torch.float64, "device": depths.device}
     outline = torch.tensor([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]], **options)
-    return torch.linalg.inv(intrinsics) @ torch.cat([outline * depth for depth in depths], dim=1)
+    rays = torch.linalg.inv(intrinsics) @ outline
+    return torch.cat([rays * depths[:, side, None, None] for side in (0, 1)], dim=2)

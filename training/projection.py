@@ -15,6 +15,8 @@ from torch import Tensor
 DEPTH_AGREEMENT_M = 0.2
 # Published; it moves a point at 1 m by a hundred-thousandth of its pixel coordinate.
 PROJECTION_EPSILON = 1e-5
+# Points along each side of the lattice that covisibility is measured on, as published.
+LATTICE = 32
 
 
 class Warped(NamedTuple):
@@ -46,7 +48,6 @@ def warp_keypoints(
     intrinsics0: Tensor,
     intrinsics1: Tensor,
     size: tuple[int, int] | None = None,
-    views1: Tensor | None = None,
 ) -> Warped:
     """Keypoints of view 0 as view 1 sees them. One view 0 (a batch of one) may meet many views 1.
 
@@ -57,13 +58,45 @@ def warp_keypoints(
         intrinsics0, intrinsics1: ``B x 3 x 3``.
         size: ``(height, width)`` of the images, where the depth maps are smaller: they are read as if enlarged to it by
             nearest neighbour. ``None``: the depth maps have the images' size.
+    """
+    size = size or (depth1.shape[-2], depth1.shape[-1])
+    return project(lift(keypoints, depth0, intrinsics0, size), depth1, transform, intrinsics1, size)
+
+
+class Lifted(NamedTuple):
+    """Keypoints in the space of their camera.
+
+    Attributes:
+        points: ``B x 3 x N`` metres.
+        measured: ``B x N`` bool, where there was depth.
+    """
+
+    points: Tensor
+    measured: Tensor
+
+
+def lift(keypoints: Tensor, depth: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Lifted:
+    """``B x N x 2`` pixels into space; arguments as of :func:`warp_keypoints`."""
+    metres = _depth_at(depth, (keypoints - 0.5).round().long().clamp(min=0), *size)
+    homogeneous = torch.cat([keypoints, torch.ones_like(keypoints[..., :1])], dim=-1) * metres[..., None]
+    return Lifted(torch.linalg.inv(intrinsics) @ homogeneous.transpose(1, 2), metres > 0)
+
+
+def project(
+    lifted: Lifted,
+    depth1: Tensor,
+    transform: Tensor,
+    intrinsics1: Tensor,
+    size: tuple[int, int],
+    views1: Tensor | None = None,
+) -> Warped:
+    """Keypoints in space as views 1 see them; arguments as of :func:`warp_keypoints`.
+
+    Args:
         views1: ``B`` which maps of ``depth1`` are meant, where it holds others too; ``None`` for all in turn.
     """
-    height, width = size or (depth1.shape[-2], depth1.shape[-1])
-    metres = _depth_at(depth0, (keypoints - 0.5).round().long().clamp(min=0), height, width)
-    homogeneous = torch.cat([keypoints, torch.ones_like(keypoints[..., :1])], dim=-1) * metres[..., None]
-    in_camera0 = torch.linalg.inv(intrinsics0) @ homogeneous.transpose(1, 2)
-    in_camera1 = transform[:, :3, :3] @ in_camera0 + transform[:, :3, 3:4]
+    height, width = size
+    in_camera1 = transform[:, :3, :3] @ lifted.points + transform[:, :3, 3:4]
     projected = (intrinsics1 @ in_camera1).transpose(1, 2)
     warped = projected[..., :2] / (projected[..., 2:] + PROJECTION_EPSILON)
 
@@ -71,7 +104,7 @@ def warp_keypoints(
     x, y = warped.unbind(-1)
     inside = (x > 0) & (x < width) & (y > 0) & (y < height)
     agrees = (in_camera1[:, 2] - seen).abs() < DEPTH_AGREEMENT_M
-    return Warped(warped, (metres > 0) & inside & agrees)
+    return Warped(warped, lifted.measured & inside & agrees)
 
 
 def covisibility(
@@ -82,18 +115,22 @@ def covisibility(
     intrinsics1: Tensor,
     *,
     size: tuple[int, int] | None = None,
-    views1: Tensor | None = None,
-    grid: int = 32,
+    grid: int = LATTICE,
 ) -> Tensor:
     """``B`` shares of a ``grid x grid`` lattice over view 0 that view 1 sees; arguments as :func:`warp_keypoints`."""
-    height, width = size or (depth0.shape[-2], depth0.shape[-1])
-    options = {"device": depth0.device, "dtype": depth0.dtype}
-    y, x = torch.meshgrid(
-        torch.linspace(0, height - 1, grid, **options), torch.linspace(0, width - 1, grid, **options), indexing="ij"
-    )
-    lattice = torch.stack([x, y], dim=-1).view(1, -1, 2).expand(depth0.shape[0], -1, -1)
-    warped = warp_keypoints(lattice, depth0, depth1, transform, intrinsics0, intrinsics1, size, views1)
+    size = size or (depth0.shape[-2], depth0.shape[-1])
+    points = lattice(size, depth0, grid).expand(depth0.shape[0], -1, -1)
+    warped = warp_keypoints(points, depth0, depth1, transform, intrinsics0, intrinsics1, size)
     return warped.valid.double().mean(dim=1)
+
+
+def lattice(size: tuple[int, int], like: Tensor, grid: int = LATTICE) -> Tensor:
+    """``1 x grid² x 2`` pixels evenly over an image of ``(height, width)``, corners included."""
+    options = {"device": like.device, "dtype": like.dtype}
+    y, x = torch.meshgrid(
+        torch.linspace(0, size[0] - 1, grid, **options), torch.linspace(0, size[1] - 1, grid, **options), indexing="ij"
+    )
+    return torch.stack([x, y], dim=-1).view(1, -1, 2)
 
 
 def _whole(keypoints: Tensor) -> Tensor:

@@ -29,7 +29,9 @@ def ruled_out_and_share(nearest: float, farthest: float, spread: float, seed: in
     depth[torch.rand(400, *SIZE, generator=generator) < 0.2] = 0
     poses = random_poses(400, spread, generator)
     transform = relative_pose(poses[:1], poses)
-    ruled_out = cannot_see(depth_range(depth[0]), transform, camera(), camera(), depth.flatten(1).amax(dim=1), SIZE)
+    ruled_out = cannot_see(
+        depth_range(depth[0]).expand(400, -1), transform, camera(), camera(), depth.flatten(1).amax(dim=1), SIZE
+    )
     return ruled_out, covisibility(depth[:1], depth, transform, camera()[None], camera()[None])
 
 
@@ -52,7 +54,7 @@ def test_a_point_behind_the_camera_that_the_rules_accept_is_not_ruled_out() -> N
     where = torch.tensor([[[31.0, 25.0]]])
     accepted = warp_keypoints(where, depth, nothing, transform, camera()[None], camera()[None]).valid
     assert accepted.all()
-    assert not cannot_see(depth_range(depth[0]), transform, camera(), camera(), nothing.amax()[None], SIZE).any()
+    assert not cannot_see(depth_range(depth[0])[None], transform, camera(), camera(), nothing.amax()[None], SIZE).any()
 
 
 def test_lost_poses_are_kept_and_a_view_without_depth_sees_nothing() -> None:
@@ -60,7 +62,7 @@ def test_lost_poses_are_kept_and_a_view_without_depth_sees_nothing() -> None:
     poses[1] = torch.nan
     transform = relative_pose(torch.eye(4)[None], poses)
     far = torch.tensor([3.0, 3.0])
-    measured = torch.tensor([1.0, 2.0])
+    measured = torch.tensor([[1.0, 2.0]]).expand(2, -1)
     assert cannot_see(measured, transform, camera(), camera(), far, SIZE).tolist() == [False, False]
-    nothing = depth_range(torch.zeros(SIZE))
+    nothing = depth_range(torch.zeros(SIZE)).expand(2, -1)
     assert cannot_see(nothing, transform, camera(), camera(), far, SIZE).tolist() == [True, True]

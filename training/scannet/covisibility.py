@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,48 +14,46 @@ from torch import Tensor
 from semantic_matcher_core.io.atomic import atomic_output
 from training.errors import DataError
 from training.frustum import cannot_see, depth_range
-from training.projection import covisibility, relative_pose
+from training.projection import Lifted, lattice, lift, project, relative_pose
 from training.scannet.scene import Scene
 
 FILE_NAME = "covisibility.txt"
 
 
+@dataclass(frozen=True)
+class SceneFrames:
+    """What of a scene decides about covisibility.
+
+    Attributes:
+        ids: ``F`` numbers of the frames.
+        depth: ``F x h x w`` metres, at the depth camera's size.
+        poses: ``F x 4 x 4`` camera to world.
+        camera: ``3 x 3`` of the colour images.
+        size: ``(height, width)`` of the colour images.
+    """
+
+    ids: list[int]
+    depth: Tensor
+    poses: Tensor
+    camera: Tensor
+    size: tuple[int, int]
+
+
 def scene_covisibility(scene: Scene, device: torch.device | str = "cpu", pairs_at_once: int = 64) -> Tensor:
     """``P x 3`` float64 rows (source id, target id, share) for all pairs of frames, source before target.
 
-    Each frame is read once, and all targets of a source are tested in few passes, but for those that cannot see it. The
-    depth maps stay at their own size; they are read as if enlarged to the colour image's by nearest neighbour, which is
-    how the published figures are defined.
+    Each frame is read once. The depth maps stay at their own size; they are read as if enlarged to the colour image's
+    by nearest neighbour, which is how the published figures are defined.
     """
-    depth = _all_depth(scene).to(device)
-    poses = torch.stack([torch.from_numpy(scene.pose(frame)) for frame in scene.ids]).to(device)
-    camera = torch.from_numpy(scene.intrinsics).to(device)
-    height, width = scene.colour(scene.ids[0]).shape[:2]
-    ranges = torch.stack([depth_range(frame) for frame in depth])
-    ids = torch.tensor(scene.ids, dtype=torch.float64)
-    rows: list[Tensor] = []
-    for source in range(len(scene.ids) - 1):
-        targets = torch.arange(source + 1, len(scene.ids), device=depth.device)
-        transform = relative_pose(poses[source][None], poses[targets])
-        unseen = cannot_see(ranges[source], transform, camera, camera, ranges[targets, 1], (height, width))
-        shares = torch.zeros(len(targets), dtype=torch.float64, device=depth.device)
-        for some in (~unseen).nonzero()[:, 0].split(pairs_at_once):
-            # The source stays a batch of one: it is lifted into space once for all its targets.
-            shares[some] = covisibility(
-                depth[source][None],
-                depth,
-                transform[some],
-                camera[None],
-                camera[None],
-                size=(height, width),
-                views1=targets[some],
-            )
-        rows.append(torch.stack([ids[source].expand(len(targets)), ids[source + 1 :], shares.cpu()], dim=1))
-    return torch.cat(rows) if rows else torch.empty(0, 3, dtype=torch.float64)
+    return frames_covisibility(read_frames(scene), device, pairs_at_once)
 
 
-def _all_depth(scene: Scene) -> Tensor:
-    """``F x h x w`` metres; all maps have the first one's size."""
+def read_frames(scene: Scene) -> SceneFrames:
+    """Depth and pose of all frames, decoded in threads.
+
+    Raises:
+        DataError: a file is missing or damaged, or depth maps differ in size.
+    """
     first = torch.from_numpy(scene.depth(scene.ids[0]))
     depth = torch.empty(len(scene.ids), *first.shape)
 
@@ -70,7 +69,29 @@ def _all_depth(scene: Scene) -> Tensor:
     # Decoding leaves Python's lock free.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         list(pool.map(read, range(len(scene.ids))))
-    return depth
+    poses = torch.stack([torch.from_numpy(scene.pose(frame)) for frame in scene.ids])
+    height, width = scene.colour(scene.ids[0]).shape[:2]
+    return SceneFrames(scene.ids, depth, poses, torch.from_numpy(scene.intrinsics), (height, width))
+
+
+def frames_covisibility(frames: SceneFrames, device: torch.device | str = "cpu", pairs_at_once: int = 64) -> Tensor:
+    """As :func:`scene_covisibility`: each frame is lifted into space once, and pairs that cannot see each other are
+    told from their poses alone."""
+    depth, poses, camera = (t.to(device) for t in (frames.depth, frames.poses, frames.camera))
+    count = len(depth)
+    points = lattice(frames.size, depth).expand(count, -1, -1)
+    lifted = lift(points, depth, camera[None].expand(count, -1, -1), frames.size)
+    ranges = torch.stack([depth_range(frame) for frame in depth])
+    sources, targets = torch.triu_indices(count, count, offset=1, device=depth.device)
+    transform = relative_pose(poses[sources], poses[targets])
+    unseen = cannot_see(ranges[sources], transform, camera, camera, ranges[targets, 1], frames.size)
+    shares = torch.zeros(len(sources), dtype=torch.float64, device=depth.device)
+    for some in (~unseen).nonzero()[:, 0].split(pairs_at_once):
+        source = Lifted(lifted.points[sources[some]], lifted.measured[sources[some]])
+        warped = project(source, depth, transform[some], camera[None], frames.size, targets[some])
+        shares[some] = warped.valid.double().mean(dim=1)
+    ids = torch.tensor(frames.ids, dtype=torch.float64)
+    return torch.stack([ids[sources.cpu()], ids[targets.cpu()], shares.cpu()], dim=1)
 
 
 def write_covisibility(folder: str | Path, device: torch.device | str = "cpu") -> int:
