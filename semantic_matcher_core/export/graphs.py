@@ -17,6 +17,7 @@ from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.reasoning import Reasoner
+from semantic_matcher_core.semantics.compact_context import CompactContext
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 
 _SAMPLED = 256
@@ -51,8 +52,10 @@ def graphs_of(matcher: SemanticMatcher) -> list[Graph]:
     """
     graphs = [_extractor_graph(matcher.extractor)]
     if matcher.semantic_encoder is not None and matcher.reasoner is not None:
-        if not isinstance(matcher.semantic_encoder, DinoV2):
-            raise ConfigError(f"semantic encoder {matcher.semantic_encoder.name!r} cannot be exported; DINOv2 can")
+        if not isinstance(matcher.semantic_encoder, (DinoV2, CompactContext)):
+            raise ConfigError(
+                f"semantic encoder {matcher.semantic_encoder.name!r} cannot be exported; DINOv2 and compact_context can"
+            )
         graphs += [_encoder_graph(matcher.semantic_encoder), _reasoner_graph(matcher.reasoner)]
     return graphs
 
@@ -87,6 +90,15 @@ class _Encode(nn.Module):
         return type(self.encoder).encode(self.encoder, images, positions)
 
 
+class _EncodeImages(nn.Module):
+    def __init__(self, encoder: CompactContext) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return type(self.encoder).encode(self.encoder, images)
+
+
 class _Reason(nn.Module):
     def __init__(self, reasoner: Reasoner) -> None:
         super().__init__()
@@ -101,15 +113,21 @@ def _extractor_graph(extractor: Extractor) -> Graph:
     step, channels = extractor.dense_step, extractor.dense_channels
     if step == 0:
         raise ConfigError(
-            f"extractor {extractor.name!r} cannot be exported; those with one dense network can: xfeat, superpoint, "
-            "alike, aliked, disk"
+            f"extractor {extractor.name!r} cannot be exported; those with one dense network can: compact, xfeat, "
+            "superpoint, alike, aliked, disk"
         )
     sizes = ((2, 3, 4), (1, 5, 2), (1, 2, 7), (3, 4, 4))
     examples = tuple((torch.rand(b, channels, h * step, w * step, generator=_random()),) for b, h, w in sizes)
     return Graph("extractor", _Dense(extractor), extractor, ("images",), ((0, 2, 3),), examples)
 
 
-def _encoder_graph(encoder: DinoV2) -> Graph:
+def _encoder_graph(encoder: DinoV2 | CompactContext) -> Graph:
+    if isinstance(encoder, CompactContext):
+        sizes = ((2, 6, 8), (1, 5, 9), (1, 2, 3))
+        patch = encoder.patch_size
+        seen = tuple((torch.randn(b, 3, h * patch, w * patch, generator=_random()),) for b, h, w in sizes)
+        return Graph("semantic_encoder", _EncodeImages(encoder), encoder, ("images",), ((0, 2, 3),), seen)
+
     # The position encoding is resized in torch, and given: the resizing itself depends on the size.
     def example(batch: int, rows: int, columns: int) -> tuple[Tensor, ...]:
         sides = (rows * encoder.patch_size, columns * encoder.patch_size)

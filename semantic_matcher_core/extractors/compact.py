@@ -7,6 +7,8 @@ size by rearranging pixels and the small widths are in the spirit of XFeat (Potj
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,10 +90,10 @@ class Compact(Extractor):
         nms_radius: radius in pixels of non-maximum suppression, and of the window of the sub-pixel refinement.
         max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
         fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+        widths, descriptor_dim: of :class:`CompactNetwork`; read from the weights where there are some.
     """
 
     name = "compact"
-    descriptor_dim = DESCRIPTOR_DIM
     dense_step = _STRIDE
 
     def __init__(
@@ -102,13 +104,16 @@ class Compact(Extractor):
         nms_radius: int = 2,
         max_side: int | None = 2048,
         fixed_size: bool = False,
+        widths: tuple[int, ...] = WIDTHS,
+        descriptor_dim: int = DESCRIPTOR_DIM,
     ) -> None:
         super().__init__(max_keypoints)
+        self.descriptor_dim = descriptor_dim
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius, least=1)
         self.max_side = check_max_side(max_side)
         self.fixed_size = fixed_size
-        self.net = CompactNetwork()
+        self.net: nn.Module = CompactNetwork(widths, descriptor_dim)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         self.eval()
 
@@ -116,6 +121,15 @@ class Compact(Extractor):
     def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights as stored, half precision and named as in the network, as this module's state dict."""
         return {name if name.startswith("net.") else f"net.{name}": tensor.float() for name, tensor in state.items()}
+
+    @staticmethod
+    def options_of_state_dict(state: dict[str, Tensor]) -> dict[str, Any]:
+        """Sizes of the network that a weights file is of; those of another layout say nothing."""
+        levels = [state.get(f"stride{stride}.0.0.weight") for stride in (2, 4, 8, 16, 32)]
+        descriptor = state.get("descriptor.weight")
+        if descriptor is None or any(level is None for level in levels):
+            return {}
+        return {"widths": tuple(len(level) for level in levels if level is not None), "descriptor_dim": len(descriptor)}
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
         """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""

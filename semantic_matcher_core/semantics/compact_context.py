@@ -50,7 +50,10 @@ class CompactContext(SemanticEncoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """See :meth:`SemanticEncoder.forward <semantic_matcher_core.semantics.encoder.SemanticEncoder.forward>`."""
-        images = standardised(images).contiguous(memory_format=torch.channels_last)
+        return self.encode(standardised(images).contiguous(memory_format=torch.channels_last))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The network alone, from standardised images: what another runtime can do in its place."""
         fine = self.stride16(self.stride8(self.stride4(F.pixel_unshuffle(images, 4))))
         coarse = self.stride32(fine)
         tokens = coarse.flatten(2).transpose(1, 2)

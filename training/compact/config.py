@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.extractors.compact import DESCRIPTOR_DIM, WIDTHS
 from training.strict_mapping import load_dataclass
 
 
@@ -69,6 +70,7 @@ class ExtractorConfig:
         temperature: of the dual softmax between the two views.
         distillation: weight of the distance to the teacher's descriptors; 0 for none.
         detection: weight of the loss of the scores.
+        widths, descriptor_dim: of the network, see ``CompactNetwork``. The package's limit is 12 MB.
     """
 
     steps: int = 6000
@@ -79,6 +81,8 @@ class ExtractorConfig:
     temperature: float = 0.05
     distillation: float = 1.0
     detection: float = 1.0
+    widths: tuple[int, int, int, int, int] = WIDTHS
+    descriptor_dim: int = DESCRIPTOR_DIM
 
 
 @dataclass(frozen=True)

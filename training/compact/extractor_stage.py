@@ -35,6 +35,7 @@ def train_extractor(
     *,
     device: torch.device,
     report: Callable[[str], None],
+    build: Callable[[], nn.Module] | None = None,
 ) -> Path:
     """Train, going on from a checkpoint where there is one.
 
@@ -44,6 +45,7 @@ def train_extractor(
         held_out: pairs to validate on.
         device: where the network runs.
         report: takes a line of progress.
+        build: makes another network with the outputs of ``CompactNetwork``, for comparison.
 
     Returns:
         The weights, batch normalisation folded in, as half-precision safetensors.
@@ -59,7 +61,8 @@ def train_extractor(
     if folder.final.is_file():
         return folder.final
     torch.manual_seed(config.seed)
-    network = CompactNetwork(batch_norm=True).to(device, memory_format=torch.channels_last)
+    network = build() if build else CompactNetwork(stage.widths, stage.descriptor_dim, batch_norm=True)
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), stage.lr, weight_decay=stage.weight_decay)
     start, spent = folder.restore(network, optimizer)
     began = time.monotonic() - spent
@@ -102,10 +105,10 @@ def train_extractor(
     return folder.final
 
 
-def extractor_of(network: CompactNetwork, device: torch.device) -> Compact:
-    """An extractor with a folded network's weights, as validation uses it."""
+def extractor_of(network: nn.Module, device: torch.device) -> Compact:
+    """An extractor with a folded network, as validation uses it."""
     extractor = Compact(_VALIDATION_KEYPOINTS)
-    extractor.net.load_state_dict(network.state_dict())
+    extractor.net = network.eval()
     return extractor.to(device)
 
 

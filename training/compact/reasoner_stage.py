@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.extractors.compact import DESCRIPTOR_DIM, Compact
+from semantic_matcher_core.extractors.compact import Compact
 from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.layers import folded
 from semantic_matcher_core.pipeline import SemanticMatcher
@@ -73,8 +73,9 @@ def train_reasoner(
     folder = StageFolder(config.run_folder / "reasoner", settings)
     if folder.final.is_file():
         return folder.final
-    extractor = Compact(stage.keypoints)
-    extractor.load_state_dict(extractor.convert_state_dict(load_file(extractor_weights)))
+    weights = load_file(extractor_weights)
+    extractor = Compact(stage.keypoints, **Compact.options_of_state_dict(weights))
+    extractor.load_state_dict(extractor.convert_state_dict(weights))
     extractor.requires_grad_(False).to(device)
     torch.manual_seed(config.seed)
     model = ContextReasoner(reasoner_config(config)).to(device)
@@ -118,7 +119,7 @@ def reasoner_config(config: CompactConfig) -> ReasonerConfig:
     """The reasoner's configuration, as the bundled ``model_config.yaml`` has it."""
     stage = config.reasoner
     return ReasonerConfig(
-        DESCRIPTOR_DIM,
+        config.extractor.descriptor_dim,
         CompactContext.feature_dim,
         features_dim=stage.features_dim,
         n_attention_layers=stage.n_attention_layers,
