@@ -14,6 +14,7 @@ from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.matching import MatcherConfig, match_features
+from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import has_narrow_weights, narrowed
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder, sample_at_keypoints
@@ -184,7 +185,8 @@ class SemanticMatcher(nn.Module):
         Raises:
             ShapeError: batch sizes or descriptor dimensions differ.
         """
-        return match_features(features0, features1, self.matching)
+        narrow = self.precision == "bf16" and is_enabled("narrow_search")
+        return match_features(features0, features1, self.matching, narrow=narrow)
 
     def match_images(self, image0: Any, image1: Any) -> Matches:
         """:meth:`extract` both, then :meth:`match`."""

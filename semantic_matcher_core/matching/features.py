@@ -12,7 +12,9 @@ from semantic_matcher_core.matching.similarity import BandedSimilarity, FusedSim
 from semantic_matcher_core.types import Features, Matches
 
 
-def match_features(features0: Features, features1: Features, config: MatcherConfig | None = None) -> Matches:
+def match_features(
+    features0: Features, features1: Features, config: MatcherConfig | None = None, *, narrow: bool = False
+) -> Matches:
     """Matches between two batches of features, image by image.
 
     What a reasoner gave is matched where it is there (``reasoned``, fused with ``semantic`` where that is there too),
@@ -21,6 +23,7 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
     Args:
         features0, features1: of the same batch size and with the same fields; keypoint counts may differ.
         config: ``None`` for the defaults.
+        narrow: on the CPU, search in bfloat16 first: faster, and with the same result.
 
     Returns:
         Matches whose confidence is the (fused) similarity; none where a side has no keypoints.
@@ -29,7 +32,7 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
         ShapeError: batch size, fields or descriptor dimensions differ.
         DeviceError: the two are on different devices.
     """
-    dense = match_features_densely(features0, features1, config, both_sides=False)
+    dense = match_features_densely(features0, features1, config, both_sides=False, narrow=narrow)
     pair, index0 = (dense.matches0 >= 0).nonzero(as_tuple=True)
     index1 = dense.matches0[pair, index0]
     return Matches(
@@ -43,7 +46,12 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
 
 
 def match_features_densely(
-    features0: Features, features1: Features, config: MatcherConfig | None = None, *, both_sides: bool = True
+    features0: Features,
+    features1: Features,
+    config: MatcherConfig | None = None,
+    *,
+    both_sides: bool = True,
+    narrow: bool = False,
 ) -> DenseMatches:
     """As :func:`match_features`, one entry per keypoint and without any host synchronisation."""
     config = config or MatcherConfig()
@@ -53,7 +61,9 @@ def match_features_densely(
         if config.band_px is not None:
             ordinates0, ordinates1 = features0.keypoints[..., 1], features1.keypoints[..., 1]
             similarity = BandedSimilarity(similarity, ordinates0, ordinates1, config.band_px)
-        return match_similarities(similarity, config, features0.valid, features1.valid, both_sides=both_sides)
+        return match_similarities(
+            similarity, config, features0.valid, features1.valid, both_sides=both_sides, narrow=narrow
+        )
 
 
 def _comparable(features0: Features, features1: Features) -> tuple[list[Tensor], list[Tensor]]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semantic_matcher_core.matching import bounded
 from semantic_matcher_core.matching.config import MatcherConfig
-from semantic_matcher_core.matching.similarity import Similarity
+from semantic_matcher_core.matching.similarity import FusedSimilarity, Similarity
 
 # Similarities held at a time. On the CPU a block should stay in the second-level cache while it is scanned.
 _BLOCK_ELEMENTS = {"cpu": 1 << 20}
@@ -52,6 +53,7 @@ def match_similarities(
     *,
     both_sides: bool = True,
     block_rows: int | None = None,
+    narrow: bool = False,
 ) -> DenseMatches:
     """Nearest neighbours that pass the tests of ``config``.
 
@@ -61,6 +63,8 @@ def match_similarities(
         valid0, valid1: ``B x N`` and ``B x M`` bool, false for padding; padding neither matches nor is matched.
         both_sides: also give ``matches1`` when ``config.mutual`` is off (with it, it comes at no cost).
         block_rows: rows of similarities held at a time; by default, what suits the device.
+        narrow: search with bfloat16 products first, where that is faster and comes to the same result
+            (:mod:`~semantic_matcher_core.matching.bounded`).
     """
     batch, n, m = similarity.shape
     device = similarity.device
@@ -71,6 +75,10 @@ def match_similarities(
             torch.zeros((batch, n), device=device),
             torch.zeros((batch, m), device=device) if both_sides else None,
         )
+    if narrow and isinstance(similarity, FusedSimilarity) and config.mutual and config.ratio is None:
+        found = _bounded_search(similarity, config, valid0, valid1)
+        if found is not None:
+            return found if both_sides else found._replace(matches1=None, similarity1=None)
     two_ways = config.mutual or both_sides
     best0, best1 = _scan(similarity, valid0, valid1, config.ratio is not None, two_ways, block_rows)
     matches0 = _accepted(best0, config)
@@ -83,6 +91,35 @@ def match_similarities(
         best0.value.masked_fill(matches0 < 0, 0),
         best1.value.masked_fill(matches1 < 0, 0) if both_sides and best1 is not None and matches1 is not None else None,
     )
+
+
+def _bounded_search(
+    similarity: FusedSimilarity, config: MatcherConfig, valid0: Tensor | None, valid1: Tensor | None
+) -> DenseMatches | None:
+    """Mutual nearest neighbours by :mod:`~semantic_matcher_core.matching.bounded`; ``None`` where it does not pay."""
+    batch, n, m = similarity.shape
+    if batch > 1 or valid0 is not None or valid1 is not None or similarity.device.type != "cpu":
+        return None
+    if not (bounded.is_worth_it(n, m) and bounded.is_available()):
+        return None
+    factors = [bounded.Factor(v0[0], v1[0].t()) for v0, v1 in similarity.factors]
+    nearest = bounded.nearest_both_ways(factors)
+    if nearest is None:
+        return None
+    index0, index1 = nearest
+    rows = (index1[index0] == torch.arange(n)).nonzero()[:, 0]
+    columns = index0[rows]
+    value = bounded.exact_similarities(factors, rows, columns)
+    keep = _accepted(_Best(value, columns, None), config) >= 0
+    rows, columns, value = rows[keep], columns[keep], value[keep]
+
+    def dense(length: int, place: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
+        matches, similarities = torch.full((1, length), -1), torch.zeros((1, length))
+        matches[0, place], similarities[0, place] = partner, value
+        return matches, similarities
+
+    (matches0, similarity0), (matches1, similarity1) = dense(n, rows, columns), dense(m, columns, rows)
+    return DenseMatches(matches0, matches1, similarity0, similarity1)
 
 
 def _scan(
@@ -118,8 +155,23 @@ def _suitable_block(device: torch.device, batch: int, columns: int) -> int:
 
 
 def _row_best(block: Tensor, second: bool) -> _Best:
-    value, index = block.max(dim=2)
-    return _Best(value, index, _second(block, index, 2) if second else None)
+    """The best of each row.
+
+    On the CPU maxima with their indices are not vectorised and those without are: see :func:`_column_best`.
+    """
+    columns = block.shape[2]
+    if block.device.type != "cpu" or columns % _GROUP or columns == _GROUP or not block.is_contiguous():
+        value, index = block.max(dim=2)
+        return _Best(value, index, _second(block, index, 2) if second else None)
+    groups = block.unflatten(2, (-1, _GROUP))
+    maxima = groups.amax(dim=3)
+    group = maxima.argmax(dim=2)
+    winning = groups.gather(2, group[..., None, None].expand(-1, -1, 1, _GROUP))[:, :, 0]
+    value, inside = winning.max(dim=2)
+    runner_up = None
+    if second:
+        runner_up = torch.maximum(_second(maxima, group, 2), _second(winning, inside, 2))
+    return _Best(value, group * _GROUP + inside, runner_up)
 
 
 def _column_best(block: Tensor, second: bool) -> _Best:

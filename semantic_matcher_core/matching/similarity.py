@@ -60,6 +60,11 @@ class FusedSimilarity:
         self.shape = (batch, rows, vectors1[0].shape[1])
         self.device = vectors0[0].device
 
+    @property
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        """``B x N x D`` and ``B x D x M`` per factor, whose product is its part of the similarity."""
+        return self._factors
+
     def rows(self, start: int, stop: int) -> Tensor:
         first, *others = self._factors
         block = torch.bmm(first[0][:, start:stop], first[1])
