@@ -20,6 +20,10 @@ class Timing:
     runs: int
     best_ms: float
 
+    def scaled(self, factor: float) -> Timing:
+        """What work ``factor`` times as long would have taken."""
+        return Timing(self.median_ms * factor, self.p95_ms * factor, self.runs, self.best_ms * factor)
+
 
 def time_interleaved(
     candidates: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int, device: torch.device

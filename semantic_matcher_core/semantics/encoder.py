@@ -37,6 +37,7 @@ _ENCODERS: dict[str, tuple[str, str]] = {
     "dinov2_vitb14": ("dinov2", "DinoV2"),
     "dinov2_vitl14": ("dinov2", "DinoV2"),
     "dinov2_vitg14": ("dinov2", "DinoV2"),
+    "compact_context": ("compact_context", "CompactContext"),
 }
 
 

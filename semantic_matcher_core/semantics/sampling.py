@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.semantics.interpolation import sample_points
 from semantic_matcher_core.semantics.resize import check_registration
 
 INTERPOLATION_MODES = ("bicubic", "bilinear", "nearest")
@@ -72,6 +73,5 @@ def sample_at_keypoints(
     else:
         rows, columns = feature_map.shape[-2:]
         grid = 2 * (keypoints * scale / (keypoints.new_tensor((columns, rows)) * patch_size)) - 1
-    # One row of N samples per image. The map follows the positions' dtype: half precision has no pixels to spare.
-    sampled = F.grid_sample(feature_map.to(grid.dtype), grid[:, None], mode=mode, align_corners=False)
-    return F.normalize(sampled[:, :, 0].transpose(1, 2), dim=-1)
+    # The map follows the positions' dtype: half precision has no pixels to spare.
+    return F.normalize(sample_points(feature_map.to(grid.dtype), grid, mode), dim=-1)

@@ -113,6 +113,8 @@ class SceneFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: h5py.File | None = None
+        # Looking a group up takes as long as reading a small value.
+        self._groups: dict[str, h5py.Group] = {}
         with self._opened() as file:
             missing = [group for group in (*IMAGE_GROUPS, *PAIR_GROUPS) if group not in file]
             if missing:
@@ -126,7 +128,7 @@ class SceneFile:
                     raise DataError(f"{self.path}: pair {pair!r} names image {key!r}, which is not in the file")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_file": None, "_groups": {}}
 
     def image(self, key: str) -> Tensor:
         """``3 x H x W`` float32 in [0, 1]."""
@@ -167,7 +169,7 @@ class SceneFile:
         """Close the file; it is opened again when needed."""
         if self._file is not None:
             self._file.close()
-            self._file = None
+            self._file, self._groups = None, {}
 
     def _opened(self) -> h5py.File:
         try:
@@ -175,11 +177,16 @@ class SceneFile:
         except OSError as error:
             raise DataError(f"{self.path} is missing, damaged or no HDF5 file: {error}") from error
 
-    def _read(self, group: str, name: str) -> Any:
+    def _group(self, name: str) -> h5py.Group:
         if self._file is None:
             self._file = self._opened()
+        if name not in self._groups:
+            self._groups[name] = self._file[name]
+        return self._groups[name]
+
+    def _read(self, group: str, name: str) -> Any:
         try:
-            return self._file[group][name][...]
+            return self._group(group)[name][...]
         except (KeyError, OSError) as error:
             raise DataError(f"{self.path}: cannot read {group}/{name}: {error}") from error
 

@@ -82,6 +82,8 @@ class FeatureCache:
     ) -> None:
         self.path = path
         self._file: h5py.File | None = None
+        # Looking a group up takes as long as reading a small value.
+        self._groups: dict[str, h5py.Group] = {}
         with self._opened() as file:
             for group in groups:
                 if group not in file:
@@ -96,7 +98,7 @@ class FeatureCache:
             check_attributes(path, file.attrs, expected or {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_file": None, "_groups": {}}
 
     def local(self, key: str, descriptor_dim: int | None = None) -> tuple[Tensor, Tensor]:
         """``N x 2`` keypoints and ``N x D`` descriptors of an image, float32.
@@ -131,7 +133,7 @@ class FeatureCache:
         """Close the file; it is opened again when needed."""
         if self._file is not None:
             self._file.close()
-            self._file = None
+            self._file, self._groups = None, {}
 
     def _opened(self) -> h5py.File:
         try:
@@ -142,11 +144,16 @@ class FeatureCache:
                 "`python -m training.export_features`"
             ) from error
 
-    def _read(self, group: str, key: str) -> Tensor:
+    def _group(self, name: str) -> h5py.Group:
         if self._file is None:
             self._file = self._opened()
+        if name not in self._groups:
+            self._groups[name] = self._file[name]
+        return self._groups[name]
+
+    def _read(self, group: str, key: str) -> Tensor:
         try:
-            values = np.asarray(self._file[group][key][...], dtype=np.float32)
+            values = np.asarray(self._group(group)[key][...], dtype=np.float32)
         except (KeyError, OSError, TypeError, ValueError) as error:
             raise DataError(f"{self.path}: cannot read {group}/{key}: {error}") from error
         return torch.from_numpy(values)
