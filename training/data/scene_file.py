@@ -177,16 +177,13 @@ class SceneFile:
         except OSError as error:
             raise DataError(f"{self.path} is missing, damaged or no HDF5 file: {error}") from error
 
-    def _group(self, name: str) -> h5py.Group:
+    def _read(self, group: str, name: str) -> Any:
         if self._file is None:
             self._file = self._opened()
-        if name not in self._groups:
-            self._groups[name] = self._file[name]
-        return self._groups[name]
-
-    def _read(self, group: str, name: str) -> Any:
         try:
-            return self._group(group)[name][...]
+            if group not in self._groups:
+                self._groups[group] = self._file[group]
+            return self._groups[group][name][...]
         except (KeyError, OSError) as error:
             raise DataError(f"{self.path}: cannot read {group}/{name}: {error}") from error
 

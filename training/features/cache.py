@@ -144,16 +144,13 @@ class FeatureCache:
                 "`python -m training.export_features`"
             ) from error
 
-    def _group(self, name: str) -> h5py.Group:
+    def _read(self, group: str, key: str) -> Tensor:
         if self._file is None:
             self._file = self._opened()
-        if name not in self._groups:
-            self._groups[name] = self._file[name]
-        return self._groups[name]
-
-    def _read(self, group: str, key: str) -> Tensor:
         try:
-            values = np.asarray(self._group(group)[key][...], dtype=np.float32)
+            if group not in self._groups:
+                self._groups[group] = self._file[group]
+            values = np.asarray(self._groups[group][key][...], dtype=np.float32)
         except (KeyError, OSError, TypeError, ValueError) as error:
             raise DataError(f"{self.path}: cannot read {group}/{key}: {error}") from error
         return torch.from_numpy(values)
