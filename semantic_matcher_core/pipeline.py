@@ -17,8 +17,10 @@ from semantic_matcher_core.matching import MatcherConfig, match_features
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import has_narrow_weights, narrowed
 from semantic_matcher_core.reasoning import Reasoner
+from semantic_matcher_core.semantic_reuse import warp_points
 from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder, sample_at_keypoints
 from semantic_matcher_core.semantics.resize import check_registration
+from semantic_matcher_core.semantics.semantic_map import SemanticMap
 from semantic_matcher_core.types import Features, Matches
 
 
@@ -172,11 +174,43 @@ class SemanticMatcher(nn.Module):
         Raises:
             ImageError: shape, type or value range is none of those.
         """
+        return self.extract_with_map(image, mask)[0]
+
+    @torch.inference_mode()
+    def extract_with_map(
+        self,
+        image: Any,
+        mask: Any = None,
+        *,
+        semantic_map: SemanticMap | None = None,
+        motion: torch.Tensor | None = None,
+    ) -> tuple[Features, SemanticMap | None]:
+        """:meth:`extract`, and the semantic map for use with a later image of the same scene.
+
+        Args:
+            image, mask: as for :meth:`extract`.
+            semantic_map: of an earlier image of this size and batch, to be looked up instead of running the semantic
+                encoder.
+            motion: ``3 x 3`` homography from this image to that earlier one; ``None`` for none.
+
+        Returns:
+            The features, and the map they were looked up in; ``None`` for a plain matcher.
+
+        Raises:
+            ImageError: shape, type or value range is none of those.
+        """
         images = as_image_batch(image, self.device)
         masks = None if mask is None else as_mask_batch(mask, images)
         with self._autocast(self.extractor):
             features = self.extractor(images, masks)
-        return features if self.reasoner is None else self._reason(images, features, self.reasoner)
+        if self.reasoner is None:
+            return features, None
+        if semantic_map is None:
+            semantic_map = self.semantic_map(images)
+        places = features.keypoints
+        if motion is not None:
+            places = warp_points(places, motion, semantic_map.image_size)
+        return self._reasoned(features, self._sample(semantic_map, places), self.reasoner), semantic_map
 
     @torch.inference_mode()
     def match(self, features0: Features, features1: Features) -> Matches:
@@ -206,25 +240,43 @@ class SemanticMatcher(nn.Module):
         Raises:
             ConfigError: this matcher has no semantic encoder.
         """
+        return self._sample(self.semantic_map(images), features.keypoints)
+
+    @torch.inference_mode()
+    def semantic_map(self, images: torch.Tensor) -> SemanticMap:
+        """The semantic encoder's map of images.
+
+        Args:
+            images: ``B x 3 x H x W`` RGB float in [0, 1], on the matcher's device.
+
+        Raises:
+            ConfigError: this matcher has no semantic encoder.
+        """
         if self.reasoner is None or self.semantic_encoder is None:
             raise ConfigError("a plain matcher has no semantic encoder; build one from a variant with a reasoner")
-        config, encoder = self.reasoner.config, self.semantic_encoder
-        size = config.fix_dino_size if config.fix_dino_size > 0 else self.semantic_size
+        fixed, encoder = self.reasoner.config.fix_dino_size, self.semantic_encoder
+        size = fixed if fixed > 0 else self.semantic_size
         resized, scale = resize_for_encoder(images, size, encoder.patch_size, registration=self.registration)
         with self._autocast(encoder):
             feature_map = encoder(resized)
+        return SemanticMap(feature_map.float(), (images.shape[-2], images.shape[-1]), scale)
+
+    def _sample(self, semantic_map: SemanticMap, places: torch.Tensor) -> torch.Tensor:
+        assert self.semantic_encoder is not None and self.reasoner is not None
         return sample_at_keypoints(
-            feature_map.float(),
-            features.keypoints,
-            features.image_size,
-            patch_size=encoder.patch_size,
-            scale=scale,
+            semantic_map.features,
+            places,
+            semantic_map.image_size,
+            patch_size=self.semantic_encoder.patch_size,
+            scale=semantic_map.scale,
             registration=self.registration,
-            mode=config.semantic_interpolation_mode,
+            mode=self.reasoner.config.semantic_interpolation_mode,
         )
 
     def _reason(self, images: torch.Tensor, features: Features, reasoner: Reasoner) -> Features:
-        semantic = self.semantic_features(images, features)
+        return self._reasoned(features, self.semantic_features(images, features), reasoner)
+
+    def _reasoned(self, features: Features, semantic: torch.Tensor, reasoner: Reasoner) -> Features:
         texture, semantic_out = reasoner(features.descriptors, semantic, features.valid)
         return replace(
             features,

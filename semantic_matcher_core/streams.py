@@ -12,12 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import torch
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.semantic_reuse import SemanticReuse
 from semantic_matcher_core.types import Features, Matches
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.pipeline import SemanticMatcher
 
 REFERENCE_POLICIES = ("previous", "every_nth", "keyframe")
 # A step back by less than this is a frame that came late or a second source; by more, the source began again.
@@ -162,10 +166,20 @@ class TemporalStream:
         pairing: which earlier frame; may be replaced at any time.
         verify: a geometric check, such as :func:`semantic_matcher_core.matching.verification.verify` with its options
             filled in, or ``None``; may be replaced at any time.
+        semantic_every: run the semantic encoder for every n-th frame at least, and let its map serve for those between
+            (:mod:`semantic_matcher_core.semantic_reuse`). No effect without a semantic encoder.
+
+    Raises:
+        ConfigError: ``semantic_every`` is no whole number from 1 up.
     """
 
     def __init__(
-        self, matcher: FeatureMatcher, pairing: TemporalPairing | None = None, verify: Verifier | None = None
+        self,
+        matcher: FeatureMatcher,
+        pairing: TemporalPairing | None = None,
+        verify: Verifier | None = None,
+        *,
+        semantic_every: int = 1,
     ) -> None:
         self.matcher = matcher
         self.pairing = pairing or TemporalPairing()
@@ -173,6 +187,21 @@ class TemporalStream:
         self.reference: Frame | None = None
         self._served = 0
         self._monitor = StampMonitor()
+        self._reuse = SemanticReuse(cast("SemanticMatcher", matcher), semantic_every)
+
+    @property
+    def semantic_every(self) -> int:
+        """Frames that a semantic map serves for; may be set at any time."""
+        return self._reuse.every
+
+    @semantic_every.setter
+    def semantic_every(self, every: int) -> None:
+        if every != self._reuse.every:
+            self._reuse = SemanticReuse(self._reuse.matcher, every)
+
+    @property
+    def _reuses(self) -> bool:
+        return self.semantic_every > 1 and getattr(self.matcher, "semantic_encoder", None) is not None
 
     def admit(self, stamp: int) -> StampOrder:
         """To be asked before each frame: whether it is usable. A restart forgets the reference."""
@@ -187,12 +216,15 @@ class TemporalStream:
         Raises:
             ImageError: the image cannot be used; the stream goes on as if it had not come.
         """
-        frame = Frame(stamp, image, self.matcher.extract(image)[0], tag)
+        features = self._reuse.extract(image) if self._reuses else self.matcher.extract(image)
+        frame = Frame(stamp, image, features[0], tag)
         reference = self.reference
         if reference is None:
             self._take_as_reference(frame)
             return frame, None
         pair = _match(self.matcher, reference, frame, self.verify)
+        if self._reuses:
+            self._reuse.matched(pair.matches)
         self._served += 1
         if self.pairing.replaces(self._served, pair):
             self._take_as_reference(frame)
@@ -202,10 +234,12 @@ class TemporalStream:
         """Forget the reference: the next frame begins anew."""
         self.reference = None
         self._served = 0
+        self._reuse.reset()
 
     def _take_as_reference(self, frame: Frame) -> None:
         self.reference = frame
         self._served = 0
+        self._reuse.became_reference()
 
 
 class StereoStream:
