@@ -1,7 +1,10 @@
-"""``python -m benchmarks.compact --photos FOLDER``: alternatives to the bundled extractor, all trained equally briefly.
+"""What the bundled variant was chosen by, and what it costs.
 
-Every alternative sees the same views for the same number of steps; figures are those of ``training.compact.validation``
-on held-out photographs. They say which design learns fastest, not how good each can become.
+``python -m benchmarks.compact alternatives --photos FOLDER`` trains alternatives to its extractor, each as briefly:
+every one sees the same views for the same number of steps, and figures are those of ``training.compact.validation`` on
+held-out photographs. They say which design learns fastest, not how good each can become.
+
+``python -m benchmarks.compact cost`` times its parts beside XFeat's and DINOv2-S's networks.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import typer
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.timing import time_interleaved
+from benchmarks.timing import machine_description, time_interleaved
 from semantic_matcher_core.io.images import list_images
 from training.cli import run_app
 from training.compact.config import CompactConfig, DataConfig, ExtractorConfig, TeacherConfig
@@ -72,7 +75,7 @@ ALTERNATIVES = {
 
 
 @app.command()
-def compare(
+def alternatives(
     photos: Annotated[Path, typer.Option(help="Folder of photographs.")],
     weights: Annotated[Path | None, typer.Option(help="Folder with the teachers' weights.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each alternative.")] = 400,
@@ -83,10 +86,8 @@ def compare(
     """Train the alternatives and print a table in Markdown."""
     torch.set_num_threads(threads)
     rows: dict[str, dict[str, Any]] = {}
-    print(
-        "| alternative | parameters | best ms per 640 × 480 image | upright: correct | precision | turned: correct | precision |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
+    columns = ("alternative", "parameters", "best ms at 640 × 480", "upright: correct", "precision")
+    print(f"| {' | '.join((*columns, 'turned: correct', 'precision'))} |\n|---|{'---:|' * 6}", flush=True)
     for name, alternative in ALTERNATIVES.items():
         if only and name not in only:
             continue
@@ -96,6 +97,51 @@ def compare(
             cells += [f"{row[kind]['correct']:.0f}", f"{row[kind]['precision']:.1%}"]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
         output.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+
+
+@app.command()
+def cost(
+    keypoints: Annotated[int, typer.Option(min=1, help="Of each image.")] = 2048,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each.")] = 7,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; default its own choice.")] = None,
+) -> None:
+    """Milliseconds for one 640 x 480 image; XFeat and DINOv2-S have random weights, which cost the same."""
+    from semantic_matcher_core import SemanticMatcher
+    from semantic_matcher_core.extractors.xfeat import XFeat
+    from semantic_matcher_core.semantics import resize_for_encoder
+    from semantic_matcher_core.semantics.dinov2 import DinoV2
+    from semantic_matcher_core.types import Features
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = torch.device("cpu")
+    torch.manual_seed(0)
+    matcher = SemanticMatcher.from_pretrained("compact", device=device, max_keypoints=keypoints)
+    encoder, reasoner, dino = matcher.semantic_encoder, matcher.reasoner, DinoV2("dinov2_vits14").eval()
+    xfeat = XFeat(keypoints, detection_threshold=0.0)
+    assert encoder is not None and reasoner is not None
+    image = torch.rand(1, 3, 480, 640)
+    features: Features = matcher.extract(image)
+    semantic = matcher.semantic_features(image, features)
+    resized, _ = resize_for_encoder(image, reasoner.config.fix_dino_size, encoder.patch_size, registration="exact")
+    large, _ = resize_for_encoder(image, 896, dino.patch_size, registration="exact")
+    calls: dict[str, Callable[[], object]] = {
+        "extractor xfeat": lambda: xfeat(image),
+        "DINOv2-S at 896": lambda: dino(large),
+        "extractor compact": lambda: matcher.extractor(image),
+        f"context encoder at {reasoner.config.fix_dino_size}": lambda: encoder(resized),
+        "compact's reasoner": lambda: reasoner(features.descriptors, semantic, features.valid),
+        "compact, all of it": lambda: matcher.extract(image),
+    }
+    with torch.inference_mode():
+        timings = time_interleaved(calls, repeats=repeats, warmup=2, device=device)
+    print(f"{keypoints} keypoints; {machine_description(device)}\n\n| part | median ms | best ms |\n|---|---:|---:|")
+    for name, timing in timings.items():
+        print(f"| {name} | {timing.median_ms:.0f} | {timing.best_ms:.0f} |")
+    allowed = timings["extractor xfeat"].median_ms + timings["DINOv2-S at 896"].median_ms / 3
+    print(
+        f"\nXFeat and a third of DINOv2-S: {allowed:.0f} ms, {allowed / timings['compact, all of it'].median_ms:.2f} x"
+    )
 
 
 def _figures(alternative: Alternative, photos: Path, weights: Path | None, steps: int) -> dict[str, Any]:
