@@ -20,6 +20,7 @@ Convention:
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -74,4 +75,8 @@ def sample_at_keypoints(
         rows, columns = feature_map.shape[-2:]
         grid = 2 * (keypoints * scale / (keypoints.new_tensor((columns, rows)) * patch_size)) - 1
     # The map follows the positions' dtype: half precision has no pixels to spare.
-    return F.normalize(sample_points(feature_map.to(grid.dtype), grid, mode), dim=-1)
+    sampled = sample_points(feature_map.to(grid.dtype), grid, mode)
+    if sampled.requires_grad:
+        return F.normalize(sampled, dim=-1)
+    # The same in place: memory that is new costs more than the division.
+    return sampled.div_(torch.linalg.vector_norm(sampled, dim=-1, keepdim=True).clamp_(min=1e-12))

@@ -25,6 +25,7 @@ from torch import Tensor
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.hdf5 import Hdf5Output
 from semantic_matcher_core.io.images import decode_image
+from training.data.hdf5_reading import read_array
 from training.errors import DataError
 
 IMAGE_GROUPS = ("images", "depth", "pose", "K")
@@ -183,7 +184,7 @@ class SceneFile:
         try:
             if group not in self._groups:
                 self._groups[group] = self._file[group]
-            return self._groups[group][name][...]
+            return read_array(self._groups[group], name)
         except (KeyError, OSError) as error:
             raise DataError(f"{self.path}: cannot read {group}/{name}: {error}") from error
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from semantic_matcher_core.extractors.registry import ALIASES
 from semantic_matcher_core.io.hdf5 import Hdf5Output
+from training.data.hdf5_reading import read_array
 from training.errors import DataError
 
 LOCAL_GROUPS = ("keypoints", "descriptors")
@@ -150,7 +151,7 @@ class FeatureCache:
         try:
             if group not in self._groups:
                 self._groups[group] = self._file[group]
-            values = np.asarray(self._groups[group][key][...], dtype=np.float32)
+            values = np.asarray(read_array(self._groups[group], key), dtype=np.float32)
         except (KeyError, OSError, TypeError, ValueError) as error:
             raise DataError(f"{self.path}: cannot read {group}/{key}: {error}") from error
         return torch.from_numpy(values)
