@@ -121,7 +121,7 @@ def homography(
 
 @app.command()
 def nonrigid(
-    extractors: Annotated[list[str], typer.Argument(help="Extractors (dalf, sift …).", metavar="EXTRACTOR...")],
+    methods: Methods,
     images: Annotated[Path, typer.Option(help="Folder with <set>/<object>/<name>-rgb.png.")],
     tps: Annotated[Path, typer.Option(help="Folder with the truth, <set>/<object>/<name>_theta.npy …")],
     output: Output = Path("evaluation"),
@@ -130,20 +130,36 @@ def nonrigid(
     weights: Weights = None,
     limit: Limit = 0,
 ) -> None:
-    """Non-rigid benchmark: matching score, matching accuracy and inliers of extractors."""
-    from semantic_matcher_core import create_extractor
-    from training.evaluation.nonrigid import evaluate_nonrigid_pair, nonrigid_pairs, summarise_nonrigid
+    """Non-rigid benchmark: matching score, matching accuracy and inliers.
+
+    An extractor that is no variant needs no plain: before its name (dalf, sift). Of a Python function only matches are
+    known: it gets inliers and their share.
+    """
+    from semantic_matcher_core import list_extractors, list_variants
+    from training.evaluation.methods import PLAIN, imported_function, load_matcher
+    from training.evaluation.nonrigid import (
+        evaluate_nonrigid_matches,
+        evaluate_nonrigid_pair,
+        nonrigid_pairs,
+        summarise_nonrigid,
+    )
     from training.evaluation.tables import write_rows
 
     listed = _limited(list(nonrigid_pairs(images, tps)), limit)
+    extractors = set(list_extractors()) - {variant.name for variant in list_variants(weights)}
 
-    def run(name: str) -> dict[str, float]:
-        extractor = create_extractor(name, max_keypoints, device=device, weights=weights)
-        rows = [evaluate_nonrigid_pair(pair, extractor) for pair in _tracked(listed, name)]
-        write_rows(output / f"{_file_name(name)}.pairs.csv", rows)
+    def run(method: str) -> dict[str, float]:
+        tracked = _tracked(listed, method)
+        if (function := imported_function(method, max_keypoints)) is not None:
+            rows = [evaluate_nonrigid_matches(pair, function) for pair in tracked]
+        else:
+            name = PLAIN + method if method in extractors else method
+            matcher = load_matcher(name, device=device, max_keypoints=max_keypoints, weights=weights)
+            rows = [evaluate_nonrigid_pair(pair, matcher) for pair in tracked]
+        write_rows(output / f"{_file_name(method)}.pairs.csv", rows)
         return summarise_nonrigid(rows)
 
-    _summarise(extractors, run, output)
+    _summarise(methods, run, output)
 
 
 @app.command()

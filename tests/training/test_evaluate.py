@@ -153,6 +153,41 @@ def test_nonrigid_command_scores_a_known_bend(tmp_path: Path) -> None:
     assert int(flat["inliers"]) < 0.5 * int(row["inliers"])
 
 
+def bent_truth(image0: np.ndarray, image1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ten matches that are right by the spline of :func:`bent_object`, and ten that are not."""
+    import torch
+
+    from semantic_matcher_core.geometry.thin_plate import displacement
+
+    control = np.stack(np.meshgrid(np.linspace(0, 1, 5), np.linspace(0, 1, 5)), axis=-1).reshape(-1, 2)
+    shifts = 0.02 * np.stack([np.sin(6 * control[:, 1]), np.cos(5 * control[:, 0])], axis=-1)
+    theta = fit_displacement(torch.from_numpy(control), torch.from_numpy(shifts))[None]
+    points1 = np.random.default_rng(0).uniform(50, 190, (20, 2))
+    unit = torch.from_numpy(points1 / [320, 240])[None]
+    points0 = (unit + displacement(theta, torch.from_numpy(control), unit))[0].numpy() * [320, 240]
+    points0[10:] += 8
+    return points0, points1
+
+
+def test_nonrigid_command_takes_functions_and_variants(tmp_path: Path) -> None:
+    bent_object(tmp_path)
+    (tmp_path / "tps" / "Kinect1" / "shirt" / "cloud_1_SSIM.png").unlink()
+    function = "tests.training.test_evaluate:bent_truth"
+    arguments = ["nonrigid", "sift", "plain:sift", "compact", function, "--images", str(tmp_path / "images")]
+    arguments += ["--tps", str(tmp_path / "tps"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["sift"] == summary["plain:sift"]
+    assert summary["compact"]["mean MMA"] > 0.2
+    assert summary[function] == {
+        "Kinect1 precision": 0.5,
+        "Kinect1 inliers": 10.0,
+        "mean precision": 0.5,
+        "mean inliers": 10.0,
+    }
+
+
 def test_missing_truth_is_named(tmp_path: Path) -> None:
     bent_object(tmp_path)
     (tmp_path / "tps" / "Kinect1" / "shirt" / "cloud_1_ctrlpts.npy").unlink()

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from semantic_matcher_core import SemanticMatcher
 
 PLAIN = "plain:"
+# What has a colon and is no module.
+_PREFIXES = ("plain", "easy")
 # (image0, image1), uint8 RGB arrays, to matched pixels (points0, points1), both N x 2.
 MatchFunction = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -39,13 +41,25 @@ def match_function(
     Raises:
         DataError: there is no such Python function.
     """
-    module, separator, name = method.rpartition(":")
-    if separator and module != "plain" and _is_module_path(module) and name.isidentifier():
-        function = _imported(module, name)
-        if "max_keypoints" in inspect.signature(function).parameters:
-            return functools.partial(function, max_keypoints=max_keypoints)
+    function = imported_function(method, max_keypoints)
+    if function is not None:
         return function
     return FeatureMatching(load_matcher(method, full_budget=full_budget, max_keypoints=max_keypoints, **options), keep)
+
+
+def imported_function(method: str, max_keypoints: int = 2048) -> MatchFunction | None:
+    """The Python function that ``module:function`` names, or ``None`` where the method is none.
+
+    Raises:
+        DataError: there is no such function.
+    """
+    module, separator, name = method.rpartition(":")
+    if not separator or module in _PREFIXES or not _is_module_path(module) or not name.isidentifier():
+        return None
+    function = _imported(module, name)
+    if "max_keypoints" in inspect.signature(function).parameters:
+        return functools.partial(function, max_keypoints=max_keypoints)
+    return function
 
 
 def load_matcher(

@@ -8,18 +8,23 @@ each target to the master. Definitions follow DALF's published evaluation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.geometry.thin_plate import displacement
 from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.matching import MatcherConfig
+from semantic_matcher_core.matching.features import match_features_densely
+from semantic_matcher_core.types import Features
 from training.errors import DataError
+from training.evaluation.methods import MatchFunction
 
+Row = dict[str, float | int | str]
 CORRECT_PX = 3.0
 LEAST_SIMILARITY = 0.25
 
@@ -67,36 +72,52 @@ def nonrigid_pairs(images: str | Path, tps: str | Path) -> Iterator[NonrigidPair
             yield pair
 
 
-def evaluate_nonrigid_pair(pair: NonrigidPair, extractor: Extractor) -> dict[str, float | int | str]:
-    """Figures of one pair.
+def evaluate_nonrigid_pair(pair: NonrigidPair, matcher: SemanticMatcher) -> Row:
+    """Figures of one pair, by the descriptors of a matcher (of a reasoner's, where it has one).
 
     Of the keypoints on the object, ``K`` pairs correspond by the spline (nearest within 3 px, each master keypoint
     once). ``inliers``: how many of those have each other as nearest descriptor, master to target; ``MS``: inliers over
     the smaller number of keypoints; ``MMA``: inliers over K.
     """
     image0, image1 = read_image(pair.master), read_image(pair.target)
-    keypoints0, descriptors0 = _features_on(image0, _mask(pair.master_mask), extractor)
-    visible = _mask(_truth_file(pair, "objmask.png"))
-    similarity = _truth_file(pair, "SSIM.png")
-    if similarity.is_file():
-        visible &= _grey(similarity) / 255.0 > LEAST_SIMILARITY
-    keypoints1, descriptors1 = _features_on(image1, visible, extractor)
+    features0 = _features_on(image0, _mask(pair.master_mask), matcher)
+    features1 = _features_on(image1, _visible(pair), matcher)
+    keypoints0, keypoints1 = (f.keypoints[0].cpu().numpy() for f in (features0, features1))
     index0, index1 = true_pairs(keypoints0, warp_to_master(pair, keypoints1, image1.shape[:2]))
     inliers = 0
     if len(index0):
-        nearest = (descriptors0[index0] @ descriptors1.T).argmax(axis=1)
-        inliers = int((nearest == index1).sum())
+        nearest = match_features_densely(
+            _rows(features0, torch.from_numpy(index0)), features1, MatcherConfig(mutual=False), both_sides=False
+        )
+        inliers = int((nearest.matches0[0].cpu().numpy() == index1).sum())
     fewer = min(len(keypoints0), len(keypoints1))
     return {
-        "dataset": pair.dataset,
-        "scene": pair.scene,
-        "target": pair.target.name,
+        **_names(pair),
         "keypoints0": len(keypoints0),
         "keypoints1": len(keypoints1),
         "true pairs": len(index0),
         "inliers": inliers,
         "MS": inliers / fewer if fewer else 0.0,
         "MMA": inliers / len(index0) if len(index0) else 0.0,
+    }
+
+
+def evaluate_nonrigid_matches(pair: NonrigidPair, match: MatchFunction) -> Row:
+    """Figures of one pair for a function that gives matches alone, whose keypoints are not known.
+
+    ``matches``: those that lie on the object in both pictures; ``inliers``: how many of them the spline takes to within
+    3 px; ``precision``: their share.
+    """
+    image0, image1 = read_image(pair.master), read_image(pair.target)
+    points0, points1 = (np.asarray(points, np.float64).reshape(-1, 2) for points in match(image0, image1))
+    on = _lies_on(points0, _mask(pair.master_mask)) & _lies_on(points1, _visible(pair))
+    error = np.linalg.norm(warp_to_master(pair, points1[on], image1.shape[:2]) - points0[on], axis=1)
+    inliers = int((error < CORRECT_PX).sum())
+    return {
+        **_names(pair),
+        "matches": int(on.sum()),
+        "inliers": inliers,
+        "precision": inliers / int(on.sum()) if on.any() else 0.0,
     }
 
 
@@ -125,25 +146,51 @@ def true_pairs(keypoints0: np.ndarray, warped1: np.ndarray) -> tuple[np.ndarray,
     return index0, index1[first]
 
 
-def summarise_nonrigid(rows: list[dict[str, float | int | str]]) -> dict[str, float]:
+def summarise_nonrigid(rows: list[Row]) -> dict[str, float]:
     """Mean of each figure over each set and over all pairs."""
+    figures = [name for name in ("MS", "MMA", "precision", "inliers") if name in rows[0]]
     summary: dict[str, float] = {}
     for dataset in sorted({str(row["dataset"]) for row in rows}):
-        for figure in ("MS", "MMA", "inliers"):
+        for figure in figures:
             values = [float(row[figure]) for row in rows if row["dataset"] == dataset]
             summary[f"{dataset} {figure}"] = float(np.mean(values))
-    for figure in ("MS", "MMA", "inliers"):
+    for figure in figures:
         summary[f"mean {figure}"] = float(np.mean([float(row[figure]) for row in rows]))
     return summary
 
 
-def _features_on(image: np.ndarray, mask: np.ndarray, extractor: Extractor) -> tuple[np.ndarray, np.ndarray]:
+def _features_on(image: np.ndarray, mask: np.ndarray, matcher: SemanticMatcher) -> Features:
     # Keypoints are found in the whole picture and then filtered, as published: the mask must not change the choice.
-    features = extractor.extract(image)[0]
-    keypoints, descriptors = features.keypoints[0].cpu().numpy(), features.descriptors[0].cpu().numpy()
-    x, y = keypoints.astype(int).clip(0).T
-    on = mask[np.minimum(y, mask.shape[0] - 1), np.minimum(x, mask.shape[1] - 1)]
-    return keypoints[on], descriptors[on]
+    features = matcher.extract(image)[0]
+    on = _lies_on(features.keypoints[0].cpu().numpy(), mask)
+    return _rows(features, torch.from_numpy(np.flatnonzero(on)))
+
+
+def _rows(features: Features, rows: torch.Tensor) -> Features:
+    rows = rows.to(features.device)
+    kept = {
+        name: values[:, rows]
+        for name in ("keypoints", "scores", "descriptors", "reasoned", "semantic")
+        if (values := getattr(features, name)) is not None
+    }
+    return replace(features, **kept)
+
+
+def _lies_on(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    x, y = points.astype(int).clip(0).T
+    return mask[np.minimum(y, mask.shape[0] - 1), np.minimum(x, mask.shape[1] - 1)]
+
+
+def _visible(pair: NonrigidPair) -> np.ndarray:
+    visible = _mask(_truth_file(pair, "objmask.png"))
+    similarity = _truth_file(pair, "SSIM.png")
+    if similarity.is_file():
+        visible &= _grey(similarity) / 255.0 > LEAST_SIMILARITY
+    return visible
+
+
+def _names(pair: NonrigidPair) -> Row:
+    return {"dataset": pair.dataset, "scene": pair.scene, "target": pair.target.name}
 
 
 def _truth_file(pair: NonrigidPair, ending: str) -> Path:
