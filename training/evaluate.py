@@ -43,11 +43,14 @@ def pose(
     workers: Annotated[int, typer.Option(min=1, help="Processes for RANSAC.")] = os.cpu_count() or 1,
     device: Device = "auto",
     max_keypoints: Keypoints = 2048,
+    long_side: Annotated[
+        int, typer.Option(min=0, help="Shrink images to this long side before matching; 0: as they are.")
+    ] = 0,
     weights: Weights = None,
     limit: Limit = 0,
 ) -> None:
     """Relative pose: AUC at 5, 10 and 20 degrees over the published RANSAC thresholds, the best one named."""
-    from training.evaluation.methods import match_function
+    from training.evaluation.methods import file_states, match_function, shrunk
     from training.evaluation.pose import (
         RANSAC_THRESHOLDS_PX,
         pose_auc_by_threshold,
@@ -60,9 +63,18 @@ def pose(
     options = {"device": device, "max_keypoints": max_keypoints, "weights": weights}
 
     def run(method: str) -> dict[str, float]:
-        key = hashlib.sha256(f"{pairs.resolve()}|{data.resolve()}|{len(listed)}|{sorted(options.items())}".encode())
-        cache = output / f"{_file_name(method)}.{key.hexdigest()[:12]}.matches.npz"
-        matches = _cached_matches(cache, listed, lambda: match_function(method, **options), method)
+        made_of = [
+            method,
+            file_states(method),
+            file_states(pairs),
+            str(data.resolve()),
+            len(listed),
+            long_side,
+            options,
+        ]
+        key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
+        cache = output / f"{_file_name(method)}.{key}.matches.npz"
+        matches = _cached_matches(cache, listed, lambda: shrunk(match_function(method, **options), long_side), method)
         table = pose_error_table(matches, listed, backend=estimator, workers=workers)
         auc = pose_auc_by_threshold(table)
         best = int(auc[:, 0].argmax())

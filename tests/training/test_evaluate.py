@@ -16,7 +16,7 @@ from tests.conftest import make_textured_image
 from training.errors import DataError
 from training.evaluate import app
 from training.evaluation.homography import evaluate_homography_pair, homography_pairs, summarise_homography
-from training.evaluation.methods import match_function
+from training.evaluation.methods import file_states, match_function, shrunk
 from training.evaluation.nonrigid import nonrigid_pairs, true_pairs
 
 HOMOGRAPHY = np.array([[0.95, 0.08, 6.0], [-0.06, 1.02, 9.0], [1e-4, -5e-5, 1.0]])
@@ -98,8 +98,16 @@ def test_pose_command_scores_a_known_motion_and_remembers_its_matches(tmp_path: 
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["plain:sift"]["AUC@20"] > 0.7
     assert len((tmp_path / "out" / "plain_sift.thresholds.csv").read_text().splitlines()) == 13
+    smaller = CliRunner().invoke(app, [*arguments, "--long-side", "240"])
+    assert smaller.exit_code == 0, smaller.output
+    fewer = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert fewer["plain:sift"]["AUC@20"] > 0.5  # points came back to the pixels that the cameras are of
+    assert len(list((tmp_path / "out").glob("*.matches.npz"))) == 2
     (tmp_path / "a.png").unlink()  # the second run must not need the pictures
     assert CliRunner().invoke(app, arguments).exit_code == 0
+    # Another list of pairs under the same name does.
+    (tmp_path / "pairs.txt").write_text((tmp_path / "pairs.txt").read_text() + "\n")
+    assert CliRunner().invoke(app, arguments).exit_code != 0
 
 
 def bent_object(root: Path) -> None:
@@ -203,6 +211,31 @@ def test_each_master_keypoint_is_claimed_once() -> None:
     index0, index1 = true_pairs(keypoints0, warped)
     assert (index0.tolist(), index1.tolist()) == ([0, 1], [0, 2])
     assert len(true_pairs(keypoints0[:0], warped)[0]) == 0
+
+
+def test_results_of_weights_trained_anew_are_told_apart(tmp_path: Path) -> None:
+    assert file_states("plain:sift") == []
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "a.pt").write_bytes(b"one")
+    before = file_states(tmp_path / "best")
+    assert file_states(str(tmp_path / "best")) == before
+    (tmp_path / "best" / "a.pt").write_bytes(b"three")
+    assert file_states(tmp_path / "best") != before
+
+
+def test_points_of_shrunk_images_come_back_to_where_they_were() -> None:
+    seen = []
+
+    def corners(image0: np.ndarray, image1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.append((image0.shape, image1.shape))
+        return tuple(np.array([[-0.5, -0.5], [i.shape[1] - 0.5, i.shape[0] - 0.5]]) for i in (image0, image1))  # type: ignore[return-value]
+
+    large, small = np.zeros((300, 401, 3), np.uint8), np.zeros((90, 60, 3), np.uint8)
+    points0, points1 = shrunk(corners, 100)(large, small)
+    assert seen == [((75, 100, 3), (90, 60, 3))]
+    np.testing.assert_allclose(points0, [[-0.5, -0.5], [400.5, 299.5]])
+    np.testing.assert_allclose(points1, [[-0.5, -0.5], [59.5, 89.5]])
+    assert shrunk(corners, 0) is corners
 
 
 def test_unknown_functions_are_named() -> None:

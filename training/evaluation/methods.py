@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -96,6 +97,37 @@ def load_matcher(
         max_keypoints=max_keypoints,
         weights=weights,
     )
+
+
+def shrunk(match: MatchFunction, long_side: int) -> MatchFunction:
+    """Matching of images shrunk to a long side (0: as they are), with points in pixels of the images as given."""
+    if not long_side:
+        return match
+
+    def smaller(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        height, width = image.shape[:2]
+        share = min(1.0, long_side / max(height, width))
+        size = max(round(width * share), 1), max(round(height * share), 1)
+        resized = image if share == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return resized, np.array(size) / (width, height)
+
+    def matched(image0: np.ndarray, image1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        (small0, scale0), (small1, scale1) = smaller(image0), smaller(image1)
+        points0, points1 = match(small0, small1)
+        # Pixel indices are those of centres.
+        return (points0 + 0.5) / scale0 - 0.5, (points1 + 0.5) / scale1 - 0.5
+
+    return matched
+
+
+def file_states(path: str | Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file or the files of a folder; nothing where it is neither.
+
+    Tells results of a checkpoint from those of what was trained into the same folder later.
+    """
+    path = Path(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] * path.is_file()
+    return [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
 
 class FeatureMatching:

@@ -166,7 +166,9 @@ def _for_each(
     # Spawned, not forked: torch's threads do not survive a fork.
     with (
         Progress(*columns, console=console) as bars,
-        ProcessPoolExecutor(min(workers, len(paths)), mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(
+            min(workers, len(paths)), mp_context=get_context("spawn"), initializer=_alone_on_a_core
+        ) as pool,
     ):
         task = bars.add_task("scenes", total=len(paths))
         futures = {pool.submit(job, path): path for path in paths}
@@ -184,6 +186,15 @@ def _for_each(
     if damaged:
         console.print(f"{len(damaged)} damaged: {', '.join(str(path) for path in damaged)}")
         raise typer.Exit(1)
+
+
+def _alone_on_a_core() -> None:
+    """Scenes are what runs side by side; threads of each besides would be in each other's way."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 def main() -> None:
