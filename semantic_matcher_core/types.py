@@ -72,9 +72,11 @@ class Features:
         return self.batch_size
 
     def __getitem__(self, index: int) -> Features:
-        """The features of one image, as a batch of one without padding (one host synchronisation)."""
+        """The features of one image, as a batch of one without padding (one host synchronisation, if padded)."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a batch of {len(self)}")
+        if len(self) == 1 and self.valid is None:
+            return self
         index %= len(self)
         n = int(self.counts[index])
         rows: dict[str, Any] = {k: t[index : index + 1, :n] for k, t in self._tensors() if k != "valid"}

@@ -102,7 +102,7 @@ ENCODINGS: tuple[str, ...] = tuple(sorted(_ENCODINGS))
 """Image encodings that :func:`image_to_rgb` takes."""
 
 
-def image_to_rgb(message: Any, *, full_scale: float | None = None) -> np.ndarray:
+def image_to_rgb(message: Any, *, full_scale: float | None = None, copy: bool = True) -> np.ndarray:
     """The pixels of a sensor_msgs/Image as ``H x W x 3`` uint8 RGB, or ``H x W`` uint8 for one-channel encodings.
 
     Args:
@@ -110,16 +110,18 @@ def image_to_rgb(message: Any, *, full_scale: float | None = None) -> np.ndarray
             uint8 ndarray). Rows may be padded to any step.
         full_scale: value of 16-bit or float samples that becomes white, instead of the encoding's own (see the module's
             table); of no effect on 8-bit encodings.
+        copy: ``False`` lets the array share the message's memory where that holds RGB or grey already; it may be
+            read-only then. For who keeps no message and writes to no image.
 
     Returns:
-        A writable array of its own, independent of the message.
+        A writable array of its own, independent of the message, unless ``copy`` is ``False``.
 
     Raises:
         ImageError: unknown encoding, zero area, a step too small for a row, or a wrong amount of data.
         ConfigError: ``full_scale`` is not a positive number.
     """
     encoding = _encoding_of(str(message.encoding))
-    samples = _samples(message, encoding)
+    samples = _samples(message, encoding, copy)
     if encoding.yuv is not None:
         return cv2.cvtColor(samples, encoding.yuv)
     return _to_8_bit(_to_rgb(samples, str(message.encoding), encoding), encoding, full_scale)
@@ -257,8 +259,8 @@ def _bytes_of(data: Any) -> np.ndarray:
         raise ImageError(f"image data must be bytes, an array or an ndarray, got {type(data).__name__}") from error
 
 
-def _samples(message: Any, encoding: _Encoding) -> np.ndarray:
-    """Rows without padding, in this machine's byte order: ``H x W`` or ``H x W x samples``, memory of its own."""
+def _samples(message: Any, encoding: _Encoding, copy: bool) -> np.ndarray:
+    """Rows without padding, in this machine's byte order: ``H x W`` or ``H x W x samples``; ``copy``: of its own."""
     height, width, step = int(message.height), int(message.width), int(message.step)
     what = f"{width} x {height} image of encoding {str(message.encoding)!r}"
     if height <= 0 or width <= 0:
@@ -278,9 +280,12 @@ def _samples(message: Any, encoding: _Encoding) -> np.ndarray:
     if not least <= data.size <= most:
         expected = str(most) if least == most else f"{least} to {most}"
         raise ImageError(f"the {what} and step {step} holds {data.size} bytes, expected {expected}")
-    padded = np.lib.stride_tricks.as_strided(data, (rows, row), (step, 1), writeable=False)
-    # A copy in any case: the message's memory belongs to the message.
-    samples = np.array(padded, order="C").view(dtype).astype(dtype.newbyteorder("="), copy=False)
+    if step == row and not copy:
+        tight = data.reshape(rows, row)
+    else:
+        # A copy also of rows without padding: the message's memory belongs to the message.
+        tight = np.array(np.lib.stride_tricks.as_strided(data, (rows, row), (step, 1), writeable=False), order="C")
+    samples = tight.view(dtype).astype(dtype.newbyteorder("="), copy=False)
     return samples if encoding.samples == 1 else samples.reshape(rows, width, encoding.samples)
 
 

@@ -227,6 +227,27 @@ def test_the_result_is_independent_of_the_message(encoding: str) -> None:
     assert result.flags.writeable and result.flags.c_contiguous
 
 
+@pytest.mark.parametrize("encoding", ["rgb8", "mono8", "bgr8", "mono16", "nv12"])
+@pytest.mark.parametrize("padding", [0, 4])
+def test_sharing_memory_changes_no_pixel(encoding: str, padding: int) -> None:
+    random = np.random.default_rng(0)
+    shape = {"rgb8": (6, 8, 3), "bgr8": (6, 8, 3), "nv12": (9, 8)}.get(encoding, (6, 8))
+    sent = message(random.integers(0, 256, shape).astype(np.uint16 if encoding == "mono16" else np.uint8), encoding)
+    if encoding == "nv12":
+        sent.height = 6
+    if padding:
+        rows = np.frombuffer(sent.data, np.uint8).reshape(shape[0], -1)
+        sent.data, sent.step = np.pad(rows, ((0, 0), (0, padding))).tobytes(), sent.step + padding
+    given = array.array("B", sent.data)
+    sent.data = given
+    shared = image_to_rgb(sent, copy=False)
+    np.testing.assert_array_equal(shared, image_to_rgb(sent))
+    shares = np.shares_memory(shared, np.frombuffer(given, np.uint8))
+    assert shares == (encoding in ("rgb8", "mono8") and not padding)
+    sent.data = bytes(given)
+    np.testing.assert_array_equal(image_to_rgb(sent, copy=False), shared)
+
+
 def test_full_scale() -> None:
     twelve_bits = np.arange(0, 4096, 5, dtype=np.uint16).reshape(1, -1)
     for encoding in ("mono16", "16UC1"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from semantic_matcher_core.streams import Frame, MatchedPair
 from semantic_matcher_core.types import Features, Matches
-from tests.ros.support import floats, set_stamp
+from tests.ros.support import Client, floats, set_stamp, wait_until
 
 pytestmark = pytest.mark.ros
 
@@ -98,10 +99,57 @@ def test_matches(messages: Any, count: int, checked: bool) -> None:
         assert len(message.inlier) == 0 and not message.model.any()
 
 
-def test_arrays_travel_in_the_type_that_rclpy_takes_without_a_copy(messages: Any) -> None:
-    message = messages.keypoints_message(frame(3), header(1, "cam"))
-    assert type(message.xy) is array.array and message.xy.typecode == "f"
-    assert [messages.flat_array(np.array([1, 2**32 - 1]), "I")[1]] == [2**32 - 1]
+def test_arrays_travel_without_a_copy(messages: Any) -> None:
+    some = frame(3)
+    values = torch.rand(1, 3, 8)
+    message = messages.descriptors_message(
+        Frame(5, None, replace(some.features, descriptors=values)), header(1, "cam"), "plain:sift"
+    )
+    assert np.shares_memory(message.data, values.numpy())
+    # What is not contiguous, or of another type, is made so.
+    message = messages.keypoints_message(some, header(1, "cam"))
+    assert message.xy.flags["C_CONTIGUOUS"] and message.xy.dtype == np.float32
+    pair = MatchedPair(some, some, Matches(torch.tensor([[1, 2**32 - 1]]), *(torch.rand(1, 2),) * 2, torch.ones(1)))
+    index = messages.matches_message(pair, header(1, "cam"), header(1, "cam"), "temporal").index1
+    assert index.dtype == np.uint32 and index[0] == 2**32 - 1
+
+
+def test_messages_with_other_slots_get_what_their_setters_take(messages: Any) -> None:
+    class Other:
+        data: Any = None
+
+    message = Other()
+    messages.set_array(message, "data", torch.rand(2, 6)[:, ::2], "f")
+    assert type(message.data) is array.array and message.data.typecode == "f" and len(message.data) == 6
+
+
+def test_what_is_published_arrives(client: Client, messages: Any) -> None:
+    """Through rclpy's conversion and the middleware, elements and lengths as they were."""
+    from semantic_matcher_msgs.msg import Descriptors
+    from semantic_matcher_msgs.msg import Matches as MatchesMessage
+
+    some = frame(33, reasoned=True, semantic=True)
+    sent = messages.descriptors_message(some, header(9, "cam"), "xfeat")
+    received = client.listen(Descriptors, "/arrays")
+    publisher = client.publisher(Descriptors, "/arrays")
+    publisher.publish(sent)
+    message = wait_until(lambda: received[-1] if received else None, "the descriptors")
+    np.testing.assert_array_equal(floats(message.data), floats(sent.data))
+    np.testing.assert_array_equal(floats(message.semantic_data), floats(sent.semantic_data))
+    assert len(message.data) == 33 * 16 and message.header.frame_id == "cam"
+
+    rows = torch.stack([torch.arange(7), torch.arange(7).flip(0)], dim=1)
+    keypoints = some.features.keypoints[0]
+    pair = MatchedPair(
+        some, some, Matches(rows, keypoints[rows[:, 0]], keypoints[rows[:, 1]], torch.rand(7), torch.arange(7) > 3)
+    )
+    sent = messages.matches_message(pair, header(2, "b"), header(1, "a"), "temporal")
+    received = client.listen(MatchesMessage, "/more_arrays")
+    publisher = client.publisher(MatchesMessage, "/more_arrays")
+    publisher.publish(sent)
+    message = wait_until(lambda: received[-1] if received else None, "the matches")
+    for field in ("index0", "index1", "xy0", "xy1", "confidence", "inlier"):
+        np.testing.assert_array_equal(floats(getattr(message, field)), floats(getattr(sent, field)))
 
 
 def test_a_picture(messages: Any) -> None:

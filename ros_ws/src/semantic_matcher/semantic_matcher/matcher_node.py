@@ -152,8 +152,11 @@ class MatcherNode(LifecycleNode):
         Raises:
             ImageError: the message cannot be used.
         """
-        convert = compressed_to_rgb if isinstance(message, CompressedImage) else image_to_rgb
-        return convert(message, full_scale=self._settings.image_full_scale or None)
+        full_scale = self._settings.image_full_scale or None
+        if isinstance(message, CompressedImage):
+            return compressed_to_rgb(message, full_scale=full_scale)
+        # Nobody else has the message, and nobody writes to images.
+        return image_to_rgb(message, full_scale=full_scale, copy=False)
 
     def age_of(self, header: Any) -> float | None:
         """Seconds since the header's stamp, or ``None`` where it has none."""
@@ -162,8 +165,11 @@ class MatcherNode(LifecycleNode):
 
     def is_stale(self, header: Any) -> bool:
         """Whether an image is too old to be worth processing; counted."""
-        limit, age = self._settings.max_image_age, self.age_of(header)
-        stale = limit > 0 and age is not None and age > limit
+        limit = self._settings.max_image_age
+        if limit == 0:
+            return False
+        age = self.age_of(header)
+        stale = age is not None and age > limit
         if stale:
             self.statistics.count("stale")
         return stale

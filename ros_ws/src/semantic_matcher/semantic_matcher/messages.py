@@ -1,8 +1,9 @@
 """Features and Matches of the core, made into messages.
 
-Arrays travel as ``array.array`` filled from their bytes: assigning a numpy array or a list to a message field costs
-rclpy a conversion of each element, some hundred times as long. The large ones are assigned to a message that is there
-already: its constructor would copy them.
+rclpy converts a field of numbers to the middleware's form with one copy of its memory if it is a buffer of the right
+type, and number by number, some hundred times as long, if it is not. The setters of a message make another copy, its
+constructor two. So arrays are put where the setters would put them: as they are, contiguous and of the field's type.
+Such a message is for publishing; it shares memory with what it was made of.
 """
 
 from __future__ import annotations
@@ -24,25 +25,31 @@ if TYPE_CHECKING:
 _TYPES = {"f": np.dtype(np.float32), "I": np.dtype(np.uint32), "B": np.dtype(np.uint8)}
 
 
-def flat_array(values: Tensor | np.ndarray, typecode: str) -> array[Any]:
-    """All elements, row-major, as ``array.array`` of typecode ``f`` (float32), ``I`` (uint32) or ``B`` (uint8)."""
+def set_array(message: Any, field: str, values: Tensor | np.ndarray, typecode: str) -> None:
+    """Set a field of a message to all elements of an array, row-major, without a copy where that is possible.
+
+    Args:
+        message: whose field it is.
+        field: its name; a sequence of float32, uint32 or uint8.
+        values: of any shape.
+        typecode: the field's: ``f`` (float32), ``I`` (uint32) or ``B`` (uint8).
+    """
     values = values if isinstance(values, np.ndarray) else values.cpu().numpy()
     flat = np.ascontiguousarray(values, dtype=_TYPES[typecode]).reshape(-1)
-    out: array[Any] = array(typecode)
-    out.frombytes(memoryview(flat).cast("B") if flat.size else b"")
-    return out
+    slot = f"_{field}"
+    if slot in getattr(type(message), "__slots__", ()):
+        setattr(message, slot, flat)
+    else:  # Messages that another generator made: the best that a setter takes.
+        setattr(message, field, array(typecode, flat.tobytes()))
 
 
 def keypoints_message(frame: Frame, header: Header) -> Keypoints:
     """Positions and scores of a frame's keypoints."""
     height, width = frame.features.image_size
-    return Keypoints(
-        header=header,
-        width=width,
-        height=height,
-        xy=flat_array(frame.features.keypoints[0], "f"),
-        scores=flat_array(frame.features.scores[0], "f"),
-    )
+    message = Keypoints(header=header, width=width, height=height)
+    set_array(message, "xy", frame.features.keypoints[0], "f")
+    set_array(message, "scores", frame.features.scores[0], "f")
+    return message
 
 
 def descriptors_message(frame: Frame, header: Header, variant: str) -> Descriptors:
@@ -50,29 +57,24 @@ def descriptors_message(frame: Frame, header: Header, variant: str) -> Descripto
     features = frame.features
     main = features.descriptors if features.reasoned is None else features.reasoned
     message = Descriptors(header=header, variant=variant, dim=main.shape[-1])
-    message.data = flat_array(main[0], "f")
+    set_array(message, "data", main[0], "f")
     if features.semantic is not None:
         message.semantic_dim = features.semantic.shape[-1]
-        message.semantic_data = flat_array(features.semantic[0], "f")
+        set_array(message, "semantic_data", features.semantic[0], "f")
     return message
 
 
 def matches_message(pair: MatchedPair, header: Header, reference_header: Header, mode: str) -> Matches:
     """The matches of a pair; ``header`` is the current image's."""
     matches = pair.matches
-    message = Matches(
-        header=header,
-        reference_header=reference_header,
-        mode=mode,
-        index0=flat_array(matches.indices[:, 0], "I"),
-        index1=flat_array(matches.indices[:, 1], "I"),
-        xy0=flat_array(matches.keypoints0, "f"),
-        xy1=flat_array(matches.keypoints1, "f"),
-        confidence=flat_array(matches.confidence, "f"),
-        model_type=matches.model_type,
-    )
+    message = Matches(header=header, reference_header=reference_header, mode=mode, model_type=matches.model_type)
+    set_array(message, "index0", matches.indices[:, 0], "I")
+    set_array(message, "index1", matches.indices[:, 1], "I")
+    set_array(message, "xy0", matches.keypoints0, "f")
+    set_array(message, "xy1", matches.keypoints1, "f")
+    set_array(message, "confidence", matches.confidence, "f")
     if matches.inlier is not None:
-        message.inlier = flat_array(matches.inlier, "B")
+        set_array(message, "inlier", matches.inlier, "B")
     if matches.model is not None:
         message.model = matches.model.cpu().numpy().astype(np.float64).reshape(9)
     return message
@@ -82,14 +84,16 @@ def rgb_image_message(pixels: np.ndarray, header: Header) -> Image:
     """An ``H x W x 3`` uint8 RGB picture."""
     height, width = pixels.shape[:2]
     message = Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width)
-    message.data = flat_array(pixels, "B")
+    set_array(message, "data", pixels, "B")
     return message
 
 
 def jpeg_message(pixels: np.ndarray, header: Header, quality: int) -> CompressedImage:
     """An ``H x W x 3`` uint8 RGB picture as JPEG of quality 1 to 100, named as image_transport names it."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=flat_array(data, "B"))
+    message = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
+    set_array(message, "data", data, "B")
+    return message
 
 
 def points_message(points: np.ndarray, confidence: np.ndarray, header: Header) -> PointCloud2:
@@ -106,7 +110,7 @@ def points_message(points: np.ndarray, confidence: np.ndarray, header: Header) -
         row_step=4 * len(names) * len(rows),
         is_dense=True,
     )
-    message.data = flat_array(rows.view(np.uint8), "B")
+    set_array(message, "data", rows.view(np.uint8), "B")
     return message
 
 

@@ -28,13 +28,17 @@ def pair_types(node: Node, prefix: str) -> dict[str, type]:
     return {f"{prefix}{name}": type_ for name, type_ in ({"matches": Matches} | view_types(node)).items()}
 
 
-def publish_frame(node: MatcherNode, prefix: str, frame: Frame) -> None:
-    """Keypoints and descriptors of a frame, under its image's header."""
-    assert node.model is not None
-    variant = node.model.variant
+def publish_keypoints(node: MatcherNode, prefix: str, frame: Frame) -> None:
+    """Keypoints of a frame, under its image's header."""
     node.statistics.set(f"{prefix}keypoints", frame.features.keypoints.shape[1])
     if node.settings.publish_keypoints:
         node.outputs[f"{prefix}keypoints"].publish(lambda: keypoints_message(frame, frame.tag))
+
+
+def publish_descriptors(node: MatcherNode, prefix: str, frame: Frame) -> None:
+    """Descriptors of a frame, under its image's header; best after all else, which they are larger than."""
+    assert node.model is not None
+    variant = node.model.variant
     if node.settings.publish_descriptors:
         node.outputs[f"{prefix}descriptors"].publish(lambda: descriptors_message(frame, frame.tag, variant))
 

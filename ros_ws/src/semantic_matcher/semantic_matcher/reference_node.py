@@ -14,7 +14,13 @@ from semantic_matcher.matching_model import MatchingModel, verifier
 from semantic_matcher.messages import descriptors_message, keypoints_message, stamp_ns
 from semantic_matcher.output import Output
 from semantic_matcher.parameters import named
-from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
+from semantic_matcher.publishing import (
+    frame_types,
+    pair_types,
+    publish_descriptors,
+    publish_keypoints,
+    publish_pairs,
+)
 from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
 from semantic_matcher.temporal_node import prefix_of
 from semantic_matcher_core.errors import ConfigError
@@ -84,8 +90,10 @@ class ReferenceMatcher(MatcherNode):
         if self.is_stale(item.header):
             return
         frame, pairs = self._stream.process(self.image_of(item), stamp_ns(item.header), item.header)
-        publish_frame(self, prefix_of(source), frame)
-        publish_pairs(self, prefix_of(source), pairs, "reference")
+        prefix = prefix_of(source)
+        publish_keypoints(self, prefix, frame)
+        publish_pairs(self, prefix, pairs, "reference")
+        publish_descriptors(self, prefix, frame)
         self.finished(source, item.header)
 
     def _receive(self, camera: str, message: Any) -> None:

@@ -13,7 +13,13 @@ from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
 from semantic_matcher.messages import points_message, stamp_ns
 from semantic_matcher.output import Output
-from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
+from semantic_matcher.publishing import (
+    frame_types,
+    pair_types,
+    publish_descriptors,
+    publish_keypoints,
+    publish_pairs,
+)
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.stereo import sparse_points
 from semantic_matcher_core.streams import MatchedPair, StereoStream, StereoSynchronizer
@@ -69,10 +75,13 @@ class StereoMatcher(MatcherNode):
         pair = self._stream.process(
             *images, (stamp_ns(left.header), stamp_ns(right.header)), (left.header, right.header)
         )
-        publish_frame(self, "left/", pair.reference)
-        publish_frame(self, "right/", pair.current)
+        sides = {"left/": pair.reference, "right/": pair.current}
+        for prefix, frame in sides.items():
+            publish_keypoints(self, prefix, frame)
         publish_pairs(self, "", [pair], "stereo")
         self._publish_points(pair)
+        for prefix, frame in sides.items():
+            publish_descriptors(self, prefix, frame)
         self.finished(source, right.header)
 
     def _calibrated(self, sizes: list[tuple[int, int]]) -> tuple[Camera, Camera] | None:

@@ -16,7 +16,13 @@ from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel
 from semantic_matcher.messages import jpeg_message, rgb_image_message, stamp_ns
 from semantic_matcher.output import Output
-from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
+from semantic_matcher.publishing import (
+    frame_types,
+    pair_types,
+    publish_descriptors,
+    publish_keypoints,
+    publish_pairs,
+)
 from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
 from semantic_matcher.track_messages import confidence_of, grid_marker, track_message
 from semantic_matcher_core.errors import ConfigError
@@ -107,7 +113,7 @@ class TemplateTrackerNode(MatcherNode):
         image = result.frame.image
         current = Frame(result.frame.stamp_ns, image, result.features, header)
         template = Frame(stamp_ns(self._header), result.template.image, result.template.features, self._header)
-        publish_frame(self, "", current)
+        publish_keypoints(self, "", current)
         publish_pairs(self, "", [MatchedPair(template, current, result.matches)], "reference")
 
         outputs["track"].publish(lambda: track_message(result, name, header, settings.grid_columns))
@@ -115,12 +121,11 @@ class TemplateTrackerNode(MatcherNode):
             lambda: grid_marker(result, header, settings.grid_columns, settings.marker_scale)
         )
         self._show_track(result.agreement)
-        if result.agreement is None:
-            return
-        warped = result.agreement.warped
-        if settings.publish_rectified:
+        if settings.publish_rectified and result.agreement is not None:
+            warped = result.agreement.warped
             outputs["rectified"].publish(lambda: rgb_image_message(warped, header))
             outputs["rectified/compressed"].publish(lambda: jpeg_message(warped, header, settings.debug_jpeg_quality))
+        publish_descriptors(self, "", current)
 
     def _take(self, message: Any, name: str) -> int:
         """Make an image the template; the number of its keypoints."""

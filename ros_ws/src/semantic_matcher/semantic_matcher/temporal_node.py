@@ -12,7 +12,13 @@ from semantic_matcher.matching_model import MatchingModel, verifier
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.output import Output
 from semantic_matcher.parameters import named
-from semantic_matcher.publishing import frame_types, pair_types, publish_frame, publish_pairs
+from semantic_matcher.publishing import (
+    frame_types,
+    pair_types,
+    publish_descriptors,
+    publish_keypoints,
+    publish_pairs,
+)
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.streams import StampOrder, TemporalPairing, TemporalStream
 
@@ -53,6 +59,7 @@ class TemporalMatcher(MatcherNode):
             stream.pairing = TemporalPairing(
                 settings.reference_policy, settings.every_nth, settings.min_inlier_share, settings.min_overlap
             )
+            stream.semantic_every = settings.semantic_every
 
     def process(self, source: str, item: Any) -> None:
         stream = self._streams[source]
@@ -68,9 +75,10 @@ class TemporalMatcher(MatcherNode):
         stream.verify = verifier(self.settings, self._calibrated(source, image.shape[:2]))
         frame, pair = stream.process(image, stamp_ns(item.header), item.header)
         prefix = prefix_of(source)
-        publish_frame(self, prefix, frame)
+        publish_keypoints(self, prefix, frame)
         if pair is not None:
             publish_pairs(self, prefix, [pair], "temporal")
+        publish_descriptors(self, prefix, frame)
         self.finished(source, item.header)
 
     def _calibrated(self, source: str, size: tuple[int, int]) -> tuple[Camera, Camera] | None:

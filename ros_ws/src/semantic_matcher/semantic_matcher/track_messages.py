@@ -10,7 +10,7 @@ from semantic_matcher_msgs.msg import TemplateTrack
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker
 
-from semantic_matcher.messages import flat_array
+from semantic_matcher.messages import set_array
 from semantic_matcher_core.registration.lattice import lattice_points_of, resampled
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def track_message(result: FrameRegistration, name: str, header: Header, columns:
     message.error = result.agreement.error if np.isfinite(result.agreement.error) else 0.0
     message.coverage = result.agreement.coverage
     message.rows, message.columns = grid.shape[:2]
-    message.xy = flat_array(grid, "f")
-    message.known = flat_array(known, "B")
+    set_array(message, "xy", grid, "f")
+    set_array(message, "known", known, "B")
     return message
 
 

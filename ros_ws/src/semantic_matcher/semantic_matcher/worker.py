@@ -7,12 +7,18 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+# Longer than a node needs to decode an image, and far shorter than what waits for the caller of `offer` may notice.
+_HEAD_START_S = 0.003
+
 
 class NewestFrameWorker:
     """Runs ``work(source, item)`` in a thread, always on the newest item of a source.
 
-    ``offer`` never waits: an item that has not been begun is replaced by the next of its source, so the age of what
-    is worked on is bounded by one run of ``work`` for each source, however fast items come. Sources take turns.
+    An item that has not been begun is replaced by the next of its source, so the age of what is worked on is bounded by
+    one run of ``work`` for each source, however fast items come. Sources take turns.
+
+    ``offer`` does not wait for the work, apart from a head start of up to 3 ms for a worker that was idle. An executor
+    that calls it would else take the interpreter for its own bookkeeping just when the worker wakes up.
 
     Args:
         work: what to do with an item; an exception goes to ``failed`` and the thread goes on.
@@ -29,6 +35,7 @@ class NewestFrameWorker:
         self._waiting: OrderedDict[str, Any] = OrderedDict()
         self._condition = threading.Condition()
         self._stopping = False
+        self._idle = False
         self._thread: threading.Thread | None = None
         self.dropped: Counter[str] = Counter()
         """Items of each source that were replaced before their turn."""
@@ -49,14 +56,17 @@ class NewestFrameWorker:
             if source in self._waiting:
                 self.dropped[source] += 1
             self._waiting[source] = item
-            self._condition.notify()
+            self._condition.notify_all()
+            if self._idle:
+                self._idle = False
+                self._condition.wait_for(lambda: self._idle or self._stopping, _HEAD_START_S)
 
     def stop(self, timeout: float | None = None) -> bool:
         """Finish the item in work and end; whether the thread ended within ``timeout`` seconds."""
         with self._condition:
             self._stopping = True
             self._waiting.clear()
-            self._condition.notify()
+            self._condition.notify_all()
         if self._thread is None:
             return True
         self._thread.join(timeout)
@@ -68,6 +78,9 @@ class NewestFrameWorker:
     def _run(self) -> None:
         while True:
             with self._condition:
+                self._idle = not self._waiting
+                if self._idle:
+                    self._condition.notify_all()
                 self._condition.wait_for(lambda: self._waiting or self._stopping)
                 if self._stopping:
                     return
