@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from semantic_matcher_core.backends import apply_backend, check_backend
 from semantic_matcher_core.device import resolve_device, resolve_precision
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
@@ -90,6 +91,7 @@ class SemanticMatcher(nn.Module):
         *,
         device: str | torch.device = "auto",
         precision: str = "fp32",
+        backend: str = "eager",
         **options: Any,
     ) -> SemanticMatcher:
         """A matcher from parts; without a reasoner it is plain descriptor matching, through the same code.
@@ -101,6 +103,7 @@ class SemanticMatcher(nn.Module):
             precision: ``fp32``, ``bf16`` or ``fp16`` (GPU only): what the networks compute in; results stay float32.
                 DINOv2 and the reasoner are copied with weights of that type; an extractor whose keypoints would move
                 (XFeat's) stays float32.
+            backend: what runs the networks, see :func:`~semantic_matcher_core.backends.apply_backend`.
             options: ``matching`` (:class:`~semantic_matcher_core.matching.MatcherConfig`), ``semantic_size`` (long
                 side in pixels at which the semantic encoder sees the image), ``registration``
                 (``"exact"`` or ``"published"``, see ``semantics.sampling``), ``variant`` (a name for logs).
@@ -109,13 +112,15 @@ class SemanticMatcher(nn.Module):
             ConfigError, ShapeError: the parts or options do not fit together.
             DeviceError: device or precision are not available here.
         """
+        check_backend(backend)
         resolved = resolve_device(device)
         dtype = resolve_precision(precision, resolved)
         if semantic_encoder is not None and has_narrow_weights(semantic_encoder):
             semantic_encoder = narrowed(semantic_encoder, dtype)
         if reasoner is not None:
             reasoner = narrowed(reasoner, dtype)
-        return cls(extractor, semantic_encoder, reasoner, precision=precision, **options).to(resolved)
+        matcher = cls(extractor, semantic_encoder, reasoner, precision=precision, **options).to(resolved)
+        return apply_backend(matcher, backend)
 
     @classmethod
     def from_pretrained(
@@ -124,6 +129,7 @@ class SemanticMatcher(nn.Module):
         *,
         device: str | torch.device = "auto",
         precision: str = "fp32",
+        backend: str = "eager",
         max_keypoints: int | None = None,
         weights: str | Path | None = None,
         fetch: bool = False,
@@ -134,7 +140,7 @@ class SemanticMatcher(nn.Module):
         Args:
             name_or_path: a catalogue name (:func:`~semantic_matcher_core.variants.list_variants`), a folder with
                 ``model_config.yaml`` and a ``.pt``, a ``.zip`` of one, or ``plain:<extractor>``.
-            device, precision: see :meth:`from_parts`.
+            device, precision, backend: see :meth:`from_parts`.
             max_keypoints: keypoints per image; ``None`` for what the variant's configuration says (2048 for plain).
             weights: a folder to search for weights before the usual places.
             fetch: download what is not here; otherwise nothing touches the network.
@@ -148,13 +154,20 @@ class SemanticMatcher(nn.Module):
         """
         from semantic_matcher_core.variants import build_parts
 
+        check_backend(backend)
         resolved = resolve_device(device)
         resolve_precision(precision, resolved)
         extractor, encoder, reasoner, defaults = build_parts(
             name_or_path, max_keypoints=max_keypoints, weights=weights, fetch=fetch, device=resolved
         )
         return cls.from_parts(
-            extractor, encoder, reasoner, device=resolved, precision=precision, **{**defaults, **options}
+            extractor,
+            encoder,
+            reasoner,
+            device=resolved,
+            precision=precision,
+            backend=backend,
+            **{**defaults, **options},
         )
 
     @property

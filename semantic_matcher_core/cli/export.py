@@ -50,7 +50,7 @@ def export_command(
 
     folder = output or onnx_folder(name)
     with spinner("loading the model"):
-        matcher = replace(model, device="cpu", backend="torch").load()
+        matcher = replace(model, device="cpu", backend="eager").load()
     with spinner("exporting, and checking against torch"):
         differences = export_onnx(matcher, folder, overwrite=overwrite)
     for graph, difference in differences.items():

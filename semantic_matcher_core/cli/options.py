@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _MODEL = "Model"
 _MATCHING = "Matching"
+# Those of `backends`, which imports torch.
+_BACKENDS = ("eager", "compile", "onnx", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class ModelOptions:
             "--variant",
             "-v",
             help="What matches: a name of `semantic-matcher variants`, plain:EXTRACTOR (no semantics; plain:sift needs "
-            "no weights), or the path of a checkpoint folder or zip. (default: xfeat)",
+            "no weights), or the path of a checkpoint folder or zip. (default: compact, which comes with the package)",
             show_default=False,
             rich_help_panel=_MODEL,
         ),
@@ -121,12 +123,25 @@ class ModelOptions:
         ),
     ] = None
 
+    semantic_size: Annotated[
+        int | None,
+        typer.Option(
+            "--semantic-size",
+            min=14,
+            help="Long side in pixels at which the semantic encoder sees the image; smaller is faster; no effect "
+            "where the variant's configuration fixes it. (default: 896)",
+            show_default=False,
+            rich_help_panel=_MODEL,
+        ),
+    ] = None
     backend: Annotated[
         str,
         typer.Option(
-            help="What runs the networks: torch; or onnx, after `semantic-matcher export`.", rich_help_panel=_MODEL
+            help="What runs the networks: eager (torch as it is), compile (torch.compile: the first image of each size "
+            "waits for the compiler), onnx (after `semantic-matcher export`), tensorrt (GPU).",
+            rich_help_panel=_MODEL,
         ),
-    ] = "torch"
+    ] = "eager"
     onnx_folder: Annotated[
         Path | None,
         typer.Option(
@@ -171,6 +186,7 @@ class ModelOptions:
         from semantic_matcher_core.pipeline import SemanticMatcher
 
         matching = matching or MatchingOptions()
+        chosen: dict[str, Any] = {} if self.semantic_size is None else {"semantic_size": self.semantic_size}
         matcher = SemanticMatcher.from_pretrained(
             name,
             device=self.device,
@@ -179,20 +195,19 @@ class ModelOptions:
             weights=self.weights,
             fetch=self.fetch,
             matching=MatcherConfig(ratio=matching.ratio, min_similarity=matching.min_similarity),
+            **chosen,
         )
-        if folder is None:
-            return matcher
-        from semantic_matcher_core.export import use_onnx
+        from semantic_matcher_core.backends import apply_backend
 
-        return use_onnx(matcher, folder)
+        return apply_backend(matcher, self.backend, onnx_folder=folder)
 
     def _graphs(self, name: str) -> Path | None:
-        """The folder of the variant's ONNX graphs, or ``None`` for torch."""
+        """The folder of the variant's ONNX graphs, or ``None`` for another backend."""
         from semantic_matcher_core.errors import ConfigError
 
-        if self.backend not in ("torch", "onnx"):
-            raise ConfigError(f"unknown --backend {self.backend!r}; use torch or onnx")
-        if self.backend == "torch":
+        if self.backend not in _BACKENDS:
+            raise ConfigError(f"unknown --backend {self.backend!r}; use {', '.join(_BACKENDS)}")
+        if self.backend != "onnx":
             if self.onnx_folder is not None:
                 raise ConfigError("--onnx-folder is for --backend onnx; give both")
             return None

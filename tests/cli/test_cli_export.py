@@ -61,7 +61,7 @@ def test_export_then_match(pair: list[str], tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["match", "--backend", "tensorrt"], "unknown --backend 'tensorrt'"),
+        (["match", "--backend", "torchscript"], "unknown --backend 'torchscript'"),
         (["match", "--onnx-folder", "somewhere"], "--backend onnx"),
         (["match", "--backend", "onnx", "--precision", "bf16"], "bf16"),
         (["export", "--format", "tflite"], "unknown --format 'tflite'"),

@@ -59,11 +59,13 @@ class MatchingModel:
         matcher: the core's matcher.
         device: where it runs while the node is active.
         load_seconds: how long loading took.
+        backend: what runs the networks.
         weights_hash: SHA-256 over all parameters of the networks, "" where there are none.
     """
 
-    def __init__(self, matcher: SemanticMatcher, load_seconds: float = 0.0) -> None:
+    def __init__(self, matcher: SemanticMatcher, load_seconds: float = 0.0, backend: str = "eager") -> None:
         self.matcher = matcher
+        self.backend = backend
         self.device: torch.device = matcher.device
         self.load_seconds = load_seconds
         self.weights_hash = sha256_of_weights(matcher)
@@ -89,10 +91,11 @@ class MatchingModel:
             resolve_variant(settings.variant, settings.descriptor, settings.dino),
             device=settings.device,
             precision=settings.precision,
+            backend=settings.backend,
             max_keypoints=settings.max_keypoints,
             weights=settings.weights or None,
         )
-        model = cls(matcher, time.monotonic() - started)
+        model = cls(matcher, time.monotonic() - started, settings.backend)
         model.apply(settings)
         return model
 
@@ -110,6 +113,7 @@ class MatchingModel:
             "variant": self.variant,
             "device": f"{self.device} ({name})" if name else str(self.device),
             "precision": self.matcher.precision,
+            "backend": self.backend,
             "weights (SHA-256)": self.weights_hash[:16] or "none",
         }
 

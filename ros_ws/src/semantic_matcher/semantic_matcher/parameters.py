@@ -95,19 +95,28 @@ MODEL = (
         "variant",
         "",
         "What to match with: a published variant, a checkpoint folder or zip, or plain:<extractor>. "
-        "Empty: descriptor and dino say it",
+        "Empty: descriptor and dino say it; all empty: compact, which comes with the package",
     ),
-    ParameterSpec("descriptor", "xfeat", "Local feature extractor, where variant is empty"),
+    ParameterSpec(
+        "descriptor", "", "Local feature extractor, where variant is empty; empty for xfeat where dino is given"
+    ),
     ParameterSpec(
         "dino",
         "",
         "Semantic encoder, where variant is empty: dinov2_vits14, dinov2_vitb14, dinov2_vitl14, dinov2_vitg14, or none "
-        "for plain descriptor matching; empty for dinov2_vits14",
+        "for plain descriptor matching; empty for what the descriptor's variants have, dinov2_vits14 mostly",
     ),
     ParameterSpec("weights", "", "Folder to search for weights before the usual places"),
     ParameterSpec("device", "auto", "Where the networks run: auto, cpu, cuda or cuda:<index>"),
     ParameterSpec(
         "precision", "fp32", "What the networks compute in; fp16 needs a GPU", choices=("fp32", "fp16", "bf16")
+    ),
+    ParameterSpec(
+        "backend",
+        "eager",
+        "What runs the networks: eager, torch as it is; compile, torch.compile; onnx, graphs that semantic-matcher "
+        "export made; tensorrt, torch-tensorrt on a GPU",
+        choices=("eager", "compile", "onnx", "tensorrt"),
     ),
     ParameterSpec("max_keypoints", 2048, "Keypoints per image at most", 1, 65536, dynamic=True),
     ParameterSpec(
@@ -233,6 +242,15 @@ TEMPORAL = (
         dynamic=True,
     ),
     ParameterSpec("every_nth", 5, "Frames that a reference serves for, with every_nth", 1, 100000, dynamic=True),
+    ParameterSpec(
+        "semantic_every",
+        1,
+        "Run the semantic encoder for every n-th frame at least; those between look its map up where the motion since "
+        "says",
+        1,
+        1000,
+        dynamic=True,
+    ),
     ParameterSpec(
         "min_inlier_share",
         0.25,
