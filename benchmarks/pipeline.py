@@ -1,17 +1,20 @@
-"""Milliseconds per stage and per pair, next to the same work done the reference's way.
+"""Milliseconds per stage, per new frame of a stream and per pair.
 
-``python -m benchmarks.pipeline --help`` has the options.
-
-Published weights are used where they are found; otherwise random ones of the same shape stand in, since time does not
-depend on their values, and the output says so. Images are two views of one rendered texture.
+``python -m benchmarks.pipeline`` times one case; ``--compare`` puts it beside the same work done the straightforward
+way, beside LightGlue on the same keypoints, and beside the least time this machine could take. ``--sweep`` goes over
+image sizes, keypoints, batches and precisions, and ``--plots FOLDER`` draws how the time grows. ``--quick`` is for
+small machines. Weights are the published ones where they are found, else random ones of the same shape: time does not depend
+on their values, agreement does. Images are two views of one rendered texture, or yours (``--images A B``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,181 +22,173 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import reference
+from benchmarks.floor import Ceilings, measure_ceilings, stage_work, whole
+from benchmarks.models import Case, build_matcher, textured_pair
+from benchmarks.stages import lightglue_pair, our_stages, reference_pair, reference_stages, shared_matches
 from benchmarks.timing import Timing, machine_description, time_interleaved
-from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.device import resolve_device
-from semantic_matcher_core.errors import WeightsNotFoundError
-from semantic_matcher_core.extractors import create_extractor
-from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.inputs import as_image_batch
-from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
-from semantic_matcher_core.semantics import create_semantic_encoder, resize_for_encoder, sample_at_keypoints
-from semantic_matcher_core.semantics.dinov2 import DinoV2
+
+WHOLE = ("new frame of a stream", "isolated pair")
+SIZES = ((240, 320), (480, 640), (720, 1280))
+KEYPOINTS = (512, 1024, 2048, 4096)
 
 
-def build_matcher(args: argparse.Namespace, device: torch.device) -> tuple[SemanticMatcher, dict[str, str]]:
-    """The published default architecture (XFeat, DINOv2-S at 896, 5 layers of 256), and where its weights came from."""
-    torch.manual_seed(0)
-    origin = {"reasoner": "random"}
-    try:
-        extractor: Any = create_extractor("xfeat", args.keypoints, device=device)
-        origin["xfeat"] = "published"
-    except WeightsNotFoundError:
-        extractor, origin["xfeat"] = XFeat(max_keypoints=args.keypoints), "random"
-    try:
-        encoder: Any = create_semantic_encoder(args.dino, device=device)
-        origin["dino"] = "published"
-    except WeightsNotFoundError:
-        encoder, origin["dino"] = DinoV2(args.dino), "random"
-    config = ReasonerConfig(
-        extractor_features_dim=extractor.descriptor_dim,
-        semantic_features_dim=encoder.feature_dim,
-        features_dim=256,
-        n_attention_layers=5,
-        num_heads=1,
-        semantic_conditioning=True,
-    )
-    matcher = SemanticMatcher.from_parts(
-        extractor,
-        encoder,
-        Reasoner(config),
-        device=device,
-        precision=args.precision,
-        semantic_size=args.semantic_size,
-        registration="published",
-    )
-    return matcher.requires_grad_(False), origin
-
-
-def textured_pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two uint8 RGB views of smoothed noise at several scales, the second shifted by (12, 7) px."""
-    generator = torch.Generator().manual_seed(seed)
-    canvas = torch.zeros(1, 3, height + 32, width + 32)
-    for octave in range(2, 7):
-        noise = torch.rand(1, 3, (height >> octave) + 3, (width >> octave) + 3, generator=generator)
-        canvas += torch.nn.functional.interpolate(noise, canvas.shape[-2:], mode="bicubic") * 0.2
-    array = (canvas[0].clamp(0, 1).permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    return array[:height, :width].copy(), array[7 : 7 + height, 12 : 12 + width].copy()
-
-
-def stage_candidates(
-    matcher: SemanticMatcher, images: tuple[np.ndarray, np.ndarray], device: torch.device
-) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Per stage the calls to compare: ``ours`` and, where the reference does it differently, ``reference``."""
-    extractor, encoder, reasoner = matcher.extractor, matcher.semantic_encoder, matcher.reasoner
-    assert isinstance(extractor, XFeat) and isinstance(encoder, DinoV2) and reasoner is not None
-    ref_xfeat = reference.reference_xfeat(extractor, device)
-    ref_dino = reference.reference_dino(encoder, device)
-    ref_reasoner = reference.ReferenceReasoner(reasoner).eval().to(device)
-    batches = [as_image_batch(image, device) for image in images]
-    mode = reasoner.config.semantic_interpolation_mode
-
-    def resize(batch: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        return resize_for_encoder(batch, matcher.semantic_size, encoder.patch_size, registration="published")
-
-    def sample(feature_map: torch.Tensor, keypoints: torch.Tensor, scale: Any) -> torch.Tensor:
-        return sample_at_keypoints(
-            feature_map,
-            keypoints,
-            (images[0].shape[0], images[0].shape[1]),
-            patch_size=encoder.patch_size,
-            scale=scale,
-            registration="published",
-            mode=mode,
-        )
-
-    def reference_features(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        found = ref_xfeat.detectAndCompute(batch, top_k=extractor.max_keypoints)[0]
-        resized, scale = resize(batch)
-        tokens = ref_dino.forward_features(resized)["x_norm_patchtokens"]
-        h, w = resized.shape[-2] // encoder.patch_size, resized.shape[-1] // encoder.patch_size
-        feature_map = tokens.transpose(1, 2).reshape(1, -1, h, w)
-        semantic = sample(feature_map, found["keypoints"][None].float(), scale)
-        return found["keypoints"], *ref_reasoner(found["descriptors"][None], semantic)
-
-    def reference_pair() -> torch.Tensor:
-        (k0, t0, s0), (k1, t1, s1) = (reference_features(as_image_batch(image, device)) for image in images)
-        indices = reference.reference_match(t0, t1, s0, s1)
-        return torch.cat([k0[indices[:, 0]], k1[indices[:, 1]]], dim=1)
-
-    with torch.no_grad():
-        features = [extractor(batch) for batch in batches]
-        resized, scale = resize(batches[0])
-        feature_map = encoder(resized).float()
-        semantic = sample(feature_map, features[0].keypoints, scale)
-    reasoned = [matcher.extract(image) for image in images]
-    raw = [(f.reasoned, f.semantic) for f in reasoned]
-
-    def in_precision(call: Callable[[], Any]) -> Callable[[], Any]:
-        def run() -> Any:
-            with torch.no_grad():
-                return call()
-
-        return run
-
+def measure_case(
+    case: Case, args: argparse.Namespace, device: torch.device, ceilings: Ceilings, *, stages: bool, compare: bool
+) -> dict[str, Any]:
+    """Timings of a case by stage and by who did it, floors, and the share of the reference's matches that ours has."""
+    matcher, origin = build_matcher(case, device, args.weights)
+    images = _images(case, args)
+    calls = our_stages(matcher, case, images)
+    if not stages:
+        calls = {name: calls[name] for name in WHOLE}
+    agreement = None
+    if compare:
+        exact = build_matcher(case.with_(precision="fp32", backend="eager"), device, args.weights)[0]
+        theirs = reference_stages(exact, case, images)
+        for name, call in theirs.items():
+            calls[name]["reference"] = call
+        for name, call in lightglue_pair(exact, case, images).items():
+            calls[name]["lightglue"] = call
+        agreement = shared_matches(matcher.match_images(*images), theirs["isolated pair"]())
+    count = matcher.extractor(as_image_batch(images[0], device)).keypoints.shape[1]
+    timings = {}
+    for name, candidates in calls.items():
+        print(f"measuring: {case}: {name} …", file=sys.stderr)
+        timings[name] = time_interleaved(candidates, repeats=args.repeats, warmup=args.warmup, device=device)
+    floors = {name: ceilings.milliseconds(work) for name, work in stage_work(matcher, case, count).items()}
     return {
-        "decode to tensor": {"ours": lambda: as_image_batch(images[0], device)},
-        "extract (XFeat)": {
-            "ours": in_precision(lambda: extractor(batches[0])),
-            "reference": lambda: ref_xfeat.detectAndCompute(batches[0], top_k=extractor.max_keypoints),
-        },
-        f"encode ({encoder.name})": {
-            "ours": in_precision(lambda: encoder(resized)),
-            "reference": lambda: ref_dino.forward_features(resized),
-        },
-        "sample": {"ours": lambda: sample(feature_map, features[0].keypoints, scale)},
-        "reason": {
-            "ours": in_precision(lambda: reasoner(features[0].descriptors, semantic, features[0].valid)),
-            "reference": lambda: ref_reasoner(features[0].descriptors, semantic),
-        },
-        "match": {
-            "ours": lambda: matcher.match(reasoned[0], reasoned[1]),
-            "reference": lambda: reference.reference_match(raw[0][0], raw[1][0], raw[0][1], raw[1][1]),
-        },
-        "new frame of a stream": {
-            "ours": lambda: matcher.match(reasoned[0], matcher.extract(images[1])),
-            "reference": reference_pair,  # the published code extracts both images every time
-        },
-        "isolated pair": {"ours": lambda: matcher.match_images(*images), "reference": reference_pair},
+        "case": asdict(case),
+        "weights": origin,
+        "timings": timings,
+        "floors_ms": {**floors, **whole(floors)},
+        "agreement": agreement,
     }
 
 
-def agreement(matcher: SemanticMatcher, candidates: dict[str, Callable[[], Any]]) -> float:
-    """Share of the reference's matches, as pairs of whole pixels, that ours has too.
+def _images(case: Case, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    height, width = case.size
+    if not args.images:
+        return textured_pair(height, width)
+    import cv2
 
-    The keypoints themselves differ in the outermost two pixels, where kornia's XFeat never finds any.
-    """
-    ours = candidates["ours"]()
-    found = {tuple(row) for row in torch.cat([ours.keypoints0, ours.keypoints1], dim=1).round().int().tolist()}
-    theirs = {tuple(row) for row in candidates["reference"]().round().int().tolist()}
-    return len(found & theirs) / max(1, len(theirs))
+    from semantic_matcher_core.io.images import read_image
+
+    first, second = (
+        cv2.resize(read_image(path), (width, height), interpolation=cv2.INTER_AREA) for path in args.images
+    )
+    return first, second
 
 
-def markdown(results: dict[str, dict[str, Timing]]) -> str:
-    """A table: one row a stage, medians in ms and the ratio reference / ours."""
-    lines = ["| stage | ours, ms (p95) | reference's way, ms (p95) | ratio |", "|---|---:|---:|---:|"]
-    for stage, timings in results.items():
-        ours, theirs = timings["ours"], timings.get("reference")
-        other = "" if theirs is None else f"{theirs.median_ms:.1f} ({theirs.p95_ms:.1f})"
-        ratio = "" if theirs is None else f"{theirs.median_ms / ours.median_ms:.2f}×"
-        lines.append(f"| {stage} | {ours.median_ms:.1f} ({ours.p95_ms:.1f}) | {other} | {ratio} |")
+def stage_table(result: dict[str, Any]) -> str:
+    """One row a stage: median (95th percentile; best) in ms, and ratios of the medians."""
+    compared = any("reference" in timings for timings in result["timings"].values())
+    head = ["stage", "ours, ms"]
+    if compared:
+        head += ["straightforward, ms", "ratio", "LightGlue, ms"]
+    head += ["floor, ms", "of the floor"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for name, timings in result["timings"].items():
+        ours, floor = timings["ours"], result["floors_ms"].get(name)
+        row = [name, _text(ours)]
+        if compared:
+            theirs = timings.get("reference")
+            row += [_text(theirs), f"{theirs.median_ms / ours.median_ms:.2f}×" if theirs else ""]
+            row.append(_text(timings.get("lightglue")))
+        row += [f"{floor:.2f}", f"{ours.median_ms / floor:.1f}×"] if floor else ["", ""]
+        lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
+def sweep_table(results: list[dict[str, Any]]) -> str:
+    """One row a case: a new frame of a stream and an isolated pair."""
+    lines = [
+        "| image | keypoints | batch | precision | new frame, ms (p95) | floor, ms | pair, ms (p95) |",
+        "|---|---:|---:|---|---:|---:|---:|",
+    ]
+    for result in results:
+        case = result["case"]
+        frame, pair = (result["timings"][name]["ours"] for name in WHOLE)
+        lines.append(
+            f"| {case['size'][1]}×{case['size'][0]} | {case['keypoints']} | {case['batch']} | {case['precision']} | "
+            f"{frame.median_ms:.0f} ({frame.p95_ms:.0f}) | {result['floors_ms'][WHOLE[0]]:.0f} | "
+            f"{pair.median_ms:.0f} ({pair.p95_ms:.0f}) |"
+        )
+    return "\n".join(lines)
+
+
+def sweep_cases(base: Case, precisions: tuple[str, ...], quick: bool) -> Iterator[Case]:
+    """Keypoints at the base size, sizes at the base keypoints, batch 2 at the base; in each precision."""
+    sizes = SIZES[:2] if quick else SIZES
+    keypoints = (512, 2048) if quick else KEYPOINTS
+    for precision in precisions:
+        case = base.with_(precision=precision)
+        seen = {case}
+        yield case
+        others = [case.with_(keypoints=count) for count in keypoints] + [case.with_(size=size) for size in sizes]
+        for other in [*others, *([] if quick else [case.with_(batch=2)])]:
+            if other not in seen:
+                seen.add(other)
+                yield other
+
+
+def peak_memory(case: Case, args: argparse.Namespace, device: torch.device, way: str) -> float:
+    """Megabytes that one pair adds at its peak, in a process of its own: resident memory on the CPU, else of the GPU."""
+    command = [sys.executable, "-m", "benchmarks.pipeline", "--peak-of", way, "--device", str(device)]
+    command += ["--size", f"{case.size[1]}x{case.size[0]}", "--keypoints", str(case.keypoints), "--dino", case.dino]
+    command += ["--semantic-size", str(case.semantic_size), "--precision", case.precision, "--batch", str(case.batch)]
+    command += ["--threads", str(torch.get_num_threads())] + (["--weights", args.weights] if args.weights else [])
+    output = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(output.stdout.strip().splitlines()[-1])
+
+
+def _report_peak(case: Case, args: argparse.Namespace, device: torch.device) -> float:
+    ours = args.peak_of == "ours"
+    matcher, _ = build_matcher(case if ours else case.with_(precision="fp32"), device, args.weights)
+    images = _images(case, args)
+    call = (lambda: matcher.match_images(*images)) if ours else reference_pair(matcher, case, images)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) / 2**20
+    call()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20 - before
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", default="640x480", help="image WIDTHxHEIGHT")
     parser.add_argument("--keypoints", type=int, default=2048)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dino", default="dinov2_vits14", choices=["dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14"])
     parser.add_argument("--semantic-size", type=int, default=896, help="long side the semantic encoder sees")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--backend", default="eager", choices=["eager", "compile", "onnx", "tensorrt"])
+    parser.add_argument("--weights", help="folder to look for weights in first")
+    parser.add_argument("--images", nargs=2, type=Path, help="two images instead of the rendered ones")
+    parser.add_argument("--compare", action="store_true", help="beside the straightforward way and LightGlue")
+    parser.add_argument("--sweep", action="store_true", help="over sizes, keypoints, batches and --precisions")
+    parser.add_argument("--precisions", nargs="+", help="with --sweep; by default fp32 and bf16, on a GPU fp16 too")
+    parser.add_argument("--quick", action="store_true", help="fewer cases and repeats")
+    parser.add_argument("--memory", action="store_true", help="peak memory of a pair, in processes of their own")
+    parser.add_argument(
+        "--plots", type=Path, help="with --sweep: folder for SVGs of time over keypoints and image size"
+    )
+    parser.add_argument("--repeats", type=int, default=0, help="of each measurement; by default 5, with --quick 3")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    return parser.parse_args(argv)
+    parser.add_argument("--markdown", type=Path, help="also write the tables here")
+    parser.add_argument("--peak-of", choices=["ours", "reference"], help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    args.repeats = args.repeats or (3 if args.quick else 5)
+    return args
 
 
 @torch.inference_mode()
@@ -203,33 +198,67 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     device = resolve_device(args.device)
     width, height = (int(v) for v in args.size.split("x"))
-    matcher, origin = build_matcher(args, device)
-    images = textured_pair(height, width)
-    stages = stage_candidates(matcher, images, device)
-    results = {}
-    for stage, candidates in stages.items():
-        print(f"measuring: {stage} …", file=sys.stderr)
-        results[stage] = time_interleaved(candidates, repeats=args.repeats, warmup=args.warmup, device=device)
-    shared = agreement(matcher, stages["isolated pair"])
-    weights = ", ".join(f"{part} {source}" for part, source in sorted(origin.items()))
-    print(
-        f"{args.size}, {args.keypoints} keypoints, {args.dino} at {args.semantic_size}, {args.precision}; "
-        f"{machine_description(device)}; weights: {weights}\n"
+    base = Case(
+        (height, width), args.keypoints, args.batch, args.precision, args.semantic_size, args.dino, args.backend
     )
-    print(markdown(results))
-    print(f"\nmatches identical to the reference's way: {100 * shared:.2f} %")
+    if args.peak_of:
+        print(f"{_report_peak(base, args, device):.1f}")
+        return 0
+    usual = ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
+    precisions = tuple(args.precisions or usual) if args.sweep else (args.precision,)
+    ceilings = measure_ceilings(device, precisions)
+    rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in ceilings.flops.items())
+    text = [
+        f"{machine_description(device)}. Ceilings measured: {rates}, copies {ceilings.bandwidth / 1e9:.0f} GB/s.",
+        f"Times are median (95th percentile; best) of {args.repeats} interleaved calls after {args.warmup} to warm up.",
+    ]
+    results, memory = [], {}
+    if args.sweep:
+        for case in sweep_cases(base, precisions, args.quick):
+            results.append(measure_case(case, args, device, ceilings, stages=False, compare=False))
+        text.append(sweep_table(results))
+        if args.plots:
+            from benchmarks.plots import draw_growth
+
+            draw_growth(results, base, args.plots)
+    else:
+        results.append(measure_case(base, args, device, ceilings, stages=True, compare=args.compare))
+        sources = ", ".join(f"{part} {source}" for part, source in sorted(results[0]["weights"].items()))
+        text += [f"{base}; weights: {sources}.", stage_table(results[0])]
+        if results[0]["agreement"] is not None:
+            text.append(f"Matches of the straightforward way (fp32) found identically: {results[0]['agreement']:.2%}.")
+    if args.memory:
+        memory = {way: peak_memory(base, args, device, way) for way in ("ours", "reference")}
+        text.append(
+            f"A pair adds {memory['ours']:.0f} MB at its peak, the straightforward way {memory['reference']:.0f} MB."
+        )
+    report = "\n\n".join(text)
+    print(report)
+    if args.markdown:
+        _write(args.markdown, report + "\n")
     if args.json:
         payload = {
-            "arguments": {k: str(v) for k, v in vars(args).items()},
             "machine": machine_description(device),
-            "weights": origin,
-            "agreement": shared,
-            "stages": {stage: {k: asdict(t) for k, t in timings.items()} for stage, timings in results.items()},
+            "ceilings": asdict(ceilings),
+            "repeats": args.repeats,
+            "results": [
+                {**r, "timings": {n: {k: asdict(t) for k, t in c.items()} for n, c in r["timings"].items()}}
+                for r in results
+            ],
+            "peak_memory_mb": memory,
         }
-        temporary = args.json.with_name(args.json.name + ".tmp")
-        temporary.write_text(json.dumps(payload, indent=2), encoding="utf-8")
-        temporary.replace(args.json)
+        _write(args.json, json.dumps(payload, indent=2) + "\n")
     return 0
+
+
+def _text(timing: Timing | None) -> str:
+    return "" if timing is None else f"{timing.median_ms:.1f} ({timing.p95_ms:.1f}; {timing.best_ms:.1f})"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 if __name__ == "__main__":
