@@ -151,10 +151,10 @@ class FeatureCache:
         try:
             if group not in self._groups:
                 self._groups[group] = self._file[group]
-            values = np.asarray(read_array(self._groups[group], key), dtype=np.float32)
+            # torch converts half precision several times faster than NumPy.
+            return torch.from_numpy(read_array(self._groups[group], key)).float()
         except (KeyError, OSError, TypeError, ValueError) as error:
             raise DataError(f"{self.path}: cannot read {group}/{key}: {error}") from error
-        return torch.from_numpy(values)
 
 
 def check_attributes(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
