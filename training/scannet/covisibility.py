@@ -39,7 +39,7 @@ class SceneFrames:
     size: tuple[int, int]
 
 
-def scene_covisibility(scene: Scene, device: torch.device | str = "cpu", pairs_at_once: int = 64) -> Tensor:
+def scene_covisibility(scene: Scene, device: torch.device | str = "cpu", pairs_at_once: int | None = None) -> Tensor:
     """``P x 3`` float64 rows (source id, target id, share) for all pairs of frames, source before target.
 
     Each frame is read once. The depth maps stay at their own size; they are read as if enlarged to the colour image's
@@ -74,11 +74,15 @@ def read_frames(scene: Scene) -> SceneFrames:
     return SceneFrames(scene.ids, depth, poses, torch.from_numpy(scene.intrinsics), (height, width))
 
 
-def frames_covisibility(frames: SceneFrames, device: torch.device | str = "cpu", pairs_at_once: int = 64) -> Tensor:
+def frames_covisibility(
+    frames: SceneFrames, device: torch.device | str = "cpu", pairs_at_once: int | None = None
+) -> Tensor:
     """As :func:`scene_covisibility`: each frame is lifted into space once, and pairs that cannot see each other are
     told from their poses alone."""
     depth, poses, camera = (t.to(device) for t in (frames.depth, frames.poses, frames.camera))
     count = len(depth)
+    # On a CPU what a pass works on stays in the cache; a GPU wants much at once.
+    pairs_at_once = pairs_at_once or (64 if depth.device.type == "cpu" else 4096)
     points = lattice(frames.size, depth).expand(count, -1, -1)
     lifted = lift(points, depth, camera[None].expand(count, -1, -1), frames.size)
     ranges = torch.stack([depth_range(frame) for frame in depth])
