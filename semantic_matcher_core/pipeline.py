@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder,
 from semantic_matcher_core.semantics.resize import check_registration
 from semantic_matcher_core.semantics.semantic_map import SemanticMap
 from semantic_matcher_core.types import Features, Matches
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.cuda.extraction import CudaExtraction
 
 
 class SemanticMatcher(nn.Module):
@@ -80,6 +83,8 @@ class SemanticMatcher(nn.Module):
         self.registration = registration
         self.precision = precision
         self.variant = variant
+        self.backend = "eager"
+        self._cuda: CudaExtraction | None = None
         self.eval()
 
     @classmethod
@@ -120,7 +125,9 @@ class SemanticMatcher(nn.Module):
         if reasoner is not None:
             reasoner = narrowed(reasoner, dtype)
         matcher = cls(extractor, semantic_encoder, reasoner, precision=precision, **options).to(resolved)
-        return apply_backend(matcher, backend)
+        apply_backend(matcher, backend)
+        matcher.backend = backend
+        return matcher
 
     @classmethod
     def from_pretrained(
@@ -187,6 +194,9 @@ class SemanticMatcher(nn.Module):
         Raises:
             ImageError: shape, type or value range is none of those.
         """
+        gpu = self._gpu()
+        if gpu is not None and gpu.can_replay(self, mask):
+            return gpu.replayed(self, self._images(image))
         return self.extract_with_map(image, mask)[0]
 
     @torch.inference_mode()
@@ -212,18 +222,64 @@ class SemanticMatcher(nn.Module):
         Raises:
             ImageError: shape, type or value range is none of those.
         """
-        images = as_image_batch(image, self.device)
+        images = self._images(image)
         masks = None if mask is None else as_mask_batch(mask, images)
-        with self._autocast(self.extractor):
-            features = self.extractor(images, masks)
         if self.reasoner is None:
-            return features, None
+            return self.local_features(images, masks), None
         if semantic_map is None:
-            semantic_map = self.semantic_map(images)
+            features, semantic_map = self._features_and_map(images, masks)
+        else:
+            features = self.local_features(images, masks)
         places = features.keypoints
         if motion is not None:
             places = warp_points(places, motion, semantic_map.image_size)
         return self._reasoned(features, self._sample(semantic_map, places), self.reasoner), semantic_map
+
+    def _images(self, image: Any) -> torch.Tensor:
+        gpu = self._gpu()
+        uploaded = None if gpu is None else gpu.uploaded(image)
+        return as_image_batch(image, self.device) if uploaded is None else uploaded
+
+    @torch.inference_mode()
+    def local_features(self, images: torch.Tensor, masks: torch.Tensor | None = None) -> Features:
+        """What the extractor gives, at the matcher's precision.
+
+        Args:
+            images: ``B x 3 x H x W`` RGB float in [0, 1], on the matcher's device.
+            masks: ``B x H x W`` bool, true where keypoints are wanted.
+        """
+        with self._autocast(self.extractor):
+            return self.extractor(images, masks)
+
+    @torch.inference_mode()
+    def features_of(self, images: torch.Tensor, masks: torch.Tensor | None = None) -> Features:
+        """:meth:`extract`, of images that are on the device already; arguments as for :meth:`local_features`."""
+        if self.reasoner is None:
+            return self.local_features(images, masks)
+        features, semantic_map = self._features_and_map(images, masks)
+        return self._reasoned(features, self._sample(semantic_map, features.keypoints), self.reasoner)
+
+    def _features_and_map(self, images: torch.Tensor, masks: torch.Tensor | None) -> tuple[Features, SemanticMap]:
+        gpu = self._gpu()
+        if gpu is not None and is_enabled("streams"):
+            return gpu.side_by_side(self, images, masks)
+        return self.local_features(images, masks), self.semantic_map(images)
+
+    def _gpu(self) -> CudaExtraction | None:
+        """What a GPU does otherwise than the CPU; ``None`` on the CPU."""
+        device = self.device
+        if device.type != "cuda":
+            return None
+        if self._cuda is None:
+            from semantic_matcher_core.cuda.extraction import CudaExtraction
+
+            self._cuda = CudaExtraction(device)
+        return self._cuda
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SemanticMatcher:
+        # Recorded graphs read the weights where they were.
+        self._cuda = None
+        return super()._apply(fn, recurse)
 
     @torch.inference_mode()
     def match(self, features0: Features, features1: Features) -> Matches:

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semantic_matcher_core.constants import constant
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.semantics.interpolation import sample_points
 from semantic_matcher_core.semantics.resize import check_registration
@@ -70,10 +71,10 @@ def sample_at_keypoints(
         raise ShapeError(f"keypoints must be {feature_map.shape[0]} x N x 2 like the map, got {tuple(keypoints.shape)}")
     if registration == "exact":
         height, width = image_size
-        grid = 2 * (keypoints + 0.5) / keypoints.new_tensor((width, height)) - 1
+        grid = 2 * (keypoints + 0.5) / constant((width, height), keypoints) - 1
     else:
         rows, columns = feature_map.shape[-2:]
-        grid = 2 * (keypoints * scale / (keypoints.new_tensor((columns, rows)) * patch_size)) - 1
+        grid = 2 * (keypoints * scale / (constant((columns, rows), keypoints) * patch_size)) - 1
     # The map follows the positions' dtype: half precision has no pixels to spare.
     sampled = sample_points(feature_map.to(grid.dtype), grid, mode)
     if sampled.requires_grad:

@@ -1,0 +1,20 @@
+"""Small constant tensors that are made once for each device."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """``like.new_tensor(values)``, kept: a copy from the host would make a GPU wait, and no CUDA graph may hold one."""
+    return _made(values, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=256)
+def _made(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A tensor of inference mode could not be used where gradients are wanted.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
