@@ -93,12 +93,12 @@ CASES = {
 def build(keypoints: int) -> tuple[Dalf, str]:
     """DALF that finds as many keypoints as asked for, and where its weights are from."""
     try:
-        dalf = create_extractor("dalf", keypoints, device=CPU, threshold=-1e9)
+        dalf = create_extractor("dalf", keypoints, device=CPU, threshold=-1e9, max_side=None)
         assert isinstance(dalf, Dalf)
         return dalf.requires_grad_(False), "published"
     except WeightsNotFoundError:
         torch.manual_seed(0)
-        return Dalf(keypoints, threshold=-1e9).eval().requires_grad_(False), "random"
+        return Dalf(keypoints, threshold=-1e9, max_side=None).eval().requires_grad_(False), "random"
 
 
 def extraction(dalf: Dalf, images: Tensor, formulation: str) -> Callable[[], tuple[Tensor, Tensor]]:

@@ -57,7 +57,9 @@ class DALF:
         fetch: bool = False,
     ) -> None:
         self.dev = resolve_device(dev)
-        extractor = create_extractor("dalf", weights=model, device=self.dev, fetch=fetch, remove_borders=0, margin=None)
+        extractor = create_extractor(
+            "dalf", weights=model, device=self.dev, fetch=fetch, remove_borders=0, margin=None, max_side=None
+        )
         assert isinstance(extractor, Dalf)
         self.net = extractor
         if fixed_tps:

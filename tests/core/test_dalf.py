@@ -15,6 +15,7 @@ from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.dalf import MODES, Dalf, mode_of_state_dict
 from semantic_matcher_core.extractors.dalf.resize import shrink_area
+from semantic_matcher_core.extractors.resizing import fit_long_side
 from semantic_matcher_core.inputs import as_image_batch
 
 # Keypoints that stand out from their neighbours by this much (logits) are those the published code reproduces itself.
@@ -180,6 +181,24 @@ def test_any_number_of_keypoints(count: int) -> None:
     assert torch.isfinite(features.descriptors).all()
 
 
+def test_large_images_are_seen_smaller(shared: Path) -> None:
+    weights = shared / "weights" / "dalf_ts-fl.pth"
+    image = picture(shared, "kanagawa_1")
+    bounded = create_extractor("dalf", weights=weights, device="cpu", max_side=320)
+    seen = bounded.extract(image)
+    assert seen.image_size == image.shape[:2]
+    # The same as shrinking first, with pixel centres where they were.
+    smaller, _ = fit_long_side(as_image_batch(image), None, 320)
+    plain = create_extractor("dalf", weights=weights, device="cpu").extract(smaller)
+    assert plain.image_size == (240, 320) and plain.keypoints.shape[1] > 200
+    torch.testing.assert_close(seen.keypoints, (plain.keypoints + 0.5) * 2 - 0.5)
+    torch.testing.assert_close(seen.descriptors, plain.descriptors)
+    mask = np.zeros(image.shape[:2], np.uint8)
+    mask[:, :300] = 255
+    assert 0 < bounded.extract(image, mask).keypoints[0, :, 0].max() < 301
+    assert bounded.detectAndCompute(image, return_map=True)[2].shape == (240, 320)
+
+
 def test_a_constant_image_has_no_keypoints_inside(shared: Path) -> None:
     dalf = create_extractor("dalf", weights=shared / "weights" / "dalf_ts-fl.pth", device="cpu")
     assert dalf.extract(np.full((160, 160, 3), 128, np.uint8)).keypoints.shape[1] == 0
@@ -200,6 +219,8 @@ def test_detect_and_compute_takes_paths_and_options_for_one_call(shared: Path) -
 def test_errors_say_what_is_wrong() -> None:
     with pytest.raises(ConfigError, match="ts3"):
         Dalf(mode="ts3")
+    with pytest.raises(ConfigError, match="max_side"):
+        Dalf(max_side=0)
     with pytest.raises(ConfigError, match="remove_borders"):
         Dalf(remove_borders=-1)
     with pytest.raises(CheckpointError, match=r"hardnet\.features"):

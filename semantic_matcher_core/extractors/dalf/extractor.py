@@ -20,6 +20,8 @@ from semantic_matcher_core.extractors.dalf.modes import MODES, mode_of_state_dic
 from semantic_matcher_core.extractors.dalf.patch_network import PatchNetwork
 from semantic_matcher_core.extractors.dalf.polar_patches import PolarPatches
 from semantic_matcher_core.extractors.dalf.resize import shrink_area
+from semantic_matcher_core.extractors.options import check_max_side
+from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
 from semantic_matcher_core.extractors.selection import best_candidates, mask_at_size, zero_padding
 from semantic_matcher_core.types import Features
 
@@ -45,6 +47,8 @@ class Dalf(Extractor):
         multi_scale: also look at 1/6, 1/4 and 1/2 of the size, each with a quarter of the keypoints.
         remove_borders: leave out keypoints closer than this to the image's edge; 0 as published.
         margin: see :func:`~semantic_matcher_core.extractors.dalf.detection.peaks`; ``None`` as published.
+        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound, as
+            published.
 
     Scores are the heat divided by the largest heat of the image (at that scale).
     """
@@ -59,6 +63,7 @@ class Dalf(Extractor):
         multi_scale: bool = False,
         remove_borders: int = 8,
         margin: float | None = 1e-3,
+        max_side: int | None = 2048,
     ) -> None:
         super().__init__(max_keypoints)
         if mode not in MODES:
@@ -70,6 +75,7 @@ class Dalf(Extractor):
         self.multi_scale = multi_scale
         self.remove_borders = remove_borders
         self.margin = margin
+        self.max_side = check_max_side(max_side)
         self.layout = MODES[mode]
         self.descriptor_dim = self.layout.descriptor_dim
         # Attribute names are the published state dict's.
@@ -86,6 +92,15 @@ class Dalf(Extractor):
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
         """See :meth:`Extractor.forward`."""
+        given = _size(images)
+        features = self._of_seen(*fit_long_side(images, masks, self.max_side))
+        if features.image_size == given:
+            return features
+        keypoints = keypoints_at_size(features.keypoints, features.image_size, given)
+        return replace(features, keypoints=zero_padding(keypoints, features.valid), image_size=given)
+
+    def _of_seen(self, images: Tensor, masks: Tensor | None) -> Features:
+        """Features of images at the size that the network sees, at one scale or several."""
         if not self.multi_scale:
             return self._at_full_size(images, masks, self.max_keypoints)
         share = self.max_keypoints // len(SCALES)
@@ -101,7 +116,7 @@ class Dalf(Extractor):
         return _merge([*found, full], self.max_keypoints)
 
     def heat_map(self, images: Tensor) -> Tensor:
-        """``B x 3 x H x W`` to the detector's logits ``B x H x W``."""
+        """``B x 3 x H x W``, of any size, to the detector's logits ``B x H x W``."""
         grey, (height, width) = _grey(images)
         return self.net(grey, fold=self.margin is not None)[0][:, 0, :height, :width]
 
@@ -117,7 +132,8 @@ class Dalf(Extractor):
         """The published call: an RGB (or grey) uint8 image or a path, options for this call alone.
 
         Returns:
-            ``cv2.KeyPoint`` list and ``N x D`` descriptors, and with ``return_map`` the ``H x W`` heat map (logits).
+            ``cv2.KeyPoint`` list and ``N x D`` descriptors, and with ``return_map`` the ``H x W`` heat map (logits), of
+            the size at which the image was seen.
         """
         if isinstance(image, (str, Path)):
             from semantic_matcher_core.io.images import read_image
@@ -136,7 +152,7 @@ class Dalf(Extractor):
         from semantic_matcher_core.inputs import as_image_batch
 
         with torch.inference_mode():
-            heat = self.heat_map(as_image_batch(image, self.device))[0]
+            heat = self.heat_map(fit_long_side(as_image_batch(image, self.device), None, self.max_side)[0])[0]
         return keypoints, descriptors, heat.float().cpu().numpy()
 
     def _at_full_size(self, images: Tensor, masks: Tensor | None, max_keypoints: int) -> Features:
