@@ -41,17 +41,19 @@ class Ceilings:
         return 1e3 * max(work.flops / self.flops[work.precision], work.bytes / self.bandwidth)
 
 
-def measure_ceilings(device: torch.device, precisions: tuple[str, ...]) -> Ceilings:
+def measure_ceilings(
+    device: torch.device, precisions: tuple[str, ...], clock: Callable[[], float] = time.perf_counter
+) -> Ceilings:
     """Best of several products of 2048 × 2048 matrices (8192 on a GPU) and of several copies."""
     side, elements = (8192, 1 << 28) if device.type == "cuda" else (2048, 1 << 25)
     flops = {}
     for precision in dict.fromkeys(("fp32", *precisions)):
         a = torch.randn(side, side, device=device).to(PRECISIONS[precision])
         b = torch.randn(side, side, device=device).to(PRECISIONS[precision])
-        flops[precision] = 2 * side**3 / _best(lambda a=a, b=b: torch.mm(a, b), device)  # type: ignore[misc]
+        flops[precision] = 2 * side**3 / _best(lambda a=a, b=b: torch.mm(a, b), device, clock)  # type: ignore[misc]
     source = torch.zeros(elements, device=device)
     target = torch.zeros_like(source)
-    return Ceilings(flops, 2 * 4 * elements / _best(lambda: target.copy_(source), device))
+    return Ceilings(flops, 2 * 4 * elements / _best(lambda: target.copy_(source), device, clock))
 
 
 def stage_work(matcher: SemanticMatcher, case: Case, count: int) -> dict[str, Work]:
@@ -100,14 +102,14 @@ def whole(floors: dict[str, float]) -> dict[str, float]:
     return {"new frame of a stream": frame, "isolated pair": 2 * frame - floors["match"]}
 
 
-def _best(call: Callable[[], object], device: torch.device) -> float:
+def _best(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:
     samples = []
     for _ in range(8):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        start = time.perf_counter()
+        start = clock()
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        samples.append(time.perf_counter() - start)
+        samples.append(clock() - start)
     return min(samples[1:])

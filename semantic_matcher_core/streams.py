@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+import numpy as np
 import torch
 
 from semantic_matcher_core.errors import ConfigError
@@ -254,12 +255,20 @@ class StereoStream:
     ) -> MatchedPair:
         """Features of both images and the matches between them; left is the reference.
 
+        Two uint8 arrays of one shape go through the networks as one batch.
+
         Raises:
             ImageError: an image cannot be used.
         """
+        if all(isinstance(image, np.ndarray) and image.ndim == 3 for image in (left, right)) and (
+            (left.shape, left.dtype) == (right.shape, right.dtype)
+        ):
+            features = list(self.matcher.extract(np.stack((left, right))))
+        else:
+            features = [self.matcher.extract(image)[0] for image in (left, right)]
         frames = [
-            Frame(stamp, image, self.matcher.extract(image)[0], tag)
-            for image, stamp, tag in zip((left, right), stamps, tags, strict=True)
+            Frame(stamp, image, found, tag)
+            for image, found, stamp, tag in zip((left, right), features, stamps, tags, strict=True)
         ]
         return _match(self.matcher, frames[0], frames[1], self.verify)
 

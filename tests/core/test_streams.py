@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -287,3 +289,26 @@ def test_images_without_stamps_are_paired_as_they_come() -> None:
 def test_bad_options_are_named(make: Any, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         make()
+
+
+def test_both_images_of_a_stereo_pair_are_one_batch(textured: Callable[..., np.ndarray]) -> None:
+    from semantic_matcher_core import SemanticMatcher
+    from semantic_matcher_core.extractors.sift import Sift
+
+    matcher = SemanticMatcher.from_parts(Sift(200), device="cpu")
+    shapes: list[tuple[int, ...]] = []
+    extract = matcher.extract
+
+    def counted(image: np.ndarray) -> Features:
+        shapes.append(image.shape)
+        return extract(image)
+
+    matcher.extract = counted  # type: ignore[method-assign, assignment]
+    scene = textured(120, 200, seed=4)
+    left, right = scene[:, :160].copy(), scene[:, 12:172].copy()
+    together = StereoStream(matcher).process(left, right).matches
+    apart = StereoStream(matcher).process(left, right[:, :150].copy()).matches
+    assert shapes == [(2, 120, 160, 3), (120, 160, 3), (120, 150, 3)]
+    expected = matcher.match(extract(left)[0], extract(right)[0])
+    assert torch.equal(together.indices, expected.indices) and len(together) > 30
+    assert len(apart) > 30
