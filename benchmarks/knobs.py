@@ -133,9 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     if len(frames) < 2:
         parser.error(f"{args.frames} has fewer than two pictures")
     height, width = frames[0].shape[:2]
-    print(
-        f"{machine_description(device)}; {len(frames)} frames of {width}×{height}; {args.variant or 'random weights'}.\n"
-    )
+    what = args.variant or "XFeat, DINOv2-S and a reasoner, random weights where none were found"
+    print(f"{machine_description(device)}; {len(frames)} frames of {width}×{height}; {what}.\n")
     for row in rows(args, frames, device):
         print(row, flush=True)
     return 0
