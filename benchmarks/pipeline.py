@@ -48,14 +48,19 @@ def measure_case(
     agreement = None
     if compare:
         exact = build_matcher(case.with_(precision="fp32", backend="eager"), device, args.weights)[0]
-        theirs = reference_stages(exact, case, images)
-        for name, call in theirs.items():
-            calls[name]["reference"] = call
-        for name, call in lightglue_pair(exact, case, images).items():
-            calls[name]["lightglue"] = call
-        # One call is both: the published code extracts both images every time.
+        if "reference" in args.beside:
+            for name, call in reference_stages(exact, case, images).items():
+                calls[name]["reference"] = call
+        if "lightglue" in args.beside:
+            for name, call in lightglue_pair(exact, case, images).items():
+                calls[name]["lightglue"] = call
+    if args.only:
+        calls = {name: calls[name] for name in calls if name in args.only}
+    # One call is both: the published code extracts both images every time.
+    once = compare and all("reference" in calls.get(name, {}) for name in WHOLE)
+    last: list[Any] = []
+    if once:
         del calls[WHOLE[0]]["reference"]
-        last: list[Any] = []
         straightforward = calls[WHOLE[1]]["reference"]
         calls[WHOLE[1]]["reference"] = lambda: last.__setitem__(slice(None), [straightforward()])
     count = matcher.extractor(as_image_batch(images[0], device)).keypoints.shape[1]
@@ -65,7 +70,7 @@ def measure_case(
         timings[name] = time_interleaved(
             candidates, repeats=args.repeats, warmup=args.warmup, device=device, clock=_CLOCKS[args.clock]
         )
-    if compare:
+    if once:
         timings[WHOLE[0]]["reference"] = timings[WHOLE[1]]["reference"]
         agreement = shared_matches(matcher.match_images(*images), last[0])
     floors = {name: ceilings.milliseconds(work) for name, work in stage_work(matcher, case, count).items()}
@@ -184,6 +189,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", help="folder to look for weights in first")
     parser.add_argument("--images", nargs=2, type=Path, help="two images instead of the rendered ones")
     parser.add_argument("--compare", action="store_true", help="beside the straightforward way and LightGlue")
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        default=["reference", "lightglue"],
+        choices=["reference", "lightglue"],
+        help="with --compare",
+    )
+    parser.add_argument(
+        "--only", nargs="+", help="stages to measure, e.g. encode match 'isolated pair'; by default all"
+    )
     parser.add_argument("--sweep", action="store_true", help="over sizes, keypoints, batches and --precisions")
     parser.add_argument("--precisions", nargs="+", help="with --sweep; by default fp32 and bf16, on a GPU fp16 too")
     parser.add_argument("--quick", action="store_true", help="fewer cases and repeats")

@@ -1,0 +1,86 @@
+"""The benchmark programs run and write what they say; how long anything takes is not tested."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu, knobs, pipeline
+from benchmarks.floor import Ceilings, Work, stage_work
+from benchmarks.models import Case, build_matcher, textured_pair
+from semantic_matcher_core.io.images import write_image
+from semantic_matcher_core.optimisations import NAMES
+
+SMALL = ["--size", "128x96", "--semantic-size", "56", "--repeats", "1", "--warmup", "0", "--device", "cpu"]
+CPU = torch.device("cpu")
+
+
+def test_floor_is_the_slower_of_operations_and_bytes() -> None:
+    ceilings = Ceilings({"fp32": 1e9, "bf16": 4e9}, bandwidth=1e8)
+    assert ceilings.milliseconds(Work(2e6, 0)) == pytest.approx(2)
+    assert ceilings.milliseconds(Work(2e6, 0, "bf16")) == pytest.approx(0.5)
+    assert ceilings.milliseconds(Work(2e6, 1e6)) == pytest.approx(10)
+
+
+def test_work_of_the_encoder_is_that_of_its_layers() -> None:
+    case = Case(size=(96, 128), keypoints=100, semantic_size=56)
+    work = stage_work(build_matcher(case, CPU)[0], case, 100)
+    tokens = 1 + 3 * 4  # 96 x 128 at 56 is 42 x 56
+    per_block = 2 * tokens * 384 * (3 * 384 + 384 + 8 * 384) + 2 * 2 * tokens**2 * 384
+    assert work["encode"].flops == 12 * per_block + 2 * tokens * 384 * 3 * 14 * 14
+    assert work["match"].flops == 2 * 2 * 100 * 100 * 256
+    twice = stage_work(build_matcher(case, CPU)[0], case.with_(batch=2), 100)
+    assert twice["extract"].flops == 2 * work["extract"].flops > 0
+
+
+def test_compared_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--keypoints", "60", "--compare", "--precision", "bf16", "--json", str(tmp_path / "a.json")]
+    assert pipeline.main([*SMALL, *arguments, "--markdown", str(tmp_path / "a.md")]) == 0
+    result = json.loads((tmp_path / "a.json").read_text())["results"][0]
+    assert {"extract", "encode", "sample", "reason", "match", "isolated pair"} <= set(result["timings"])
+    assert set(result["timings"]["isolated pair"]) == {"ours", "reference", "lightglue"}
+    assert 0.5 < result["agreement"] <= 1
+    assert capsys.readouterr().out == (tmp_path / "a.md").read_text()
+    assert "| new frame of a stream |" in (tmp_path / "a.md").read_text()
+
+
+def test_sweep_and_its_plots(tmp_path: Path) -> None:
+    base = Case(size=(96, 128), keypoints=60, semantic_size=56)
+    cases = list(pipeline.sweep_cases(Case(), ("fp32", "bf16"), quick=False))
+    assert len(cases) == len(set(cases)) == 2 * (len(pipeline.KEYPOINTS) + len(pipeline.SIZES))
+    assert Case(batch=2) in cases and base not in cases
+    arguments = ["--keypoints", "60", "--sweep", "--quick", "--precisions", "fp32", "--plots", str(tmp_path)]
+    assert pipeline.main([*SMALL, *arguments, "--json", str(tmp_path / "a.json")]) == 0
+    assert len(json.loads((tmp_path / "a.json").read_text())["results"]) == 5
+    for name in ("time_over_keypoints.svg", "time_over_size.svg"):
+        assert (tmp_path / name).read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("way", ["ours", "reference"])
+def test_peak_memory_is_a_number(way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pipeline.main([*SMALL, "--keypoints", "60", "--peak-of", way]) == 0
+    assert float(capsys.readouterr().out) >= 0
+
+
+def test_cpu_clock_counts_one_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pipeline.parse_arguments(["--clock", "cpu", "--threads", "2"])
+    assert "counts one thread" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_knobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    few = [knobs.Knob("plain", semantic_size=56, keypoints=60), knobs.Knob("other", "bf16", 56, 2, 60)]
+    monkeypatch.setattr(knobs, "knobs", lambda device: few)
+    for index, image in enumerate(textured_pair(96, 128)):
+        write_image(tmp_path / f"{index}.png", image)
+    assert knobs.main(["--frames", str(tmp_path), "--device", "cpu"]) == 0
+    table = capsys.readouterr().out
+    assert "| plain |" in table and "100.0%" in table and "| other |" in table
+
+
+def test_switches_of_the_gpu_are_all_tried() -> None:
+    assert set(gpu._ON_A_GPU) == set(NAMES) - {"narrow_search"}
