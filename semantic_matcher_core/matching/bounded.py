@@ -30,7 +30,7 @@ _SAMPLED = 16
 _COLUMNS = 32
 # Candidates that are computed again, per row on average: beyond, the plain search is as fast.
 _MOST_CANDIDATES = 24
-_BLOCK_ROWS = 512
+_BLOCK_ROWS = 256
 _lock = threading.Lock()
 _scratch = threading.local()
 
@@ -70,30 +70,44 @@ def nearest_both_ways(factors: Sequence[Factor]) -> tuple[Tensor, Tensor] | None
     n, m = len(factors[0].rows), len(factors[0].columns)
     operands = [_narrow_operands(_padded(f.rows), _padded(f.columns)) for f in factors]
     bounds = [bound for _, _, bound in operands]
-    similarity = _product([(left, right.t()) for left, right, _ in operands])
+    product = _product([(left, right.t()) for left, right, _ in operands])
     error0, error1 = _of_product([bound[:2] for bound in bounds]), _of_product([bound[2:] for bound in bounds])
-    index0 = _nearest(similarity, 1, error0, n, m, lambda i, j: exact_similarities(factors, i, j))
-    index1 = _nearest(similarity, 0, error1, m, n, lambda j, i: exact_similarities(factors, i, j))
+    index0 = _nearest(product, 1, error0, n, m, lambda i, j: exact_similarities(factors, i, j))
+    index1 = _nearest(product, 0, error1, m, n, lambda j, i: exact_similarities(factors, i, j))
     return None if index0 is None or index1 is None else (index0, index1)
 
 
-def _product(factors: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """The narrow similarities; they are overwritten by the next call in this thread."""
+class _Product(NamedTuple):
+    """The narrow similarities, and the maxima of groups of their columns (``n x m / 64``) and rows (``n / 16 x m``)."""
+
+    similarity: Tensor
+    along_rows: Tensor
+    down_columns: Tensor
+
+
+def _product(factors: Sequence[tuple[Tensor, Tensor]]) -> _Product:
+    """The product of ``n x d`` with ``d x m`` matrices; the similarities are overwritten by this thread's next call."""
     n, m = len(factors[0][0]), factors[0][1].shape[1]
     # New memory costs as much as the product itself: the system clears it page by page.
     kept = getattr(_scratch, "memory", None)
-    if kept is None or len(kept) < n * m:
-        kept = _scratch.memory = torch.empty(n * m)
-    similarity = kept[: n * m].view(n, m)
-    with _narrow_products():
-        for start in range(0, n, _BLOCK_ROWS):
-            block = similarity[start : start + _BLOCK_ROWS]
-            for index, (left, right) in enumerate(factors):
-                if index == 0:
-                    torch.mm(left[start : start + _BLOCK_ROWS], right, out=block)
-                else:
-                    block.mul_(left[start : start + _BLOCK_ROWS] @ right)
-    return similarity
+    if kept is None or len(kept) < (n + _BLOCK_ROWS) * m:
+        kept = _scratch.memory = torch.empty((n + _BLOCK_ROWS) * m)
+    similarity, spare = kept[: n * m].view(n, m), kept[n * m : (n + _BLOCK_ROWS) * m].view(_BLOCK_ROWS, m)
+    along_rows, down_columns = torch.empty(n, m // _GROUP), torch.empty(n // _GROUP_ACROSS, m)
+    for start in range(0, n, _BLOCK_ROWS):
+        stop = min(n, start + _BLOCK_ROWS)
+        block = similarity[start:stop]
+        for index, (left, right) in enumerate(factors):
+            target = spare[: stop - start] if index else block
+            with _narrow_products():
+                torch.mm(left[start:stop], right, out=target)
+            if index:
+                block.mul_(target)
+        # While the block is in the cache.
+        torch.amax(block.view(stop - start, -1, _GROUP), dim=2, out=along_rows[start:stop])
+        groups = block.view(-1, _GROUP_ACROSS, m)
+        torch.amax(groups, dim=1, out=down_columns[start // _GROUP_ACROSS : stop // _GROUP_ACROSS])
+    return _Product(similarity, along_rows, down_columns)
 
 
 def exact_similarities(factors: Sequence[Factor], rows: Tensor, columns: Tensor) -> Tensor:
@@ -170,7 +184,7 @@ def _of_product(factors: Sequence[tuple[Tensor, ...]]) -> Tensor:
 
 
 def _nearest(
-    similarity: Tensor, dim: int, error: Tensor, count: int, length: int, exact: Callable[[Tensor, Tensor], Tensor]
+    product: _Product, dim: int, error: Tensor, count: int, length: int, exact: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor | None:
     """Search along ``dim`` of the padded matrix for each of the first ``count`` entries of the other dimension.
 
@@ -181,15 +195,13 @@ def _nearest(
         length: of ``dim``, without padding.
         exact: similarities of pairs, of entries and of places along ``dim``.
     """
-    rows, columns = similarity.shape
+    rows, columns = product.similarity.shape
     size = _GROUP if dim == 1 else _GROUP_ACROSS
     if dim == 1:
-        groups = similarity.view(rows, columns // size, size)
-        maxima = groups.amax(dim=2)
+        groups, maxima = product.similarity.view(rows, columns // size, size), product.along_rows
     else:
-        groups = similarity.view(rows // size, size, columns)
-        maxima = groups.amax(dim=1).t().contiguous()
-        groups = groups.permute(2, 0, 1)
+        groups = product.similarity.view(rows // size, size, columns).permute(2, 0, 1)
+        maxima = product.down_columns.t().contiguous()
     least = maxima.amax(dim=1) - 2 * error
     entry, group = (maxima >= least[:, None])[:count].nonzero().unbind(1)
     if len(entry) > _MOST_CANDIDATES * count:
