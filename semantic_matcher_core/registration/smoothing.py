@@ -21,7 +21,7 @@ class OneEuroFilter:
         ConfigError: a value is out of range.
     """
 
-    def __init__(self, min_cutoff_hz: float = 1.0, beta: float = 0.05, derivative_cutoff_hz: float = 1.0) -> None:
+    def __init__(self, min_cutoff_hz: float = 1.0, beta: float = 0.3, derivative_cutoff_hz: float = 1.0) -> None:
         if not (min_cutoff_hz > 0 and beta >= 0 and derivative_cutoff_hz > 0):
             raise ConfigError(
                 "min_cutoff_hz and derivative_cutoff_hz must be above 0 and beta 0 or more, "
