@@ -14,8 +14,10 @@ from benchmarks import reference_dalf
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.dalf import MODES, Dalf, mode_of_state_dict
+from semantic_matcher_core.extractors.dalf.detection import peaks
 from semantic_matcher_core.extractors.dalf.resize import shrink_area
 from semantic_matcher_core.extractors.resizing import fit_long_side
+from semantic_matcher_core.extractors.selection import best_candidates
 from semantic_matcher_core.inputs import as_image_batch
 
 # Keypoints that stand out from their neighbours by this much (logits) are those the published code reproduces itself.
@@ -67,6 +69,23 @@ def test_heat_map_is_the_published_one(shared: Path) -> None:
     # The golden map is stored in float16: half a unit in its last place near the maximum of 329 is 0.125.
     assert np.abs(heat - golden["heatmap"].astype(np.float32)).max() < 1e-3 * golden["max_float32"]
     assert heat.max() == pytest.approx(float(golden["max_float32"]), rel=1e-5)
+
+
+def test_given_the_published_heat_map_the_keypoints_are_the_published_ones(shared: Path) -> None:
+    inside = np.load(shared / "golden" / "dalf_crop160_internals.npz")
+    golden = np.load(shared / "golden" / "dalf_crop160.npz")
+    heat = torch.from_numpy(inside["map"])[0]
+    found = peaks(heat, threshold=25.0, margin=None)
+    for count, expected in ((128, golden["keypoints"]), (32, inside["xy"])):
+        keypoints, _, _ = best_candidates(heat, found, count)
+        np.testing.assert_array_equal(keypoints[0].numpy(), expected)
+    _, scores, _ = best_candidates(heat, found, 128)
+    np.testing.assert_allclose((scores / heat.max())[0].numpy(), golden["scores"], atol=1e-6)
+
+    # The map of the whole picture is stored in float16, which levels maxima but moves none.
+    heat = torch.from_numpy(np.load(shared / "golden" / "dalf_heatmap1.npz")["heatmap"].astype(np.float32))[None]
+    x, y = np.load(shared / "golden" / "dalf_kanagawa1.npz")["keypoints"].astype(int).T
+    assert len(x) == 1712 and peaks(heat, threshold=25.0, margin=None)[0].numpy()[y, x].all()
 
 
 def test_patches_and_descriptors_inside_are_the_published_ones(shared: Path) -> None:
