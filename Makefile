@@ -11,6 +11,8 @@ PYTHON ?=
 TORCH ?= torch==2.13.0
 # Video, folder of images or bag for the demo; empty: moving views of a photograph.
 INPUT ?=
+# What the demo matches with; empty: the bundled variant compact.
+VARIANT ?=
 OUTPUT ?= demo
 # Processes the tests run in, and more arguments for pytest: make test PYTEST_ARGS="-k xfeat".
 WORKERS ?= 2
@@ -29,7 +31,7 @@ RUN = $(TOOL) tools.ros_env --venv $(VENV_PATH) --
 help: ## Show this help
 	@echo "semantic_matcher: make <target>"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: VENV PYTHON TORCH INPUT OUTPUT WORKERS PYTEST_ARGS (see the top of the Makefile)"
+	@echo "Variables: VENV PYTHON TORCH INPUT VARIANT OUTPUT WORKERS PYTEST_ARGS (see the top of the Makefile)"
 
 setup: ## Virtual environment with everything in it; ROS 2 from wheels where none is sourced
 	@$(TOOL) tools.setup_venv --venv "$(VENV_PATH)" --python "$(PYTHON)" --torch "$(TORCH)"
@@ -37,8 +39,9 @@ setup: ## Virtual environment with everything in it; ROS 2 from wheels where non
 build: setup ## ROS messages and nodes, with colcon
 	@$(TOOL) tools.build_workspace --venv "$(VENV_PATH)"
 
-demo: build ## Camera to matches on a real ROS graph: make demo [INPUT=video | folder | bag]
-	@$(RUN) python -m semantic_matcher.demo $(if $(INPUT),--input "$(INPUT)") --output "$(OUTPUT)"
+demo: build ## Camera to matches on a real ROS graph: make demo [INPUT=video | folder | bag] [VARIANT=plain:sift]
+	@$(RUN) python -m semantic_matcher.demo $(if $(INPUT),--input "$(INPUT)") $(if $(VARIANT),--variant "$(VARIANT)") \
+		--output "$(OUTPUT)"
 
 test: build lint typecheck ## Lint, types and all tests
 	@SEMANTIC_MATCHER_REQUIRE_ROS=1 $(RUN) python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)

@@ -46,6 +46,7 @@ def _sized(module: str, factory: str, model: str) -> ExtractorEntry:
 
 
 BUILT_IN: dict[str, ExtractorEntry] = {
+    "compact": ExtractorEntry("compact", "Compact", weights="compact-extractor"),
     "xfeat": ExtractorEntry("xfeat", "XFeat", weights="xfeat-extractor"),
     "sift": ExtractorEntry("sift", "Sift"),
     "dalf": ExtractorEntry("dalf", "Dalf", weights="dalf"),

@@ -11,7 +11,8 @@ from semantic_matcher_core.weights.catalogue import Entry, get_entry, list_entri
 from semantic_matcher_core.weights.places import locate
 
 PLAIN = "plain:"
-DEFAULT_VARIANT = "xfeat"
+DEFAULT_VARIANT = "compact"
+# Where only one of descriptor and encoder is said.
 DEFAULT_DESCRIPTOR = "xfeat"
 DEFAULT_DINO = "dinov2_vits14"
 # Of several variants with the same descriptor and encoder, the one of the paper's main results.
@@ -70,9 +71,10 @@ def resolve_variant(variant: str | None = None, descriptor: str | None = None, d
 
     Args:
         variant: taken as it is where given: a catalogue name, ``plain:<extractor>``, or a checkpoint's folder or zip.
-        descriptor: an extractor's name, or its family's (``aliked`` for ``aliked-n16``); default ``xfeat``.
-        dino: a semantic encoder's name (``dinov2_vitb14``, ``vitb14`` or ``B``), or ``none`` for descriptors alone;
-            default ``dinov2_vits14``.
+        descriptor: an extractor's name, or its family's (``aliked`` for ``aliked-n16``).
+        dino: a semantic encoder's name (``dinov2_vitb14``, ``vitb14`` or ``B``), or ``none`` for descriptors alone.
+            With only one of the two, the other is ``xfeat`` or ``dinov2_vits14`` (``compact_context`` for ``compact``);
+            with neither, the variant is ``compact``.
 
     Returns:
         A name for ``SemanticMatcher.from_pretrained``. Empty strings count as not given.
@@ -84,12 +86,14 @@ def resolve_variant(variant: str | None = None, descriptor: str | None = None, d
         if is_known(variant):
             return variant
         raise unknown_variant(variant)
+    if not descriptor and not dino:
+        return DEFAULT_VARIANT
     wanted = descriptor or DEFAULT_DESCRIPTOR
     if (dino or "").lower() == "none":
         exact = (e.descriptor for e in list_entries("variant") if _is_of_family(e, wanted))
         return f"{PLAIN}{next(exact, wanted)}"
-    encoder = _encoder_name(dino or DEFAULT_DINO)
     candidates = [e for e in list_entries("variant") if _is_of_family(e, wanted)]
+    encoder = _encoder_name(dino) if dino else _usual_encoder(candidates)
     matching = [e for e in candidates if e.dino == encoder]
     if not matching:
         raise UnknownNameError(_no_such_pair(wanted, encoder, candidates))
@@ -110,7 +114,7 @@ def unknown_variant(name: str) -> UnknownNameError:
     """The error for a name that is no variant; it lists those that exist."""
     published = ", ".join(entry.name for entry in list_entries("variant"))
     return UnknownNameError(
-        f"unknown variant {name!r}; published: {published}; "
+        f"unknown variant {name!r}; known: {published}; "
         "or give plain:<extractor>, or the path of a checkpoint folder or zip"
     )
 
@@ -133,6 +137,12 @@ def _variant(entry: Entry, hint: Path | None) -> Variant:
         entry.megabytes,
         all(locate(e, hint) is not None for e in needed),
     )
+
+
+def _usual_encoder(candidates: list[Entry]) -> str:
+    """The default encoder, or the only one that a descriptor's variants have."""
+    encoders = {entry.dino for entry in candidates}
+    return encoders.pop() if len(encoders) == 1 else DEFAULT_DINO
 
 
 def _encoder_name(text: str) -> str:

@@ -25,7 +25,7 @@ class Entry:
     Attributes:
         name: what it is called here.
         kind: ``extractor``, ``semantic_encoder`` or ``variant`` (a reasoner's checkpoint, published as a zip).
-        url: where it is published.
+        url: where it is published; "" where it is bundled.
         file: its file name, here and there.
         licence: SPDX identifier, or ``LicenseRef-…`` where SPDX has none.
         source: the repository it comes from.
@@ -40,6 +40,7 @@ class Entry:
         note: anything else worth knowing.
         descriptor, dino, layers: of a variant: what its own configuration is expected to say.
         requires: of a variant: entries that it needs besides itself.
+        bundled: it comes with this package, so it is always here and never downloaded.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Entry:
     dino: str = ""
     layers: int | None = None
     requires: tuple[str, ...] = ()
+    bundled: bool = False
 
     @property
     def file_names(self) -> tuple[str, ...]:
@@ -147,7 +149,7 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
     unknown = sorted(set(values) - known)
     if unknown:
         raise wrong(f"unknown field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    needed: tuple[str, ...] = ("kind", "url", "file", "licence")
+    needed: tuple[str, ...] = ("kind", "file", "licence", *(() if values.get("bundled") else ("url",)))
     if values.get("kind") == "variant":
         needed += ("descriptor", "dino")
     missing = [key for key in needed if not values.get(key)]
@@ -155,7 +157,7 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
         raise wrong(f"lacks {', '.join(missing)}")
     if values["kind"] not in KINDS:
         raise wrong(f"kind must be one of {', '.join(KINDS)}, got {values['kind']!r}")
-    arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    arguments: dict[str, Any] = {"url": ""} | {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     entry = Entry(name, **arguments)
     if any(not isinstance(n, str) or not _NAME.fullmatch(n) for n in entry.file_names):
         raise wrong("file names are plain names without a folder")

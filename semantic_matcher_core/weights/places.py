@@ -8,6 +8,7 @@ from pathlib import Path
 from semantic_matcher_core.weights.catalogue import Entry
 
 CONFIG_FILE = "model_config.yaml"
+BUNDLED = Path(__file__).with_name("bundled")
 
 
 def cache_folder() -> Path:
@@ -34,7 +35,7 @@ def search_folders() -> list[Path]:
 
 
 def locate(entry: Entry, hint: Path | None = None) -> Path | None:
-    """Where an entry's weights lie, or ``None``: the hint, then the search folders, then the cache.
+    """Where an entry's weights lie, or ``None``: the hint, the search folders, the cache, then what is bundled.
 
     Args:
         entry: what is looked for, by its catalogue file names and no others.
@@ -45,7 +46,8 @@ def locate(entry: Entry, hint: Path | None = None) -> Path | None:
     """
     if hint is not None and hint.is_file():
         return hint
-    for folder in [*([] if hint is None else [hint]), *search_folders(), weights_folder()]:
+    bundled = [BUNDLED] if entry.bundled else []
+    for folder in [*([] if hint is None else [hint]), *search_folders(), weights_folder(), *bundled]:
         found = _in_folder(entry, folder)
         if found is not None:
             return found

@@ -10,7 +10,7 @@ from semantic_matcher_core.weights import trust
 from semantic_matcher_core.weights.catalogue import Entry, get_entry
 from semantic_matcher_core.weights.checkpoints import PROVENANCE_FILE
 from semantic_matcher_core.weights.hashing import sha256_of
-from semantic_matcher_core.weights.places import locate
+from semantic_matcher_core.weights.places import BUNDLED, locate
 
 OK, MISSING, UNKNOWN, MISMATCH = "ok", "not here", "no hash on record", "mismatch"
 
@@ -42,6 +42,8 @@ def verify_weights(name: str) -> Verification:
     path = locate(entry)
     if path is None:
         return Verification(name, MISSING)
+    if path.parent == BUNDLED and path.is_dir():
+        return _verify_file(entry, path / "reasoner.safetensors")
     if path.is_dir():
         return _verify_folder(name, path)
     return _verify_file(entry, path)

@@ -82,7 +82,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             ["match", "a", "b", "--geometry", "affine"],
             "unknown --geometry 'affine'; use none, homography or fundamental",
         ),
-        (["match", "a", "b", "--variant", "nope"], "unknown variant 'nope'; published: xfeat, "),
+        (["match", "a", "b", "--variant", "nope"], "unknown variant 'nope'; known: compact, xfeat, "),
         (["match", "a", "b", "--variant", "xfeat", "--dino", "B"], "leave out --descriptor and --dino, or --variant"),
         (["weights", "fetch", "nope"], "nope"),
     ],

@@ -111,7 +111,7 @@ def test_weights_that_are_not_here_name_the_command(
 ) -> None:
     monkeypatch.setenv("SEMANTIC_MATCHER_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SEMANTIC_MATCHER_WEIGHTS", raising=False)
-    assert main(["match", *pair]) == 1
+    assert main(["match", *pair, "--variant", "xfeat"]) == 1
     error = capsys.readouterr().err
     assert "semantic-matcher weights fetch xfeat" in error and "plain:xfeat" in error
 

@@ -16,6 +16,8 @@ from tests.core.test_variants import NAMES
 from tests.core.tiny_parts import Published, published_server
 from tests.core.weights_server import isolate
 
+BUNDLED = {"compact", "compact-extractor", "compact_context"}
+
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
@@ -53,15 +55,16 @@ def test_list_shows_every_entry(home: Path, run: Callable[..., Run]) -> None:
         line = next(line for line in out.splitlines() if line.split()[:1] == [entry.name])
         assert entry.kind in line
         assert entry.licence in line
-        assert line.rstrip().endswith("-"), "nothing is here"
+        assert entry.bundled or line.rstrip().endswith("-"), "nothing else is here"
 
 
 def test_list_filters_and_gives_json(home: Path, run: Callable[..., Run]) -> None:
     code, out, _ = run("weights", "list", "--kind", "variant", "--json")
     assert code == 0
     rows = json.loads(out)
-    assert [row["name"] for row in rows] == NAMES
-    assert all(row["path"] is None and row["url"].startswith("https://") for row in rows)
+    assert [row["name"] for row in rows] == ["compact", *NAMES]
+    assert rows[0]["path"] and not rows[0]["url"], "it comes with the package"
+    assert all(row["path"] is None and row["url"].startswith("https://") for row in rows[1:])
     code, _, err = run("weights", "list", "--kind", "nets")
     assert code == 2
     assert "unknown kind 'nets'; use one of extractor, semantic_encoder, variant" in err
@@ -87,10 +90,10 @@ def test_fetch_brings_all_that_a_variant_needs(home: Path, published: Published,
     code, out, _ = run("weights", "path", "xfeat")
     assert (code, out) == (0, f"{home / 'weights' / 'xfeat'}\n")
     code, out, _ = run("weights", "list", "--json")
-    here = {row["name"] for row in json.loads(out) if row["path"]}
+    here = {row["name"] for row in json.loads(out) if row["path"]} - BUNDLED
     assert here == {"xfeat-extractor", "dinov2_vits14", "xfeat", "xfeat-3_layers"}
     code, out, _ = run("variants", "--json")
-    assert {v["name"] for v in json.loads(out) if v["available"]} == {"xfeat", "xfeat-3_layers"}
+    assert {v["name"] for v in json.loads(out) if v["available"]} == {"compact", "xfeat", "xfeat-3_layers"}
 
 
 def test_path_of_what_is_not_here_says_how_to_get_it(home: Path, run: Callable[..., Run]) -> None:
@@ -133,7 +136,7 @@ def test_a_licence_is_asked_for_before_the_first_byte(
 def test_verify_tells_good_from_changed(home: Path, published: Published, run: Callable[..., Run]) -> None:
     code, out, _ = run("weights", "verify")
     assert code == 0
-    assert "no weights are on this machine" in out
+    assert {line.split()[0] for line in out.splitlines() if " ok " in line} == BUNDLED
     code, out, _ = run("weights", "verify", "xfeat")
     assert code == 1
     assert "not here" in out
@@ -141,7 +144,7 @@ def test_verify_tells_good_from_changed(home: Path, published: Published, run: C
     code, out, _ = run("weights", "verify", "--json")
     assert code == 0
     assert {row["name"]: row["status"] for row in json.loads(out)} == dict.fromkeys(
-        ["xfeat-extractor", "dinov2_vits14", "xfeat"], "ok"
+        ["compact", "compact-extractor", "compact_context", "xfeat-extractor", "dinov2_vits14", "xfeat"], "ok"
     )
     with (home / "weights" / "xfeat.pt").open("ab") as file:
         file.write(b"!")

@@ -18,6 +18,7 @@ from semantic_matcher_core.export.graphs import fingerprint, graphs_of
 from semantic_matcher_core.extractors import Extractor
 from semantic_matcher_core.extractors.alike import Alike
 from semantic_matcher_core.extractors.aliked import Aliked
+from semantic_matcher_core.extractors.compact import Compact
 from semantic_matcher_core.extractors.disk import Disk
 from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.extractors.superpoint import SuperPoint
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 EXTRACTORS = {
+    "compact": lambda: Compact(80),
     "xfeat": lambda: XFeat(80, detection_threshold=0.0),
     "superpoint": lambda: SuperPoint(80, detection_threshold=0.0),
     "alike-l": lambda: Alike(80, model="alike-l", detection_threshold=0.0),
@@ -112,6 +114,20 @@ def test_the_whole_pipeline_runs_on_graphs(conditioned, tmp_path, textured):
     common = [(ours[place], theirs[place]) for place in ours.keys() & theirs.keys()]
     assert len(common) > 0.6 * len(theirs) > 5
     np.testing.assert_allclose(*np.array(common).T, atol=1e-3, rtol=0)
+
+
+def test_the_bundled_variant_runs_on_graphs(tmp_path, textured):
+    def build() -> SemanticMatcher:
+        return SemanticMatcher.from_pretrained("compact", device="cpu", max_keypoints=150)
+
+    export_onnx(build(), tmp_path / "graphs")
+    other = use_onnx(build(), tmp_path / "graphs")
+    first, second = textured(150, 202, 1), textured(150, 202, 1)[6:, 9:]
+    ours, theirs = other.match_images(first, second), build().match_images(first, second)
+    pairs = [
+        {tuple(row) for row in torch.cat([m.keypoints0, m.keypoints1], dim=1).round().tolist()} for m in (ours, theirs)
+    ]
+    assert len(pairs[0] & pairs[1]) > 0.97 * len(pairs[1]) > 50
 
 
 def test_torch_is_not_used_where_the_graph_is(tmp_path, textured, monkeypatch):

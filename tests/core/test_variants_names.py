@@ -24,8 +24,12 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("choice", "name"),
     [
-        ({}, "xfeat"),
-        ({"variant": "", "descriptor": "", "dino": ""}, "xfeat"),
+        ({}, "compact"),
+        ({"variant": "", "descriptor": "", "dino": ""}, "compact"),
+        ({"descriptor": "compact"}, "compact"),
+        ({"descriptor": "compact", "dino": "compact_context"}, "compact"),
+        ({"descriptor": "compact", "dino": "none"}, "plain:compact"),
+        ({"descriptor": "xfeat"}, "xfeat"),
         ({"variant": "aliked", "descriptor": "xfeat", "dino": "none"}, "aliked"),
         ({"variant": "plain:disk"}, "plain:disk"),
         ({"variant": "/models/mine"}, "/models/mine"),
@@ -56,14 +60,14 @@ def test_words_that_mean_a_variant(home: Path, choice: dict[str, str], name: str
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"variant": "xfeat-5_layers"}, r"unknown variant 'xfeat-5_layers'; published: xfeat, superpoint"),
+        ({"variant": "xfeat-5_layers"}, r"unknown variant 'xfeat-5_layers'; known: compact, xfeat, superpoint"),
         ({"variant": "plain:"}, "unknown variant"),
         (
             {"descriptor": "aliked", "dino": "dinov2_vitb14"},
             r"'aliked' with 'dinov2_vitb14'.*: aliked \(dinov2_vits14\)",
         ),
-        ({"descriptor": "sift"}, r"'sift'; there are variants of: xfeat, superpoint.*plain:sift"),
-        ({"dino": "clip"}, r"unknown dino 'clip'; known: dinov2_vits14.*none"),
+        ({"descriptor": "sift"}, r"'sift'; there are variants of: compact, xfeat, superpoint.*plain:sift"),
+        ({"dino": "clip"}, r"unknown dino 'clip'; known: .*dinov2_vits14.*none"),
     ],
 )
 def test_words_that_mean_none_name_those_that_exist(home: Path, choice: dict[str, str], message: str) -> None:
@@ -77,7 +81,7 @@ def test_every_variant_is_reached_by_its_name(home: Path) -> None:
 
 def test_variants_say_what_they_are(home: Path) -> None:
     variants = {variant.name: variant for variant in smc.list_variants()}
-    assert not any(variant.available for variant in variants.values())
+    assert [name for name, variant in variants.items() if variant.available] == ["compact"]
     giant = variants["xfeat-12_layers-dino_G"]
     assert (giant.descriptor, giant.dino, giant.layers, giant.size_mb) == ("xfeat", "dinov2_vitg14", 12, 221)
     assert "LicenseRef-MagicLeap-SuperPoint" in variants["superpoint"].licence
@@ -87,7 +91,7 @@ def test_variants_say_what_they_are(home: Path) -> None:
 def test_variants_filter_by_the_same_words(home: Path) -> None:
     assert [v.name for v in filter_variants("xfeat", "g")] == ["xfeat-12_layers-dino_G", "xfeat-dino-G"]
     assert [v.name for v in filter_variants("aliked")] == ["aliked"]
-    assert [v.name for v in filter_variants()] == NAMES
+    assert [v.name for v in filter_variants()] == ["compact", *NAMES]
     with pytest.raises(UnknownNameError, match="aliked"):
         filter_variants("aliked", "B")
 

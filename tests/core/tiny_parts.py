@@ -231,7 +231,8 @@ def published_server(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[
 
 @cache
 def _reasoners() -> dict[str, Reasoner]:
-    return {entry.name: reasoner_of(entry, index) for index, entry in enumerate(list_entries("variant"))}
+    published = [entry for entry in list_entries("variant") if not entry.bundled]
+    return {entry.name: reasoner_of(entry, index) for index, entry in enumerate(published)}
 
 
 @cache

@@ -11,9 +11,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, make_textured_image
 
 
 def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -53,9 +55,16 @@ def test_the_wrong_python_stops_the_setup_in_one_line(tmp_path: Path) -> None:
 
 
 @needs_make
-@pytest.mark.parametrize(("given", "passed"), [([], []), (["INPUT=my video.mp4"], ["--input", "my video.mp4"])])
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ([], []),
+        (["INPUT=my video.mp4"], ["--input", "my video.mp4"]),
+        (["VARIANT=plain:sift"], ["--variant", "plain:sift"]),
+    ],
+)
 def test_demo_passes_its_input_on(given: list[str], passed: list[str]) -> None:
-    command = shlex.split(make("-n", "demo", *given).stdout.splitlines()[-1])
+    command = shlex.split(make("-n", "demo", *given).stdout.replace("\\\n", " ").splitlines()[-1])
     assert command[command.index("--") + 1 :] == ["python", "-m", "semantic_matcher.demo", *passed, "--output", "demo"]
 
 
@@ -84,9 +93,12 @@ def test_the_versions_agree() -> None:
     assert f'version="{__version__}"' in (REPOSITORY / "ros_ws" / "src" / "semantic_matcher" / "setup.py").read_text()
 
 
-def test_the_wheel_holds_the_core_with_its_data_and_nothing_else(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel_and_source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel, and the folder it was built from."""
     pytest.importorskip("setuptools", minversion="77.0.3")
-    source = tmp_path / "source"
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source / name)
@@ -95,9 +107,14 @@ def test_the_wheel_holds_the_core_with_its_data_and_nothing_else(tmp_path: Path)
         if (REPOSITORY / name).is_dir():
             shutil.copytree(REPOSITORY / name, source / name, ignore=ignored)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    built = subprocess.run([*command, "-w", str(tmp_path), str(source)], capture_output=True, text=True)
+    built = subprocess.run([*command, "-w", str(folder), str(source)], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("semantic_matcher-*.whl")
+    (wheel,) = folder.glob("semantic_matcher-*.whl")
+    return wheel, source
+
+
+def test_the_wheel_holds_the_core_with_its_data_and_nothing_else(wheel_and_source: tuple[Path, Path]) -> None:
+    wheel, source = wheel_and_source
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = next(name for name in names if name.endswith("METADATA"))
@@ -106,3 +123,46 @@ def test_the_wheel_holds_the_core_with_its_data_and_nothing_else(tmp_path: Path)
         copied = [p for p in (source / folder).rglob("*") if p.is_file() and "egg-info" not in p.parent.name]
         assert [str(p.relative_to(source)) for p in copied if str(p.relative_to(source)) not in names] == []
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "tools/"))]
+
+
+MATCHES_ALONE = """
+import socket, sys
+import numpy as np
+
+def refused(*arguments, **options):
+    raise OSError("no network here")
+
+socket.socket.connect = socket.getaddrinfo = refused
+import semantic_matcher_core
+from semantic_matcher_core import SemanticMatcher
+
+assert semantic_matcher_core.__file__.startswith(sys.prefix), semantic_matcher_core.__file__
+matcher = SemanticMatcher.from_pretrained(device="cpu", max_keypoints=500)
+assert matcher.variant == "compact" and matcher.reasoner is not None and matcher.semantic_encoder is not None
+picture = np.load(sys.argv[1])
+matches = matcher.match_images(picture[:240, :320], picture[16:256, 24:344])
+off = np.linalg.norm(matches.keypoints0.numpy() - matches.keypoints1.numpy() - (24, 16), axis=1)
+print(len(off), (off < 3).mean())
+"""
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_matches_semantically_without_a_network(
+    wheel_and_source: tuple[Path, Path], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "picture.npy", make_textured_image(260, 350, 3))
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    # What it depends on is lent; a path file does not bring that folder's editable installs along.
+    (folder,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (folder / "lent.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel_and_source[0]]
+    subprocess.run(install, check=True, cwd=tmp_path)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SEMANTIC_MATCHER"))}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [python, "-c", MATCHES_ALONE, "picture.npy"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    count, share = done.stdout.split()
+    assert int(count) > 150 and float(share) > 0.9

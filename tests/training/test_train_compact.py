@@ -46,6 +46,7 @@ def tiny(photos: Path, folder: Path, **changes: object) -> CompactConfig:
         "teacher": {"extractor": "sift", "keypoints": 150},
         "extractor": {"steps": 4, "batch": 2, "points": 64},
         "reasoner": {"steps": 4, "batch": 2, "keypoints": 64, "features_dim": 32, "n_attention_layers": 2},
+        "refinement": {"steps": 2, "batch": 1, "keypoints": 80, "view_size": 128, "picture_side": 140},
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(content | changes))
@@ -202,7 +203,7 @@ def test_a_whole_training_goes_on_exactly_and_its_package_matches(
         return report
 
     # Validation comes before the checkpoint of the same step, so each kill loses the steps since the last one.
-    for prefix in ("extractor 4:", "reasoner 4:"):
+    for prefix in ("extractor 4:", "reasoner 4:", "refinement 2:"):
         with pytest.raises(Killed):
             train_all(tiny(photos, parts), parts / "package", report=killed_at(prefix))
     train_all(tiny(photos, parts), parts / "package", report=lambda line: None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ class ReasonerStageConfig:
         keypoints: of each view, at most.
         features_dim, n_attention_layers, num_heads, semantic_conditioning: see ``ReasonerConfig``.
         long_side: at which the context encoder sees an image, in use.
+        view_size, picture_side, turn_probability: of this stage's data; ``None``: as in ``data``.
     """
 
     steps: int = 3000
@@ -106,6 +107,32 @@ class ReasonerStageConfig:
     num_heads: int = 4
     semantic_conditioning: bool = True
     long_side: int = 448
+    view_size: int | None = None
+    picture_side: int | None = None
+    turn_probability: float | None = None
+
+    def data(self, common: DataConfig) -> DataConfig:
+        """The data of this stage, from what all stages share."""
+        own = {name: getattr(self, name) for name in ("view_size", "picture_side", "turn_probability")}
+        return replace(common, **{name: value for name, value in own.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    """What differs where encoder and reasoner are trained on, with more of each picture and more keypoints.
+
+    Attributes:
+        steps: 0 for none.
+        batch, lr, keypoints, view_size, picture_side, turn_probability: as for the reasoner.
+    """
+
+    steps: int = 0
+    batch: int = 2
+    lr: float = 3e-4
+    keypoints: int = 1024
+    view_size: int = 384
+    picture_side: int = 336
+    turn_probability: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -134,6 +161,7 @@ class CompactConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     extractor: ExtractorConfig = field(default_factory=ExtractorConfig)
     reasoner: ReasonerStageConfig = field(default_factory=ReasonerStageConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
@@ -143,6 +171,10 @@ class CompactConfig:
     def run_folder(self) -> Path:
         """Everything a run writes lies below it."""
         return Path(self.folder) / self.name
+
+    def refined(self) -> CompactConfig:
+        """The same with the reasoner's stage as the refinement has it."""
+        return replace(self, reasoner=replace(self.reasoner, **asdict(self.refinement)))
 
     def to_mapping(self) -> dict[str, Any]:
         """As plain containers, for files."""

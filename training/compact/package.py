@@ -45,6 +45,7 @@ def package(config: CompactConfig, extractor: Path, reasoner: Path, target: Path
     for name, tensors in contents.items():
         with atomic_output(target / name) as temporary:
             save_file(tensors, temporary)
+            temporary.chmod(0o644)  # it is written for its owner alone
         files.append(target / name)
     model = ModelConfig(
         dino_weights="compact_context",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from semantic_matcher_core.semantics.compact_context import CompactContext
 from semantic_matcher_core.types import Features
 from training.compact.config import CompactConfig
 from training.compact.extractor_stage import batches, learning_rate, summary
-from training.compact.run_state import StageFolder
+from training.compact.run_state import StageFolder, read_network
 from training.compact.validation import validate
 from training.compact.views import ViewPairs
 from training.projection import Warped
@@ -61,16 +62,21 @@ def train_reasoner(
     *,
     device: torch.device,
     report: Callable[[str], None],
+    name: str = "reasoner",
+    initial: Path | None = None,
 ) -> Path:
     """Train, going on from a checkpoint where there is one; arguments, result and errors as ``train_extractor``.
 
     Args:
         extractor_weights: what the first stage returned.
+        name: of the stage's folder.
+        initial: folder of the stage whose last checkpoint this one starts from; ``None`` to start anew.
     """
     stage = config.reasoner
-    settings = {"data": asdict(config.data), **asdict(stage), "seed": config.seed}
+    data = stage.data(config.data)
+    settings = {"data": asdict(data), **asdict(stage), "seed": config.seed}
     settings["data"].pop("root")
-    folder = StageFolder(config.run_folder / "reasoner", settings)
+    folder = StageFolder(config.run_folder / name, settings)
     if folder.final.is_file():
         return folder.final
     weights = load_file(extractor_weights)
@@ -79,12 +85,15 @@ def train_reasoner(
     extractor.requires_grad_(False).to(device)
     torch.manual_seed(config.seed)
     model = ContextReasoner(reasoner_config(config)).to(device)
+    if initial is not None:
+        model.load_state_dict(read_network(initial))
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, stage.lr, weight_decay=stage.weight_decay)
     start, spent = folder.restore(model, optimizer)
     began = time.monotonic() - spent
-    seed = config.seed + _SEED_OFFSET
-    for step, pairs in enumerate(batches(config, pictures, stage.batch, start, stage.steps, seed), start):
+    seed = config.seed + _SEED_OFFSET + zlib.crc32(name.encode()) % 1000
+    views = replace(config, data=data)
+    for step, pairs in enumerate(batches(views, pictures, stage.batch, start, stage.steps, seed), start):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(stage.lr, step, stage.steps)
         model.train()
@@ -101,11 +110,11 @@ def train_reasoner(
         done = step + 1
         if done % 50 == 0:
             folder.log(done, {"loss": round(float(loss), 4)})
-            report(f"reasoner {done}/{stage.steps}, {time.monotonic() - began:.0f} s: loss {float(loss):.4f}")
+            report(f"{name} {done}/{stage.steps}, {time.monotonic() - began:.0f} s: loss {float(loss):.4f}")
         if done % config.validate_every == 0 or done == stage.steps:
             figures = validate(matcher_of(model, extractor, stage.long_side).extract, held_out)
             folder.log(done, {"validation": figures})
-            report(f"reasoner {done}: {summary(figures)}")
+            report(f"{name} {done}: {summary(figures)}")
         if done % config.save_every == 0 or done == stage.steps:
             folder.save(done, time.monotonic() - began, model, optimizer)
     state = {f"encoder.{k}": v for k, v in folded(model.encoder).state_dict().items()}

@@ -60,4 +60,16 @@ def train_all(config: CompactConfig, target: Path, *, report: Callable[[str], No
     )
     extractor = train_extractor(config, pictures, taught, pairs, device=device, report=report)
     reasoner = train_reasoner(config, pictures, extractor, pairs, device=device, report=report)
+    if config.refinement.steps:
+        larger = load_pictures(train, config.refinement.picture_side)
+        reasoner = train_reasoner(
+            config.refined(),
+            larger,
+            extractor,
+            pairs,
+            device=device,
+            report=report,
+            name="refinement",
+            initial=folder / "reasoner",
+        )
     return package(config, extractor, reasoner, target)

@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.io.atomic import atomic_output
+
+
+def read_network(folder: Path) -> dict[str, Tensor]:
+    """Weights of a stage's last checkpoint, batch normalisation not folded.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = folder / "checkpoint.pt"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; the next stage starts from it. Remove {folder} to train it again")
+    return torch.load(path, map_location="cpu", weights_only=True)["network"]
 
 
 class StageFolder:

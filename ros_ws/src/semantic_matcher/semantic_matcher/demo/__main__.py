@@ -27,8 +27,8 @@ from semantic_matcher.demo.evaluation import (
 from semantic_matcher.demo.graph import MATCHERS, Outcome, Plan, run_graph
 from semantic_matcher.demo.picture import Panel, write_picture
 from semantic_matcher.demo.sequences import Sequence
+from semantic_matcher_core.variants import DEFAULT_VARIANT
 
-DEFAULT_VARIANT = "xfeat"
 # What two busy cores keep up with, SIFT in both images of a pair included.
 _FRAMES, _RATE_HZ, _KEYPOINTS = 30, 4.0, 1024
 _REFERENCE_TOPICS = {"temporal": ("/camera/image", "/camera/image"), "stereo": ("/left/image", "/right/image")}
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", type=Path, help="video, folder of images, or bag to match frame by frame")
     parser.add_argument("--topic", help="image topic, where --input is a bag with several")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the results (default: demo)")
-    parser.add_argument("--variant", help="what to match with (default: the best one whose weights are here)")
+    parser.add_argument("--variant", help="what to match with (default: compact, which comes with the package)")
     parser.add_argument("--frames", type=_positive_int, help=f"frames to play (default: {_FRAMES}, or all of --input)")
     parser.add_argument("--rate", type=_rate, help=f"frames per second (default: {_RATE_HZ:g}, or the pace of --input)")
     parser.add_argument(
@@ -84,7 +84,8 @@ def _run(options: argparse.Namespace, domain: int) -> None:
     if source is not None and any(result.exists() and result.samefile(source) for result in results if source.exists()):
         raise DemoError(f"--input {source} is what the demo would overwrite; name another folder with --output")
     camera, modes = _camera_arguments(options, source)
-    variant = options.variant or _best_variant()
+    variant = options.variant or DEFAULT_VARIANT
+    print(f"variant {variant}")
     parameters = {
         "variant": variant,
         "device": options.device,
@@ -146,21 +147,6 @@ def _progress(name: str, sent: int) -> None:
     """Rewrites one line where somebody watches; an empty name ends it."""
     if sys.stdout.isatty():
         print(f"\r\033[K{name}: {sent} frames sent" if name else "\r\033[K", end="", flush=True)
-
-
-def _best_variant() -> str:
-    """The best variant whose weights are on this machine; says which. SIFT has none and is always there."""
-    from semantic_matcher_core.variants import list_variants
-    from semantic_matcher_core.weights import get_entry, locate
-
-    if any(variant.name == DEFAULT_VARIANT and variant.available for variant in list_variants()):
-        print(f"variant {DEFAULT_VARIANT}")
-        return DEFAULT_VARIANT
-    local = locate(get_entry("xfeat-extractor")) is not None
-    chosen = "plain:xfeat" if local else "plain:sift"
-    why = "XFeat's weights are on this machine, a reasoner's are not" if local else "no weights are on this machine"
-    print(f"variant {chosen}: {why}; to match with semantics: semantic-matcher weights fetch {DEFAULT_VARIANT}")
-    return chosen
 
 
 def _sequence(mode: str) -> Sequence:

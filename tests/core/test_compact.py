@@ -1,0 +1,133 @@
+"""The bundled variant: its networks' formulas, and that its weights match pictures better than descriptors of old."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core.extractors.compact import CompactNetwork, sample_descriptors
+from semantic_matcher_core.layers import folded, standardised
+from semantic_matcher_core.semantics import create_semantic_encoder
+from semantic_matcher_core.semantics.compact_context import CompactContext
+from semantic_matcher_core.weights.places import BUNDLED
+from tests.conftest import make_textured_image
+
+LIMIT_BYTES = 12_000_000
+
+
+def test_it_is_small() -> None:
+    files = list(BUNDLED.rglob("*.safetensors"))
+    assert len(files) == 3
+    assert sum(path.stat().st_size for path in files) <= LIMIT_BYTES
+
+
+def with_statistics(network: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_()
+    return network.eval()
+
+
+@pytest.mark.parametrize("build", [CompactNetwork, CompactContext])
+def test_folding_changes_nothing(build: type[nn.Module]) -> None:
+    trained = with_statistics(build(batch_norm=True))
+    images = torch.randn(2, 3, 64, 96)
+    plain = build()
+    plain.load_state_dict(folded(trained).state_dict())
+    with torch.inference_mode():
+        expected, found = trained(images), plain.eval()(images)
+    for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (expected, found)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in trained.modules()), "the original is left as it was"
+
+
+def test_standardised_images_forget_exposure_and_contrast() -> None:
+    image = torch.rand(1, 3, 40, 56)
+    both = standardised(torch.cat([image, 0.3 * image + 0.2]))
+    torch.testing.assert_close(both[0], both[1], atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(both[0].mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert torch.isfinite(standardised(torch.zeros(1, 3, 8, 8))).all()
+
+
+def test_descriptors_are_read_between_cell_centres() -> None:
+    # A map that holds its own pixel coordinates: cell (i, j) is centred on pixel (4 j + 1.5, 4 i + 1.5).
+    y, x = torch.meshgrid(torch.arange(6) * 4 + 1.5, torch.arange(9) * 4 + 1.5, indexing="ij")
+    field = torch.stack([x, y, torch.ones_like(x)])[None].repeat(2, 1, 1, 1)
+    keypoints = torch.tensor([[[1.5, 1.5], [7.25, 13.0], [33.5, 21.5]], [[20.0, 3.0], [9.9, 18.1], [2.0, 2.0]]])
+    found = sample_descriptors(field, keypoints)
+    torch.testing.assert_close(found[..., :2] / found[..., 2:], keypoints, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(2, 3))
+    beyond = sample_descriptors(field, torch.tensor([[[-0.5, -0.5]], [[35.5, 23.5]]]))
+    expected = F.normalize(torch.tensor([[1.5, 1.5, 1.0], [33.5, 21.5, 1.0]]), dim=-1)
+    torch.testing.assert_close(beyond[:, 0], expected)
+    assert sample_descriptors(field, torch.empty(2, 0, 2)).shape == (2, 0, 3)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (48, 80), (160, 32)])
+def test_the_context_encoder_takes_any_multiple_of_its_patch(size: tuple[int, int]) -> None:
+    encoder = create_semantic_encoder("compact_context", device="cpu")
+    images = torch.rand(2, 3, *size)
+    with torch.inference_mode():
+        both, alone = encoder(images), encoder(images[1:])
+    assert both.shape == (2, 128, size[0] // 16, size[1] // 16)
+    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=1e-4)
+
+
+def seen_from_elsewhere(picture: np.ndarray, seed: int, degrees: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """A view of a picture by a camera that moved and turned, in another light; and the homography to it."""
+    generator = np.random.default_rng(seed)
+    height, width = picture.shape[:2]
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    moved = corners * 0.85 + 0.06 * width * generator.uniform(-1, 1, (4, 2)).astype(np.float32)
+    turn = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0), [0, 0, 1]])
+    homography = turn @ cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
+    view = cv2.warpPerspective(picture, homography, (width, height), borderMode=cv2.BORDER_REFLECT)
+    dim = 255 * (cv2.GaussianBlur(view, (0, 0), 0.8) / 255.0) ** 1.4 + generator.normal(0, 4, view.shape)
+    return dim.clip(0, 255).astype(np.uint8), homography
+
+
+def correct_matches(
+    matcher: SemanticMatcher, picture: np.ndarray, seed: int, degrees: float = 0.0
+) -> tuple[int, float]:
+    """How many matches are within 3 px of the truth, and which share."""
+    view, homography = seen_from_elsewhere(picture, seed, degrees)
+    matches = matcher.match_images(picture, view)
+    expected = cv2.perspectiveTransform(matches.keypoints0.numpy()[:, None].astype(np.float64), homography)[:, 0]
+    correct = np.linalg.norm(expected - matches.keypoints1.numpy(), axis=1) <= 3
+    return int(correct.sum()), float(correct.mean())
+
+
+def test_the_default_matches_and_its_reasoner_helps() -> None:
+    whole = SemanticMatcher.from_pretrained(device="cpu", max_keypoints=800)
+    assert whole.variant == "compact" and whole.reasoner is not None
+    plain = SemanticMatcher.from_pretrained("plain:compact", device="cpu", max_keypoints=800)
+    figures = {(name, degrees): np.zeros(2) for name in ("whole", "plain") for degrees in (0, 60)}
+    for seed in range(3):
+        picture = make_textured_image(330, 450, seed)
+        for (name, degrees), sums in figures.items():
+            sums += correct_matches(whole if name == "whole" else plain, picture, seed, degrees)
+    assert figures["plain", 0][0] / 3 > 350, figures
+    # Upright, descriptors alone nearly suffice for such textures; turned, they need what they can learn of each other.
+    assert figures["whole", 0][0] > 0.95 * figures["plain", 0][0], figures
+    assert (figures["whole", 60] > 1.1 * figures["plain", 60]).all(), figures
+
+
+def test_photographs_match_better_than_with_sift(shared) -> None:
+    from semantic_matcher_core.io.images import list_images, read_image
+
+    # Every twentieth photograph was never trained on.
+    pictures = [read_image(path) for path in list_images(shared / "data" / "photos")[::20][:8]]
+    totals = {}
+    for name in ("compact", "plain:sift"):
+        matcher = SemanticMatcher.from_pretrained(name, device="cpu", max_keypoints=1024)
+        totals[name] = sum(correct_matches(matcher, picture, i)[0] for i, picture in enumerate(pictures))
+    assert totals["compact"] > 1.2 * totals["plain:sift"], totals
