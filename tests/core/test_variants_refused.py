@@ -117,7 +117,7 @@ def test_parts_of_another_dimension(checkpoint: Path) -> None:
 
 def test_parts_that_do_not_exist(checkpoint: Path) -> None:
     edit_config(checkpoint, extractor={"model_name": "orb-slam"})
-    with pytest.raises(UnknownNameError, match=r"unknown extractor 'orb-slam'; known: xfeat"):
+    with pytest.raises(UnknownNameError, match=r"unknown extractor 'orb-slam'; known: compact, xfeat"):
         SemanticMatcher.from_pretrained(checkpoint, device="cpu")
     edit_config(checkpoint, extractor={"model_name": "xfeat"}, dino={"weights": "dinov3"})
     with pytest.raises(UnknownNameError, match=r"unknown semantic encoder 'dinov3'; known: dinov2_vits14"):
@@ -131,7 +131,7 @@ def test_an_unsafe_zip(home: Path, published: Published, tmp_path: Path) -> None
 
 
 def test_names_and_paths_that_are_nothing(home: Path, checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown variant 'xfeet'; published: xfeat, .*plain:<extractor>"):
+    with pytest.raises(UnknownNameError, match=r"unknown variant 'xfeet'; known: compact, xfeat, .*plain:<extractor>"):
         SemanticMatcher.from_pretrained("xfeet", device="cpu")
     for path in (str(tmp_path / "nowhere"), tmp_path / "nowhere", "nowhere.zip"):
         with pytest.raises(WeightsNotFoundError, match="does not exist"):
