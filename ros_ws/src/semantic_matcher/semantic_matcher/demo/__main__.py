@@ -29,8 +29,8 @@ from semantic_matcher.demo.picture import Panel, write_picture
 from semantic_matcher.demo.sequences import Sequence
 from semantic_matcher_core.variants import DEFAULT_VARIANT
 
-# What two busy cores keep up with, SIFT in both images of a pair included.
-_FRAMES, _RATE_HZ, _KEYPOINTS = 30, 4.0, 1024
+# What two cores keep up with, both images of a stereo pair included.
+_FRAMES, _RATE_HZ, _KEYPOINTS = 30, 2.0, 1024
 _REFERENCE_TOPICS = {"temporal": ("/camera/image", "/camera/image"), "stereo": ("/left/image", "/right/image")}
 
 
