@@ -183,7 +183,7 @@ def _figures(alternative: Alternative, photos: Path, weights: Path | None, steps
     with torch.inference_mode():
         timing = time_interleaved({"": lambda: extractor(image)}, repeats=7, warmup=2, device=device)[""]
     parameters = sum(p.numel() for p in found[0].parameters())
-    return {"parameters": parameters, "ms": timing.best_ms, "steps": steps, **validate(extractor, pairs)}
+    return {"parameters": parameters, "ms": timing.best_ms, "steps": steps, **validate(extractor.extract, pairs)}
 
 
 def _say(line: str) -> None:

@@ -94,7 +94,7 @@ def train_extractor(
             folder.log(done, values)
             report(f"extractor {done}/{stage.steps}, {time.monotonic() - began:.0f} s: {values}")
         if done % config.validate_every == 0 or done == stage.steps:
-            figures = validate(extractor_of(folded(network), device), held_out)
+            figures = validate(extractor_of(folded(network), device).extract, held_out)
             folder.log(done, {"validation": figures})
             report(f"extractor {done}: {summary(figures)}")
         if done % config.save_every == 0 or done == stage.steps:
