@@ -23,6 +23,7 @@ from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder,
 from semantic_matcher_core.semantics.resize import check_registration
 from semantic_matcher_core.semantics.semantic_map import SemanticMap
 from semantic_matcher_core.types import Features, Matches
+from semantic_matcher_core.variants.names import DEFAULT_VARIANT
 
 if TYPE_CHECKING:
     from semantic_matcher_core.cuda.extraction import CudaExtraction
@@ -132,7 +133,7 @@ class SemanticMatcher(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path = "compact",
+        name_or_path: str | Path = DEFAULT_VARIANT,
         *,
         device: str | torch.device = "auto",
         precision: str = "fp32",
@@ -341,9 +342,6 @@ class SemanticMatcher(nn.Module):
             registration=self.registration,
             mode=self.reasoner.config.semantic_interpolation_mode,
         )
-
-    def _reason(self, images: torch.Tensor, features: Features, reasoner: Reasoner) -> Features:
-        return self._reasoned(features, self.semantic_features(images, features), reasoner)
 
     def _reasoned(self, features: Features, semantic: torch.Tensor, reasoner: Reasoner) -> Features:
         texture, semantic_out = reasoner(features.descriptors, semantic, features.valid)

@@ -80,23 +80,23 @@ class PlanarCorrespondence(_TensorBatch):
     size: Tensor
 
     def forward(self, keypoints: Tensor) -> Warped:
-        at = _projected(torch.linalg.inv(self.homography1), _projected(self.homography0, keypoints))
+        at = projected(torch.linalg.inv(self.homography1), projected(self.homography0, keypoints))
         moved, converged = self._unbent(at)
         return Warped(moved, converged & self._inside(moved))
 
     def back(self, keypoints: Tensor) -> Warped:
-        moved = _projected(torch.linalg.inv(self.homography0), self.picture_points(keypoints))
+        moved = projected(torch.linalg.inv(self.homography0), self.picture_points(keypoints))
         return Warped(moved, self._inside(moved))
 
     def picture_points(self, keypoints: Tensor) -> Tensor:
         """``B x N x 2`` pixels of view 1 as pixels of the picture."""
-        return _projected(self.homography1, self.bent(keypoints))
+        return projected(self.homography1, self.bent(keypoints))
 
     def from_picture(self, points: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """``B x N x 2`` pixels of the picture in view 0 and in view 1 (inside it or not), each with whether that is
         known."""
-        at0 = _projected(torch.linalg.inv(self.homography0), points)
-        at1, converged = self._unbent(_projected(torch.linalg.inv(self.homography1), points))
+        at0 = projected(torch.linalg.inv(self.homography0), points)
+        at1, converged = self._unbent(projected(torch.linalg.inv(self.homography1), points))
         return (at0, torch.ones_like(converged)), (at1, converged)
 
     def bent(self, keypoints: Tensor) -> Tensor:
@@ -127,6 +127,7 @@ class PlanarCorrespondence(_TensorBatch):
         return ((points >= 0) & (points <= self.size[:, None] - 1)).all(dim=-1)
 
 
-def _projected(homography: Tensor, points: Tensor) -> Tensor:
+def projected(homography: Tensor, points: Tensor) -> Tensor:
+    """``B x N x 2`` points through ``B x 3 x 3`` homographies."""
     homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1) @ homography.transpose(1, 2)
     return homogeneous[..., :2] / homogeneous[..., 2:]

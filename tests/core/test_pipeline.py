@@ -202,8 +202,8 @@ def test_padding_never_changes_a_result(views: tuple[np.ndarray, np.ndarray]) ->
             descriptors=pad(side.descriptors),
             valid=torch.arange(n + extra)[None] < n,
         )
-        reasoned = matcher._reason(image, padded, matcher.reasoner)
-        expected = matcher._reason(image, side, matcher.reasoner)
+        reasoned = matcher._reasoned(padded, matcher.semantic_features(image, padded), matcher.reasoner)
+        expected = matcher._reasoned(side, matcher.semantic_features(image, side), matcher.reasoner)
         torch.testing.assert_close(reasoned.reasoned[:, :n], expected.reasoned, atol=1e-6, rtol=0)
         torch.testing.assert_close(reasoned.semantic[:, :n], expected.semantic, atol=1e-6, rtol=0)
         padded_sides.append(reasoned)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.compact import DESCRIPTOR_DIM, WIDTHS
@@ -175,10 +174,6 @@ class CompactConfig:
     def refined(self) -> CompactConfig:
         """The same with the reasoner's stage as the refinement has it."""
         return replace(self, reasoner=replace(self.reasoner, **asdict(self.refinement)))
-
-    def to_mapping(self) -> dict[str, Any]:
-        """As plain containers, for files."""
-        return asdict(self)
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> CompactConfig:

@@ -93,13 +93,10 @@ def extractor_losses(
         distillation = _relational(ours0, ours1, teacher, chosen)
     similarity = ours0 @ ours1.mT / temperature
     outside = ~chosen
-    rows = similarity.masked_fill(outside[:, None], -torch.inf).diagonal(dim1=1, dim2=2) - similarity.masked_fill(
-        outside[:, None], -torch.inf
-    ).logsumexp(dim=2)
-    columns = similarity.diagonal(dim1=1, dim2=2) - similarity.masked_fill(outside[:, :, None], -torch.inf).logsumexp(
-        dim=1
-    )
-    matching = -((rows + columns).masked_fill(outside, 0.0)).sum() / (2 * number)
+    rows = similarity.masked_fill(outside[:, None], -torch.inf).logsumexp(dim=2)
+    columns = similarity.masked_fill(outside[:, :, None], -torch.inf).logsumexp(dim=1)
+    surprise = rows + columns - 2 * similarity.diagonal(dim1=1, dim2=2)
+    matching = surprise.masked_fill(outside, 0.0).sum() / (2 * number)
     return ExtractorLosses(matching, distillation, detection_loss(logits[:, 0], pairs.inside, found))
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from semantic_matcher_core.io.images import read_image
 from training.compact.config import DataConfig
-from training.correspondence import PlanarCorrespondence
+from training.correspondence import PlanarCorrespondence, projected
 from training.data.warped import WarpConfig, random_correspondence
 
 _LATTICE_STEP = 4
@@ -168,7 +168,11 @@ def _picture_points(truth: PlanarCorrespondence, size: int) -> tuple[Tensor, Ten
         grid = 2 * (pixels - cells[0]) / (cells[-1] - cells[0]) - 1
         shift = F.grid_sample(shift.permute(2, 0, 1)[None], grid[None], mode="bilinear", align_corners=True)[0]
         bent = pixels + shift.permute(1, 2, 0)
-    return _projected(truth.homography0[0], pixels), _projected(truth.homography1[0], bent)
+    first, second = (
+        projected(homography, points.view(1, -1, 2)).view_as(pixels)
+        for homography, points in ((truth.homography0, pixels), (truth.homography1, bent))
+    )
+    return first, second
 
 
 def _rendered(picture: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,8 +180,3 @@ def _rendered(picture: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     grid = ((at + 0.5) / extent * 2 - 1)[None]
     view = F.grid_sample(picture[None], grid, mode="bilinear", padding_mode="reflection", align_corners=False)[0]
     return view, ((at >= 0) & (at <= extent - 1)).all(dim=-1)
-
-
-def _projected(homography: Tensor, points: Tensor) -> Tensor:
-    flat = points @ homography[:, :2].T + homography[:, 2]
-    return flat[..., :2] / flat[..., 2:]
