@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from tests.ros.conftest import PLAIN_SIFT
-from tests.ros.support import Client, image_message, of_stamp, running, wait_until
+from tests.ros.support import Client, NodeProcess, image_message, of_stamp, running, wait_until
 
 pytestmark = pytest.mark.ros
 
+NAME = "/temporal_matcher"
 STAMPS = itertools.count(1_700_000_000_000_000_000, 50_000_000)
 
 
@@ -49,51 +50,94 @@ BAD = {
 }
 
 
+class Camera:
+    """Sends one picture, whole or spoilt, to a running node.
+
+    Args:
+        client: the test's node.
+        node: the node under test, for its output when something does not come.
+        pixels: the picture.
+    """
+
+    def __init__(self, client: Client, node: NodeProcess, pixels: np.ndarray) -> None:
+        from sensor_msgs.msg import Image
+
+        self._publisher = client.publisher(Image, "/image")
+        self._node = node
+        self._pixels = pixels
+
+    def send_until(self, condition: Callable[[int], Any], what: str, spoil: Callable[[Any], None] | None = None) -> Any:
+        """Send images under new stamps until ``condition(stamp)`` holds; what it gave."""
+        for _ in range(20):
+            stamp = next(STAMPS)
+            message = image_message(self._pixels, stamp)
+            if spoil is not None:
+                spoil(message)
+            self._publisher.publish(message)
+            try:
+                return wait_until(lambda s=stamp: condition(s), what, timeout=3.0)
+            except AssertionError:
+                continue
+        raise AssertionError(f"no {what} after 20 images:\n{self._node.output}")
+
+
 def test_bad_images_between_good_ones(client: Client, log: Path, textured: Callable[..., np.ndarray]) -> None:
     from semantic_matcher_msgs.msg import Keypoints
-    from sensor_msgs.msg import Image
 
-    pixels = textured(160, 160, seed=2)
-    keypoints = client.listen(Keypoints, "/temporal_matcher/keypoints")
+    keypoints = client.listen(Keypoints, f"{NAME}/keypoints")
     diagnostics = client.diagnostics()
-    name = "/temporal_matcher"
     with running("temporal_matcher", log, PLAIN_SIFT) as node:
-        camera = client.publisher(Image, "/image")
-
-        def send_until(condition: Callable[[int], Any], what: str, spoil: Callable[[Any], None] | None = None) -> Any:
-            """Send images under new stamps until ``condition(stamp)`` holds."""
-            for _ in range(20):
-                stamp = next(STAMPS)
-                message = image_message(pixels, stamp)
-                if spoil is not None:
-                    spoil(message)
-                camera.publish(message)
-                try:
-                    return wait_until(lambda s=stamp: condition(s), what, timeout=3.0)
-                except AssertionError:
-                    continue
-            raise AssertionError(f"no {what} after 20 images:\n{node.output}")
-
+        camera = Camera(client, node, textured(160, 160, seed=2))
         refused: list[str] = []
         for text, spoil in BAD.items():
-            good = send_until(lambda stamp: of_stamp(keypoints, stamp), "keypoints of a good image")
+            good = camera.send_until(lambda stamp: of_stamp(keypoints, stamp), "keypoints of a good image")
             assert len(good.scores) > 20
             before = len(keypoints)
 
             def reported(_: int, text: str = text) -> Any:
-                return next((s for s in diagnostics.of(name) if text in s.values["last error"]), None)
+                return next((s for s in diagnostics.of(NAME) if text in s.values["last error"]), None)
 
-            status = send_until(reported, f"diagnostics with {text!r}", spoil)
+            status = camera.send_until(reported, f"diagnostics with {text!r}", spoil)
             refused.append(status.values["images refused"])
             assert len(keypoints) == before
-            errors = [s for s in diagnostics.of(name) if s.level == 2 and text in s.message]
+            errors = [s for s in diagnostics.of(NAME) if s.level == 2 and text in s.message]
             assert errors, "the level was not ERROR"
-        send_until(lambda stamp: of_stamp(keypoints, stamp), "keypoints of a good image")
+        camera.send_until(lambda stamp: of_stamp(keypoints, stamp), "keypoints of a good image")
         # In the end all is well again, and the counter remembers.
         recovered = diagnostics.wait_for(
-            name, lambda s: s.level == 0 and int(s.values["images refused"]) >= len(BAD), "OK after the errors"
+            NAME, lambda s: s.level == 0 and int(s.values["images refused"]) >= len(BAD), "OK after the errors"
         )
         assert [int(count) for count in refused] == sorted(int(count) for count in refused)
         assert recovered.values["state"] == "active"
-        assert "image refused: the 160 x 161 image" in node.output
+        assert "Traceback" not in node.output
+
+
+@pytest.mark.parametrize(
+    ("text", "spoil"),
+    [("the 160 x 161 image", _wrong_size), ("'rgb9'", _unknown_encoding), ("no area", _no_area)],
+    ids=["wrong size", "unknown encoding", "no area"],
+)
+def test_the_first_bad_image_is_in_log_and_diagnostics(
+    client: Client, log: Path, textured: Callable[..., np.ndarray], text: str, spoil: Callable[[Any], None]
+) -> None:
+    """A node of its own for each, because of errors that each image may bring the log has one in five seconds."""
+    from semantic_matcher_msgs.msg import Keypoints
+
+    keypoints = client.listen(Keypoints, f"{NAME}/keypoints")
+    diagnostics = client.diagnostics()
+    with running("temporal_matcher", log, PLAIN_SIFT) as node:
+        camera = Camera(client, node, textured(160, 160, seed=2))
+
+        def reported(_: int) -> Any:
+            return next((s for s in diagnostics.of(NAME) if s.level == 2 and text in s.message), None)
+
+        status = camera.send_until(reported, f"diagnostics with {text!r}", spoil)
+        assert text in status.values["last error"]
+        node.wait_for("image refused: ")
+        logged = [line for line in node.output.splitlines() if "image refused: " in line]
+        assert all("[ERROR]" in line and text in line for line in logged), logged
+        assert not keypoints
+        good = camera.send_until(lambda stamp: of_stamp(keypoints, stamp), "keypoints of a good image")
+        assert len(good.scores) > 20
+        diagnostics.wait_for(NAME, lambda s: s.level == 0 and int(s.values["images refused"]) >= 1, "OK again")
         assert "Traceback" not in node.output

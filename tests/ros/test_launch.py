@@ -134,6 +134,16 @@ def test_bad_values_are_refused_by_name(tmp_path: Path, argument: str, named: st
     assert "process started" not in log.read_text()
 
 
+def test_a_pair_that_nobody_trained_ends_with_what_exists(tmp_path: Path, installed: None) -> None:
+    log = tmp_path / "launch.log"
+    with launched("temporal", log, "descriptor:=aliked", "dino:=dinov2_vitb14") as process:
+        process.wait(60)
+    printed = log.read_text()
+    assert "that descriptor has: aliked (dinov2_vits14)" in printed
+    assert "process has died" in printed and "exit code 1" in printed
+    assert "Traceback" not in printed
+
+
 def test_arguments_go_to_the_node_and_the_rest_to_the_file(
     client: Client, tmp_path: Path, installed: None, textured: Callable[..., Any]
 ) -> None:

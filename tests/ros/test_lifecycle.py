@@ -149,3 +149,28 @@ def test_an_absent_gpu_is_an_error_and_no_fallback(ros: None, log: Path) -> None
     assert node.process.wait(60) == 1
     assert "device 'cuda' requested" in node.output
     assert "Traceback" not in node.output
+
+
+def test_a_licence_that_forbids_commercial_use_is_in_the_log(
+    ros: None, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from semantic_matcher_core.extractors.superpoint import SuperPoint
+    from semantic_matcher_core.weights.catalogue import get_entry
+    from semantic_matcher_core.weights.licences import require_acceptance
+    from tests.core.extractor_checks import randomize
+
+    extractor = SuperPoint()
+    randomize(extractor)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    torch.save(extractor.net.state_dict(), weights / "superpoint_v1.pth")
+    monkeypatch.setenv("SEMANTIC_MATCHER_WEIGHTS", str(weights))
+    monkeypatch.setenv("SEMANTIC_MATCHER_HOME", str(tmp_path / "home"))
+    entry = get_entry("superpoint-extractor")
+    require_acceptance(entry, accept=True)
+    parameters = {**PLAIN_SIFT, "variant": "plain:superpoint", "device": "cpu"}
+    with running("temporal_matcher", log, parameters) as node:
+        (note,) = [line for line in node.output.splitlines() if "non-commercial" in line]
+        assert "WARN" in note and entry.name in note and entry.licence in note

@@ -120,8 +120,9 @@ def _silent(diagnostics: object, seen: int) -> bool:
     [
         ("temporal_matcher", {"max_keypoints": 0}, "max_keypoints = 0 is refused: expected 1 to 65536"),
         ("stereo_matcher", {"variant": "xfeet"}, "unknown variant 'xfeet'"),
+        ("temporal_matcher", {"descriptor": "aliked", "dino": "dinov2_vitb14"}, "aliked (dinov2_vits14)"),
     ],
-    ids=["temporal", "stereo"],
+    ids=["temporal", "stereo", "a pair that nobody trained"],
 )
 def test_a_bad_value_at_start_is_named_in_one_line(
     ros: None, log: Path, executable: str, parameters: dict[str, object], named: str
