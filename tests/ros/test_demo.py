@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.ros.support import stamp_of
+
 pytestmark = [pytest.mark.ros, pytest.mark.xdist_group("ros"), pytest.mark.usefixtures("ros")]
 
 # For a whole run on a busy machine; nothing waits that long when it works.
@@ -159,6 +161,8 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         cv2.imwrite(str(folder / f"{index}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     demo = Demo(tmp_path, "--input", str(folder), "--rate", "2", "--max-keypoints", "600", "--variant", "plain:sift")
     assert demo.wait() == 0, demo.printed
+    (variant,) = [line for line in demo.printed.splitlines() if line.startswith("variant")]
+    assert variant == "variant plain:sift: descriptors alone; to match with semantics: make demo VARIANT=compact"
     assert f"playing 6 images of {folder}" in demo.printed
     report = json.loads((demo.output / "report.json").read_text())
     assert set(report) == {"variant", "start_s", "temporal"}
@@ -171,9 +175,16 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
 
     with BagReader(demo.output / "matches.mcap") as bag:
         counts = {topic.name: topic.count for topic in bag.topics}
+        keypoints = {stamp_of(i.message.header): i.message for i in bag.messages(["/temporal_matcher/keypoints"])}
+        descriptors = [item.message for item in bag.messages(["/temporal_matcher/descriptors"])]
     assert counts["/camera/image/compressed"] == 6
     assert counts["/temporal_matcher/matches"] == row["matched"]
-    assert not any("descriptors" in name or "stereo" in name for name in counts)
+    assert counts["/temporal_matcher/debug_image/compressed"] >= 1
+    assert not any("stereo" in name for name in counts)
+    assert len(descriptors) >= 2
+    for message in descriptors:
+        assert (message.variant, message.dim) == ("plain:sift", 128)
+        assert len(message.data) == 128 * len(keypoints[stamp_of(message.header)].scores)
     assert (demo.output / "matches.png").is_file()
 
 
@@ -243,3 +254,23 @@ def test_weights_that_are_none_are_the_nodes_error(tmp_path: Path) -> None:
     assert demo.wait() == 1
     assert "variant plain:xfeat" in demo.printed
     assert "xfeat.pt" in demo.printed
+
+
+def test_weights_in_a_folder_of_the_users(tmp_path: Path, shared: Path) -> None:
+    weights = shared / "weights"
+    if not (weights / "xfeat.pt").is_file():
+        pytest.skip(f"{weights} holds no xfeat.pt")
+    arguments = ("--frames", "5", "--rate", "1.5", "--max-keypoints", "600", "--no-descriptors")
+    demo = Demo(tmp_path, "--variant", "plain:xfeat", *arguments, SEMANTIC_MATCHER_WEIGHTS=str(weights))
+    assert demo.wait() == 0, demo.printed
+    assert "variant plain:xfeat: descriptors alone" in demo.printed
+    report = json.loads((demo.output / "report.json").read_text())
+    assert report["variant"] == "plain:xfeat"
+    for mode in ("temporal", "stereo"):
+        assert report[mode]["matched"] >= 2
+        assert report[mode]["matches"] > 100
+        assert report[mode]["correct"] > 0.7, report[mode]
+    from semantic_matcher_core.io.bags import BagReader
+
+    with BagReader(demo.output / "matches.mcap") as bag:
+        assert not any("descriptors" in topic.name for topic in bag.topics)

@@ -27,7 +27,7 @@ from semantic_matcher.demo.evaluation import (
 from semantic_matcher.demo.graph import MATCHERS, Outcome, Plan, run_graph
 from semantic_matcher.demo.picture import Panel, write_picture
 from semantic_matcher.demo.sequences import Sequence
-from semantic_matcher_core.variants import DEFAULT_VARIANT
+from semantic_matcher_core.variants.names import DEFAULT_VARIANT, PLAIN
 
 # What two cores keep up with, both images of a stereo pair included.
 _FRAMES, _RATE_HZ, _KEYPOINTS = 30, 2.0, 1024
@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         "--max-keypoints", type=_positive_int, default=_KEYPOINTS, help=f"keypoints per image (default: {_KEYPOINTS})"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index> (default: auto)")
+    parser.add_argument(
+        "--no-descriptors", dest="descriptors", action="store_false", help="leave descriptors out of the recording"
+    )
     parser.add_argument("--domain-id", type=int, help="ROS_DOMAIN_ID of the graph (default: one that is free)")
     return parser
 
@@ -85,7 +88,7 @@ def _run(options: argparse.Namespace, domain: int) -> None:
         raise DemoError(f"--input {source} is what the demo would overwrite; name another folder with --output")
     camera, modes = _camera_arguments(options, source)
     variant = options.variant or DEFAULT_VARIANT
-    print(f"variant {variant}")
+    print(_variant_line(variant))
     parameters = {
         "variant": variant,
         "device": options.device,
@@ -93,7 +96,7 @@ def _run(options: argparse.Namespace, domain: int) -> None:
         # A matcher waits for the camera, and for the other to have had its turn.
         "no_image_warning_period": "0.0",
     }
-    plan = Plan(modes, parameters, camera, descriptors=source is None, output=output)
+    plan = Plan(modes, parameters, camera, descriptors=options.descriptors, output=output)
     try:
         plan.stamps.parent.mkdir(parents=True, exist_ok=True)
         for result in results:
@@ -119,6 +122,13 @@ def _run(options: argparse.Namespace, domain: int) -> None:
     for topic, count in outcome.lost.items():
         print(f"the recorder lost {count} messages of {topic}: the disk is too slow for this pace (--rate)")
     print(f"\nlook at  {output / 'matches.png'}\nopen     {plan.recording}   in Foxglove, or with ros2 bag play")
+
+
+def _variant_line(variant: str) -> str:
+    """What is matched with; where that is descriptors alone, also the command for more."""
+    if not variant.startswith(PLAIN):
+        return f"variant {variant}"
+    return f"variant {variant}: descriptors alone; to match with semantics: make demo VARIANT={DEFAULT_VARIANT}"
 
 
 def _camera_arguments(options: argparse.Namespace, source: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
