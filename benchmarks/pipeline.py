@@ -1,10 +1,11 @@
 """Milliseconds per stage, per new frame of a stream and per pair.
 
-``python -m benchmarks.pipeline`` times one case; ``--compare`` puts it beside the same work done the straightforward
-way, beside LightGlue on the same keypoints, and beside the least time this machine could take. ``--sweep`` goes over
-image sizes, keypoints, batches and precisions, and ``--plots FOLDER`` draws how the time grows. ``--quick`` is for
-small machines. Weights are the published ones where they are found, else random ones of the same shape: time does not
-depend on their values, agreement does. Images are two views of one rendered texture, or yours (``--images A B``).
+``python -m benchmarks.pipeline`` times one case beside the same work done the straightforward way, with the ratio of
+the two, and beside the least time this machine could take. ``--compare`` adds LightGlue on the same keypoints,
+``--alone`` leaves out all but ours. ``--sweep`` goes over image sizes, keypoints, batches and precisions, and
+``--plots FOLDER`` draws how the time grows. ``--quick`` is for small machines. Weights are the published ones where
+they are found, else random ones of the same shape: time does not depend on their values, agreement does. Images are
+two views of one rendered texture, or yours (``--images A B``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,13 @@ _CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
 def measure_case(
-    case: Case, args: argparse.Namespace, device: torch.device, ceilings: Ceilings, *, stages: bool, compare: bool
+    case: Case,
+    args: argparse.Namespace,
+    device: torch.device,
+    ceilings: Ceilings,
+    *,
+    stages: bool,
+    beside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Timings of a case by stage and by who did it, floors, and the share of the reference's matches that ours has."""
     matcher, origin = build_matcher(case, device, args.weights)
@@ -46,18 +53,18 @@ def measure_case(
     if not stages:
         calls = {name: calls[name] for name in WHOLE}
     agreement = None
-    if compare:
+    if beside:
         exact = build_matcher(case.with_(precision="fp32", backend="eager"), device, args.weights)[0]
-        if "reference" in args.beside:
+        if "reference" in beside:
             for name, call in reference_stages(exact, case, images).items():
                 calls[name]["reference"] = call
-        if "lightglue" in args.beside:
+        if "lightglue" in beside:
             for name, call in lightglue_pair(exact, case, images).items():
                 calls[name]["lightglue"] = call
     if args.only:
         calls = {name: calls[name] for name in calls if name in args.only}
     # One call is both: the published code extracts both images every time.
-    once = compare and all("reference" in calls.get(name, {}) for name in WHOLE)
+    once = all("reference" in calls.get(name, {}) for name in WHOLE)
     last: list[Any] = []
     if once:
         del calls[WHOLE[0]]["reference"]
@@ -99,18 +106,21 @@ def _images(case: Case, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarra
 
 def stage_table(result: dict[str, Any]) -> str:
     """One row a stage: median (95th percentile; best) in ms, and ratios of the medians."""
-    compared = any(set(timings) - {"ours"} for timings in result["timings"].values())
+    present = {way for timings in result["timings"].values() for way in timings}
     head = ["stage", "ours, ms"]
-    if compared:
-        head += ["straightforward, ms", "ratio", "LightGlue, ms"]
+    if "reference" in present:
+        head += ["straightforward, ms", "ratio"]
+    if "lightglue" in present:
+        head += ["LightGlue, ms"]
     head += ["floor, ms", "of the floor"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for name, timings in result["timings"].items():
         ours, floor = timings["ours"], result["floors_ms"].get(name)
         row = [name, _text(ours)]
-        if compared:
+        if "reference" in present:
             theirs = timings.get("reference")
             row += [_text(theirs), f"{theirs.median_ms / ours.median_ms:.2f}×" if theirs else ""]
+        if "lightglue" in present:
             row.append(_text(timings.get("lightglue")))
         row += [f"{floor:.2f}", f"{ours.median_ms / floor:.1f}×"] if floor else ["", ""]
         lines.append("| " + " | ".join(row) + " |")
@@ -199,14 +209,22 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", default="eager", choices=["eager", "compile", "onnx", "tensorrt"])
     parser.add_argument("--weights", help="folder to look for weights in first")
     parser.add_argument("--images", nargs=2, type=Path, help="two images instead of the rendered ones")
-    parser.add_argument("--compare", action="store_true", help="beside the straightforward way and LightGlue")
-    parser.add_argument(
+    beside = parser.add_mutually_exclusive_group()
+    beside.add_argument(
         "--beside",
         nargs="+",
-        default=["reference", "lightglue"],
+        default=["reference"],
         choices=["reference", "lightglue"],
-        help="with --compare",
+        help="what to time besides ours; by default reference, which is the straightforward way",
     )
+    beside.add_argument(
+        "--compare",
+        dest="beside",
+        action="store_const",
+        const=["reference", "lightglue"],
+        help="short for --beside reference lightglue",
+    )
+    beside.add_argument("--alone", dest="beside", action="store_const", const=[], help="ours, and nothing besides")
     parser.add_argument(
         "--only", nargs="+", help="stages to measure, e.g. encode match 'isolated pair'; by default all"
     )
@@ -262,14 +280,14 @@ def main(argv: list[str] | None = None) -> int:
     results, memory = [], {}
     if args.sweep:
         for case in sweep_cases(base, precisions, args.quick):
-            results.append(measure_case(case, args, device, ceilings, stages=False, compare=False))
+            results.append(measure_case(case, args, device, ceilings, stages=False))
         text.append(sweep_table(results))
         if args.plots:
             from benchmarks.plots import draw_growth
 
             draw_growth(results, base, args.plots)
     else:
-        results.append(measure_case(base, args, device, ceilings, stages=True, compare=args.compare))
+        results.append(measure_case(base, args, device, ceilings, stages=True, beside=args.beside))
         sources = ", ".join(f"{part} {source}" for part, source in sorted(results[0]["weights"].items()))
         text += [f"{base}; weights: {sources}.", stage_table(results[0])]
         if results[0]["agreement"] is not None:

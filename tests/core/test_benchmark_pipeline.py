@@ -47,6 +47,30 @@ def test_compared_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "| new frame of a stream |" in (tmp_path / "a.md").read_text()
 
 
+def test_the_bare_command_gives_the_ratio_to_the_straightforward_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pipeline.main([*SMALL, "--keypoints", "60", "--json", str(tmp_path / "a.json")]) == 0
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line[:1] == "|"]
+    assert rows[0] == ["stage", "ours, ms", "straightforward, ms", "ratio", "floor, ms", "of the floor"]
+    timings = json.loads((tmp_path / "a.json").read_text())["results"][0]["timings"]
+    for name in pipeline.WHOLE:
+        (row,) = [row for row in rows if row[0] == name]
+        ratio = timings[name]["reference"]["median_ms"] / timings[name]["ours"]["median_ms"]
+        assert row[3] == f"{ratio:.2f}×"
+    assert not any("lightglue" in ways for ways in timings.values())
+    assert "Matches of the straightforward way (fp32) found identically" in printed
+
+
+def test_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pipeline.main([*SMALL, "--keypoints", "60", "--alone", "--json", str(tmp_path / "a.json")]) == 0
+    assert "straightforward" not in capsys.readouterr().out
+    result = json.loads((tmp_path / "a.json").read_text())["results"][0]
+    assert all(set(ways) == {"ours"} for ways in result["timings"].values())
+    assert result["agreement"] is None
+
+
 def test_sweep_and_its_plots(tmp_path: Path) -> None:
     base = Case(size=(96, 128), keypoints=60, semantic_size=56)
     cases = list(pipeline.sweep_cases(Case(), ("fp32", "bf16"), quick=False))
