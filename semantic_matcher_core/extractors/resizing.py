@@ -38,5 +38,7 @@ def keypoints_at_size(keypoints: Tensor, seen: tuple[int, int], given: tuple[int
     keypoints = keypoints.float()
     if seen == given:
         return keypoints
-    scale = torch.tensor([given[1] / seen[1], given[0] / seen[0]], device=keypoints.device)
-    return (keypoints + 0.5) * scale - 0.5
+    # Python's numbers: a tensor made here would be copied to a GPU, which a CUDA graph cannot record.
+    x, y = keypoints.unbind(-1)
+    x, y = (x + 0.5) * (given[1] / seen[1]) - 0.5, (y + 0.5) * (given[0] / seen[0]) - 0.5
+    return torch.stack((x, y), dim=-1)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.options import check_max_side
+from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
 from semantic_matcher_core.types import Features
 
 ORIENTATIONS = ("all", "upright")
@@ -36,6 +38,8 @@ class Sift(Extractor):
         contrast_threshold, edge_threshold, octave_layers, sigma: OpenCV's ``contrastThreshold``, ``edgeThreshold``,
             ``nOctaveLayers`` and ``sigma``, with its defaults.
         orientations: ``"all"`` or ``"upright"``.
+        max_side: an image with a longer side is seen at this one, which bounds memory; ``None``, as OpenCV, for no
+            bound.
     """
 
     name = "sift"
@@ -50,6 +54,7 @@ class Sift(Extractor):
         octave_layers: int = 3,
         sigma: float = 1.6,
         orientations: str = "all",
+        max_side: int | None = None,
     ) -> None:
         super().__init__(max_keypoints)
         for option, value, low in (
@@ -67,10 +72,13 @@ class Sift(Extractor):
         self.octave_layers = int(octave_layers)
         self.sigma = float(sigma)
         self.orientations = orientations
+        self.max_side = check_max_side(max_side)
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
         """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
-        height, width = images.shape[-2:]
+        given = (images.shape[-2], images.shape[-1])
+        images, masks = fit_long_side(images, masks, self.max_side)
+        seen = (images.shape[-2], images.shape[-1])
         # As OpenCV sees colour: 8 bits first, then grey. A picture that came as uint8 is recovered exactly.
         colour = (images.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         areas = [None] * len(colour) if masks is None else list(masks.cpu().numpy())
@@ -80,10 +88,10 @@ class Sift(Extractor):
             keypoints, scores, descriptors = self._detect_and_describe(grey, area)
             features.append(
                 Features(
-                    keypoints=torch.from_numpy(keypoints)[None],
+                    keypoints=keypoints_at_size(torch.from_numpy(keypoints)[None], seen, given),
                     scores=torch.from_numpy(scores)[None],
                     descriptors=torch.from_numpy(root_sift(descriptors))[None],
-                    image_size=(height, width),
+                    image_size=given,
                 )
             )
         return Features.stack(features).to(images.device)

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
+from semantic_matcher_core.extractors.resizing import keypoints_at_size
 from semantic_matcher_core.extractors.selection import BORDERS, mask_at_size, select_keypoints, zero_padding
+from semantic_matcher_core.layers import convolution_layout
 from semantic_matcher_core.types import Features
 
 _STRIDE = 32
@@ -39,6 +41,8 @@ class XFeat(Extractor):
             configurations. An image with too few maxima still gives fewer keypoints: none are made up.
         nms_radius: radius in pixels of non-maximum suppression; 2 is XFeat's 5 x 5 window.
         border: ``"clipped"`` as published, or ``"valid"`` as kornia; see ``selection.local_maxima``.
+        max_side: an image with a longer side is seen at no more than this one, which bounds memory; ``None``, as
+            published, for no bound. Below 32 pixels the network does not go.
         fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
     """
 
@@ -56,6 +60,7 @@ class XFeat(Extractor):
         force_num_keypoints: bool = False,
         nms_radius: int = 2,
         border: str = "clipped",
+        max_side: int | None = None,
         fixed_size: bool = False,
     ) -> None:
         super().__init__(max_keypoints)
@@ -65,12 +70,14 @@ class XFeat(Extractor):
         self.detection_threshold = 0.0 if force_num_keypoints else threshold
         self.nms_radius = check_nms_radius(nms_radius)
         self.border = border
+        self.max_side = check_max_side(max_side)
         self.fixed_size = fixed_size
         self.net = XFeatModel()
         # A sixth less time for the network on a CPU, and maps whose vectors lie in one piece for what samples them.
+        layout = convolution_layout()
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d):
-                module.weight = nn.Parameter(module.weight.detach().contiguous(memory_format=torch.channels_last))
+                module.weight = nn.Parameter(module.weight.detach().contiguous(memory_format=layout))
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
         self.eval()
 
@@ -81,10 +88,12 @@ class XFeat(Extractor):
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
         """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
-        given_height, given_width = images.shape[-2:]
-        height, width = (max(_STRIDE, side // _STRIDE * _STRIDE) for side in (given_height, given_width))
-        if (height, width) != (given_height, given_width):
-            images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
+        given = (images.shape[-2], images.shape[-1])
+        scale = 1.0 if self.max_side is None else min(1.0, self.max_side / max(given))
+        height, width = (max(_STRIDE, round(side * scale) // _STRIDE * _STRIDE) for side in given)
+        if (height, width) != given:
+            # As published, without antialiasing, where it is only for the multiples of 32.
+            images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=scale < 1)
         descriptor_map, logits, reliability = self.dense(images)
 
         # The networks may run in half precision; a position or a rank may not.
@@ -112,13 +121,11 @@ class XFeat(Extractor):
             )
             descriptor_map = F.normalize(descriptor_map.float(), dim=1)
             descriptors = F.normalize(sample_map(descriptor_map, keypoints, height, width, "bicubic"), dim=-1)
-            x, y = keypoints.unbind(-1)
-            x, y = (x + 0.5) * (given_width / width) - 0.5, (y + 0.5) * (given_height / height) - 0.5
             return Features(
-                keypoints=zero_padding(torch.stack((x, y), dim=-1), valid),
+                keypoints=zero_padding(keypoints_at_size(keypoints, (height, width), given), valid),
                 scores=scores,
                 descriptors=zero_padding(descriptors, valid),
-                image_size=(given_height, given_width),
+                image_size=given,
                 valid=valid,
             )
 

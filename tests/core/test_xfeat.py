@@ -195,6 +195,7 @@ def test_state_dict_of_this_module_loads_as_well(random_weights):
         {"nms_radius": -1},
         {"nms_radius": 1.5},
         {"border": "kornia"},
+        {"max_side": 0},
         {"max_keypoints": 0},
         {"max_keypoints": True},
     ],
