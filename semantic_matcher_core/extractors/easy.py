@@ -150,6 +150,8 @@ def _method_class(method: str) -> Any:
     try:
         package = importlib.import_module(_PACKAGE)
     except ModuleNotFoundError as error:
+        if error.name != _PACKAGE:
+            raise _needs(method, error.name) from error
         raise ConfigError(
             f"extractor {PREFIX + method!r} needs the package easy-local-features ({_INSTALL}): {error}"
         ) from error
@@ -158,7 +160,26 @@ def _method_class(method: str) -> Any:
     except ImportError as error:
         raise ConfigError(f"extractor {PREFIX + method!r} needs a package that is not installed: {error}") from error
     except ValueError as error:
+        missing = _missing_module(error)
+        if missing is not None:
+            raise _needs(method, missing) from error
         raise UnknownNameError(
-            f"easy-local-features has no method {method!r} that can be imported; it has: "
-            f"{', '.join(package.available_methods)}"
+            f"easy-local-features has no method {method!r}; it has: {', '.join(package.available_methods)}"
         ) from error
+
+
+def _needs(method: str, module: str | None) -> ConfigError:
+    return ConfigError(
+        f"extractor {PREFIX + method!r} needs the Python module {module!r}, which easy-local-features imports "
+        "and which is not installed here"
+    )
+
+
+def _missing_module(error: BaseException) -> str | None:
+    """What a method's file could not import: the package then says, as for names it does not know, "could not find"."""
+    cause = error.__context__
+    while cause is not None:
+        if isinstance(cause, ModuleNotFoundError) and cause.name and cause.name.partition(".")[0] != _PACKAGE:
+            return cause.name
+        cause = cause.__context__
+    return None

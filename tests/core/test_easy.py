@@ -85,8 +85,17 @@ def package(monkeypatch) -> types.ModuleType:
     def import_by_name(name):
         if name == "needy":
             raise ImportError("Please install `mmcv` to use it")
+        # The package looks for a method in two places, and takes a dependency that is missing for a missing method.
         if name not in METHODS:
-            raise ValueError(f"Could not find module {name}")
+            try:
+                raise ModuleNotFoundError(
+                    "No module", name="wget" if name == "alike" else f"{module.__name__}.feature.baseline_{name}"
+                )
+            except ModuleNotFoundError:
+                try:
+                    raise ModuleNotFoundError("No module", name=f"{module.__name__}.matching.baseline_{name}")
+                except ModuleNotFoundError:
+                    raise ValueError(f"Could not find module {name}")  # noqa: B904
         return METHODS[name]
 
     module.importByName = import_by_name
@@ -179,6 +188,8 @@ def test_the_method_moves_along(package):
 def test_unknown_method_matcher_and_missing_dependency(package):
     with pytest.raises(UnknownNameError, match=r"'nope'.*superpoint"):
         create_extractor("easy:nope", device="cpu")
+    with pytest.raises(ConfigError, match=r"'easy:alike' needs the Python module 'wget'"):
+        create_extractor("easy:alike", device="cpu")
     with pytest.raises(ConfigError, match="end2end matcher"):
         create_extractor("easy:roma", device="cpu")
     with pytest.raises(ConfigError, match="mmcv"):
