@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import ShapeError, UnknownNameError
-from semantic_matcher_core.semantics import SemanticEncoder, list_semantic_encoders
+from semantic_matcher_core.semantics import SemanticEncoder, create_semantic_encoder, list_semantic_encoders
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 
 NAMES = ["dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14", "dinov2_vitg14"]
@@ -124,6 +125,25 @@ def test_every_name_in_the_table_builds() -> None:
     model = DinoV2("dinov2_vitb14")
     assert isinstance(model, SemanticEncoder)
     assert (model.name, model.feature_dim, model.patch_size) == ("dinov2_vitb14", 768, 14)
+
+
+@pytest.mark.parametrize(
+    "name", ["dinov2_vits14", "dinov2_vitb14", pytest.param("dinov2_vitl14", marks=pytest.mark.slow)]
+)
+def test_published_files_load_by_name(name: str, tmp_path: Path) -> None:
+    # The giant's file would take 4.5 GB; its names and shapes are compared above.
+    model = DinoV2(name)
+    file = tmp_path / f"{name}_pretrain.pth"
+    torch.save(model.state_dict(), file)
+    loaded = create_semantic_encoder(name, weights=tmp_path, device="cpu")
+    file.unlink()  # up to 1.2 GB, of which pytest would keep three runs
+    assert isinstance(loaded, DinoV2) and loaded.name == name and not loaded.training
+    state = loaded.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    images = torch.rand(1, 3, 28, 42)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), model.eval()(images))
 
 
 def test_unknown_names_list_the_known_ones() -> None:
