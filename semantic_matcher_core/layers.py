@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semantic_matcher_core.optimisations import is_enabled
 
 _Network = TypeVar("_Network", bound=nn.Module)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, attended: Tensor | None = None, *, fused: bool = True) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al., 2017).
+
+    Args:
+        q: ``B x heads x N x D``.
+        k, v: ``B x heads x M x D``.
+        attended: bool, broadcast to ``B x heads x N x M``: false where a query may not look.
+        fused: in one kernel, without the ``N x M`` weights in memory; otherwise written out.
+
+    Returns:
+        ``B x heads x N x D``.
+    """
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attended)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if attended is not None:
+        scores = scores.masked_fill(~attended, -torch.inf)
+    return scores.softmax(dim=-1) @ v
 
 
 def conv_stack(*channels: int, stride: int = 2, batch_norm: bool = False) -> nn.Sequential:
@@ -40,6 +64,11 @@ def folded(network: _Network) -> _Network:
             module[0] = fuse_conv_bn_eval(conv, module[1])
             del module[1]
     return network
+
+
+def convolution_layout() -> torch.memory_format:
+    """How convolutions' weights and maps lie in memory, for networks that are being built."""
+    return torch.channels_last if is_enabled("channels_last") else torch.contiguous_format
 
 
 def standardised(images: Tensor) -> Tensor:

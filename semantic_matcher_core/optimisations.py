@@ -1,8 +1,8 @@
 """What makes things faster, one switch each.
 
-None changes what comes out beyond what its own test allows; each is on where it applies. For measuring, and for finding
-out whether one of them is at fault, ``SEMANTIC_MATCHER_DISABLE=name,name`` (or ``all``) in the environment turns them
-off.
+None changes what comes out beyond rounding, which its own test bounds; each is on where it applies. For measuring, and
+for finding out whether one of them is at fault, ``SEMANTIC_MATCHER_DISABLE=name,name`` (or ``all``) in the environment
+turns them off.
 """
 
 from __future__ import annotations
@@ -13,6 +13,16 @@ from semantic_matcher_core.errors import ConfigError
 
 VARIABLE = "SEMANTIC_MATCHER_DISABLE"
 NAMES = {
+    "fused_attention": "attention that never holds its N x N weights (read when a network is built)",
+    "channels_last": "CPU: convolutions with the channels of a pixel side by side (read when a network is built)",
+    "folded_norms": "DALF: batch normalisation folded into the convolutions before it",
+    "position_cache": "DINOv2: the position encoding of an image size is kept",
+    "stereo_batch": "both images of a stereo pair go through the networks as one batch",
+    "candidate_ranking": "CPU: keypoints are ranked among the local maxima alone",
+    "sliding_maximum": "maxima of windows by doubling the window, instead of by max-pooling",
+    "blocked_search": "similarities are computed and searched a block of rows at a time",
+    "grouped_maxima": "CPU: maxima of groups first, without their places, which is vectorised",
+    "bounded_search": "CPU: of two similarities to be multiplied, the second only where the first allows the nearest",
     "narrow_search": "precision bf16 on the CPU: nearest neighbours from bfloat16 products, exact by a bound",
     "cuda_graphs": "CUDA: the networks of an image size recorded once and replayed",
     "streams": "CUDA: extractor and semantic encoder side by side on two streams",

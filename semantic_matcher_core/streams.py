@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.semantic_reuse import SemanticReuse
 from semantic_matcher_core.types import Features, Matches
 
@@ -260,9 +261,8 @@ class StereoStream:
         Raises:
             ImageError: an image cannot be used.
         """
-        if all(isinstance(image, np.ndarray) and image.ndim == 3 for image in (left, right)) and (
-            (left.shape, left.dtype) == (right.shape, right.dtype)
-        ):
+        arrays = all(isinstance(image, np.ndarray) and image.ndim == 3 for image in (left, right))
+        if arrays and (left.shape, left.dtype) == (right.shape, right.dtype) and is_enabled("stereo_batch"):
             features = list(self.matcher.extract(np.stack((left, right))))
         else:
             features = [self.matcher.extract(image)[0] for image in (left, right)]

@@ -18,7 +18,7 @@ from semantic_matcher_core.extractors.dkd import detect_keypoints
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
 from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
 from semantic_matcher_core.extractors.selection import zero_padding
-from semantic_matcher_core.layers import conv_stack, standardised
+from semantic_matcher_core.layers import conv_stack, convolution_layout, standardised
 from semantic_matcher_core.types import Features
 
 _STRIDE = 32
@@ -116,7 +116,8 @@ class Compact(Extractor):
         self.max_side = check_max_side(max_side)
         self.fixed_size = fixed_size
         self.net: nn.Module = CompactNetwork(widths, descriptor_dim)
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.layout = convolution_layout()
+        self.net.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack it
         self.eval()
 
     @staticmethod
@@ -165,7 +166,7 @@ class Compact(Extractor):
 
     def dense(self, images: Tensor) -> tuple[Tensor, ...]:
         """Descriptor map at a quarter of the size, and logits of the score at full size."""
-        return self.net(images.contiguous(memory_format=torch.channels_last))
+        return self.net(images.contiguous(memory_format=self.layout))
 
 
 def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor) -> Tensor:

@@ -1,18 +1,24 @@
-"""Exact nearest neighbours from bfloat16 products and a bound on their error.
+"""Exact mutual nearest neighbours on the CPU, of which most similarities are known by a bound alone.
 
-Matrix units multiply bfloat16 several times faster than float32. Their similarities are off by no more than a bound
-that follows from what the rounding left behind (Cauchy-Schwarz). A row whose best is ahead of its second best by more
-than twice that has its nearest neighbour; of the others, what lies within the bound of the best is computed again in
-float32. The result is that of float32, where float32's own rounding does not decide.
+Two bounds, either of which serves alone:
 
-The bound is in proportion to the length of what is rounded. So the mean of both sides is taken off first, and put back
-by six more columns: descriptors that have much in common would otherwise be nearest to everything.
+- A product of similarities is no larger than one of its factors times the lengths of the other factors' vectors. So
+  one factor is computed for all pairs, and the product only where that factor is large enough to hold the nearest.
+  Where that leaves too much, the next factor is computed for all pairs as well.
+- Matrix units multiply bfloat16 several times faster than float32. Such similarities are off by no more than follows
+  from what the rounding left behind (Cauchy-Schwarz), and only what lies within that of the best is computed again.
+
+The result is that of float32, where float32's own rounding does not decide. An entry that the bounds leave with too
+many places that may be the nearest is computed in full.
+
+The second bound is in proportion to the length of what is rounded. So the mean of both sides is taken off first, and
+put back by six more columns: descriptors that have much in common would otherwise be nearest to everything.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -26,13 +32,16 @@ _GROUP = 64
 _GROUP_ACROSS = 16
 # One vector in so many tells what all have in common.
 _SAMPLED = 16
-# Of these matrices' columns; others are slow to multiply.
+# Of narrow matrices' columns; others are slow to multiply.
 _COLUMNS = 32
-# Candidates that are computed again, per row on average: beyond, the plain search is as fast.
-_MOST_CANDIDATES = 24
-_BLOCK_ROWS = 256
+# Places of one entry that may be its nearest: with more, all its similarities are computed.
+_MOST_PLACES = 32
+# Share of entries with more, from which on another factor of all pairs costs less.
+_MOST_OPEN = 0.25
+_BLOCK_ROWS = 512
+_EPSILON = 2.0**-24
 _lock = threading.Lock()
-_scratch = threading.local()
+_memory = threading.local()
 
 
 class Factor(NamedTuple):
@@ -41,8 +50,20 @@ class Factor(NamedTuple):
     rows: Tensor
     columns: Tensor
 
+    def transposed(self) -> Factor:
+        """The same with the sides exchanged."""
+        return Factor(self.columns, self.rows)
 
-def is_available() -> bool:
+
+class MutualPairs(NamedTuple):
+    """Rows and columns that are each other's nearest, K int64 each by ascending row, and their float32 similarity."""
+
+    rows: Tensor
+    columns: Tensor
+    similarity: Tensor
+
+
+def has_narrow_products() -> bool:
     """Whether this torch and this CPU multiply float32 matrices in bfloat16 on request."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     setting = getattr(torch.backends.mkldnn, "matmul", None)
@@ -52,76 +73,238 @@ def is_available() -> bool:
 
 
 def is_worth_it(rows: int, columns: int) -> bool:
-    """Whether a matrix of this size is found faster this way."""
+    """Whether a matrix of this size is searched faster this way."""
     return _SMALLEST <= rows * columns <= _LARGEST
 
 
-def nearest_both_ways(factors: Sequence[Factor]) -> tuple[Tensor, Tensor] | None:
-    """Of each row the nearest column, and of each column the nearest row, by the product of the similarities.
-
-    Ties go to the lowest index.
+def mutual_nearest(factors: Sequence[Factor], *, narrow: bool) -> MutualPairs:
+    """Mutual nearest neighbours by the product of the similarities; ties go to the lowest index.
 
     Args:
-        factors: of one pair of images; N and M at least 1.
-
-    Returns:
-        ``N`` and ``M`` int64, or ``None`` where too many are nearly as near as the nearest.
+        factors: of one pair of images; N and M at least 1. The first should tell most.
+        narrow: compute factors of all pairs in bfloat16, with the second bound.
     """
+    scan = None
+    for used in range(1, len(factors) + 1):
+        scan = _scanned(scan, factors[used - 1], narrow, minima=used < len(factors))
+        found = _mutual(scan, list(factors), used)
+        if found is not None:
+            return found
+    raise AssertionError("with all factors computed nothing is left open")
+
+
+def _mutual(scan: _Scan, factors: list[Factor], used: int) -> MutualPairs | None:
+    """Mutual nearest neighbours, or ``None`` where the first ``used`` factors, which were scanned, tell too little."""
     n, m = len(factors[0].rows), len(factors[0].columns)
-    operands = [_narrow_operands(_padded(f.rows), _padded(f.columns)) for f in factors]
-    bounds = [bound for _, _, bound in operands]
-    product = _product([(left, right.t()) for left, right, _ in operands])
-    error0, error1 = _of_product([bound[:2] for bound in bounds]), _of_product([bound[2:] for bound in bounds])
-    index0 = _nearest(product, 1, error0, n, m, lambda i, j: exact_similarities(factors, i, j))
-    index1 = _nearest(product, 0, error1, m, n, lambda j, i: exact_similarities(factors, i, j))
-    return None if index0 is None or index1 is None else (index0, index1)
+    reach = torch.stack([f.rows.norm(dim=1).max() * f.columns.norm(dim=1).max() for f in factors])
+    nearest0 = _search(_along_rows(scan, m), factors, used, reach, torch.arange(n))
+    if nearest0 is None:
+        return None
+    # Only who is somebody's nearest can be in a mutual pair.
+    wanted = torch.zeros(m, dtype=torch.bool).index_fill_(0, nearest0, True).nonzero()[:, 0]
+    nearest_wanted = _search(_down_columns(scan, n), [f.transposed() for f in factors], used, reach, wanted)
+    if nearest_wanted is None:
+        return None
+    nearest1 = torch.full((m,), -1).index_copy_(0, wanted, nearest_wanted)
+    rows = (nearest1[nearest0] == torch.arange(n)).nonzero()[:, 0]
+    columns = nearest0[rows]
+    return MutualPairs(rows, columns, similarities(factors, rows, columns))
 
 
-class _Product(NamedTuple):
-    """The narrow similarities, and the maxima of groups of their columns (``n x m / 64``) and rows (``n / 16 x m``)."""
+def similarities(factors: Sequence[Factor], rows: Tensor, columns: Tensor) -> Tensor:
+    """Products of the similarities of pairs, in float32."""
+    result = torch.ones(len(rows))
+    for factor in factors:
+        left = _kept("left", len(rows), factor.rows.shape[1])
+        right = _kept("right", len(rows), factor.rows.shape[1])
+        torch.index_select(factor.rows, 0, rows, out=left)
+        torch.index_select(factor.columns, 0, columns, out=right)
+        result *= left.mul_(right).sum(dim=1)
+    return result
+
+
+class _Bound(NamedTuple):
+    """Of each row, or of each column: how large similarities are at most, and how far they may be off."""
+
+    size: Tensor
+    error: Tensor
+
+    def times(self, other: _Bound) -> _Bound:
+        """Of the product with another similarity."""
+        size, with_error = self.size * other.size, (self.size + self.error) * (other.size + other.error)
+        # The difference loses what float32 cannot hold of the two.
+        return _Bound(size, (with_error - size) + 4 * _EPSILON * with_error)
+
+
+class _Scan(NamedTuple):
+    """Similarities of all pairs, padded to whole groups, and maxima of groups of columns and of rows.
+
+    ``least0`` and ``least1`` are the smallest of each row and of each column (infinite where not asked for).
+    """
 
     similarity: Tensor
     along_rows: Tensor
     down_columns: Tensor
+    least0: Tensor
+    least1: Tensor
+    bound0: _Bound
+    bound1: _Bound
 
 
-def _product(factors: Sequence[tuple[Tensor, Tensor]]) -> _Product:
-    """The product of ``n x d`` with ``d x m`` matrices; the similarities are overwritten by this thread's next call."""
-    n, m = len(factors[0][0]), factors[0][1].shape[1]
-    # New memory costs as much as the product itself: the system clears it page by page.
-    kept = getattr(_scratch, "memory", None)
-    if kept is None or len(kept) < (n + _BLOCK_ROWS) * m:
-        kept = _scratch.memory = torch.empty((n + _BLOCK_ROWS) * m)
-    similarity, spare = kept[: n * m].view(n, m), kept[n * m : (n + _BLOCK_ROWS) * m].view(_BLOCK_ROWS, m)
+def _scanned(earlier: _Scan | None, factor: Factor, narrow: bool, minima: bool) -> _Scan:
+    """The product of ``earlier``, whose memory is taken over, and a factor."""
+    padded = Factor(_padded(factor.rows), _padded(factor.columns))
+    left, right, bound0, bound1 = (_narrow_operands if narrow else _exact_operands)(padded)
+    n, m = len(left), len(right)
+    similarity = _kept("similarity", n, m)
     along_rows, down_columns = torch.empty(n, m // _GROUP), torch.empty(n // _GROUP_ACROSS, m)
+    least0, least1 = torch.full((n,), torch.inf), torch.full((m,), torch.inf)
     for start in range(0, n, _BLOCK_ROWS):
         stop = min(n, start + _BLOCK_ROWS)
         block = similarity[start:stop]
-        for index, (left, right) in enumerate(factors):
-            target = spare[: stop - start] if index else block
-            with _narrow_products():
-                torch.mm(left[start:stop], right, out=target)
-            if index:
-                block.mul_(target)
-        # While the block is in the cache.
+        target = block if earlier is None else _kept("factor", stop - start, m)
+        with _narrow_products(narrow):
+            torch.mm(left[start:stop], right.t(), out=target)
+        if earlier is not None:
+            block.mul_(target)
+        # While the block is in the cache. Maxima without their places are vectorised.
         torch.amax(block.view(stop - start, -1, _GROUP), dim=2, out=along_rows[start:stop])
         groups = block.view(-1, _GROUP_ACROSS, m)
         torch.amax(groups, dim=1, out=down_columns[start // _GROUP_ACROSS : stop // _GROUP_ACROSS])
-    return _Product(similarity, along_rows, down_columns)
+        if minima:
+            torch.amin(block, dim=1, out=least0[start:stop])
+            torch.minimum(least1, block.amin(dim=0), out=least1)
+    if earlier is not None:
+        bound0, bound1 = earlier.bound0.times(bound0), earlier.bound1.times(bound1)
+    return _Scan(similarity, along_rows, down_columns, least0, least1, bound0, bound1)
 
 
-def exact_similarities(factors: Sequence[Factor], rows: Tensor, columns: Tensor) -> Tensor:
-    """Similarities of pairs, in float32."""
-    result = torch.ones(len(rows))
-    for factor in factors:
-        result = result * (factor.rows[rows] * factor.columns[columns]).sum(dim=1)
-    return result
+class _Direction(NamedTuple):
+    """A scan as one side sees it: per entry its groups of places.
+
+    Attributes:
+        groups: ``entries x groups x size``, a view of the similarities.
+        maxima: ``entries x groups``.
+        least: smallest similarity of each entry.
+        error: of each entry.
+        length: number of places, without padding.
+    """
+
+    groups: Tensor
+    maxima: Tensor
+    least: Tensor
+    error: Tensor
+    length: int
+
+
+def _along_rows(scan: _Scan, m: int) -> _Direction:
+    groups = scan.similarity.view(len(scan.similarity), -1, _GROUP)
+    return _Direction(groups, scan.along_rows, scan.least0, scan.bound0.error, m)
+
+
+def _down_columns(scan: _Scan, n: int) -> _Direction:
+    columns = scan.similarity.shape[1]
+    groups = scan.similarity.view(-1, _GROUP_ACROSS, columns).permute(2, 0, 1)
+    return _Direction(groups, scan.down_columns.t().contiguous(), scan.least1, scan.bound1.error, n)
+
+
+def _search(seen: _Direction, factors: list[Factor], used: int, reach: Tensor, entries: Tensor) -> Tensor | None:
+    """The nearest place of each of the entries by all factors; ``None`` where most are left open.
+
+    Args:
+        seen: the product of the first ``used`` factors.
+        factors: with the entries' side first.
+        reach: how large each factor's similarities are at most.
+        entries: E int64, ascending.
+    """
+    size = seen.groups.shape[2]
+    maxima, error = seen.maxima[entries], seen.error[entries]
+    best, group = maxima.max(dim=1)
+    # What the product is where those are largest; the nearest is no worse.
+    if used < len(factors):
+        place = group * size + seen.groups[entries, group].argmax(dim=1)
+        others, largest = factors[used:], reach[used:].prod()
+        reached = similarities(others, entries, place.clamp_(max=seen.length - 1))
+        rounding = sum(_rounding(factor.rows.shape[1]) for factor in others)
+        least = (best - error) * (reached - rounding * largest) / (largest * (1 + 2 * rounding)) - error
+        # A similarity far below zero may have the larger product with another below zero.
+        bounded = (best > error) & (reached > rounding * largest) & (-seen.least[entries] < least)
+    else:
+        least = best - 2 * error
+        bounded = torch.ones_like(best, dtype=torch.bool)
+    near = maxima >= least[:, None]
+    bounded &= near.sum(dim=1) <= _MOST_PLACES
+    few_open = (1 - _MOST_OPEN) * len(entries) if used < len(factors) else 0
+    if int(bounded.sum()) < few_open:
+        return None
+    which, group = (near & bounded[:, None]).nonzero().unbind(1)
+    index, inside = (seen.groups[entries[which], group] >= least[which, None]).nonzero().unbind(1)
+    which, place = which[index], (group[index] * size + inside).clamp_(max=seen.length - 1)
+    places = torch.bincount(which, minlength=len(entries))
+    # None at all: similarities that are no numbers.
+    bounded &= (places > 0) & (places <= _MOST_PLACES)
+    if int(bounded.sum()) < few_open:
+        return None
+
+    nearest = torch.empty(len(entries), dtype=torch.int64).index_copy_(0, which, place)
+    doubtful = (bounded & (places > 1))[which]
+    which, place = which[doubtful], place[doubtful]
+    values = similarities(factors, entries[which], place)
+    largest = torch.full((len(entries),), -torch.inf).scatter_reduce_(0, which, values, "amax")
+    place = torch.where(values == largest[which], place, seen.length)
+    decided = torch.full((len(entries),), seen.length).scatter_reduce_(0, which, place, "amin")
+    nearest = torch.where(decided < seen.length, decided, nearest)
+    rest = (~bounded).nonzero()[:, 0]
+    if len(rest):
+        nearest[rest] = _full_search(factors, entries[rest])
+    return nearest
+
+
+def _full_search(factors: Sequence[Factor], entries: Tensor) -> Tensor:
+    places = []
+    for part in entries.split(_BLOCK_ROWS):
+        product = factors[0].rows[part] @ factors[0].columns.t()
+        for factor in factors[1:]:
+            product *= factor.rows[part] @ factor.columns.t()
+        places.append(product.max(dim=1).indices)
+    return torch.cat(places)
 
 
 def _padded(vectors: Tensor) -> Tensor:
     """To whole groups, by repeating the last: what is as near as it is it."""
     missing = -len(vectors) % _GROUP
     return vectors if missing == 0 else torch.cat((vectors, vectors[-1:].expand(missing, -1)))
+
+
+def _rounding(dim: int) -> float:
+    """What sums in float32 lose, of the product of two vectors' lengths, here and in the plain search."""
+    return 4 * (dim + 16) * _EPSILON
+
+
+def _exact_operands(factor: Factor) -> tuple[Tensor, Tensor, _Bound, _Bound]:
+    """Both matrices, and what is known of the similarities of each row and of each column."""
+    length0, length1 = factor.rows.norm(dim=1), factor.columns.norm(dim=1)
+    size0, size1 = length0 * length1.max(), length1 * length0.max()
+    slack = _rounding(factor.rows.shape[1])
+    return factor.rows, factor.columns, _Bound(size0, slack * size0), _Bound(size1, slack * size1)
+
+
+def _narrow_operands(factor: Factor) -> tuple[Tensor, Tensor, _Bound, _Bound]:
+    """As :func:`_exact_operands`, of matrices to multiply in bfloat16.
+
+    a · b = (a - c) · (b - c) + a · c + (b - c) · c, whatever c is; the shorter a - c and b - c, the better. Where
+    rounding takes e off a - c and f off b - c, and leaves a' of the first, it is off by at most |e| |b - c| + |a'| |f|.
+    """
+    rows, columns = factor
+    common = (rows[::_SAMPLED].mean(dim=0) + columns[::_SAMPLED].mean(dim=0)) / 2
+    offset = common.norm()
+    left = _operand("rows", rows, common, 0, rows @ common)
+    right = _operand("columns", columns, common, 3, columns @ common - offset.square())
+    reach0, reach1 = left.kept + left.lost + offset, right.kept + right.lost + offset
+    slack = _rounding(rows.shape[1]) * reach0.max() * reach1.max()
+    error0 = left.lost * (right.kept + right.lost).max() + left.kept * right.lost.max() + slack
+    error1 = right.lost * (left.kept + left.lost).max() + right.kept * left.lost.max() + slack
+    return left.matrix, right.matrix, _Bound(reach0 * reach1.max(), error0), _Bound(reach1 * reach0.max(), error1)
 
 
 class _Operand(NamedTuple):
@@ -132,100 +315,42 @@ class _Operand(NamedTuple):
     lost: Tensor
 
 
-def _narrow_operands(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Matrices whose product is nearly the similarity, and how nearly.
-
-    a · b = (a - c) · (b - c) + a · c + (b - c) · c, whatever c is; the shorter a - c and b - c, the better. Where
-    rounding takes e off a - c and f off b - c, and leaves a' of the first, it is off by at most |e| |b - c| + |a'| |f|.
-
-    Returns:
-        Both matrices, and for rows and then for columns: a bound on the size of a similarity, and on the error.
-    """
-    common = (rows[::_SAMPLED].mean(dim=0) + columns[::_SAMPLED].mean(dim=0)) / 2
-    along0, offset = rows @ common, common.norm()
-    columns_without = columns - common
-    along1 = columns_without @ common
-    left = _operand(rows - common, 0, along0)
-    right = _operand(columns_without, 3, along1)
-    reach0, reach1 = left.kept + left.lost + offset, right.kept + right.lost + offset
-    # What sums in float32 lose, here and in the plain search.
-    slack = 4 * (rows.shape[1] + 16) * 2.0**-24 * reach0.max() * reach1.max()
-    error0 = left.lost * (right.kept + right.lost).max() + left.kept * right.lost.max() + slack
-    error1 = right.lost * (left.kept + left.lost).max() + right.kept * left.lost.max() + slack
-    return left.matrix, right.matrix, (reach0 * reach1.max(), error0, reach1 * reach0.max(), error1)
-
-
-def _operand(vectors: Tensor, place: int, along: Tensor) -> _Operand:
-    """The rounded vectors, and six more columns: in three of them ``along`` in parts, from ``place`` on, else ones."""
-    count, dim = vectors.shape
-    matrix = vectors.new_zeros((count, dim + 6 + -(dim + 6) % _COLUMNS))
-    narrow = matrix[:, :dim]
-    narrow.copy_(vectors.bfloat16())
-    kept, lost = narrow.norm(dim=1), (vectors - narrow).norm(dim=1)
-    matrix[:, dim : dim + 6] = 1
-    for part in range(3):
-        rounded = _rounded(along)
-        matrix[:, dim + place + part] = rounded
-        along = along - rounded
-    return _Operand(matrix, kept, lost)
-
-
-def _rounded(x: Tensor) -> Tensor:
-    return x.bfloat16().float()
-
-
-def _of_product(factors: Sequence[tuple[Tensor, ...]]) -> Tensor:
-    """The largest error of a product, from the size and the error of each factor."""
-    size = with_error = torch.ones(())
-    for factor_size, error in factors:
-        size, with_error = size * factor_size, with_error * (factor_size + error)
-    # The difference loses what float32 cannot hold of the two.
-    return (with_error - size) + 4 * 2.0**-24 * with_error
-
-
-def _nearest(
-    product: _Product, dim: int, error: Tensor, count: int, length: int, exact: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor | None:
-    """Search along ``dim`` of the padded matrix for each of the first ``count`` entries of the other dimension.
-
-    Maxima without their places are vectorised, so groups are searched first, and then those that may hold the best.
+def _operand(name: str, vectors: Tensor, common: Tensor, place: int, along: Tensor) -> _Operand:
+    """What of the vectors is not common, rounded, and six more columns: ``along`` in three parts, else ones.
 
     Args:
-        error: of each entry, how far its similarities may be off.
-        length: of ``dim``, without padding.
-        exact: similarities of pairs, of entries and of places along ``dim``.
+        place: of the first part among the six columns.
     """
-    rows, columns = product.similarity.shape
-    size = _GROUP if dim == 1 else _GROUP_ACROSS
-    if dim == 1:
-        groups, maxima = product.similarity.view(rows, columns // size, size), product.along_rows
-    else:
-        groups = product.similarity.view(rows // size, size, columns).permute(2, 0, 1)
-        maxima = product.down_columns.t().contiguous()
-    least = maxima.amax(dim=1) - 2 * error
-    entry, group = (maxima >= least[:, None])[:count].nonzero().unbind(1)
-    if len(entry) > _MOST_CANDIDATES * count:
-        return None
-    which, inside = (groups[entry, group] >= least[entry, None]).nonzero().unbind(1)
-    entry, place = entry[which], (group[which] * size + inside).clamp(max=length - 1)
-    if len(entry) > _MOST_CANDIDATES * count:
-        return None
-    candidates = torch.bincount(entry, minlength=count)
-    if int(candidates.min()) == 0:  # similarities that are no numbers
-        return None
-    nearest = torch.empty(count, dtype=torch.int64).index_copy(0, entry, place)
-    doubtful = candidates[entry] > 1
-    entry, place = entry[doubtful], place[doubtful]
-    values = exact(entry, place)
-    best = torch.full((count,), -torch.inf).scatter_reduce(0, entry, values, "amax")
-    place = torch.where(values == best[entry], place, length)
-    decided = torch.full((count,), length).scatter_reduce(0, entry, place, "amin")
-    return torch.where(decided < length, decided, nearest)
+    count, dim = vectors.shape
+    matrix, apart = _kept(name, count, dim + 6 + -(dim + 6) % _COLUMNS), _kept("apart", count, dim)
+    narrow = matrix[:, :dim].copy_(torch.sub(vectors, common, out=apart).bfloat16())
+    lost = apart.sub_(narrow).norm(dim=1)
+    matrix[:, dim : dim + 6] = 1
+    matrix[:, dim + 6 :] = 0
+    for part in range(3):
+        rounded = along.bfloat16().float()
+        matrix[:, dim + place + part] = rounded
+        along = along - rounded
+    return _Operand(matrix, narrow.norm(dim=1), lost)
+
+
+def _kept(name: str, rows: int, columns: int) -> Tensor:
+    """Memory of this thread that its next call with this name overwrites.
+
+    New memory costs as much as a product: the system clears it page by page.
+    """
+    kept: dict[str, Tensor] = _memory.__dict__
+    if name not in kept or len(kept[name]) < rows * columns:
+        kept[name] = torch.empty(rows * columns)
+    return kept[name][: rows * columns].view(rows, columns)
 
 
 @contextmanager
-def _narrow_products() -> Iterator[None]:
+def _narrow_products(wanted: bool = True) -> Iterator[None]:
     """Float32 products run in bfloat16 with float32 sums. The switch is the process's: it is held for one product."""
+    if not wanted:
+        yield
+        return
     backend: Any = torch.backends.mkldnn  # its stubs lack the switch
     setting = backend.matmul
     with _lock:

@@ -64,8 +64,8 @@ def match_similarities(
         config: mutual check, ratio test, limits.
         valid0, valid1: ``B x N`` and ``B x M`` bool, false for padding; padding neither matches nor is matched.
         both_sides: also give ``matches1`` when ``config.mutual`` is off (with it, it comes at no cost).
-        block_rows: rows of similarities held at a time; by default, what suits the device.
-        narrow: search with bfloat16 products first, where that is faster and comes to the same result
+        block_rows: compute all similarities, so many rows at a time; by default, what suits the device.
+        narrow: on the CPU, bfloat16 products may come first, where that is faster and comes to the same result
             (:mod:`~semantic_matcher_core.matching.bounded`).
     """
     batch, n, m = similarity.shape
@@ -77,8 +77,8 @@ def match_similarities(
             torch.zeros((batch, n), device=device),
             torch.zeros((batch, m), device=device) if both_sides else None,
         )
-    if narrow and isinstance(similarity, FusedSimilarity) and config.mutual and config.ratio is None:
-        found = _bounded_search(similarity, config, valid0, valid1)
+    if isinstance(similarity, FusedSimilarity) and config.mutual and config.ratio is None and block_rows is None:
+        found = _bounded_search(similarity, config, valid0, valid1, narrow)
         if found is not None:
             return found if both_sides else found._replace(matches1=None, similarity1=None)
     two_ways = config.mutual or both_sides
@@ -113,22 +113,19 @@ def _fused_scan(
 
 
 def _bounded_search(
-    similarity: FusedSimilarity, config: MatcherConfig, valid0: Tensor | None, valid1: Tensor | None
+    similarity: FusedSimilarity, config: MatcherConfig, valid0: Tensor | None, valid1: Tensor | None, narrow: bool
 ) -> DenseMatches | None:
     """Mutual nearest neighbours by :mod:`~semantic_matcher_core.matching.bounded`; ``None`` where it does not pay."""
     batch, n, m = similarity.shape
     if batch > 1 or valid0 is not None or valid1 is not None or similarity.device.type != "cpu":
         return None
-    if not (bounded.is_worth_it(n, m) and bounded.is_available()):
-        return None
     factors = [bounded.Factor(v0[0], v1[0].t()) for v0, v1 in similarity.factors]
-    nearest = bounded.nearest_both_ways(factors)
-    if nearest is None:
+    narrow = narrow and bounded.has_narrow_products()
+    by_first = len(factors) > 1 and is_enabled("bounded_search")
+    tracked = torch.is_grad_enabled() and any(v.requires_grad for factor in factors for v in factor)
+    if not (narrow or by_first) or tracked or not bounded.is_worth_it(n, m):
         return None
-    index0, index1 = nearest
-    rows = (index1[index0] == torch.arange(n)).nonzero()[:, 0]
-    columns = index0[rows]
-    value = bounded.exact_similarities(factors, rows, columns)
+    rows, columns, value = bounded.mutual_nearest(factors, narrow=narrow)
     keep = _accepted(_Best(value, columns, None), config) >= 0
     rows, columns, value = rows[keep], columns[keep], value[keep]
 
@@ -152,7 +149,8 @@ def _scan(
     batch, n, m = similarity.shape
     row_parts: list[_Best] = []
     column_best: _Best | None = None
-    step = block_rows or _suitable_block(similarity.device, batch, m)
+    step = block_rows or (_suitable_block(similarity.device, batch, m) if is_enabled("blocked_search") else n)
+    grouped = similarity.device.type == "cpu" and is_enabled("grouped_maxima")
     for start in range(0, n, step):
         stop = min(n, start + step)
         block = similarity.rows(start, stop)
@@ -160,9 +158,9 @@ def _scan(
             block = block.masked_fill(~valid0[:, start:stop, None], -torch.inf)
         if valid1 is not None:
             block = block.masked_fill(~valid1[:, None, :], -torch.inf)
-        row_parts.append(_row_best(block, second))
+        row_parts.append(_row_best(block, second, grouped))
         if columns:
-            part = _column_best(block, second)
+            part = _column_best(block, second, grouped)
             part = part._replace(position=part.position + start)
             column_best = part if column_best is None else _merged(column_best, part)
     return _concatenated(row_parts), column_best
@@ -173,13 +171,13 @@ def _suitable_block(device: torch.device, batch: int, columns: int) -> int:
     return max(_GROUP, elements // (batch * columns) // _GROUP * _GROUP)
 
 
-def _row_best(block: Tensor, second: bool) -> _Best:
+def _row_best(block: Tensor, second: bool, grouped: bool) -> _Best:
     """The best of each row.
 
     On the CPU maxima with their indices are not vectorised and those without are: see :func:`_column_best`.
     """
     columns = block.shape[2]
-    if block.device.type != "cpu" or columns % _GROUP or columns == _GROUP or not block.is_contiguous():
+    if not grouped or columns % _GROUP or columns == _GROUP or not block.is_contiguous():
         value, index = block.max(dim=2)
         return _Best(value, index, _second(block, index, 2) if second else None)
     groups = block.unflatten(2, (-1, _GROUP))
@@ -193,14 +191,14 @@ def _row_best(block: Tensor, second: bool) -> _Best:
     return _Best(value, group * _GROUP + inside, runner_up)
 
 
-def _column_best(block: Tensor, second: bool) -> _Best:
+def _column_best(block: Tensor, second: bool, grouped: bool) -> _Best:
     """As :func:`_row_best` of the transposed block, without transposing it.
 
     On the CPU a reduction with indices over the slow dimension is not vectorised, while one without indices is: so
     the maxima of groups of rows are found first, and an index is looked for in the winning group only.
     """
     batch, rows, columns = block.shape
-    if block.device.type != "cpu" or rows <= _GROUP:
+    if not grouped or rows <= _GROUP:
         value, index = block.max(dim=1)
         return _Best(value, index, _second(block, index, 1) if second else None)
     missing = -rows % _GROUP

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import ShapeError
+from semantic_matcher_core.layers import attention
+from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import to_stream, to_weight
 from semantic_matcher_core.reasoning.config import ReasonerConfig
 
@@ -157,6 +159,7 @@ class _Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.fused = is_enabled("fused_attention")
         self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * dim, dim)))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
@@ -167,5 +170,5 @@ class _Attention(nn.Module):
         q = F.linear(query, self.in_proj_weight[:dim], self.in_proj_bias[:dim])
         k, v = F.linear(x, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).chunk(2, dim=-1)
         q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # B x heads x N x dim/heads
-        message = F.scaled_dot_product_attention(q, k, v, attn_mask=attended)
+        message = attention(q, k, v, attended, fused=self.fused)
         return self.out_proj(message.transpose(1, 2).flatten(2))

@@ -7,11 +7,11 @@ alone: its features tell parts of a scene apart; they name nothing.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.layers import conv_stack, standardised
+from semantic_matcher_core.layers import attention, conv_stack, convolution_layout, standardised
+from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.semantics.encoder import SemanticEncoder
 
 _WIDTHS = (48, 96, 160, 192)
@@ -33,6 +33,7 @@ class CompactContext(SemanticEncoder):
     def __init__(self, name: str = "compact_context", *, batch_norm: bool = False) -> None:
         super().__init__()
         self.name = name
+        self.layout = convolution_layout()
         c4, c8, c16, c32 = _WIDTHS
         self.stride4 = conv_stack(48, c4, c4, stride=1, batch_norm=batch_norm)
         self.stride8 = conv_stack(c4, c8, c8, batch_norm=batch_norm)
@@ -50,7 +51,7 @@ class CompactContext(SemanticEncoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """See :meth:`SemanticEncoder.forward <semantic_matcher_core.semantics.encoder.SemanticEncoder.forward>`."""
-        return self.encode(standardised(images).contiguous(memory_format=torch.channels_last))
+        return self.encode(standardised(images).contiguous(memory_format=self.layout))
 
     def encode(self, images: Tensor) -> Tensor:
         """The network alone, from standardised images: what another runtime can do in its place."""
@@ -69,11 +70,12 @@ class _Block(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.fused = is_enabled("fused_attention")
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = x + self.proj(attention(q, k, v, fused=self.fused).transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import ShapeError, UnknownNameError
+from semantic_matcher_core.layers import attention
+from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import to_weight
 from semantic_matcher_core.semantics.encoder import SemanticEncoder
 
@@ -129,7 +131,8 @@ class DinoV2(SemanticEncoder):
     def _position_encoding(self, rows: int, columns: int) -> Tensor:
         """:meth:`interpolate_pos_encoding`, kept for the last few sizes while no gradient is wanted."""
         parameter = self.pos_embed
-        if torch.compiler.is_compiling() or (parameter.requires_grad and torch.is_grad_enabled()):
+        tracked = parameter.requires_grad and torch.is_grad_enabled()
+        if torch.compiler.is_compiling() or tracked or not is_enabled("position_cache"):
             return self.interpolate_pos_encoding(rows, columns)
         # The version counts in-place changes; replaced storage is seen by _apply and the load hook.
         version = 0 if parameter.is_inference() else parameter._version
@@ -180,13 +183,14 @@ class _Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.fused = is_enabled("fused_attention")
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         # B x N x 3C -> 3 x B x heads x N x C/heads
         q, k, v = self.qkv(to_weight(x, self.qkv.weight)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attention(q, k, v, fused=self.fused).transpose(1, 2).flatten(2))
 
 
 class _LayerScale(nn.Module):

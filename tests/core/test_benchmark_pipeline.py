@@ -12,7 +12,6 @@ from benchmarks import gpu, knobs, pipeline
 from benchmarks.floor import Ceilings, Work, stage_work
 from benchmarks.models import Case, build_matcher, textured_pair
 from semantic_matcher_core.io.images import write_image
-from semantic_matcher_core.optimisations import NAMES
 
 SMALL = ["--size", "128x96", "--semantic-size", "56", "--repeats", "1", "--warmup", "0", "--device", "cpu"]
 CPU = torch.device("cpu")
@@ -107,4 +106,4 @@ def test_knobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_switches_of_the_gpu_are_all_tried() -> None:
-    assert set(gpu._ON_A_GPU) == set(NAMES) - {"narrow_search"}
+    assert set(gpu._ON_A_GPU) == {"cuda_graphs", "streams", "pinned_upload", "fused_search"}

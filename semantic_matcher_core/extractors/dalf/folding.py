@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from semantic_matcher_core.optimisations import is_enabled
+
 
 class FoldedSequential(nn.Sequential):
     """A sequence that runs a convolution, the batch norm after it and its ReLU as one pass over memory.
@@ -31,11 +33,12 @@ class FoldedSequential(nn.Sequential):
         return self._run(x, list(self)[:-1], True)
 
     def _run(self, x: Tensor, layers: list[nn.Module], fold: bool) -> Tensor:
+        folds = fold and is_enabled("folded_norms")
         position = 0
         while position < len(layers):
             layer = layers[position]
             norm = layers[position + 1] if position + 1 < len(layers) else None
-            if fold and isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and not norm.training:
+            if folds and isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and not norm.training:
                 x = _normalised_convolution(x, layer, norm, self.memory_format)
                 position += 2
                 if position < len(layers) and isinstance(layers[position], nn.ReLU):
