@@ -20,7 +20,7 @@ from semantic_matcher_core.cli.variants import variants_command
 app = typer.Typer(
     name="semantic-matcher",
     help="Match images with local features and the semantics of a vision foundation model.",
-    epilog="Start here, without any download: semantic-matcher match A.jpg B.jpg --variant plain:sift -o matches.png",
+    epilog="Start here, without any download: semantic-matcher match A.jpg B.jpg -o matches.png",
     no_args_is_help=True,
     # A traceback is for defects, and those are reported whole.
     pretty_exceptions_enable=False,
