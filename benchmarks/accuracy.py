@@ -1,8 +1,9 @@
 """How well each extractor, and each variant whose weights are here, matches real pictures.
 
-``python -m benchmarks.accuracy --data FOLDER`` prints Markdown. The folder has any of: ``pairs/`` (``fox1.png`` and
-``fox2.png``, ``x_ref.png`` and ``x_tgt.png``, …), ``sequences/<name>/`` (frames in the order of their names) and
-``stereo/`` (``left.png``, ``right.png``, rectified). No ground truth is asked for;
+``python -m benchmarks.accuracy`` prints Markdown, for the pictures in the folder that ``--data`` names; without it, in
+``data`` of ``$SEMANTIC_MATCHER_SHARED`` or of the folder ``shared`` beside the checkout. It has any of: ``pairs/``
+(``fox1.png`` and ``fox2.png``, ``x_ref.png`` and ``x_tgt.png``, …), ``sequences/<name>/`` (frames in the order of their
+names) and ``stereo/`` (``left.png``, ``right.png``, rectified). No ground truth is asked for;
 ``training/evaluation/consistency.py`` says what is measured.
 
 All methods get the same number of keypoints: the threshold of detection is 0 where an extractor has one. Nothing is
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -32,6 +34,7 @@ from training.evaluation.layouts import find_pairs, find_sequences, find_stereo
 from training.evaluation.methods import load_matcher
 
 _PLAIN = "plain:"
+_SHARED = "SEMANTIC_MATCHER_SHARED"
 
 
 @dataclass
@@ -105,7 +108,8 @@ def markdown(results: dict[str, Result]) -> str:
 def _tables(results: dict[str, Result]) -> Iterator[str]:
     first = next(iter(results.values()))
     columns = ("keypoints", "matches", "homography", "epipolar", "held_out", "deformation")
-    heads = ("keypoints", "mutual matches", "homography ≤ 3 px", "epipolar ≤ 1 px", "held-out epipolar", "deformation")
+    inliers = ("inliers: homography ≤ 3 px", "inliers: epipolar ≤ 1 px")
+    heads = ("keypoints", "mutual matches", *inliers, "held-out epipolar", "inliers: smooth deformation")
     for name in first.pairs:
         rows = {method: result.pairs[name] for method, result in results.items()}
         yield _table(f"pair {name}", heads, columns, rows)
@@ -134,11 +138,19 @@ def _cell(column: str, value: float | None) -> str:
     return f"{100 * value:.0f} %" if column in ("held_out", "on_row", "correct", "chained") else f"{value:.0f}"
 
 
+def default_data() -> Path:
+    """Where the pictures are looked for unless told."""
+    shared = os.environ.get(_SHARED) or Path(__file__).resolve().parents[2] / "shared"
+    return Path(shared) / "data"
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with pairs/, sequences/ and stereo/")
+    parser.add_argument(
+        "--data", type=Path, help=f"folder with pairs/, sequences/ and stereo/ (default: {default_data()})"
+    )
     parser.add_argument(
         "--methods", nargs="+", help="plain:<extractor> or a variant; default: all whose weights are here"
     )
@@ -155,8 +167,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    if not args.data.is_dir():
-        print(f"error: --data {args.data} is not a folder", file=sys.stderr)
+    data = args.data or default_data()
+    kinds = ("pairs", "sequences", "stereo")
+    if not any((data / kind).is_dir() for kind in kinds):
+        print(
+            f"error: {data} is no folder with any of {', '.join(kinds)}; --data or the variable {_SHARED} (for the "
+            "folder that holds data/) names another",
+            file=sys.stderr,
+        )
         return 2
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -182,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             absent.append(name)
             continue
-        results[name] = evaluate(matcher, args.data, args.gaps, args.frames)
+        results[name] = evaluate(matcher, data, args.gaps, args.frames)
     if not results:
         print("error: no method's weights are here", file=sys.stderr)
         return 1

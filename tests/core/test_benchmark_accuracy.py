@@ -137,6 +137,8 @@ def test_table_and_json(data, tmp_path, capsys):
     for title in ("pair print", "pair room", "unrelated pictures", "rectified stereo pair", "sequence pan +1"):
         assert f"### {title}" in table
     assert "| plain:sift |" in table
+    for column in ("keypoints", "mutual matches", "inliers: homography ≤ 3 px", "inliers: epipolar ≤ 1 px"):
+        assert f"| {column} |" in table
     figures = json.loads(report.read_text())["methods"]["plain:sift"]
     assert figures["pairs"]["print"]["homography"] > 0.7 * figures["pairs"]["print"]["matches"] > 100
     assert figures["stereo"]["correct"] > 0.9
@@ -154,3 +156,20 @@ def test_without_weights(data, tmp_path, monkeypatch, capsys):
     assert accuracy.main(["--data", str(data)]) == 1
     assert "no method's weights are here" in capsys.readouterr().err
     assert accuracy.main(["--data", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is no folder with any of pairs, sequences, stereo" in capsys.readouterr().err
+
+
+def test_bare_it_finds_the_shared_pictures_and_every_method(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SEMANTIC_MATCHER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SEMANTIC_MATCHER_WEIGHTS", "")
+    monkeypatch.setenv("SEMANTIC_MATCHER_SHARED", str(data.parent))
+    assert accuracy.main(["--keypoints", "200", "--frames", "2", "--device", "cpu"]) == 0
+    table = capsys.readouterr().out
+    # With and without its context, and the one that needs no weights.
+    for method in ("compact", "plain:compact", "plain:sift"):
+        assert f"\n| {method} |" in table
+    absent = next(line for line in table.splitlines() if line.startswith("Without weights here"))
+    assert "plain:xfeat" in absent and "plain:dedode-G" in absent
+    monkeypatch.setenv("SEMANTIC_MATCHER_SHARED", str(tmp_path / "nothing"))
+    assert accuracy.main([]) == 2
+    assert "SEMANTIC_MATCHER_SHARED" in capsys.readouterr().err
