@@ -81,6 +81,11 @@ class _Dense(nn.Module):
         return type(self.extractor).dense(self.extractor, images)
 
 
+class _DenseAtPositions(_Dense):
+    def forward(self, images: Tensor, positions: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return type(self.extractor).dense(self.extractor, images, positions)  # type: ignore[call-arg]
+
+
 class _Encode(nn.Module):
     def __init__(self, encoder: DinoV2) -> None:
         super().__init__()
@@ -114,11 +119,18 @@ def _extractor_graph(extractor: Extractor) -> Graph:
     if step == 0:
         raise ConfigError(
             f"extractor {extractor.name!r} cannot be exported; those with one dense network can: compact, xfeat, "
-            "superpoint, alike, aliked, disk"
+            "superpoint, alike, aliked, dedode, disk"
         )
     sizes = ((2, 3, 4), (1, 5, 2), (1, 2, 7), (3, 4, 4))
-    examples = tuple((torch.rand(b, channels, h * step, w * step, generator=_random()),) for b, h, w in sizes)
-    return Graph("extractor", _Dense(extractor), extractor, ("images",), ((0, 2, 3),), examples)
+    # As in the encoder's graph, a position encoding is given: resizing it depends on the size.
+    examples = tuple(
+        tuple(tensor.detach() for tensor in extractor.dense_inputs(images))
+        for images in (torch.rand(b, channels, h * step, w * step, generator=_random()) for b, h, w in sizes)
+    )
+    if len(examples[0]) == 1:
+        return Graph("extractor", _Dense(extractor), extractor, ("images",), ((0, 2, 3),), examples)
+    names = ("images", "positions")
+    return Graph("extractor", _DenseAtPositions(extractor), extractor, names, ((0, 2, 3), (1,)), examples)
 
 
 def _encoder_graph(encoder: DinoV2 | CompactContext) -> Graph:

@@ -61,6 +61,14 @@ class Extractor(nn.Module, ABC):
             Features of B images, on the device of ``images``, keypoints, scores and descriptors in float32.
         """
 
+    def dense_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """All that :meth:`dense` takes: images, and ``1 x P x C`` positions where the network has such an encoding.
+
+        Args:
+            images: ``B x dense_channels x H x W``, H and W multiples of ``dense_step``.
+        """
+        return (images,)
+
     def dense(self, images: Tensor) -> tuple[Tensor, ...]:
         """The network alone, from images as it takes them to dense maps: what another runtime can do in its place.
 

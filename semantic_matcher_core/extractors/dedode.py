@@ -57,6 +57,7 @@ class DeDoDe(Extractor):
     """
 
     descriptor_dim = _DIM
+    dense_step = _PATCH
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class DeDoDe(Extractor):
         self.fixed_size = fixed_size
         self.detector: Any = dedode_detector_L()
         self.descriptor: Any = dedode_descriptor_B() if descriptor == "B" else _descriptor_G()
-        self.dinov2: nn.Module | None = None
+        self.dinov2: Any = None
         if descriptor == "G":
             from semantic_matcher_core.semantics.dinov2 import DinoV2
 
@@ -85,6 +86,9 @@ class DeDoDe(Extractor):
         for part in (self.detector, self.descriptor):
             decoder: Any = part.decoder
             decoder.scales = tuple(decoder.scales)
+        # Buffers, because a tensor made on the way would be a copy to the GPU, which a CUDA graph cannot record.
+        for name, values in (("mean", _MEAN), ("std", _STD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
         self.eval()
 
@@ -93,12 +97,13 @@ class DeDoDe(Extractor):
         given = (images.shape[-2], images.shape[-1])
         images, masks = fit_long_side(images, masks, self.max_side)
         height, width = images.shape[-2:]
-        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (_MEAN, _STD))
-        images = F.pad((images - mean) / std, (0, -width % _PATCH, 0, -height % _PATCH))
+        images = (images - self.get_buffer("mean")) / self.get_buffer("std")
+        images = F.pad(images, (0, -width % _PATCH, 0, -height % _PATCH))
+        logits, description, hidden = self.dense(*self.dense_inputs(images))
 
-        logits = self._logits(images)[..., :height, :width].float()
         # The networks may run in half precision; a position or a rank may not.
         with torch.autocast(images.device.type, enabled=False):
+            logits = logits[:, :height, :width].float()
             score_map = spread_scores(logits.flatten(1).softmax(dim=1).view(-1, height, width))
             selection = best_candidates(
                 score_map,
@@ -107,7 +112,7 @@ class DeDoDe(Extractor):
                 masks=masks,
                 fixed_size=self.fixed_size,
             )
-        descriptors = self._describe(images, selection.keypoints)
+            descriptors = self._describe(description.float(), hidden.float(), selection.keypoints)
         if self.normalize_descriptors:
             descriptors = F.normalize(descriptors, dim=-1)
         return Features(
@@ -117,6 +122,25 @@ class DeDoDe(Extractor):
             image_size=given,
             valid=selection.valid,
         )
+
+    def dense_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See :meth:`Extractor.dense_inputs <semantic_matcher_core.extractors.base.Extractor.dense_inputs>`."""
+        if self.dinov2 is None:
+            return (images,)
+        return images, self.dinov2.interpolate_pos_encoding(images.shape[-2] // _PATCH, images.shape[-1] // _PATCH)
+
+    def dense(self, images: Tensor, positions: Tensor | None = None) -> tuple[Tensor, ...]:
+        """All networks: detection logits, and what descriptors are made of.
+
+        Args:
+            images: ``B x 3 x H x W``, normalised, H and W multiples of 14.
+            positions: DINOv2's position encoding for their size, with descriptor ``G``.
+
+        Returns:
+            ``B x H x W`` logits; ``B x 256 x H/2 x W/2`` descriptors without the last scale; ``B x C x H x W``, what
+            the last scale's 1 x 1 convolution sees.
+        """
+        return self._logits(images), *self._description(images, positions)
 
     def _logits(self, images: Tensor) -> Tensor:
         """``B x H x W`` detection logits; each decoder scale corrects the one before, upsampled bicubically."""
@@ -133,12 +157,13 @@ class DeDoDe(Extractor):
         assert logits is not None
         return logits[:, 0]
 
-    def _describe(self, images: Tensor, keypoints: Tensor) -> Tensor:
-        """``B x N x 256`` float32 descriptors, not normalised, at ``B x N x 2`` whole pixels (x, y)."""
+    def _description(self, images: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What descriptors are made of: see :meth:`dense`."""
         if self.dinov2 is None:
             features = _vgg_features(self.descriptor.encoder, images)
         else:
-            features = [*_vgg_features(self.descriptor.encoder.vgg, images), self.dinov2(images)]
+            vgg = self.descriptor.encoder.vgg
+            features = [*_vgg_features(vgg, images), self.dinov2.encode(images, positions)]
         *coarse, finest = self.descriptor.decoder.layers.values()
         description, context = None, None
         for refiner, level, finer in zip(coarse, features[:0:-1], features[-2::-1], strict=True):
@@ -150,14 +175,19 @@ class DeDoDe(Extractor):
             if refiner is not coarse[-1]:
                 description = F.interpolate(description, finer.shape[-2:], mode="bilinear", align_corners=False)
         assert description is not None and context is not None
+        return description, hidden_features(finest, torch.cat((features[0], context), dim=1))
+
+    def _describe(self, description: Tensor, hidden: Tensor, keypoints: Tensor) -> Tensor:
+        """``B x N x 256`` float32 descriptors, not normalised, at ``B x N x 2`` whole pixels (x, y)."""
+        height, width = hidden.shape[-2:]
+        x, y = keypoints.unbind(-1)
         # At full resolution only what lies under the keypoints is needed.
-        hidden = hidden_features(finest, torch.cat((features[0], context), dim=1)).float()
-        with torch.autocast(images.device.type, enabled=False):
-            index = keypoints[..., 1] * hidden.shape[-1] + keypoints[..., 0]
-            hidden = hidden.flatten(2).gather(2, index[:, None].expand(-1, hidden.shape[1], -1)).transpose(1, 2)
-            delta = F.linear(hidden, finest.out_conv.weight[:_DIM, :, 0, 0], finest.out_conv.bias[:_DIM])
-            size = torch.tensor([images.shape[-1], images.shape[-2]], device=images.device)
-            return _upsampled_at(description, (2 * keypoints + 1) / size - 1) + delta
+        index = (y * width + x)[:, None].expand(-1, hidden.shape[1], -1)
+        found = hidden.flatten(2).gather(2, index).transpose(1, 2)
+        last = self.descriptor.decoder.layers["1"].out_conv
+        delta = F.linear(found, last.weight[:_DIM, :, 0, 0].float(), last.bias[:_DIM].float())
+        grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
+        return _upsampled_at(description, grid) + delta
 
 
 def spread_scores(scores: Tensor) -> Tensor:
