@@ -112,8 +112,7 @@ class Aliked(Extractor):
                 masks=masks,
                 fixed_size=self.fixed_size,
             )
-            origin = torch.tensor([left, top], device=images.device)
-            descriptors = self._describe(levels, detected.keypoints, origin, height, width)
+            descriptors = self._describe(levels, detected.keypoints, (left, top), height, width)
             keypoints = keypoints_at_size(detected.keypoints, (height, width), given)
             return Features(
                 keypoints=zero_padding(keypoints, detected.valid),
@@ -138,7 +137,9 @@ class Aliked(Extractor):
         head = self.net.score_head
         return head[1:](project(levels, head[0].weight))[:, 0].sigmoid()
 
-    def _describe(self, levels: Sequence[Tensor], keypoints: Tensor, origin: Tensor, height: int, width: int) -> Tensor:
+    def _describe(
+        self, levels: Sequence[Tensor], keypoints: Tensor, origin: tuple[int, int], height: int, width: int
+    ) -> Tensor:
         """The sparse deformable descriptor head (SDDH) at sub-pixel keypoints.
 
         Args:
@@ -154,16 +155,22 @@ class Aliked(Extractor):
         batch, count = keypoints.shape[:2]
 
         def features_at(pixels: Tensor) -> Tensor:
-            return at_pixels(levels, pixels + origin)
+            x, y = pixels.unbind(-1)
+            return at_pixels(levels, torch.stack((x + origin[0], y + origin[1]), dim=-1))
 
         # Offsets of the sample positions, from the patch round the keypoint's whole pixel.
         size = head.kernel_size
-        limits = torch.tensor([width, height], device=keypoints.device)
-        # The patch stays one pixel short of the right and bottom border, as in the published code.
-        corner = (keypoints.long() - size // 2).clamp(min=0).minimum((limits - 1 - size).clamp(min=0))
         steps = torch.arange(size, device=keypoints.device)
-        patch = corner[:, :, None] + torch.cartesian_prod(steps, steps).flip(-1)
-        patch = patch.minimum(limits - 1)  # only images narrower than a patch, which have no keypoints, need this
+        rows, columns = torch.cartesian_prod(steps, steps).unbind(-1)
+
+        def along(corner: Tensor, step: Tensor, side: int) -> Tensor:
+            # The patch stays one pixel short of the right and bottom border, as in the published code.
+            corner = (corner - size // 2).clamp(0, max(0, side - 1 - size))
+            # Only images narrower than a patch, which have no keypoints, need the second bound.
+            return (corner[:, :, None] + step).clamp(max=side - 1)
+
+        x, y = keypoints.long().unbind(-1)
+        patch = torch.stack((along(x, columns, width), along(y, rows, height)), dim=-1)
         patches = F.normalize(features_at(patch.flatten(1, 2)), dim=1)
         patches = patches.view(batch, self.descriptor_dim, count, size, size)
         patches = patches.transpose(1, 2).flatten(0, 1)

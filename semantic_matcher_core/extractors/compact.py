@@ -179,8 +179,9 @@ def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor) -> Tensor:
     Returns:
         ``B x N x D``.
     """
-    size = torch.tensor(descriptor_map.shape[:1:-1], device=keypoints.device) * _DESCRIPTOR_STRIDE
-    grid = (2 * keypoints + 1) / size - 1
+    height, width = (_DESCRIPTOR_STRIDE * side for side in descriptor_map.shape[-2:])
+    x, y = keypoints.unbind(-1)
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
     sampled = F.grid_sample(descriptor_map, grid[:, None], padding_mode="border", align_corners=False)
     return F.normalize(sampled[:, :, 0].transpose(1, 2), dim=-1)
 

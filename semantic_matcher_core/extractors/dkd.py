@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semantic_matcher_core.extractors.pyramid import corner_grid
 from semantic_matcher_core.extractors.selection import best_candidates, iterative_maxima, zero_padding
 
 _TEMPERATURE = 0.1
@@ -106,6 +107,5 @@ def soft_argmax(score_map: Tensor, keypoints: Tensor, radius: int) -> tuple[Tens
 
 def _read(score_map: Tensor, keypoints: Tensor) -> Tensor:
     height, width = score_map.shape[-2:]
-    last = torch.tensor([max(width - 1, 1), max(height - 1, 1)], dtype=keypoints.dtype, device=keypoints.device)
-    grid = (2 * keypoints / last - 1)[:, :, None]
+    grid = corner_grid(keypoints, height, width)[:, :, None]
     return F.grid_sample(score_map[:, None], grid, mode="bilinear", align_corners=True)[:, 0, :, 0]

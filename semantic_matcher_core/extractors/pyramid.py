@@ -46,10 +46,23 @@ def at_pixels(levels: Sequence[Tensor], pixels: Tensor) -> Tensor:
     height, width = levels[0].shape[-2:]
     index = pixels[..., 1] * width + pixels[..., 0]
     parts = [levels[0].flatten(2).gather(2, index[:, None].expand(-1, levels[0].shape[1], -1))]
-    last = torch.tensor([max(width - 1, 1), max(height - 1, 1)], dtype=levels[0].dtype, device=pixels.device)
-    grid = (2 * pixels / last - 1)[:, :, None]
+    grid = corner_grid(pixels, height, width)[:, :, None]
     parts += [F.grid_sample(level, grid, mode="bilinear", align_corners=True)[..., 0] for level in levels[1:]]
     return torch.cat(parts, dim=1)
+
+
+def corner_grid(positions: Tensor, height: int, width: int) -> Tensor:
+    """Pixels as ``grid_sample(align_corners=True)`` wants them: the centres of the corner pixels are at -1 and 1.
+
+    Sides are Python's numbers, here and wherever positions are computed: a tensor made of them would be a copy to the
+    GPU, for which it waits and which a CUDA graph cannot record.
+
+    Args:
+        positions: ``B x N x 2`` (x, y).
+        height, width: of the map.
+    """
+    x, y = positions.unbind(-1)
+    return torch.stack((2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1), dim=-1)
 
 
 def interpolate_normalized(
@@ -67,13 +80,14 @@ def interpolate_normalized(
     """
     corner = positions.floor()
     fraction = positions - corner
-    steps = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=positions.device)
+    step = torch.arange(2, device=positions.device)
+    steps = torch.cartesian_prod(step, step).flip(-1)  # (0, 0), (1, 0), (0, 1), (1, 1)
     # B x 4 x N x 2: the four pixels round each position, and their weights.
     pixels = corner.long()[:, None] + steps[:, None]
     weights = torch.where(steps[:, None] == 1, fraction[:, None], 1 - fraction[:, None]).prod(dim=-1)
-    limits = torch.tensor([width, height], device=positions.device)
-    weights = weights * ((pixels >= 0) & (pixels < limits)).all(dim=-1)
-    values = pixel_values(pixels.clamp(min=0).minimum(limits - 1).flatten(1, 2))
+    x, y = pixels.unbind(-1)
+    weights = weights * ((x >= 0) & (x < width) & (y >= 0) & (y < height))
+    values = pixel_values(torch.stack((x.clamp(0, width - 1), y.clamp(0, height - 1)), dim=-1).flatten(1, 2))
     norms = values.norm(dim=1).clamp(min=_SMALLEST_NORM).unflatten(1, (4, -1))
     weights = (weights / norms)[:, None]
     values = values.unflatten(2, (4, -1))

@@ -62,6 +62,8 @@ class SuperPoint(Extractor):
         fixed_size: bool = False,
     ) -> None:
         super().__init__(max_keypoints)
+        # A buffer: a tensor made on the way would be a copy to the GPU, which a CUDA graph cannot record.
+        self.register_buffer("luma", torch.tensor(_LUMA)[:, None, None], persistent=False)
         if isinstance(remove_borders, bool) or not isinstance(remove_borders, int) or remove_borders < 0:
             raise ConfigError(f"remove_borders must be a whole number of pixels from 0 up, got {remove_borders!r}")
         self.detection_threshold = check_detection_threshold(detection_threshold)
@@ -84,8 +86,7 @@ class SuperPoint(Extractor):
         seen = (images.shape[-2], images.shape[-1])
         # Below one cell there is nothing to detect; the network is still run, so that shapes and dtypes are its own.
         images = F.pad(images, (0, max(0, _CELL - seen[1]), 0, max(0, _CELL - seen[0])), mode="replicate")
-        luma = torch.tensor(_LUMA, device=images.device)[:, None, None]
-        logits, descriptor_map = self.dense((images * luma).sum(dim=1, keepdim=True))
+        logits, descriptor_map = self.dense((images * self.get_buffer("luma")).sum(dim=1, keepdim=True))
 
         # The network may run in half precision; a position or a rank may not.
         with torch.autocast(images.device.type, enabled=False):
@@ -161,10 +162,10 @@ def sampling_grid(keypoints: Tensor, height: int, width: int, legacy: bool) -> T
         legacy: for ``align_corners=True``, as SuperGlue's code; otherwise for ``align_corners=False``, as the published
             reasoners.
     """
-    size = torch.tensor([width, height], device=keypoints.device)
+    pairs = zip(keypoints.unbind(-1), (width, height), strict=True)
     if legacy:
-        return 2 * (keypoints - _CELL / 2 + 0.5) / (size - _CELL / 2 - 0.5) - 1
-    return 2 * keypoints / size - 1
+        return torch.stack([2 * (k - _CELL / 2 + 0.5) / (side - _CELL / 2 - 0.5) - 1 for k, side in pairs], dim=-1)
+    return torch.stack([2 * k / side - 1 for k, side in pairs], dim=-1)
 
 
 def _cropped(masks: Tensor, height: int, width: int) -> Tensor:

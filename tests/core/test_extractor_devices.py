@@ -12,9 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from semantic_matcher_core.extractors import Extractor, selection
 from semantic_matcher_core.extractors.alike import Alike
 from semantic_matcher_core.extractors.aliked import Aliked
+from semantic_matcher_core.extractors.compact import Compact
 from semantic_matcher_core.extractors.dedode import DeDoDe
 from semantic_matcher_core.extractors.disk import Disk
 from semantic_matcher_core.extractors.superpoint import SuperPoint
+from semantic_matcher_core.extractors.xfeat import XFeat
 from tests.core.extractor_checks import as_tensor, assert_well_formed, randomize, randomize_dedode
 
 EXTRACTORS = [
@@ -49,6 +51,30 @@ def test_fixed_size_never_waits_for_a_value(make, monkeypatch):
     with FakeTensorMode():
         features = make(fixed_size=True)(torch.rand(2, 3, 70, 90), torch.ones(2, 70, 90, dtype=torch.bool))
         assert features.descriptors.shape[:2] == (2, 100)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *EXTRACTORS,
+        pytest.param(lambda **options: Compact(100, **options), id="compact"),
+        pytest.param(lambda **options: XFeat(100, **options), id="xfeat"),
+    ],
+)
+@pytest.mark.parametrize("bound", [None, 64])
+def test_nothing_is_copied_to_the_device_on_the_way(make, bound, monkeypatch):
+    """Extraction with fixed sizes is recorded as a CUDA graph, which cannot hold a copy from the host."""
+    extractor = make(fixed_size=True, max_side=bound)
+
+    def refuse(*_, **__):
+        raise AssertionError("a tensor was made from the host's values")
+
+    for name in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, name, refuse)
+    monkeypatch.setattr(torch.Tensor, "new_tensor", refuse)
+    with torch.inference_mode():
+        features = extractor(torch.rand(1, 3, 70, 91))
+    assert features.keypoints.shape == (1, 100, 2)
 
 
 @pytest.mark.parametrize("make", EXTRACTORS)
