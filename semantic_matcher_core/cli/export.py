@@ -25,6 +25,7 @@ def export_command(
         ),
     ] = None,
     format_: Annotated[str, typer.Option("--format", help="onnx is the only one.")] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8", help="DINOv2's products with weights in int8.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
     """Write a variant's networks as ONNX graphs, each checked against torch.
@@ -34,6 +35,8 @@ def export_command(
     Examples:
 
       semantic-matcher export --variant xfeat
+
+      semantic-matcher export --variant xfeat --int8 --overwrite
 
       semantic-matcher match A.jpg B.jpg --variant xfeat --backend onnx -o matches.png
     """
@@ -52,6 +55,9 @@ def export_command(
     with spinner("loading the model"):
         matcher = replace(model, device="cpu", backend="eager").load()
     with spinner("exporting, and checking against torch"):
-        differences = export_onnx(matcher, folder, overwrite=overwrite)
+        differences = export_onnx(matcher, folder, overwrite=overwrite, int8=int8)
     for graph, difference in differences.items():
-        typer.echo(f"{folder / graph}.onnx: within {difference:.1e} of torch")
+        if int8 and graph == "semantic_encoder":
+            typer.echo(f"{folder / graph}.onnx: int8, mean cosine {1 - difference:.5f} with torch")
+        else:
+            typer.echo(f"{folder / graph}.onnx: within {difference:.1e} of torch")

@@ -66,6 +66,7 @@ def test_export_then_match(pair: list[str], tmp_path: Path, capsys: pytest.Captu
         (["match", "--backend", "onnx", "--precision", "bf16"], "bf16"),
         (["export", "--format", "tflite"], "unknown --format 'tflite'"),
         (["export", "--precision", "bf16"], "fp32"),
+        (["export", "--int8"], "int8 is for DINOv2"),
     ],
 )
 def test_mistakes(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import gpu, knobs, pipeline
+from benchmarks import backends, gpu, knobs, pipeline, switches
 from benchmarks.floor import Ceilings, Work, stage_work
 from benchmarks.models import Case, build_matcher, textured_pair
 from semantic_matcher_core.io.images import write_image
+from semantic_matcher_core.optimisations import NAMES, VARIABLE
 
 SMALL = ["--size", "128x96", "--semantic-size", "56", "--repeats", "1", "--warmup", "0", "--device", "cpu"]
 CPU = torch.device("cpu")
@@ -107,3 +109,38 @@ def test_knobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 def test_switches_of_the_gpu_are_all_tried() -> None:
     assert set(gpu._ON_A_GPU) == {"cuda_graphs", "streams", "pinned_upload", "fused_search"}
+
+
+def test_switches(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--size", "96x64", "--repeats", "1", "--device", "cpu"]
+    assert switches.main([*small, "--only", "channels_last", "sliding_maximum"]) == 0
+    table = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
+    assert [row[1].strip() for row in table] == ["`channels_last`", "`channels_last`", "`sliding_maximum`"]
+    assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in table)
+    with pytest.raises(SystemExit):
+        switches.main([*small, "--only", "no_such"])
+
+
+def test_every_optimisation_has_its_work() -> None:
+    images = textured_pair(64, 96)
+    works = [set(switches.Suite(torch.device(name), None, images).works()) for name in ("cpu", "cuda")]
+    assert works[0] | works[1] == set(NAMES) and not works[0] & works[1]
+
+
+def test_a_switch_is_off_for_its_own_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    call = switches._as(("streams",), lambda: os.environ[VARIABLE])
+    assert call() == "streams" and VARIABLE not in os.environ
+
+
+@pytest.mark.slow
+def test_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript")
+    ways = [way for way in backends.ways(CPU) if way.backend != "compile"]
+    monkeypatch.setattr(backends, "ways", lambda device: ways)
+    small = ["--size", "128x96", "--semantic-sizes", "56", "--keypoints", "60", "--repeats", "1", "--device", "cpu"]
+    assert backends.main(small) == 0
+    printed = capsys.readouterr().out
+    for way in ("eager, fp32", "eager, bf16", "onnx, fp32", "onnx, DINOv2 in int8"):
+        assert f"| {way} |" in printed
+    assert "100.00%" in printed

@@ -13,7 +13,7 @@ import torch
 
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import CheckpointError, ConfigError, DeviceError
-from semantic_matcher_core.export import export_onnx, onnx_export, use_onnx
+from semantic_matcher_core.export import export_onnx, onnx_export, quantization, use_onnx
 from semantic_matcher_core.export.graphs import fingerprint, graphs_of
 from semantic_matcher_core.extractors import Extractor
 from semantic_matcher_core.extractors.alike import Alike
@@ -213,6 +213,38 @@ def test_what_cannot_be_exported_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     with pytest.raises(ConfigError, match="pip install onnxscript"):
         export_onnx(plain("superpoint"), tmp_path / "graphs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dinov2_in_int8(tmp_path, textured):
+    matcher = reasoned()
+    exact = export_onnx(matcher, tmp_path / "exact")
+    differences = export_onnx(matcher, tmp_path / "int8", int8=True)
+    assert 0 < differences["semantic_encoder"] < 0.01
+    for name in ("extractor", "reasoner"):
+        assert differences[name] == exact[name] < onnx_export.TOLERANCE
+    sizes = [(tmp_path / folder / "semantic_encoder.onnx").stat().st_size for folder in ("exact", "int8")]
+    assert sizes[1] < 0.4 * sizes[0]
+    assert sorted(p.name for p in (tmp_path / "int8").iterdir()) == [
+        "extractor.onnx", "manifest.json", "reasoner.onnx", "semantic_encoder.onnx",
+    ]  # fmt: skip
+    graphs = json.loads((tmp_path / "int8" / "manifest.json").read_text())["graphs"]
+    assert {name: graph["precision"] for name, graph in graphs.items()} == {
+        "extractor": "fp32", "semantic_encoder": "int8", "reasoner": "fp32",
+    }  # fmt: skip
+    other = use_onnx(reasoned(), tmp_path / "int8")
+    image = torch.rand(2, 3, 84, 112, generator=torch.Generator().manual_seed(3))
+    ours, theirs = other.semantic_encoder(image), matcher.semantic_encoder(image)
+    assert not torch.allclose(ours, theirs, atol=1e-6)  # it is the int8 graph that ran
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.99
+
+
+def test_int8_is_refused_where_it_has_no_place_or_loses_too_much(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"int8 is for DINOv2, which variant 'plain:superpoint' does not have"):
+        export_onnx(plain("superpoint"), tmp_path / "graphs", int8=True)
+    monkeypatch.setattr(quantization, "LEAST_COSINE", 0.9999999)
+    with pytest.raises(CheckpointError, match="export it without int8"):
+        export_onnx(reasoned(), tmp_path / "graphs", int8=True)
     assert list(tmp_path.iterdir()) == []
 
 

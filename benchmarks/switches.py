@@ -1,0 +1,213 @@
+"""What each optimisation gains here: the work it is for, with it and without, in one run.
+
+``python -m benchmarks.switches`` goes over the optimisations that ``SEMANTIC_MATCHER_DISABLE`` can turn off and that
+apply to the device, one at a time, everything else as it is. 640 x 480, 2048 keypoints, DINOv2-S at 896, a reasoner of
+5 layers; published weights where they are found, else random ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.models import Case, build_matcher, textured_pair
+from benchmarks.timing import machine_description, time_interleaved
+from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core.device import resolve_device
+from semantic_matcher_core.errors import WeightsNotFoundError
+from semantic_matcher_core.extractors import create_extractor
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.dalf.extractor import Dalf
+from semantic_matcher_core.extractors.xfeat import XFeat
+from semantic_matcher_core.inputs import as_image_batch
+from semantic_matcher_core.matching import MatcherConfig
+from semantic_matcher_core.matching.features import match_features
+from semantic_matcher_core.optimisations import NAMES, VARIABLE
+from semantic_matcher_core.streams import StereoStream
+
+_WARMUP = 2
+# Where their weights are not found.
+EXTRACTORS: dict[str, Callable[[], Extractor]] = {"xfeat": XFeat, "dalf": Dalf}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an optimisation is for.
+
+    Attributes:
+        name: of the work, for the table.
+        build: makes the call to time; the switch is set as for the call itself.
+        also_off: other optimisations that hide this one.
+    """
+
+    name: str
+    build: Callable[[], Callable[[], object]]
+    also_off: tuple[str, ...] = ()
+
+
+class Suite:
+    """The work for each optimisation, on one device.
+
+    Args:
+        device: where to run.
+        weights: folder to look for weights in first.
+        images: two RGB uint8 arrays of one size.
+    """
+
+    def __init__(self, device: torch.device, weights: str | None, images: tuple[np.ndarray, np.ndarray]) -> None:
+        self.device, self.weights, self.images = device, weights, images
+
+    def matcher(self, precision: str) -> SemanticMatcher:
+        return build_matcher(Case(precision=precision), self.device, self.weights)[0]
+
+    def encode(self, precision: str) -> Callable[[], object]:
+        matcher, batch = self.matcher(precision), as_image_batch(self.images[0], self.device)
+        return lambda: matcher.semantic_map(batch)
+
+    def reason(self, precision: str) -> Callable[[], object]:
+        matcher, batch = self.matcher(precision), as_image_batch(self.images[0], self.device)
+        features = matcher.local_features(batch)
+        semantic = matcher.semantic_features(batch, features)
+        assert matcher.reasoner is not None
+        reasoner = matcher.reasoner
+        return lambda: reasoner(features.descriptors, semantic)
+
+    def extract(self, name: str) -> Callable[[], object]:
+        try:
+            extractor = create_extractor(name, weights=self.weights, device=self.device)
+        except WeightsNotFoundError:
+            extractor = EXTRACTORS[name]().to(self.device)
+        batch = as_image_batch(self.images[0], self.device)
+        return lambda: extractor(batch)
+
+    def match(self, precision: str, **options: Any) -> Callable[[], object]:
+        matcher = self.matcher(precision)
+        sides = [matcher.extract(image) for image in self.images]
+        config = MatcherConfig(**options)
+        return lambda: match_features(*sides, config, narrow=precision == "bf16" and "narrow_search" not in _off())
+
+    def stereo(self, precision: str) -> Callable[[], object]:
+        stream = StereoStream(self.matcher(precision))
+        return lambda: stream.process(*self.images)
+
+    def frame(self, precision: str) -> Callable[[], object]:
+        matcher = self.matcher(precision)
+        before = matcher.extract(self.images[0])
+        return lambda: matcher.match(before, matcher.extract(self.images[1]))
+
+    def works(self) -> dict[str, list[Work]]:
+        """Of each optimisation that applies to the device."""
+        if self.device.type == "cuda":
+            return {
+                name: [Work("new frame, fp16", lambda: self.frame("fp16"))]
+                for name, what in NAMES.items()
+                if what.startswith("CUDA")
+            }
+        bounds = ("bounded_search", "narrow_search")
+        return {
+            "fused_attention": [
+                Work("DINOv2-S, fp32", lambda: self.encode("fp32")),
+                Work("DINOv2-S, bf16", lambda: self.encode("bf16")),
+                Work("reasoner, bf16", lambda: self.reason("bf16")),
+            ],
+            "channels_last": [
+                Work("xfeat", lambda: self.extract("xfeat")),
+                Work("compact", lambda: self.extract("compact")),
+            ],
+            "folded_norms": [Work("dalf", lambda: self.extract("dalf"))],
+            "position_cache": [Work("DINOv2-S, bf16", lambda: self.encode("bf16"))],
+            "stereo_batch": [Work("stereo pair, bf16", lambda: self.stereo("bf16"))],
+            "candidate_ranking": [Work("xfeat", lambda: self.extract("xfeat"))],
+            "sliding_maximum": [Work("xfeat", lambda: self.extract("xfeat"))],
+            "blocked_search": [Work("matching with a ratio test", lambda: self.match("fp32", ratio=0.95))],
+            "grouped_maxima": [Work("matching without bounds", lambda: self.match("fp32"), bounds)],
+            "bounded_search": [Work("matching, fp32", lambda: self.match("fp32"))],
+            "narrow_search": [Work("matching, bf16", lambda: self.match("bf16"))],
+        }
+
+
+def rows(suite: Suite, only: list[str], repeats: int) -> Iterator[str]:
+    """The table, row by row."""
+    yield "| optimisation | work | with it, ms | without, ms | gain |"
+    yield "|---|---|---:|---:|---:|"
+    for name, all_work in suite.works().items():
+        for work in all_work if not only or name in only else []:
+            print(f"measuring: {name}: {work.name} …", file=sys.stderr)
+            off = {"with": work.also_off, "without": (*work.also_off, name)}
+            calls = {}
+            for way, names in off.items():
+                with _disabled(names):
+                    calls[way] = _as(names, work.build())
+            found = time_interleaved(calls, repeats=repeats, warmup=_WARMUP, device=suite.device)
+            fast, plain = found["with"].median_ms, found["without"].median_ms
+            yield f"| `{name}` | {work.name} | {fast:.1f} | {plain:.1f} | {plain / fast:.2f}× |"
+
+
+def _as(names: tuple[str, ...], call: Callable[[], object]) -> Callable[[], object]:
+    def run() -> object:
+        with _disabled(names):
+            return call()
+
+    return run
+
+
+def _off() -> str:
+    return os.environ.get(VARIABLE, "")
+
+
+@contextmanager
+def _disabled(names: tuple[str, ...]) -> Iterator[None]:
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = ",".join(names)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+@torch.inference_mode()
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.switches", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", default=[], help="optimisations to measure; by default all that apply")
+    parser.add_argument("--images", nargs=2, help="two images instead of the rendered ones")
+    parser.add_argument("--size", default="640x480", help="of the rendered images, WIDTHxHEIGHT")
+    parser.add_argument("--weights", help="folder to look for weights in first")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
+    parser.add_argument("--repeats", type=int, default=9)
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = resolve_device(args.device)
+    if args.images:
+        from semantic_matcher_core.io.images import read_image
+
+        images = (read_image(args.images[0]), read_image(args.images[1]))
+    else:
+        width, height = map(int, args.size.split("x"))
+        images = textured_pair(height, width)
+    suite = Suite(device, args.weights, images)
+    if unknown := set(args.only) - set(suite.works()):
+        parser.error(f"{', '.join(sorted(unknown))} not among {', '.join(suite.works())}")
+    height, width = images[0].shape[:2]
+    print(f"{machine_description(device)}; {width}×{height}; medians of {args.repeats} calls.\n")
+    for row in rows(suite, args.only, args.repeats):
+        print(row, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
