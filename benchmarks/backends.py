@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.backends`` times extractor, DINOv2, reasoner and a new frame of a stream, and says how many
 matches of eager fp32 are found identically. 640 x 480, 2048 keypoints, DINOv2-S, a reasoner of 5 layers. onnxruntime
-runs in fp32, and with DINOv2 in int8 (``semantic-matcher export --int8``).
+runs in fp32, and with DINOv2 and the reasoner in int8 (``semantic-matcher export --int8``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Way:
     int8: bool = False
 
     def __str__(self) -> str:
-        return f"{self.backend}, {'DINOv2 in int8' if self.int8 else self.precision}"
+        return f"{self.backend}, {'int8' if self.int8 else self.precision}"
 
 
 def ways(device: torch.device) -> list[Way]:

@@ -44,13 +44,17 @@ class Graph:
     examples: tuple[tuple[Tensor, ...], ...]
 
 
-def graphs_of(matcher: SemanticMatcher) -> list[Graph]:
+def graphs_of(matcher: SemanticMatcher, *, extractor: bool = True) -> list[Graph]:
     """The networks of a matcher: of the extractor, and of the semantic encoder and the reasoner where it has them.
+
+    Args:
+        matcher: as built.
+        extractor: its network too.
 
     Raises:
         ConfigError: the extractor or the semantic encoder has no network that can be a graph.
     """
-    graphs = [_extractor_graph(matcher.extractor)]
+    graphs = [_extractor_graph(matcher.extractor)] if extractor else []
     if matcher.semantic_encoder is not None and matcher.reasoner is not None:
         if not isinstance(matcher.semantic_encoder, (DinoV2, CompactContext)):
             raise ConfigError(

@@ -41,8 +41,9 @@ def use_onnx(
     folder = Path(folder)
     if matcher.precision != "fp32":
         raise ConfigError(f"ONNX graphs are fp32, but the matcher has precision {matcher.precision!r}; use 'fp32'")
-    exported = _read_manifest(folder)
-    graphs = {graph.name: graph for graph in graphs_of(matcher)}
+    exported, precision = _read_manifest(folder)
+    # An export to int8 leaves the extractor as it is.
+    graphs = {graph.name: graph for graph in graphs_of(matcher, extractor=precision != "int8")}
     if set(graphs) != set(exported):
         raise CheckpointError(
             f"{folder} holds {', '.join(sorted(exported))}, but the matcher needs {', '.join(sorted(graphs))}; "
@@ -54,7 +55,8 @@ def use_onnx(
     chosen = providers or [_provider(matcher.device)]
     runs = {name: OnnxGraph(folder / f"{name}.onnx", graph.inputs, chosen, threads) for name, graph in graphs.items()}
     # Set on the instances: the classes, and what was built before, stay as they are.
-    matcher.extractor.dense = runs["extractor"]  # type: ignore[assignment]
+    if "extractor" in runs:
+        matcher.extractor.dense = runs["extractor"]  # type: ignore[assignment]
     if matcher.semantic_encoder is not None and matcher.reasoner is not None:
         matcher.semantic_encoder.encode = _First(runs["semantic_encoder"])  # type: ignore[assignment]
         matcher.reasoner.forward = OnnxReasoner(matcher.reasoner, runs["reasoner"])  # type: ignore[method-assign]
@@ -158,7 +160,8 @@ def _provider(device: torch.device) -> str:
     return _PROVIDERS[device.type]
 
 
-def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+def _read_manifest(folder: Path) -> tuple[dict[str, dict[str, Any]], str]:
+    """What it says of each graph, and what they compute in."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(
@@ -167,9 +170,10 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         written_as = manifest["format"]
+        precision = str(manifest.get("precision", "fp32"))
         graphs = {str(name): dict(values) for name, values in manifest["graphs"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged; export it again") from error
     if written_as != FORMAT:
         raise CheckpointError(f"{path} has format {written_as!r}, expected {FORMAT!r}; export it again")
-    return graphs
+    return graphs, precision

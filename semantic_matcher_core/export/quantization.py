@@ -40,13 +40,14 @@ def quantize(path: Path) -> None:
 
 
 def loss(expected: np.ndarray, found: np.ndarray, name: str) -> float:
-    """One less the mean cosine between vectors of a map, ``B x C x H x W``.
+    """One less the mean cosine between vectors: of a map ``B x C x H x W``, or of rows ``B x N x C``.
 
     Raises:
         CheckpointError: they have less in common than is of use.
     """
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    cosine = float(np.mean((expected * found).sum(axis=1) / np.maximum(lengths, 1e-12)))
+    axis = 1 if expected.ndim == 4 else -1
+    lengths = np.linalg.norm(expected, axis=axis) * np.linalg.norm(found, axis=axis)
+    cosine = float(np.mean((expected * found).sum(axis=axis) / np.maximum(lengths, 1e-12)))
     if not cosine >= LEAST_COSINE:
         raise CheckpointError(
             f"in int8 the vectors of the {name} have a mean cosine of {cosine:.3f} with those of fp32 "

@@ -216,27 +216,44 @@ def test_what_cannot_be_exported_says_so(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dinov2_in_int8(tmp_path, textured):
+def test_dinov2_and_reasoner_in_int8(tmp_path, textured):
     matcher = reasoned()
     exact = export_onnx(matcher, tmp_path / "exact")
     differences = export_onnx(matcher, tmp_path / "int8", int8=True)
     assert 0 < differences["semantic_encoder"] < 0.01
-    for name in ("extractor", "reasoner"):
-        assert differences[name] == exact[name] < onnx_export.TOLERANCE
+    assert 0 < differences["reasoner"] < 0.01
+    assert list(exact) == ["extractor", *differences]
     sizes = [(tmp_path / folder / "semantic_encoder.onnx").stat().st_size for folder in ("exact", "int8")]
     assert sizes[1] < 0.4 * sizes[0]
     assert sorted(p.name for p in (tmp_path / "int8").iterdir()) == [
-        "extractor.onnx", "manifest.json", "reasoner.onnx", "semantic_encoder.onnx",
+        "manifest.json", "reasoner.onnx", "semantic_encoder.onnx",
     ]  # fmt: skip
-    graphs = json.loads((tmp_path / "int8" / "manifest.json").read_text())["graphs"]
-    assert {name: graph["precision"] for name, graph in graphs.items()} == {
-        "extractor": "fp32", "semantic_encoder": "int8", "reasoner": "fp32",
-    }  # fmt: skip
     other = use_onnx(reasoned(), tmp_path / "int8")
     image = torch.rand(2, 3, 84, 112, generator=torch.Generator().manual_seed(3))
     ours, theirs = other.semantic_encoder(image), matcher.semantic_encoder(image)
     assert not torch.allclose(ours, theirs, atol=1e-6)  # it is the int8 graph that ran
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.99
+    first, second = textured(96, 130, 1), textured(96, 130, 1)[4:, 8:]
+    features, expected = other.extract(first), matcher.extract(first)
+    assert torch.equal(features.keypoints, expected.keypoints)
+    assert (features.reasoned * expected.reasoned).sum(-1).min() > 0.99
+    assert len(other.match_images(first, second)) > 5
+
+
+def test_an_extractor_without_a_network_is_no_obstacle_to_int8(tmp_path, textured):
+    def build() -> SemanticMatcher:
+        torch.manual_seed(1)
+        encoder = DinoV2("dinov2_vits14")
+        encoder.blocks = encoder.blocks[:1]
+        reasoner = Reasoner(ReasonerConfig(128, 384, features_dim=32, n_attention_layers=1))
+        return SemanticMatcher.from_parts(Sift(60), encoder, reasoner, device="cpu", semantic_size=56)
+
+    export_onnx(build(), tmp_path / "graphs", int8=True)
+    assert len(use_onnx(build(), tmp_path / "graphs").match_images(textured(80, 90, 1), textured(80, 90, 1))) > 5
+    manifest = json.loads((tmp_path / "graphs" / "manifest.json").read_text())
+    (tmp_path / "graphs" / "manifest.json").write_text(json.dumps({**manifest, "precision": "fp32"}))
+    with pytest.raises(ConfigError, match="'sift' cannot be exported"):
+        use_onnx(build(), tmp_path / "graphs")
 
 
 def test_int8_is_refused_where_it_has_no_place_or_loses_too_much(tmp_path, monkeypatch):
