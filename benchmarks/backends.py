@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.models import Case, build_matcher, textured_pair
+from benchmarks.models import Case, add_common_options, build_matcher, common_setting
 from benchmarks.timing import machine_description, time_interleaved
 from semantic_matcher_core import Matches, SemanticMatcher
 from semantic_matcher_core.backends import apply_backend
-from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.export import export_onnx
 from semantic_matcher_core.inputs import as_image_batch
 from semantic_matcher_core.semantics import resize_for_encoder
@@ -114,23 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--semantic-sizes", nargs="+", type=int, default=[896, 448], help="long sides DINOv2 sees")
     parser.add_argument("--keypoints", type=int, default=2048)
-    parser.add_argument("--images", nargs=2, help="two images instead of the rendered ones")
-    parser.add_argument("--size", default="640x480", help="of the rendered images, WIDTHxHEIGHT")
-    parser.add_argument("--weights", help="folder to look for weights in first")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
-    parser.add_argument("--repeats", type=int, default=5)
+    add_common_options(parser, repeats=5)
     args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = resolve_device(args.device)
-    if args.images:
-        from semantic_matcher_core.io.images import read_image
-
-        images = (read_image(args.images[0]), read_image(args.images[1]))
-    else:
-        width, height = map(int, args.size.split("x"))
-        images = textured_pair(height, width)
+    device, images = common_setting(args)
     print(f"{machine_description(device)}; medians of {args.repeats} calls.")
     for semantic_size in args.semantic_sizes:
         case = Case(size=images[0].shape[:2], keypoints=args.keypoints, semantic_size=semantic_size)

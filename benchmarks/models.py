@@ -6,6 +6,7 @@ depend on their values, and the output says so.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +15,11 @@ import numpy as np
 import torch
 
 from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import WeightsNotFoundError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.xfeat import XFeat
+from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics import create_semantic_encoder
 from semantic_matcher_core.semantics.dinov2 import DinoV2
@@ -107,3 +110,24 @@ def textured_pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, n
 def batched(image: np.ndarray, batch: int) -> np.ndarray:
     """``batch`` times the same image, as the matcher takes it."""
     return image if batch == 1 else np.stack([image] * batch)
+
+
+def add_common_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
+    """Options of programs that time calls on one pair of images."""
+    parser.add_argument("--images", nargs=2, help="two images instead of the rendered ones")
+    parser.add_argument("--size", default="640x480", help="of the rendered images, WIDTHxHEIGHT")
+    parser.add_argument("--weights", help="folder to look for weights in first")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
+    parser.add_argument("--repeats", type=int, default=repeats)
+
+
+def common_setting(args: argparse.Namespace) -> tuple[torch.device, tuple[np.ndarray, np.ndarray]]:
+    """Device and images that :func:`add_common_options` were given, with the threads set."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = resolve_device(args.device)
+    if args.images:
+        return device, (read_image(args.images[0]), read_image(args.images[1]))
+    width, height = map(int, args.size.split("x"))
+    return device, textured_pair(height, width)

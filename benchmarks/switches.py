@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.models import Case, build_matcher, textured_pair
+from benchmarks.models import Case, add_common_options, build_matcher, common_setting
 from benchmarks.timing import machine_description, time_interleaved
 from semantic_matcher_core import SemanticMatcher
-from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import WeightsNotFoundError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.base import Extractor
@@ -182,23 +181,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.switches", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", default=[], help="optimisations to measure; by default all that apply")
-    parser.add_argument("--images", nargs=2, help="two images instead of the rendered ones")
-    parser.add_argument("--size", default="640x480", help="of the rendered images, WIDTHxHEIGHT")
-    parser.add_argument("--weights", help="folder to look for weights in first")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
-    parser.add_argument("--repeats", type=int, default=9)
+    add_common_options(parser, repeats=9)
     args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = resolve_device(args.device)
-    if args.images:
-        from semantic_matcher_core.io.images import read_image
-
-        images = (read_image(args.images[0]), read_image(args.images[1]))
-    else:
-        width, height = map(int, args.size.split("x"))
-        images = textured_pair(height, width)
+    device, images = common_setting(args)
     suite = Suite(device, args.weights, images)
     if unknown := set(args.only) - set(suite.works()):
         parser.error(f"{', '.join(sorted(unknown))} not among {', '.join(suite.works())}")

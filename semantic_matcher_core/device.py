@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 
 from semantic_matcher_core.errors import ConfigError, DeviceError
@@ -46,3 +49,15 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision == "fp16" and device.type == "cpu":
         raise DeviceError("precision 'fp16' needs a GPU; on the CPU use 'bf16' or 'fp32'")
     return PRECISIONS[precision]
+
+
+def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a type is known to be slower than float32 on a device: bfloat16, on x86 CPUs without instructions for it.
+
+    There every product converts: two to three times float32's time was measured. Of other CPUs torch does not say.
+    """
+    if dtype is not torch.bfloat16 or device.type != "cpu":
+        return False
+    capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # not in older torch
+    found = capabilities()
+    return found.get("architecture") == "x86_64" and not (found.get("avx512_bf16") or found.get("amx_bf16"))

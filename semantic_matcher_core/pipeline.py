@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from semantic_matcher_core.backends import apply_backend, check_backend
-from semantic_matcher_core.device import resolve_device, resolve_precision
+from semantic_matcher_core.device import is_slow, resolve_device, resolve_precision
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
@@ -27,6 +28,9 @@ from semantic_matcher_core.variants.names import DEFAULT_VARIANT
 
 if TYPE_CHECKING:
     from semantic_matcher_core.cuda.extraction import CudaExtraction
+
+
+_log = logging.getLogger(__name__)
 
 
 class SemanticMatcher(nn.Module):
@@ -121,6 +125,8 @@ class SemanticMatcher(nn.Module):
         check_backend(backend)
         resolved = resolve_device(device)
         dtype = resolve_precision(precision, resolved)
+        if is_slow(dtype, resolved):
+            _log.warning("precision %r is slower than 'fp32' here: this CPU has no instructions for it", precision)
         if semantic_encoder is not None and has_narrow_weights(semantic_encoder):
             semantic_encoder = narrowed(semantic_encoder, dtype)
         if reasoner is not None:

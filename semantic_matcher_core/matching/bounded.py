@@ -220,26 +220,29 @@ def _search(seen: _Direction, factors: list[Factor], used: int, reach: Tensor, e
     size = seen.groups.shape[2]
     maxima, error = seen.maxima[entries], seen.error[entries]
     best, group = maxima.max(dim=1)
-    # What the product is where those are largest; the nearest is no worse.
-    if used < len(factors):
-        place = group * size + seen.groups[entries, group].argmax(dim=1)
-        others, largest = factors[used:], reach[used:].prod()
+    first = seen.groups[entries, group]  # the group that has the largest
+    others = factors[used:]
+    if others:
+        place = group * size + first.argmax(dim=1)
         reached = similarities(others, entries, place.clamp_(max=seen.length - 1))
-        rounding = sum(_rounding(factor.rows.shape[1]) for factor in others)
-        least = (best - error) * (reached - rounding * largest) / (largest * (1 + 2 * rounding)) - error
+        least, bounded = _least(best, reached, others, reach[used:].prod(), error)
         # A similarity far below zero may have the larger product with another below zero.
-        bounded = (best > error) & (reached > rounding * largest) & (-seen.least[entries] < least)
+        bounded &= -seen.least[entries] < least
     else:
-        least = best - 2 * error
-        bounded = torch.ones_like(best, dtype=torch.bool)
+        least, bounded = best - 2 * error, torch.ones_like(best, dtype=torch.bool)
     near = maxima >= least[:, None]
     bounded &= near.sum(dim=1) <= _MOST_PLACES
-    few_open = (1 - _MOST_OPEN) * len(entries) if used < len(factors) else 0
+    few_open = (1 - _MOST_OPEN) * len(entries) if others else 0
     if int(bounded.sum()) < few_open:
         return None
-    which, group = (near & bounded[:, None]).nonzero().unbind(1)
-    index, inside = (seen.groups[entries[which], group] >= least[which, None]).nonzero().unbind(1)
-    which, place = which[index], (group[index] * size + inside).clamp_(max=seen.length - 1)
+    # Most have no other group; reading a group is what takes the time.
+    near.scatter_(1, group[:, None], False).logical_and_(bounded[:, None])
+    which, place = ((first >= least[:, None]) & bounded[:, None]).nonzero().unbind(1)
+    place = group[which] * size + place
+    also, group = near.nonzero().unbind(1)
+    index, inside = (seen.groups[entries[also], group] >= least[also, None]).nonzero().unbind(1)
+    which = torch.cat((which, also[index]))
+    place = torch.cat((place, group[index] * size + inside)).clamp_(max=seen.length - 1)
     places = torch.bincount(which, minlength=len(entries))
     # None at all: similarities that are no numbers.
     bounded &= (places > 0) & (places <= _MOST_PLACES)
@@ -258,6 +261,23 @@ def _search(seen: _Direction, factors: list[Factor], used: int, reach: Tensor, e
     if len(rest):
         nearest[rest] = _full_search(factors, entries[rest])
     return nearest
+
+
+def _least(
+    best: Tensor, reached: Tensor, others: Sequence[Factor], most: Tensor, error: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How large a similarity must be to have the largest product, and for which entries that can be told.
+
+    Args:
+        best: the largest similarity of each entry, off by at most ``error``.
+        reached: the product of the ``others`` there.
+        most: what that is at most anywhere.
+    """
+    rounding = sum(_rounding(factor.rows.shape[1]) for factor in others)
+    at_least = reached - rounding * most
+    # What the product is where the similarity is largest; the nearest is no worse.
+    least = (best - error) * at_least / (most * (1 + 2 * rounding)) - error
+    return least, (best > error) & (at_least > 0)
 
 
 def _full_search(factors: Sequence[Factor], entries: Tensor) -> Tensor:

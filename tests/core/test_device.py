@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semantic_matcher_core.device import resolve_device, resolve_precision
+from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core.device import is_slow, resolve_device, resolve_precision
 from semantic_matcher_core.errors import ConfigError, DeviceError
 
 
@@ -50,3 +51,28 @@ def test_precisions():
         resolve_precision("fp16", cpu)
     with pytest.raises(ConfigError, match="unknown precision 'float'; use one of fp32, fp16, bf16"):
         resolve_precision("float", cpu)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "slow"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True}, False),
+        ({"architecture": "x86_64", "amx_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+        ({}, False),
+    ],
+)
+def test_bf16_without_instructions_for_it_is_known_to_be_slow(monkeypatch, capabilities, slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert is_slow(torch.bfloat16, torch.device("cpu")) is slow
+    assert not is_slow(torch.float32, torch.device("cpu")) and not is_slow(torch.bfloat16, torch.device("cuda"))
+
+
+def test_slow_bf16_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"}, raising=False)
+    SemanticMatcher.from_pretrained("compact", device="cpu", precision="bf16")
+    assert "precision 'bf16' is slower than 'fp32' here" in caplog.text
+    caplog.clear()
+    SemanticMatcher.from_pretrained("compact", device="cpu")
+    assert not caplog.records
