@@ -361,7 +361,9 @@ def _kept(name: str, rows: int, columns: int) -> Tensor:
     """
     kept: dict[str, Tensor] = _memory.__dict__
     if name not in kept or len(kept[name]) < rows * columns:
-        kept[name] = torch.empty(rows * columns)
+        # Made in inference mode it could not be written to out of it.
+        with torch.inference_mode(False):
+            kept[name] = torch.empty(rows * columns)
     return kept[name][: rows * columns].view(rows, columns)
 
 
