@@ -96,7 +96,9 @@ def mutual_nearest(factors: Sequence[Factor], *, narrow: bool) -> MutualPairs:
 def _mutual(scan: _Scan, factors: list[Factor], used: int) -> MutualPairs | None:
     """Mutual nearest neighbours, or ``None`` where the first ``used`` factors, which were scanned, tell too little."""
     n, m = len(factors[0].rows), len(factors[0].columns)
-    reach = torch.stack([f.rows.norm(dim=1).max() * f.columns.norm(dim=1).max() for f in factors])
+    reach = torch.ones(())
+    for f in factors[used:]:
+        reach = reach * f.rows.norm(dim=1).max() * f.columns.norm(dim=1).max()
     nearest0 = _search(_along_rows(scan, m), factors, used, reach, torch.arange(n))
     if nearest0 is None:
         return None
@@ -173,7 +175,7 @@ def _scanned(earlier: _Scan | None, factor: Factor, narrow: bool, minima: bool) 
         torch.amax(groups, dim=1, out=down_columns[start // _GROUP_ACROSS : stop // _GROUP_ACROSS])
         if minima:
             torch.amin(block, dim=1, out=least0[start:stop])
-            torch.minimum(least1, block.amin(dim=0), out=least1)
+            torch.minimum(least1, groups.amin(dim=1).amin(dim=0), out=least1)
     if earlier is not None:
         bound0, bound1 = earlier.bound0.times(bound0), earlier.bound1.times(bound1)
     return _Scan(similarity, along_rows, down_columns, least0, least1, bound0, bound1)
@@ -225,7 +227,7 @@ def _search(seen: _Direction, factors: list[Factor], used: int, reach: Tensor, e
     if others:
         place = group * size + first.argmax(dim=1)
         reached = similarities(others, entries, place.clamp_(max=seen.length - 1))
-        least, bounded = _least(best, reached, others, reach[used:].prod(), error)
+        least, bounded = _least(best, reached, others, reach, error)
         # A similarity far below zero may have the larger product with another below zero.
         bounded &= -seen.least[entries] < least
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor
@@ -241,3 +243,13 @@ def test_the_process_wide_switch_is_put_back() -> None:
     with pytest.raises(ZeroDivisionError), bounded._narrow_products():
         raise ZeroDivisionError
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_memory_of_inference_mode_serves_outside_of_it(narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "_memory", threading.local())
+    factors = [sides(512, 512, 64, seed=seed) for seed in range(2)]
+    with torch.inference_mode():
+        inside = search(factors, narrow)
+    outside = search(factors, narrow)
+    assert torch.equal(inside.rows, outside.rows) and torch.equal(inside.columns, outside.columns)
