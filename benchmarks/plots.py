@@ -32,7 +32,7 @@ def _draw(path: Path, results: list[dict[str, Any]], place: Any, label: str, bas
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "semantic_matcher"
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
     for index, precision in enumerate(dict.fromkeys(r["case"]["precision"] for r in results)):
@@ -45,10 +45,13 @@ def _draw(path: Path, results: list[dict[str, Any]], place: Any, label: str, bas
         axes.plot(x, [r["floors_ms"][_FRAME] for _, r in mine], "--", color=colour, label=f"{precision}, floor")
     axes.set(xscale="log", yscale="log", xlabel=label, ylabel="new frame of a stream, ms")
     ticks = sorted({place(r["case"]) for r in results})
-    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.set_xticks(ticks, [str(tick) if isinstance(tick, int) else f"{tick:.2f}" for tick in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
+    # A decade may hold one power of ten only.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

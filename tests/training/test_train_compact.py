@@ -221,6 +221,40 @@ def test_a_whole_training_goes_on_exactly_and_its_package_matches(
     matcher.match_images(make_textured_image(60, 80, 1), make_textured_image(60, 80, 2))
 
 
+@pytest.mark.slow
+def test_a_run_starts_from_another(photos: Path, tmp_path: Path) -> None:
+    train_all(tiny(photos, tmp_path), tmp_path / "package", report=print)
+    still = {"lr": 0.0, "steps": 1, "batch": 2}
+    later = {
+        "name": "later",
+        "start_from": str(tmp_path / "compact"),
+        "extractor": {**still, "points": 64},
+        "reasoner": {**still, "keypoints": 64, "features_dim": 32, "n_attention_layers": 2},
+        "refinement": {"steps": 0},
+    }
+    train_all(tiny(photos, tmp_path, **later), tmp_path / "again", report=print)
+
+    def weights(stage: str) -> dict[str, torch.Tensor]:
+        state = torch.load(tmp_path / stage / "checkpoint.pt", weights_only=True)["network"]
+        return {name: value for name, value in state.items() if "running" not in name and "num_batches" not in name}
+
+    # A rate of zero keeps all but the statistics of the batches; the reasoner goes on from where it was refined.
+    for before, after in (
+        ("compact/extractor", "later/extractor"),
+        ("compact/refinement", "later/reasoner"),
+    ):
+        first, second = weights(before), weights(after)
+        assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+    def starting(name: str, **changes: object) -> CompactConfig:
+        return tiny(photos, tmp_path, **{**later, "name": name, **changes})
+
+    with pytest.raises(CheckpointError, match="other network"):
+        train_all(starting("wide", extractor={**still, "descriptor_dim": 64}), tmp_path / "x", report=print)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is missing"):
+        train_all(starting("nowhere", start_from=str(tmp_path / "none")), tmp_path / "x", report=print)
+
+
 def test_the_shipped_configuration_is_read() -> None:
     config = read_config(REPOSITORY / "training" / "configs" / "compact.yaml", ["data.root=elsewhere"])
     assert config.data.root == "elsewhere" and config.name == "compact"
@@ -233,6 +267,8 @@ def test_refusals(photos: Path, tmp_path: Path) -> None:
         DataConfig("x", holdout=1)
     with pytest.raises(ConfigError, match="precision"):
         CompactConfig(DataConfig("x"), precision="int8")
+    with pytest.raises(ConfigError, match="another name"):
+        CompactConfig(DataConfig("x"), folder="runs", name="a", start_from="runs/../runs/a")
     with pytest.raises(DataError, match="too few"):
         (tmp_path / "none").mkdir()
         write_image(tmp_path / "none" / "one.png", make_textured_image(40, 40, 0))

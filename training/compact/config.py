@@ -146,11 +146,14 @@ class CompactConfig:
         threads: of the main process; ``None`` for torch's choice.
         workers: processes that prepare views; 0 for none.
         save_every, validate_every: steps.
+        start_from: folder of a finished run whose networks this one starts from, with data and rates of its own;
+            ``None``: from nothing.
     """
 
     data: DataConfig
     name: str = "compact"
     folder: str = "runs"
+    start_from: str | None = None
     seed: int = 0
     precision: str = "bf16"
     threads: int | None = None
@@ -165,6 +168,8 @@ class CompactConfig:
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
             raise ConfigError(f"precision must be bf16 or fp32, got {self.precision!r}")
+        if self.start_from is not None and Path(self.start_from).resolve() == self.run_folder.resolve():
+            raise ConfigError(f"start_from is this run's own folder, {self.start_from}; give this run another name")
 
     @property
     def run_folder(self) -> Path:

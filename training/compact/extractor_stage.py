@@ -19,7 +19,7 @@ from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.layers import folded, standardised
 from training.compact.config import CompactConfig
 from training.compact.extractor_loss import extractor_losses, marks
-from training.compact.run_state import StageFolder
+from training.compact.run_state import StageFolder, load_initial
 from training.compact.teacher import Lesson
 from training.compact.validation import validate
 from training.compact.views import ViewPairBatches, ViewPairs
@@ -36,6 +36,7 @@ def train_extractor(
     device: torch.device,
     report: Callable[[str], None],
     build: Callable[[], nn.Module] | None = None,
+    initial: Path | None = None,
 ) -> Path:
     """Train, going on from a checkpoint where there is one.
 
@@ -46,22 +47,28 @@ def train_extractor(
         device: where the network runs.
         report: takes a line of progress.
         build: makes another network with the outputs of ``CompactNetwork``, for comparison.
+        initial: folder of the stage whose last checkpoint this one starts from; ``None`` to start anew.
 
     Returns:
         The weights, batch normalisation folded in, as half-precision safetensors.
 
     Raises:
-        CheckpointError: a checkpoint in the folder is of another configuration.
+        CheckpointError: a checkpoint in the folder is of another configuration, or that of ``initial`` is missing or
+            of another network.
     """
     stage = config.extractor
     settings = {"data": asdict(config.data), "teacher": config.teacher.extractor, **asdict(stage), "seed": config.seed}
     # Where the pictures lie changes nothing.
     settings["data"].pop("root")
+    if initial is not None:
+        settings["initial"] = str(initial)
     folder = StageFolder(config.run_folder / "extractor", settings)
     if folder.final.is_file():
         return folder.final
     torch.manual_seed(config.seed)
     network = build() if build else CompactNetwork(stage.widths, stage.descriptor_dim, batch_norm=True)
+    if initial is not None:
+        load_initial(network, initial)
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), stage.lr, weight_decay=stage.weight_decay)
     start, spent = folder.restore(network, optimizer)

@@ -24,7 +24,7 @@ from semantic_matcher_core.semantics.compact_context import CompactContext
 from semantic_matcher_core.types import Features
 from training.compact.config import CompactConfig
 from training.compact.extractor_stage import batches, learning_rate, summary
-from training.compact.run_state import StageFolder, read_network
+from training.compact.run_state import StageFolder, load_initial
 from training.compact.validation import validate
 from training.compact.views import ViewPairs
 from training.projection import Warped
@@ -86,7 +86,7 @@ def train_reasoner(
     torch.manual_seed(config.seed)
     model = ContextReasoner(reasoner_config(config)).to(device)
     if initial is not None:
-        model.load_state_dict(read_network(initial))
+        load_initial(model, initial)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, stage.lr, weight_decay=stage.weight_decay)
     start, spent = folder.restore(model, optimizer)

@@ -58,8 +58,13 @@ def train_all(config: CompactConfig, target: Path, *, report: Callable[[str], No
         device=device,
         progress=lambda done: report(f"teacher {done}/{len(pictures)}") if done % 100 == 0 else None,
     )
-    extractor = train_extractor(config, pictures, taught, pairs, device=device, report=report)
-    reasoner = train_reasoner(config, pictures, extractor, pairs, device=device, report=report)
+    start = None if config.start_from is None else Path(config.start_from)
+    extractor = train_extractor(
+        config, pictures, taught, pairs, device=device, report=report, initial=start and start / "extractor"
+    )
+    reasoner = train_reasoner(
+        config, pictures, extractor, pairs, device=device, report=report, initial=start and _last_reasoner(start)
+    )
     if config.refinement.steps:
         larger = load_pictures(train, config.refinement.picture_side)
         reasoner = train_reasoner(
@@ -73,3 +78,9 @@ def train_all(config: CompactConfig, target: Path, *, report: Callable[[str], No
             initial=folder / "reasoner",
         )
     return package(config, extractor, reasoner, target)
+
+
+def _last_reasoner(run: Path) -> Path:
+    """The stage of a run that trained its reasoner last."""
+    refinement = run / "refinement"
+    return refinement if refinement.is_dir() else run / "reasoner"

@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.io.atomic import atomic_output
 
 
-def read_network(folder: Path) -> dict[str, Tensor]:
-    """Weights of a stage's last checkpoint, batch normalisation not folded.
+def load_initial(network: nn.Module, folder: Path) -> None:
+    """Give a network the weights of a stage's last checkpoint, batch normalisation not folded.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or it is of another network.
     """
     path = folder / "checkpoint.pt"
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; the next stage starts from it. Remove {folder} to train it again")
-    return torch.load(path, map_location="cpu", weights_only=True)["network"]
+        raise CheckpointError(f"{path} is missing, and this stage starts from it; train that stage (again) first")
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["network"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} is of another network than this stage's: {error}") from error
 
 
 class StageFolder:
