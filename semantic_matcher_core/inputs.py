@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -9,23 +10,35 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import ImageError
+from semantic_matcher_core.io.images import read_image
 
 
 def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
     """``B x 3 x H x W`` float32 RGB in [0, 1] on ``device``.
 
     Args:
-        image: ``H x W x 3`` or ``H x W`` (grey) uint8 array, ``B x H x W x 3`` uint8 array, or a float tensor
-            ``B x 3 x H x W`` or ``3 x H x W`` (``1`` channel is repeated) with values in [0, 1].
+        image: ``H x W x 3`` or ``H x W`` (grey) uint8 array, ``B x H x W x 3`` uint8 array, a tensor
+            ``B x 3 x H x W`` or ``3 x H x W`` (``1`` channel is repeated), uint8 or floating point with values in
+            [0, 1], or the path of a file.
 
     Raises:
-        ImageError: any other type or shape, an empty image, or values that are not finite or not in [0, 1].
+        ImageError: any other type or shape, an empty image, an unreadable file, or values that are not finite or not
+            in [0, 1].
     """
+    if isinstance(image, str | os.PathLike):
+        image = read_image(image)
     if isinstance(image, np.ndarray):
         return _from_array(image, device)
     if isinstance(image, Tensor):
         return _from_tensor(image, device)
-    raise ImageError(f"an image must be a numpy array or a torch tensor, got {type(image).__name__}")
+    if isinstance(image, list | tuple):
+        raise ImageError(
+            "an image must be one array, tensor or path, got several; stack images of one size into a batch"
+        )
+    raise ImageError(
+        f"an image must be a numpy array, a torch tensor or a path, got {type(image).__name__}; of a PIL image, "
+        'np.asarray(image.convert("RGB")) is the array'
+    )
 
 
 def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
@@ -53,7 +66,8 @@ def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
     if image.ndim == 3:
         image = image[None]
     if image.ndim != 4 or image.shape[-1] not in (1, 3):
-        raise ImageError(f"a numpy image must be H x W, H x W x 3 or B x H x W x 3, got {shape}")
+        hint = "; leave out alpha: image[..., :3]" if shape[-1] == 4 else ""
+        raise ImageError(f"a numpy image must be H x W, H x W x 3 or B x H x W x 3, got {shape}{hint}")
     if 0 in image.shape:
         raise ImageError(f"the image is empty: {shape}")
     # torch warns of read-only arrays, which buffers of messages and files are.
@@ -65,15 +79,18 @@ def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
 
 
 def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
-    if not image.is_floating_point():
-        raise ImageError(f"an image tensor must be floating point in [0, 1], got {image.dtype}; divide uint8 by 255")
+    if not image.is_floating_point() and image.dtype != torch.uint8:
+        raise ImageError(f"an image tensor must be uint8 or floating point in [0, 1], got {image.dtype}")
     if image.ndim == 3:
         image = image[None]
     if image.ndim != 4 or image.shape[1] not in (1, 3):
         raise ImageError(f"an image tensor must be B x 3 x H x W (or 3 x H x W), got {tuple(image.shape)}")
     if 0 in image.shape:
         raise ImageError(f"the image is empty: {tuple(image.shape)}")
-    batch = image.to(device=device, dtype=torch.float32)
+    batch = image.to(device).to(torch.float32)
+    if image.dtype == torch.uint8:
+        batch = batch / 255.0
+        return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
     low, high = (float(v) for v in torch.aminmax(batch.detach()))
     # A slack of one 8-bit step: resampling with cubic kernels overshoots a little. NaN fails both comparisons.
     if not (low >= -1 / 255 and high <= 1 + 1 / 255):

@@ -339,18 +339,21 @@ class SemanticMatcher(nn.Module):
 
     def _sample(self, semantic_map: SemanticMap, places: torch.Tensor) -> torch.Tensor:
         assert self.semantic_encoder is not None and self.reasoner is not None
-        return sample_at_keypoints(
-            semantic_map.features,
-            places,
-            semantic_map.image_size,
-            patch_size=self.semantic_encoder.patch_size,
-            scale=semantic_map.scale,
-            registration=self.registration,
-            mode=self.reasoner.config.semantic_interpolation_mode,
-        )
+        with torch.autocast(self.device.type, enabled=False):
+            return sample_at_keypoints(
+                semantic_map.features,
+                places,
+                semantic_map.image_size,
+                patch_size=self.semantic_encoder.patch_size,
+                scale=semantic_map.scale,
+                registration=self.registration,
+                mode=self.reasoner.config.semantic_interpolation_mode,
+            )
 
     def _reasoned(self, features: Features, semantic: torch.Tensor, reasoner: Reasoner) -> Features:
-        texture, semantic_out = reasoner(features.descriptors, semantic, features.valid)
+        # A caller's autocast changes nothing: the precision is the matcher's.
+        with torch.autocast(self.device.type, enabled=False):
+            texture, semantic_out = reasoner(features.descriptors, semantic, features.valid)
         return replace(
             features,
             reasoned=nn.functional.normalize(texture.float(), dim=-1),

@@ -196,7 +196,7 @@ def spread_scores(scores: Tensor) -> Tensor:
     Args:
         scores: ``B x H x W`` float32, a probability over each image.
     """
-    taps = torch.linspace(-2, 2, _DENSITY_TAPS, device=scores.device).square().neg().exp()
+    taps = torch.linspace(-2, 2, _DENSITY_TAPS, dtype=torch.float32, device=scores.device).square().neg().exp()
     half = _DENSITY_TAPS // 2
     # The published constants: they keep the density of a flat area finite.
     density = F.conv2d((scores[:, None] + 1e-6) * 10000, taps[None, None, None], padding=(0, half))

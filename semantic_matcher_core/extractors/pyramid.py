@@ -46,7 +46,7 @@ def at_pixels(levels: Sequence[Tensor], pixels: Tensor) -> Tensor:
     height, width = levels[0].shape[-2:]
     index = pixels[..., 1] * width + pixels[..., 0]
     parts = [levels[0].flatten(2).gather(2, index[:, None].expand(-1, levels[0].shape[1], -1))]
-    grid = corner_grid(pixels, height, width)[:, :, None]
+    grid = corner_grid(pixels.float(), height, width)[:, :, None]
     parts += [F.grid_sample(level, grid, mode="bilinear", align_corners=True)[..., 0] for level in levels[1:]]
     return torch.cat(parts, dim=1)
 

@@ -170,7 +170,8 @@ class ThinPlateSpline:
         """
         height, width = size
         rows, columns = -(-(height - 1) // step) + 1, -(-(width - 1) // step) + 1
-        y, x = torch.meshgrid(torch.arange(rows) * step, torch.arange(columns) * step, indexing="ij")
+        places = [torch.arange(count, device=self.control.device) * step for count in (rows, columns)]
+        y, x = torch.meshgrid(places, indexing="ij")
         points = torch.stack([x, y], dim=-1).reshape(-1, 2).to(self.control)
         grid = self(points).float().view(1, rows, columns, 2).permute(0, 3, 1, 2)
         if step > 1:
@@ -191,5 +192,5 @@ class ThinPlateSpline:
             columns.append((self(points + offset) - self(points - offset)) / (2 * step))
         jacobian = torch.stack(columns, dim=-1)
         # A vanishing determinant is a fold: a small ridge keeps the step finite there, and the caller reports NaN.
-        jacobian = jacobian + 1e-9 * torch.eye(2).to(jacobian)
+        jacobian = jacobian + 1e-9 * torch.eye(2, dtype=jacobian.dtype, device=jacobian.device)
         return torch.linalg.solve(jacobian, vector[..., None])[..., 0]

@@ -96,26 +96,26 @@ def mutual_nearest(factors: Sequence[Factor], *, narrow: bool) -> MutualPairs:
 def _mutual(scan: _Scan, factors: list[Factor], used: int) -> MutualPairs | None:
     """Mutual nearest neighbours, or ``None`` where the first ``used`` factors, which were scanned, tell too little."""
     n, m = len(factors[0].rows), len(factors[0].columns)
-    reach = torch.ones(())
+    reach = factors[0].rows.new_ones(())
     for f in factors[used:]:
         reach = reach * f.rows.norm(dim=1).max() * f.columns.norm(dim=1).max()
-    nearest0 = _search(_along_rows(scan, m), factors, used, reach, torch.arange(n))
+    nearest0 = _search(_along_rows(scan, m), factors, used, reach, _indices(n))
     if nearest0 is None:
         return None
     # Only who is somebody's nearest can be in a mutual pair.
-    wanted = torch.zeros(m, dtype=torch.bool).index_fill_(0, nearest0, True).nonzero()[:, 0]
+    wanted = torch.zeros(m, dtype=torch.bool, device="cpu").index_fill_(0, nearest0, True).nonzero()[:, 0]
     nearest_wanted = _search(_down_columns(scan, n), [f.transposed() for f in factors], used, reach, wanted)
     if nearest_wanted is None:
         return None
-    nearest1 = torch.full((m,), -1).index_copy_(0, wanted, nearest_wanted)
-    rows = (nearest1[nearest0] == torch.arange(n)).nonzero()[:, 0]
+    nearest1 = nearest0.new_full((m,), -1).index_copy_(0, wanted, nearest_wanted)
+    rows = (nearest1[nearest0] == _indices(n)).nonzero()[:, 0]
     columns = nearest0[rows]
     return MutualPairs(rows, columns, similarities(factors, rows, columns))
 
 
 def similarities(factors: Sequence[Factor], rows: Tensor, columns: Tensor) -> Tensor:
     """Products of the similarities of pairs, in float32."""
-    result = torch.ones(len(rows))
+    result = factors[0].rows.new_ones(len(rows))
     for factor in factors:
         left = _kept("left", len(rows), factor.rows.shape[1])
         right = _kept("right", len(rows), factor.rows.shape[1])
@@ -159,8 +159,8 @@ def _scanned(earlier: _Scan | None, factor: Factor, narrow: bool, minima: bool) 
     left, right, bound0, bound1 = (_narrow_operands if narrow else _exact_operands)(padded)
     n, m = len(left), len(right)
     similarity = _kept("similarity", n, m)
-    along_rows, down_columns = torch.empty(n, m // _GROUP), torch.empty(n // _GROUP_ACROSS, m)
-    least0, least1 = torch.full((n,), torch.inf), torch.full((m,), torch.inf)
+    along_rows, down_columns = left.new_empty(n, m // _GROUP), left.new_empty(n // _GROUP_ACROSS, m)
+    least0, least1 = left.new_full((n,), torch.inf), left.new_full((m,), torch.inf)
     for start in range(0, n, _BLOCK_ROWS):
         stop = min(n, start + _BLOCK_ROWS)
         block = similarity[start:stop]
@@ -251,13 +251,13 @@ def _search(seen: _Direction, factors: list[Factor], used: int, reach: Tensor, e
     if int(bounded.sum()) < few_open:
         return None
 
-    nearest = torch.empty(len(entries), dtype=torch.int64).index_copy_(0, which, place)
+    nearest = torch.empty_like(entries).index_copy_(0, which, place)
     doubtful = (bounded & (places > 1))[which]
     which, place = which[doubtful], place[doubtful]
     values = similarities(factors, entries[which], place)
-    largest = torch.full((len(entries),), -torch.inf).scatter_reduce_(0, which, values, "amax")
+    largest = values.new_full((len(entries),), -torch.inf).scatter_reduce_(0, which, values, "amax")
     place = torch.where(values == largest[which], place, seen.length)
-    decided = torch.full((len(entries),), seen.length).scatter_reduce_(0, which, place, "amin")
+    decided = torch.full_like(entries, seen.length).scatter_reduce_(0, which, place, "amin")
     nearest = torch.where(decided < seen.length, decided, nearest)
     rest = (~bounded).nonzero()[:, 0]
     if len(rest):
@@ -280,6 +280,10 @@ def _least(
     # What the product is where the similarity is largest; the nearest is no worse.
     least = (best - error) * at_least / (most * (1 + 2 * rounding)) - error
     return least, (best > error) & (at_least > 0)
+
+
+def _indices(count: int) -> Tensor:
+    return torch.arange(count, device="cpu")
 
 
 def _full_search(factors: Sequence[Factor], entries: Tensor) -> Tensor:
@@ -365,7 +369,7 @@ def _kept(name: str, rows: int, columns: int) -> Tensor:
     if name not in kept or len(kept[name]) < rows * columns:
         # Made in inference mode it could not be written to out of it.
         with torch.inference_mode(False):
-            kept[name] = torch.empty(rows * columns)
+            kept[name] = torch.empty(rows * columns, dtype=torch.float32, device="cpu")
     return kept[name][: rows * columns].view(rows, columns)
 
 

@@ -74,8 +74,8 @@ def match_similarities(
         return DenseMatches(
             torch.full((batch, n), -1, device=device),
             torch.full((batch, m), -1, device=device) if both_sides else None,
-            torch.zeros((batch, n), device=device),
-            torch.zeros((batch, m), device=device) if both_sides else None,
+            torch.zeros((batch, n), dtype=torch.float32, device=device),
+            torch.zeros((batch, m), dtype=torch.float32, device=device) if both_sides else None,
         )
     if isinstance(similarity, FusedSimilarity) and config.mutual and config.ratio is None and block_rows is None:
         found = _bounded_search(similarity, config, valid0, valid1, narrow)
@@ -130,7 +130,7 @@ def _bounded_search(
     rows, columns, value = rows[keep], columns[keep], value[keep]
 
     def dense(length: int, place: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
-        matches, similarities = torch.full((1, length), -1), torch.zeros((1, length))
+        matches, similarities = place.new_full((1, length), -1), value.new_zeros((1, length))
         matches[0, place], similarities[0, place] = partner, value
         return matches, similarities
 

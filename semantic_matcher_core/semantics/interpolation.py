@@ -35,7 +35,7 @@ def sample_points(feature_map: Tensor, grid: Tensor, mode: str) -> Tensor:
     taps, weights = taps.clamp(min=0).minimum(limits - 1), torch.where(inside, weights, 0.0)
     columns, rows = taps.unbind(2)
     cells = rows[..., :, None] * width + columns[..., None, :]
-    cells = cells + (torch.arange(batch) * (height * width))[:, None, None, None]
+    cells = cells + (torch.arange(batch, device=cells.device) * (height * width))[:, None, None, None]
     shares = weights[:, :, 1, :, None] * weights[:, :, 0, None, :]
     sampled = F.embedding_bag(
         cells.flatten(2).flatten(0, 1),
@@ -52,8 +52,8 @@ def _cubic(t: Tensor) -> tuple[Tensor, Tensor]:
     inner = ((_A + 2) * near - (_A + 3)) * near * near + 1
     outer = ((_A * far - 5 * _A) * far + 8 * _A) * far - 4 * _A
     weights = torch.stack([outer[..., 0], inner[..., 0], inner[..., 1], outer[..., 1]], dim=-1)
-    return torch.arange(-1, 3), weights
+    return torch.arange(-1, 3, device=t.device), weights
 
 
 def _linear(t: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.arange(2), torch.stack([1 - t, t], dim=-1)
+    return torch.arange(2, device=t.device), torch.stack([1 - t, t], dim=-1)

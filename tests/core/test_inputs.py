@@ -8,6 +8,7 @@ import torch
 
 from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
+from semantic_matcher_core.io.images import write_image
 
 
 @pytest.fixture
@@ -72,6 +73,18 @@ def test_tensors(shape, dtype):
     assert torch.equal(batch, expected.expand(-1, 3, -1, -1))
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 3, 5, 7), (2, 1, 5, 7)])
+def test_uint8_tensors(shape):
+    tensor = torch.randint(256, shape, dtype=torch.uint8)
+    assert torch.equal(as_image_batch(tensor), as_image_batch(tensor.float() / 255))
+
+
+def test_files(picture, tmp_path):
+    write_image(tmp_path / "picture.png", picture)
+    for path in (tmp_path / "picture.png", str(tmp_path / "picture.png")):
+        assert torch.equal(as_image_batch(path), as_image_batch(picture))
+
+
 def test_values_may_overshoot_by_one_step_of_8_bits():
     assert as_image_batch(torch.full((3, 2, 2), 1 + 0.9 / 255)).max() > 1
 
@@ -79,16 +92,18 @@ def test_values_may_overshoot_by_one_step_of_8_bits():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ([[0, 1]], "numpy array or a torch tensor, got list"),
-        (None, "got NoneType"),
+        ([[0, 1]], "got several; stack images"),
+        (None, "a path, got NoneType"),
         (np.zeros((4, 4, 3), np.float32), "must be uint8, got float32"),
         (np.zeros((4, 4, 3), np.uint16), "must be uint8, got uint16"),
         (np.zeros((4, 4, 2), np.uint8), r"got \(4, 4, 2\)"),
-        (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\); leave out alpha"),
         (np.zeros(4, np.uint8), r"got \(4,\)"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
         (np.zeros((4, 0), np.uint8), "empty"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "floating point"),
+        (torch.zeros(3, 4, 4, dtype=torch.int32), "uint8 or floating point in"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), r"3 x H x W\), got \(1, 4, 4, 3\)"),
+        ("no such file.png", "no such image file"),
         (torch.zeros(4, 4), r"got \(4, 4\)"),
         (torch.zeros(1, 2, 4, 4), r"got \(1, 2, 4, 4\)"),
         (torch.zeros(1, 3, 0, 4), "empty"),

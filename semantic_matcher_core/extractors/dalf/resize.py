@@ -24,7 +24,7 @@ def shrink_area(images: Tensor, scale: float) -> Tensor:
 def _overlaps(size: int, scale: float, like: Tensor) -> Tensor:
     """``out x size``: how much of source pixel j lies in output pixel i's interval [i, i + 1) / scale."""
     out = max(1, round(size * scale))
-    edges = (torch.arange(out + 1, dtype=torch.float64) / scale).clamp_(max=size)
-    pixels = torch.arange(size, dtype=torch.float64)
+    edges = (torch.arange(out + 1, dtype=torch.float64, device=like.device) / scale).clamp_(max=size)
+    pixels = torch.arange(size, dtype=torch.float64, device=like.device)
     overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
     return overlap.clamp_(min=0).to(like)

@@ -66,10 +66,10 @@ def bicubic_matrix(size: int, wanted: int) -> Tensor:
 
     Positions outside count as the nearest inside. Coordinates are float32, as torch's are.
     """
-    scale = torch.tensor((size - 1) / (wanted - 1) if wanted > 1 else 0.0)
-    at = torch.arange(wanted) * scale
+    scale = torch.tensor((size - 1) / (wanted - 1) if wanted > 1 else 0.0, dtype=torch.float32, device="cpu")
+    at = torch.arange(wanted, device="cpu") * scale
     base = at.floor()
-    matrix = torch.zeros(wanted, size)
+    matrix = at.new_zeros(wanted, size)
     for tap in (-1, 0, 1, 2):
         distance = (at - base - tap).abs()
         near = ((_KEYS + 2) * distance - (_KEYS + 3)) * distance * distance + 1
