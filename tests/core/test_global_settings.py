@@ -51,9 +51,7 @@ SETTINGS = [
 def reasoning(precision: str) -> SemanticMatcher:
     torch.manual_seed(0)
     config = ReasonerConfig(128, CompactContext.feature_dim, features_dim=64, n_attention_layers=2)
-    return SemanticMatcher(
-        Compact(400), CompactContext(), Reasoner(config), semantic_size=224, precision=precision
-    )
+    return SemanticMatcher(Compact(400), CompactContext(), Reasoner(config), semantic_size=224, precision=precision)
 
 
 def plain(make: Callable[[], Extractor]) -> Callable[[], SemanticMatcher]:

@@ -19,6 +19,7 @@ from training.compact.config import CompactConfig, DataConfig, read_config
 from training.compact.extractor_loss import Marks, detection_loss, extractor_losses, marks
 from training.compact.reasoner_stage import ContextReasoner, matching_loss, reasoned_layers, reasoner_config
 from training.compact.run import train_all
+from training.compact.run_state import take_step
 from training.compact.teacher import Lesson
 from training.compact.views import ViewPairBatches, load_pictures, photometric_change, split
 from training.data.warped import render_views
@@ -132,6 +133,34 @@ def test_detection_loss_is_its_formula() -> None:
     entropy = -(target * p.log() + (1 - target) * (1 - p).log())
     expected = (entropy * (target - p) ** 2)[:9].sum()
     torch.testing.assert_close(detection_loss(logits, inside, found), expected)
+
+
+def test_points_that_cannot_be_followed_do_not_count(photos: Path) -> None:
+    _, data = batch_of(photos)
+    pairs = data[0]
+    lesson = Lesson(torch.rand(20, 2) * 80 + 10, torch.rand(20, 128).half())
+    found = marks(pairs, [lesson] * len(pairs))
+    lost = found.seen.clone()
+    lost[:, ::3] = False
+    expected = found._replace(seen=lost)
+    unknown = expected._replace(points=found.points.masked_fill(~lost[..., None], torch.nan))
+    logits = torch.randn(2 * len(pairs), 96, 96, requires_grad=True)
+    loss = detection_loss(logits, pairs.inside, unknown)
+    assert torch.equal(loss, detection_loss(logits, pairs.inside, expected))
+    loss.backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_a_loss_that_is_no_number_stops_the_training(bad: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], 0.1)
+    loss = weight.sum() * torch.nan if bad == "loss" else (weight - 1).abs().sqrt().sum()  # the root's slope at zero
+    with pytest.raises(DataError, match="step 7 of the extractor"):
+        take_step(optimizer, loss, "extractor", 7)
+    assert torch.equal(weight.detach(), torch.ones(3))
+    take_step(optimizer, weight.square().sum(), "extractor", 8)
+    assert (weight < 1).all()
 
 
 def test_matching_loss_wants_the_right_pairs(photos: Path) -> None:

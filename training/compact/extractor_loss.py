@@ -116,7 +116,8 @@ def detection_loss(logits: Tensor, inside: Tensor, found: Marks) -> Tensor:
     distance = (pixels - found.points[:, :, None]).square().sum(dim=-1)
     x, y = pixels.unbind(-1)
     usable = found.seen[..., None] & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    value = torch.exp(-distance / (2 * _SIGMA_PX**2)) * usable
+    # Where a point could not be followed into a view its distance is no number.
+    value = torch.where(usable, torch.exp(-distance / (2 * _SIGMA_PX**2)), 0.0)
     index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).nan_to_num().long()
     target = torch.zeros(count, height * width).scatter_reduce_(1, index.flatten(1), value.flatten(1), "amax")
     target = target.view_as(logits)

@@ -19,7 +19,7 @@ from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.layers import folded, standardised
 from training.compact.config import CompactConfig
 from training.compact.extractor_loss import extractor_losses, marks
-from training.compact.run_state import StageFolder, load_initial
+from training.compact.run_state import StageFolder, load_initial, take_step
 from training.compact.teacher import Lesson
 from training.compact.validation import validate
 from training.compact.views import ViewPairBatches, ViewPairs
@@ -55,6 +55,7 @@ def train_extractor(
     Raises:
         CheckpointError: a checkpoint in the folder is of another configuration, or that of ``initial`` is missing or
             of another network.
+        DataError: the loss is no longer finite.
     """
     stage = config.extractor
     settings = {"data": asdict(config.data), "teacher": config.teacher.extractor, **asdict(stage), "seed": config.seed}
@@ -91,13 +92,10 @@ def train_extractor(
             generator=torch.Generator().manual_seed(config.seed + step),
         )
         loss = losses.matching + stage.distillation * losses.distillation + stage.detection * losses.detection
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
         done = step + 1
+        take_step(optimizer, loss, "extractor", done)
         if done % 50 == 0:
-            values = {name: round(float(value), 4) for name, value in losses._asdict().items()}
+            values = {name: round(value.item(), 4) for name, value in losses._asdict().items()}
             folder.log(done, values)
             report(f"extractor {done}/{stage.steps}, {time.monotonic() - began:.0f} s: {values}")
         if done % config.validate_every == 0 or done == stage.steps:

@@ -24,7 +24,7 @@ from semantic_matcher_core.semantics.compact_context import CompactContext
 from semantic_matcher_core.types import Features
 from training.compact.config import CompactConfig
 from training.compact.extractor_stage import batches, learning_rate, summary
-from training.compact.run_state import StageFolder, load_initial
+from training.compact.run_state import StageFolder, load_initial, take_step
 from training.compact.validation import validate
 from training.compact.views import ViewPairs
 from training.projection import Warped
@@ -103,14 +103,11 @@ def train_reasoner(
                 features = extractor(images)
             layers = reasoned_layers(model, images, features)
         loss = matching_loss(layers, features, pairs, config.extractor.temperature)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimizer.step()
         done = step + 1
+        take_step(optimizer, loss, name, done)
         if done % 50 == 0:
-            folder.log(done, {"loss": round(float(loss), 4)})
-            report(f"{name} {done}/{stage.steps}, {time.monotonic() - began:.0f} s: loss {float(loss):.4f}")
+            folder.log(done, {"loss": round(loss.item(), 4)})
+            report(f"{name} {done}/{stage.steps}, {time.monotonic() - began:.0f} s: loss {loss.item():.4f}")
         if done % config.validate_every == 0 or done == stage.steps:
             figures = validate(matcher_of(model, extractor, stage.long_side).extract, held_out)
             folder.log(done, {"validation": figures})

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.io.atomic import atomic_output
+from training.errors import DataError
+
+_LONGEST_GRADIENT = 5.0
 
 
 def load_initial(network: nn.Module, folder: Path) -> None:
@@ -26,6 +29,24 @@ def load_initial(network: nn.Module, folder: Path) -> None:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["network"])
     except RuntimeError as error:
         raise CheckpointError(f"{path} is of another network than this stage's: {error}") from error
+
+
+def take_step(optimizer: torch.optim.Optimizer, loss: Tensor, name: str, step: int) -> None:
+    """One step of the optimiser, with gradients no longer than 5.
+
+    Raises:
+        DataError: loss or gradient are not finite; the networks are left as they were.
+    """
+    optimizer.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], _LONGEST_GRADIENT)
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        raise DataError(
+            f"at step {step} of the {name} the loss is {loss.item():.4g} and its gradient's length {norm.item():.4g}; "
+            "the last checkpoint is from before. Go on with another seed or a lower rate, in a run of another name "
+            "with start_from"
+        )
+    optimizer.step()
 
 
 class StageFolder:
