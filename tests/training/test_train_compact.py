@@ -284,9 +284,12 @@ def test_a_run_starts_from_another(photos: Path, tmp_path: Path) -> None:
         train_all(starting("nowhere", start_from=str(tmp_path / "none")), tmp_path / "x", report=print)
 
 
-def test_the_shipped_configuration_is_read() -> None:
+def test_the_shipped_configurations_are_read() -> None:
     config = read_config(REPOSITORY / "training" / "configs" / "compact.yaml", ["data.root=elsewhere"])
     assert config.data.root == "elsewhere" and config.name == "compact"
+    later = read_config(REPOSITORY / "training" / "configs" / "compact_more.yaml")
+    assert later.start_from is not None and Path(later.start_from) == config.run_folder
+    assert (later.data.root, later.data.holdout) == ("photos", config.data.holdout)  # held-out pictures stay so
 
 
 def test_refusals(photos: Path, tmp_path: Path) -> None:
