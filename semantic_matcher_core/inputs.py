@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
             in [0, 1].
     """
     if isinstance(image, str | os.PathLike):
-        image = read_image(image)
+        image = read_image(Path(image))
     if isinstance(image, np.ndarray):
         return _from_array(image, device)
     if isinstance(image, Tensor):
