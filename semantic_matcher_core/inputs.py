@@ -91,9 +91,13 @@ def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
     batch = image.to(device).to(torch.float32)
     if image.dtype == torch.uint8:
         batch = batch / 255.0
-        return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
+    else:
+        _check_range(batch)
+    return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
+
+
+def _check_range(batch: Tensor) -> None:
     low, high = (float(v) for v in torch.aminmax(batch.detach()))
     # A slack of one 8-bit step: resampling with cubic kernels overshoots a little. NaN fails both comparisons.
     if not (low >= -1 / 255 and high <= 1 + 1 / 255):
         raise ImageError(f"image values must lie in [0, 1], got {low:.4g} … {high:.4g}; divide 8-bit values by 255")
-    return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch

@@ -195,7 +195,8 @@ class SemanticMatcher(nn.Module):
         """Keypoints with local, and where there is a reasoner reasoned and semantic, descriptors.
 
         Args:
-            image: ``H x W x 3`` or ``H x W`` uint8 array (RGB), or ``B x 3 x H x W`` float tensor in [0, 1].
+            image: ``H x W x 3`` or ``H x W`` uint8 array (RGB), ``B x 3 x H x W`` tensor (uint8, or float in [0, 1]),
+                or the path of a file.
             mask: ``H x W`` (or ``B x H x W``), non-zero where keypoints are wanted.
 
         Raises:

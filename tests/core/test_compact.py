@@ -117,7 +117,7 @@ def test_the_default_matches_and_its_reasoner_helps() -> None:
             sums += correct_matches(whole if name == "whole" else plain, picture, seed, degrees)
     assert figures["plain", 0][0] / 3 > 350, figures
     # Upright, descriptors alone nearly suffice for such textures; turned, they need what they can learn of each other.
-    assert figures["whole", 0][0] > 0.9 * figures["plain", 0][0], figures
+    assert figures["whole", 0][0] > 0.94 * figures["plain", 0][0], figures
     assert (figures["whole", 60] > 1.1 * figures["plain", 60]).all(), figures
 
 

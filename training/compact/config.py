@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.compact import DESCRIPTOR_DIM, WIDTHS
@@ -175,6 +176,12 @@ class CompactConfig:
     def run_folder(self) -> Path:
         """Everything a run writes lies below it."""
         return Path(self.folder) / self.name
+
+    def decisive(self, stage: ExtractorConfig | ReasonerStageConfig, data: DataConfig) -> dict[str, Any]:
+        """What of this decides the result of a stage on its data. Where the pictures lie changes nothing."""
+        settings = {"data": asdict(data), **asdict(stage), "seed": self.seed}
+        del settings["data"]["root"]
+        return settings if self.start_from is None else {**settings, "start_from": self.start_from}
 
     def refined(self) -> CompactConfig:
         """The same with the reasoner's stage as the refinement has it."""

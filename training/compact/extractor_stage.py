@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +57,7 @@ def train_extractor(
         DataError: the loss is no longer finite.
     """
     stage = config.extractor
-    settings = {"data": asdict(config.data), "teacher": config.teacher.extractor, **asdict(stage), "seed": config.seed}
-    # Where the pictures lie changes nothing.
-    settings["data"].pop("root")
-    if initial is not None:
-        settings["initial"] = str(initial)
+    settings = {**config.decisive(stage, config.data), "teacher": config.teacher.extractor}
     folder = StageFolder(config.run_folder / "extractor", settings)
     if folder.final.is_file():
         return folder.final

@@ -6,7 +6,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -74,9 +74,7 @@ def train_reasoner(
     """
     stage = config.reasoner
     data = stage.data(config.data)
-    settings = {"data": asdict(data), **asdict(stage), "seed": config.seed}
-    settings["data"].pop("root")
-    folder = StageFolder(config.run_folder / name, settings)
+    folder = StageFolder(config.run_folder / name, config.decisive(stage, data))
     if folder.final.is_file():
         return folder.final
     weights = load_file(extractor_weights)
