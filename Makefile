@@ -11,7 +11,7 @@ PYTHON ?=
 TORCH ?= torch==2.13.0
 # Video, folder of images or bag for the demo; empty: moving views of a photograph.
 INPUT ?=
-# What the demo matches with; empty: the bundled variant compact.
+# What the demo matches with; empty: the bundled extractor, plain:compact.
 VARIANT ?=
 OUTPUT ?= demo
 # Processes the tests run in, and more arguments for pytest: make test PYTEST_ARGS="-k xfeat".

@@ -1,6 +1,6 @@
 """Match two pictures and save the figure.
 
-    python examples/match_pair.py A.jpg B.jpg                            # compact, which comes with the package
+    python examples/match_pair.py A.jpg B.jpg                            # plain:compact, which comes with the package
     python examples/match_pair.py A.jpg B.jpg --variant xfeat --fetch    # a published variant; downloads it once
 
 The same from a shell, with more choices: ``semantic-matcher match A.jpg B.jpg -o matches.png``.
@@ -21,7 +21,9 @@ def main() -> None:
     parser.add_argument("image0")
     parser.add_argument("image1")
     parser.add_argument("--output", default="matches.png", help="figure to write (default: %(default)s)")
-    parser.add_argument("--variant", default="compact", help="see `semantic-matcher variants` (default: %(default)s)")
+    parser.add_argument(
+        "--variant", default="plain:compact", help="see `semantic-matcher variants` (default: %(default)s)"
+    )
     parser.add_argument("--fetch", action="store_true", help="download weights that are not here")
     arguments = parser.parse_args()
 

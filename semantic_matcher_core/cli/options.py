@@ -74,7 +74,7 @@ class ModelOptions:
             "--variant",
             "-v",
             help="What matches: a name of `semantic-matcher variants`, plain:EXTRACTOR (no semantics; plain:sift needs "
-            "no weights), or the path of a checkpoint folder or zip. (default: compact, which comes with the package)",
+            "no weights), or the path of a checkpoint folder or zip. (default: plain:compact, which comes with it)",
             show_default=False,
             rich_help_panel=_MODEL,
         ),

@@ -106,10 +106,11 @@ def correct_matches(
     return int(correct.sum()), float(correct.mean())
 
 
-def test_the_default_matches_and_its_reasoner_helps() -> None:
-    whole = SemanticMatcher.from_pretrained(device="cpu", max_keypoints=800)
+def test_the_default_is_the_extractor_alone_and_the_reasoner_helps_where_views_turn() -> None:
+    whole = SemanticMatcher.from_pretrained("compact", device="cpu", max_keypoints=800)
     assert whole.variant == "compact" and whole.reasoner is not None
-    plain = SemanticMatcher.from_pretrained("plain:compact", device="cpu", max_keypoints=800)
+    plain = SemanticMatcher.from_pretrained(device="cpu", max_keypoints=800)
+    assert plain.variant == "plain:compact" and plain.reasoner is None
     figures = {(name, degrees): np.zeros(2) for name in ("whole", "plain") for degrees in (0, 60)}
     for seed in range(3):
         picture = make_textured_image(330, 450, seed)

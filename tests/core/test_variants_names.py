@@ -24,9 +24,11 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("choice", "name"),
     [
-        ({}, "compact"),
-        ({"variant": "", "descriptor": "", "dino": ""}, "compact"),
-        ({"descriptor": "compact"}, "compact"),
+        ({}, "plain:compact"),
+        ({"variant": "", "descriptor": "", "dino": ""}, "plain:compact"),
+        ({"descriptor": "compact"}, "plain:compact"),
+        ({"descriptor": "Compact", "dino": ""}, "plain:compact"),
+        ({"variant": "compact"}, "compact"),
         ({"descriptor": "compact", "dino": "compact_context"}, "compact"),
         ({"descriptor": "compact", "dino": "none"}, "plain:compact"),
         ({"descriptor": "xfeat"}, "xfeat"),

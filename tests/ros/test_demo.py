@@ -82,7 +82,7 @@ def test_the_synthetic_demo(tmp_path: Path) -> None:
     printed = demo.printed
 
     variant = [line for line in printed.splitlines() if line.startswith("variant")]
-    assert variant == ["variant compact"]
+    assert variant == ["variant plain:compact: descriptors alone; to match with semantics: make demo VARIANT=compact"]
     assert re.search(r"ROS_DOMAIN_ID=\d+", printed)
     assert str(demo.output / "matches.png") in printed and str(demo.output / "matches.mcap") in printed
 

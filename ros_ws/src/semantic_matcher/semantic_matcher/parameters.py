@@ -95,7 +95,7 @@ MODEL = (
         "variant",
         "",
         "What to match with: a published variant, a checkpoint folder or zip, or plain:<extractor>. "
-        "Empty: descriptor and dino say it; all empty: compact, which comes with the package",
+        "Empty: descriptor and dino say it; all empty: plain:compact, which comes with the package",
     ),
     ParameterSpec(
         "descriptor", "", "Local feature extractor, where variant is empty; empty for xfeat where dino is given"

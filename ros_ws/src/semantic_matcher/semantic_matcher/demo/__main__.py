@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", type=Path, help="video, folder of images, or bag to match frame by frame")
     parser.add_argument("--topic", help="image topic, where --input is a bag with several")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the results (default: demo)")
-    parser.add_argument("--variant", help="what to match with (default: compact, which comes with the package)")
+    parser.add_argument("--variant", help="what to match with (default: plain:compact, which comes with the package)")
     parser.add_argument("--frames", type=_positive_int, help=f"frames to play (default: {_FRAMES}, or all of --input)")
     parser.add_argument("--rate", type=_rate, help=f"frames per second (default: {_RATE_HZ:g}, or the pace of --input)")
     parser.add_argument(
@@ -128,7 +128,7 @@ def _variant_line(variant: str) -> str:
     """What is matched with; where that is descriptors alone, also the command for more."""
     if not variant.startswith(PLAIN):
         return f"variant {variant}"
-    return f"variant {variant}: descriptors alone; to match with semantics: make demo VARIANT={DEFAULT_VARIANT}"
+    return f"variant {variant}: descriptors alone; to match with semantics: make demo VARIANT=compact"
 
 
 def _camera_arguments(options: argparse.Namespace, source: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
