@@ -14,12 +14,12 @@ from semantic_matcher_core.backends import apply_backend, check_backend
 from semantic_matcher_core.device import is_slow, resolve_device, resolve_precision
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.geometry.homography import warp_points
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.matching import MatcherConfig, match_features
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import has_narrow_weights, narrowed
 from semantic_matcher_core.reasoning import Reasoner
-from semantic_matcher_core.semantic_reuse import warp_points
 from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder, sample_at_keypoints
 from semantic_matcher_core.semantics.resize import check_registration
 from semantic_matcher_core.semantics.semantic_map import SemanticMap

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.sift import Sift
+from semantic_matcher_core.geometry.homography import warp_points
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
-from semantic_matcher_core.semantic_reuse import SemanticReuse, warp_points
 from semantic_matcher_core.semantics import SemanticEncoder
-from semantic_matcher_core.streams import TemporalPairing, TemporalStream
+from semantic_matcher_core.streams import SemanticReuse, TemporalPairing, TemporalStream
 
 Render = Callable[..., np.ndarray]
 

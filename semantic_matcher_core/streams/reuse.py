@@ -100,21 +100,6 @@ class SemanticReuse:
         return self._motion if distance <= _LARGEST_MOTION * np.hypot(height, width) else None
 
 
-def warp_points(points: Tensor, motion: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Points through a homography, those that leave the image brought to its border.
-
-    Args:
-        points: ``B x N x 2`` (x, y) pixels.
-        motion: ``3 x 3``.
-        image_size: (height, width) of the image they come to.
-    """
-    motion = motion.to(points)
-    moved = points @ motion[:, :2].t() + motion[:, 2]
-    height, width = image_size
-    limit = points.new_tensor((width - 1, height - 1))
-    return torch.minimum((moved[..., :2] / moved[..., 2:]).nan_to_num().clamp(min=0), limit)
-
-
 def _homography(matches: Matches) -> np.ndarray | None:
     """From the first to the second side; ``None`` where too few matches agree on one."""
     from semantic_matcher_core.matching.verification import verify

@@ -1,0 +1,97 @@
+"""Frames of one camera, matched with earlier ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, match_frames
+from semantic_matcher_core.streams.pairing import TemporalPairing
+from semantic_matcher_core.streams.reuse import SemanticReuse
+from semantic_matcher_core.streams.stamps import StampMonitor, StampOrder
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.pipeline import SemanticMatcher
+
+
+class TemporalStream:
+    """Matches the frames of one camera with earlier ones.
+
+    Args:
+        matcher: features and matches.
+        pairing: which earlier frame; may be replaced at any time.
+        verify: a geometric check, such as :func:`semantic_matcher_core.matching.verification.verify` with its options
+            filled in, or ``None``; may be replaced at any time.
+        semantic_every: run the semantic encoder for every n-th frame at least, and let its map serve for those between
+            (:mod:`semantic_matcher_core.streams.reuse`). No effect without a semantic encoder.
+
+    Raises:
+        ConfigError: ``semantic_every`` is no whole number from 1 up.
+    """
+
+    def __init__(
+        self,
+        matcher: FeatureMatcher,
+        pairing: TemporalPairing | None = None,
+        verify: Verifier | None = None,
+        *,
+        semantic_every: int = 1,
+    ) -> None:
+        self.matcher = matcher
+        self.pairing = pairing or TemporalPairing()
+        self.verify = verify
+        self.reference: Frame | None = None
+        self._served = 0
+        self._monitor = StampMonitor()
+        self._reuse = SemanticReuse(cast("SemanticMatcher", matcher), semantic_every)
+
+    @property
+    def semantic_every(self) -> int:
+        """Frames that a semantic map serves for; may be set at any time."""
+        return self._reuse.every
+
+    @semantic_every.setter
+    def semantic_every(self, every: int) -> None:
+        if every != self._reuse.every:
+            self._reuse = SemanticReuse(self._reuse.matcher, every)
+
+    @property
+    def _reuses(self) -> bool:
+        return self.semantic_every > 1 and getattr(self.matcher, "semantic_encoder", None) is not None
+
+    def admit(self, stamp: int) -> StampOrder:
+        """To be asked before each frame: whether it is usable. A restart forgets the reference."""
+        order = self._monitor.admit(stamp)
+        if order is StampOrder.RESTARTED:
+            self.reset()
+        return order
+
+    def process(self, image: Any, stamp: int = 0, tag: Any = None) -> tuple[Frame, MatchedPair | None]:
+        """The frame's features, and its matches with the reference; ``None`` for the first frame.
+
+        Raises:
+            ImageError: the image cannot be used; the stream goes on as if it had not come.
+        """
+        features = self._reuse.extract(image) if self._reuses else self.matcher.extract(image)
+        frame = Frame(stamp, image, features[0], tag)
+        reference = self.reference
+        if reference is None:
+            self._take_as_reference(frame)
+            return frame, None
+        pair = match_frames(self.matcher, reference, frame, self.verify)
+        if self._reuses:
+            self._reuse.matched(pair.matches)
+        self._served += 1
+        if self.pairing.replaces(self._served, pair):
+            self._take_as_reference(frame)
+        return frame, pair
+
+    def reset(self) -> None:
+        """Forget the reference: the next frame begins anew."""
+        self.reference = None
+        self._served = 0
+        self._reuse.reset()
+
+    def _take_as_reference(self, frame: Frame) -> None:
+        self.reference = frame
+        self._served = 0
+        self._reuse.became_reference()
