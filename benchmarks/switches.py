@@ -44,12 +44,10 @@ class Work:
     Attributes:
         name: of the work, for the table.
         build: makes the call to time; the switch is set as for the call itself.
-        also_off: other optimisations that hide this one.
     """
 
     name: str
     build: Callable[[], Callable[[], object]]
-    also_off: tuple[str, ...] = ()
 
 
 class Suite:
@@ -91,7 +89,7 @@ class Suite:
         matcher = self.matcher(precision)
         sides = [matcher.extract(image) for image in self.images]
         config = MatcherConfig(**options)
-        return lambda: match_features(*sides, config, narrow=precision == "bf16" and "narrow_search" not in _off())
+        return lambda: match_features(*sides, config)
 
     def stereo(self, precision: str) -> Callable[[], object]:
         stream = StereoStream(self.matcher(precision))
@@ -110,7 +108,6 @@ class Suite:
                 for name, what in NAMES.items()
                 if what.startswith("CUDA")
             }
-        bounds = ("bounded_search", "narrow_search")
         return {
             "fused_attention": [
                 Work("DINOv2-S, fp32", lambda: self.encode("fp32")),
@@ -126,10 +123,7 @@ class Suite:
             "stereo_batch": [Work("stereo pair, bf16", lambda: self.stereo("bf16"))],
             "candidate_ranking": [Work("xfeat", lambda: self.extract("xfeat"))],
             "sliding_maximum": [Work("xfeat", lambda: self.extract("xfeat"))],
-            "blocked_search": [Work("matching with a ratio test", lambda: self.match("fp32", ratio=0.95))],
-            "grouped_maxima": [Work("matching without bounds", lambda: self.match("fp32"), bounds)],
-            "bounded_search": [Work("matching, fp32", lambda: self.match("fp32"))],
-            "narrow_search": [Work("matching, bf16", lambda: self.match("bf16"))],
+            "grouped_maxima": [Work("matching", lambda: self.match("fp32"))],
         }
 
 
@@ -140,9 +134,8 @@ def rows(suite: Suite, only: list[str], repeats: int) -> Iterator[str]:
     for name, all_work in suite.works().items():
         for work in all_work if not only or name in only else []:
             print(f"measuring: {name}: {work.name} …", file=sys.stderr)
-            off = {"with": work.also_off, "without": (*work.also_off, name)}
             calls = {}
-            for way, names in off.items():
+            for way, names in (("with", ()), ("without", (name,))):
                 with _disabled(names):
                     calls[way] = _as(names, work.build())
             found = time_interleaved(calls, repeats=repeats, warmup=_WARMUP, device=suite.device)
@@ -156,10 +149,6 @@ def _as(names: tuple[str, ...], call: Callable[[], object]) -> Callable[[], obje
             return call()
 
     return run
-
-
-def _off() -> str:
-    return os.environ.get(VARIABLE, "")
 
 
 @contextmanager

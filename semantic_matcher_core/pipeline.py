@@ -296,8 +296,7 @@ class SemanticMatcher(nn.Module):
         Raises:
             ShapeError: batch sizes or descriptor dimensions differ.
         """
-        narrow = self.precision == "bf16" and is_enabled("narrow_search")
-        return match_features(features0, features1, self.matching, narrow=narrow)
+        return match_features(features0, features1, self.matching)
 
     def match_images(self, image0: Any, image1: Any) -> Matches:
         """:meth:`extract` both, then :meth:`match`."""

@@ -12,18 +12,16 @@ from semantic_matcher_core.matching.similarity import BandedSimilarity, FusedSim
 from semantic_matcher_core.types import Features, Matches
 
 
-def match_features(
-    features0: Features, features1: Features, config: MatcherConfig | None = None, *, narrow: bool = False
-) -> Matches:
+def match_features(features0: Features, features1: Features, config: MatcherConfig | None = None) -> Matches:
     """Matches between two batches of features, image by image.
 
     What a reasoner gave is matched where it is there (``reasoned``, fused with ``semantic`` where that is there too),
-    the extractor's descriptors otherwise. One host synchronisation, for the number of matches.
+    the extractor's descriptors otherwise. A row with NaN or infinity in it is left out, and changes no other. One host
+    synchronisation, for the number of matches.
 
     Args:
         features0, features1: of the same batch size and with the same fields; keypoint counts may differ.
         config: ``None`` for the defaults.
-        narrow: on the CPU, search in bfloat16 first: faster, and with the same result.
 
     Returns:
         Matches whose confidence is the (fused) similarity; none where a side has no keypoints.
@@ -32,7 +30,7 @@ def match_features(
         ShapeError: batch size, fields or descriptor dimensions differ.
         DeviceError: the two are on different devices.
     """
-    dense = match_features_densely(features0, features1, config, both_sides=False, narrow=narrow)
+    dense = match_features_densely(features0, features1, config, both_sides=False)
     pair, index0 = (dense.matches0 >= 0).nonzero(as_tuple=True)
     index1 = dense.matches0[pair, index0]
     return Matches(
@@ -51,19 +49,31 @@ def match_features_densely(
     config: MatcherConfig | None = None,
     *,
     both_sides: bool = True,
-    narrow: bool = False,
 ) -> DenseMatches:
     """As :func:`match_features`, one entry per keypoint and without any host synchronisation."""
     config = config or MatcherConfig()
     vectors0, vectors1 = _comparable(features0, features1)
     with torch.autocast(features0.device.type, enabled=False):
-        similarity: Similarity = FusedSimilarity([v.float() for v in vectors0], [v.float() for v in vectors1], config)
+        vectors0, valid0 = _usable([v.float() for v in vectors0], features0.valid)
+        vectors1, valid1 = _usable([v.float() for v in vectors1], features1.valid)
+        similarity: Similarity = FusedSimilarity(vectors0, vectors1, config)
         if config.band_px is not None:
             ordinates0, ordinates1 = features0.keypoints[..., 1], features1.keypoints[..., 1]
             similarity = BandedSimilarity(similarity, ordinates0, ordinates1, config.band_px)
-        return match_similarities(
-            similarity, config, features0.valid, features1.valid, both_sides=both_sides, narrow=narrow
-        )
+        return match_similarities(similarity, config, valid0, valid1, both_sides=both_sides)
+
+
+def _usable(vectors: list[Tensor], valid: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+    """The vectors, and which rows are to be matched: a row with NaN or infinity is none, and spoils no other.
+
+    One such row makes every similarity to it NaN, which would win each maximum that it takes part in.
+    """
+    finite = torch.stack([v.isfinite().all(dim=-1) for v in vectors]).all(dim=0)
+    # On a GPU asking would wait for it; there the rows are always marked.
+    if vectors[0].device.type == "cpu" and bool(finite.all()):
+        return vectors, valid
+    usable = finite if valid is None else finite & valid
+    return [v.masked_fill(~finite[..., None], 0) for v in vectors], usable
 
 
 def _comparable(features0: Features, features1: Features) -> tuple[list[Tensor], list[Tensor]]:

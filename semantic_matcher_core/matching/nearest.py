@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.matching import bounded
 from semantic_matcher_core.matching.config import MatcherConfig
 from semantic_matcher_core.matching.similarity import FusedSimilarity, Similarity
 from semantic_matcher_core.optimisations import is_enabled
@@ -55,7 +54,6 @@ def match_similarities(
     *,
     both_sides: bool = True,
     block_rows: int | None = None,
-    narrow: bool = False,
 ) -> DenseMatches:
     """Nearest neighbours that pass the tests of ``config``.
 
@@ -64,9 +62,7 @@ def match_similarities(
         config: mutual check, ratio test, limits.
         valid0, valid1: ``B x N`` and ``B x M`` bool, false for padding; padding neither matches nor is matched.
         both_sides: also give ``matches1`` when ``config.mutual`` is off (with it, it comes at no cost).
-        block_rows: compute all similarities, so many rows at a time; by default, what suits the device.
-        narrow: on the CPU, bfloat16 products may come first, where that is faster and comes to the same result
-            (:mod:`~semantic_matcher_core.matching.bounded`).
+        block_rows: rows of similarities computed at a time; by default, what suits the device.
     """
     batch, n, m = similarity.shape
     device = similarity.device
@@ -77,10 +73,6 @@ def match_similarities(
             torch.zeros((batch, n), dtype=torch.float32, device=device),
             torch.zeros((batch, m), dtype=torch.float32, device=device) if both_sides else None,
         )
-    if isinstance(similarity, FusedSimilarity) and config.mutual and config.ratio is None and block_rows is None:
-        found = _bounded_search(similarity, config, valid0, valid1, narrow)
-        if found is not None:
-            return found if both_sides else found._replace(matches1=None, similarity1=None)
     two_ways = config.mutual or both_sides
     best0, best1 = _fused_scan(similarity, valid0, valid1, config) or _scan(
         similarity, valid0, valid1, config.ratio is not None, two_ways, block_rows
@@ -112,32 +104,6 @@ def _fused_scan(
     return _Best(rows.value, rows.position, None), _Best(columns.value, columns.position, None)
 
 
-def _bounded_search(
-    similarity: FusedSimilarity, config: MatcherConfig, valid0: Tensor | None, valid1: Tensor | None, narrow: bool
-) -> DenseMatches | None:
-    """Mutual nearest neighbours by :mod:`~semantic_matcher_core.matching.bounded`; ``None`` where it does not pay."""
-    batch, n, m = similarity.shape
-    if batch > 1 or valid0 is not None or valid1 is not None or similarity.device.type != "cpu":
-        return None
-    factors = [bounded.Factor(v0[0], v1[0].t()) for v0, v1 in similarity.factors]
-    narrow = narrow and bounded.has_narrow_products()
-    by_first = len(factors) > 1 and is_enabled("bounded_search")
-    tracked = torch.is_grad_enabled() and any(v.requires_grad for factor in factors for v in factor)
-    if not (narrow or by_first) or tracked or not bounded.is_worth_it(n, m):
-        return None
-    rows, columns, value = bounded.mutual_nearest(factors, narrow=narrow)
-    keep = _accepted(_Best(value, columns, None), config) >= 0
-    rows, columns, value = rows[keep], columns[keep], value[keep]
-
-    def dense(length: int, place: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
-        matches, similarities = place.new_full((1, length), -1), value.new_zeros((1, length))
-        matches[0, place], similarities[0, place] = partner, value
-        return matches, similarities
-
-    (matches0, similarity0), (matches1, similarity1) = dense(n, rows, columns), dense(m, columns, rows)
-    return DenseMatches(matches0, matches1, similarity0, similarity1)
-
-
 def _scan(
     similarity: Similarity,
     valid0: Tensor | None,
@@ -149,7 +115,7 @@ def _scan(
     batch, n, m = similarity.shape
     row_parts: list[_Best] = []
     column_best: _Best | None = None
-    step = block_rows or (_suitable_block(similarity.device, batch, m) if is_enabled("blocked_search") else n)
+    step = block_rows or _suitable_block(similarity.device, batch, m)
     grouped = similarity.device.type == "cpu" and is_enabled("grouped_maxima")
     for start in range(0, n, step):
         stop = min(n, start + step)

@@ -93,5 +93,6 @@ class BandedSimilarity:
 
     def rows(self, start: int, stop: int) -> Tensor:
         ordinates0, ordinates1 = self._ordinates
-        outside = (ordinates0[:, start:stop] - ordinates1).abs() > self._band
-        return self._similarity.rows(start, stop).masked_fill(outside, -torch.inf)
+        # Said so, a position that is not a number is in no band.
+        inside = (ordinates0[:, start:stop] - ordinates1).abs() <= self._band
+        return self._similarity.rows(start, stop).masked_fill(~inside, -torch.inf)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.inputs import as_image_batch
 from semantic_matcher_core.types import Features, Matches
 
 if TYPE_CHECKING:
@@ -61,14 +62,16 @@ class SemanticReuse:
         Raises:
             ImageError: the image cannot be used; nothing is forgotten.
         """
-        motion = self._usable_motion(image)
+        # Once: of a path nothing is known before it is read.
+        images = as_image_batch(image, self.matcher.device)
+        motion = self._usable_motion(images)
         if motion is None:
-            features, self._map = self.matcher.extract_with_map(image)
+            features, self._map = self.matcher.extract_with_map(images)
             self._age, self._motion = 1, np.eye(3)
             self._reference_to_map = None
         else:
             back = torch.from_numpy(np.linalg.inv(motion)).float()
-            features, _ = self.matcher.extract_with_map(image, semantic_map=self._map, motion=back)
+            features, _ = self.matcher.extract_with_map(images, semantic_map=self._map, motion=back)
             self._age += 1
         return features
 
@@ -86,11 +89,11 @@ class SemanticReuse:
         """The last frame is what the next ones are matched with."""
         self._reference_to_map = None if self._motion is None else np.linalg.inv(self._motion)
 
-    def _usable_motion(self, image: Any) -> np.ndarray | None:
+    def _usable_motion(self, images: Tensor) -> np.ndarray | None:
         if self._map is None or self._motion is None or self._reference_to_map is None or self._age >= self.every:
             return None
         height, width = self._map.image_size
-        if _size_of(image) != (height, width):
+        if tuple(images.shape[-2:]) != (height, width):
             return None
         corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1], [width - 1, height - 1, 1]], float).T
         moved = self._motion @ corners
@@ -112,10 +115,3 @@ def _homography(matches: Matches) -> np.ndarray | None:
         return None
     model = matches.model.cpu().double().numpy()
     return model if np.isfinite(model).all() and abs(np.linalg.det(model)) > 1e-9 else None
-
-
-def _size_of(image: Any) -> tuple[int, int]:
-    if isinstance(image, Tensor):
-        return int(image.shape[-2]), int(image.shape[-1])
-    shape = np.shape(image)
-    return (shape[0], shape[1]) if len(shape) < 4 else (shape[1], shape[2])

@@ -274,6 +274,39 @@ def test_features_are_not_changed_and_may_be_views():
     assert torch.equal(second, before[1])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", ["descriptors", "reasoned", "semantic"])
+@pytest.mark.parametrize("config", [MatcherConfig(), MatcherConfig(mutual=False), MatcherConfig(ratio=0.98)])
+def test_a_row_that_is_not_finite_is_lost_alone(value: float, kind: str, config: MatcherConfig) -> None:
+    rows = {0: 5, 1: 33}
+    sides = related(2, 70, 90, 16, seed=1), related(2, 70, 90, 12, seed=2)
+    given = []
+    for side in (0, 1):
+        texture, semantic = sides[0][side].clone(), sides[1][side].clone()
+        extra = {} if kind == "descriptors" else {"reasoned": texture, "semantic": semantic}
+        features = make_features(texture.clone(), **extra)
+        getattr(features, kind)[0, rows[side], 3] = value  # the first image of the batch alone
+        given.append(features)
+    kept = [[row for row in range(f.keypoints.shape[1]) if row != rows[side]] for side, f in enumerate(given)]
+    found = match_features(*given, config)
+    for image in (0, 1):
+        keep = kept if image == 0 else [list(range(70)), list(range(90))]
+        alone = [
+            make_features(f.descriptors[image : image + 1, k])
+            if kind == "descriptors"
+            else make_features(
+                f.descriptors[image : image + 1, k],
+                reasoned=f.reasoned[image : image + 1, k],
+                semantic=f.semantic[image : image + 1, k],
+            )
+            for f, k in zip(given, keep, strict=True)
+        ]
+        expected = [[keep[0][i], keep[1][j]] for i, j in match_features(*alone, config).indices.tolist()]
+        assert found.of_pair(image).indices.tolist() == expected
+        assert len(expected) > 15
+    assert found.confidence.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("features0", "features1", "message"),
     [

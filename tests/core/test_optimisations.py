@@ -1,7 +1,7 @@
 """Each optimisation of the CPU gives what the plain way gives, and the switch does turn it off.
 
-Those of a GPU are tested with what they belong to (``test_cuda_extraction.py``, ``test_cuda_fused_search.py``), the
-search by bounds in ``test_matching_bounded.py``, folded norms in ``test_dalf_inference.py``.
+Those of a GPU are tested with what they belong to (``test_cuda_extraction.py``, ``test_cuda_fused_search.py``), folded
+norms in ``test_dalf_inference.py``.
 """
 
 from __future__ import annotations
@@ -117,7 +117,6 @@ WORK: dict[str, Sequence[Callable[[], list[Tensor]]]] = {
     "stereo_batch": (stereo,),
     "candidate_ranking": (keypoints,),
     "sliding_maximum": (keypoints,),
-    "blocked_search": (matched, lambda: matched(ratio=0.95)),
     "grouped_maxima": (matched, lambda: matched(ratio=0.95)),
 }
 # Whose switch changes nothing that a sum could round otherwise.
@@ -142,8 +141,7 @@ def test_without_it_the_result_is_the_same(
 
 
 def test_every_optimisation_of_the_cpu_is_tested_here_or_as_said() -> None:
-    elsewhere = {"bounded_search", "narrow_search"}
-    assert {name for name, what in NAMES.items() if not what.startswith("CUDA")} == set(WORK) | elsewhere
+    assert {name for name, what in NAMES.items() if not what.startswith("CUDA")} == set(WORK)
 
 
 @pytest.mark.parametrize(
@@ -215,11 +213,11 @@ def test_networks_are_copied_and_pickled_with_their_switches(monkeypatch: pytest
 
 def test_optimisations_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert is_enabled("narrow_search")
-    monkeypatch.setenv(VARIABLE, "streams, narrow_search")
-    assert not is_enabled("narrow_search") and is_enabled("cuda_graphs")
+    assert is_enabled("grouped_maxima")
+    monkeypatch.setenv(VARIABLE, "streams, grouped_maxima")
+    assert not is_enabled("grouped_maxima") and is_enabled("cuda_graphs")
     monkeypatch.setenv(VARIABLE, "all")
     assert not is_enabled("cuda_graphs")
-    monkeypatch.setenv(VARIABLE, "narow_search")
-    with pytest.raises(ConfigError, match="narow_search; there are all, fused_attention"):
+    monkeypatch.setenv(VARIABLE, "groupd_maxima")
+    with pytest.raises(ConfigError, match="groupd_maxima; there are all, fused_attention"):
         is_enabled("streams")

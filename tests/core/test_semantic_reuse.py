@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,26 @@ def test_lost_motion_and_another_size_make_a_new_map(frames: list[np.ndarray], t
     stream.reset()
     stream.process(textured(200, 300, seed=5))
     assert encoder.runs == before + 3
+
+
+@pytest.mark.parametrize("how", ["path", "text", "grey", "tensor", "batch"])
+def test_images_come_in_every_form(frames: list[np.ndarray], how: str, tmp_path: Path) -> None:
+    def given(index: int) -> object:
+        frame = frames[index]
+        if how in ("path", "text"):
+            path = tmp_path / f"{index}.png"
+            cv2.imwrite(str(path), frame[..., ::-1])
+            return path if how == "path" else str(path)
+        if how == "grey":
+            return frame[..., 0].copy()
+        tensor = torch.from_numpy(frame).permute(2, 0, 1)
+        return tensor if how == "tensor" else tensor[None].float() / 255
+
+    matcher, encoder = build()
+    stream = TemporalStream(matcher, semantic_every=2)
+    pairs = [stream.process(given(i))[1] for i in range(5)]
+    assert encoder.runs == 3
+    assert all(pair is not None and len(pair.matches) > 50 for pair in pairs[1:])
 
 
 def test_without_a_semantic_encoder_nothing_changes(frames: list[np.ndarray]) -> None:
