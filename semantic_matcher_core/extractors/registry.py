@@ -53,6 +53,10 @@ BUILT_IN: dict[str, ExtractorEntry] = {
     "superpoint": ExtractorEntry("superpoint", "SuperPoint", weights="superpoint-extractor"),
     **{f"alike-{size}": _sized("alike", "Alike", f"alike-{size}") for size in ("t", "s", "n", "l")},
     **{f"aliked-{size}": _sized("aliked", "Aliked", f"aliked-{size}") for size in ("t16", "n16", "n16rot", "n32")},
+    **{
+        f"edgepoint2-{size}": _sized("edgepoint2", "EdgePoint2", f"edgepoint2-{size}")
+        for size in ("t32", "t48", *(f"{letter}{dim}" for letter in "smle" for dim in (32, 48, 64)))
+    },
     "dedode-B": ExtractorEntry(
         "dedode",
         "DeDoDe",

@@ -21,6 +21,7 @@ from semantic_matcher_core.extractors.aliked import Aliked
 from semantic_matcher_core.extractors.compact import Compact
 from semantic_matcher_core.extractors.dedode import DeDoDe
 from semantic_matcher_core.extractors.disk import Disk
+from semantic_matcher_core.extractors.edgepoint2 import EdgePoint2
 from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.extractors.superpoint import SuperPoint
 from semantic_matcher_core.extractors.xfeat import XFeat
@@ -40,6 +41,7 @@ EXTRACTORS = {
     "alike-l": lambda: Alike(80, model="alike-l", detection_threshold=0.0),
     "aliked-t16": lambda: Aliked(80, model="aliked-t16", detection_threshold=0.0),
     "disk": lambda: Disk(80),
+    "edgepoint2-s32": lambda: EdgePoint2(80, model="edgepoint2-s32", detection_threshold=0.0),
     "dedode-B": lambda: randomize_dedode(DeDoDe(80)),
     "dedode-G": lambda: randomize_dedode(shallow(DeDoDe(80, descriptor="G"))),
 }

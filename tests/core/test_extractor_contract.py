@@ -27,6 +27,10 @@ from tests.core.extractor_checks import as_tensor, assert_well_formed, randomize
 
 OPTIONS: dict[str, dict[str, object]] = {"dalf": {"threshold": -1e6}}
 SLOW = {"dedode-B", "dedode-G"}
+# Of a class with many sizes the smallest and the largest stand for all; its own tests run each against a reference.
+NAMES = [n for n in BUILT_IN if not n.startswith("edgepoint2-") or n in ("edgepoint2-t32", "edgepoint2-e64")]
+# They resize to multiples of their stride where others pad.
+RESIZING = ("xfeat", "edgepoint2")
 # Most that one image of 12 megapixels may take beside what was there before.
 HUGE_LIMIT_MIB = 6 * 1024
 # They enlarge maps corner to corner, so what they see of a picture depends a little on where it is: with random
@@ -52,7 +56,7 @@ def marked(names) -> list:
     return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
-@pytest.fixture(scope="module", params=marked(BUILT_IN))  # so that all tests of one extractor run one after another
+@pytest.fixture(scope="module", params=marked(NAMES))  # so that all tests of one extractor run one after another
 def extractor(request) -> Extractor:
     return build(request.param)
 
@@ -234,12 +238,13 @@ def set_max_side(extractor: Extractor, bound: int | None, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("seen", SEEN)
-@pytest.mark.parametrize("name", marked(n for n in BUILT_IN if not n.startswith(STRETCHING)))
+@pytest.mark.parametrize("name", marked(n for n in NAMES if not n.startswith(STRETCHING)))
 def test_keypoints_move_with_the_image(name, seen, monkeypatch):
-    if (name, seen) == ("xfeat", "padded"):
+    if name.startswith(RESIZING) and seen == "padded":
         # Whole pixels of a canvas that is resized to multiples of 32 are no whole pixels of what the network sees.
-        # That keypoints come back with pixel centres kept is tested in test_xfeat.py.
-        pytest.skip("XFeat resizes where others pad")
+        # That keypoints come back with pixel centres kept is tested in test_xfeat.py and
+        # test_edgepoint2.py.
+        pytest.skip("it resizes where others pad")
     canvas, bound, step = SEEN[seen]
     extractor = build(name)
     set_max_side(extractor, bound, monkeypatch)
@@ -247,7 +252,7 @@ def test_keypoints_move_with_the_image(name, seen, monkeypatch):
 
 
 @pytest.mark.parametrize("seen", SEEN)
-@pytest.mark.parametrize("name", [n for n in BUILT_IN if n.startswith(("xfeat", *STRETCHING))])
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("xfeat", *STRETCHING))])
 def test_keypoints_move_with_the_image_with_published_weights(name, seen, shared, monkeypatch):
     if (name, seen) == ("xfeat", "padded"):
         pytest.skip("XFeat resizes where others pad")
@@ -288,7 +293,7 @@ def test_opencv_calling_convention(extractor, picture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", NAMES)
 def test_huge_image(name):
     """4000 x 3000, in a process of its own: memory would be that of all the tests before it otherwise."""
     done = subprocess.run(
