@@ -17,5 +17,4 @@ if compgen -G "$root/wheels/*.whl" >/dev/null; then
         --target "$site" "$root"/wheels/*.whl
 fi
 export PYTHONPATH="$root:$site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-cd "$root"
 exec "$python" -m benchmarks.bare_gpu "$@"
