@@ -22,6 +22,7 @@ from semantic_matcher.publishing import (
 )
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.stereo import sparse_points
+from semantic_matcher_core.motion.disparity import aligned_matches
 from semantic_matcher_core.streams import MatchedPair, StereoStream, StereoSynchronizer
 
 _SIDES = ("left", "right")
@@ -108,8 +109,10 @@ class StereoMatcher(MatcherNode):
             if not settings.rectified:
                 raise CalibrationError("~/points needs rectified images: set the parameter rectified where they are")
             left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
+            measured, _ = aligned_matches(pair.matches, *(frame.image for frame in frames))
+            self.statistics.set("matches without a measurable disparity", len(pair.matches) - len(measured))
             return sparse_points(
-                pair.matches,
+                measured,
                 left,
                 right,
                 max_row_difference=settings.epipolar_band or settings.geometry_threshold,

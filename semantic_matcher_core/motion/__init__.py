@@ -1,0 +1,1 @@
+"""From matches to motion: disparity, relative and metric pose, odometry, localisation."""

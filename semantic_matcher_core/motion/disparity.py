@@ -1,0 +1,230 @@
+"""Sub-pixel disparity: matched keypoints of a rectified pair, aligned along the row by what the images show.
+
+Keypoints lie where a detector put them, to a pixel or half of one; depth needs a twentieth. So the patch around each
+left keypoint is aligned with the right image, along the row alone, by Gauss-Newton steps (Lucas and Kanade, 1981;
+inverse compositional form with gain and offset projected out, Baker and Matthews, IJCV 2004 and Bartoli, 2008).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.types import Matches
+
+# Half the side of a patch: 11 x 11 pixels.
+_RADIUS = 5
+_ITERATIONS = 8
+# A step of less than this many pixels ends the iteration.
+_CONVERGED_PX = 0.01
+# What is left between aligned patches: their correlation, and the standard deviation of the disparity that the
+# remaining differences and the patch's own gradient along the row allow.
+_MIN_CORRELATION = 0.7
+_MAX_STD_PX = 0.3
+# The blur makes neighbouring pixels' noise alike, so that a patch tells less than its number of pixels suggests;
+# measured over images with white noise of 3 and 8 grey values. And no alignment is better than its interpolation.
+_STD_OF_BLURRED_NOISE = 2.6
+_LEAST_STD_PX = 0.01
+# Share of a patch that must lie inside both images.
+_MIN_INSIDE = 0.6
+# Takes the frequencies away that interpolation between pixels gets wrong; without it, results lean to whole pixels.
+_BLUR_SIGMA = 1.2
+
+
+@dataclass(frozen=True, eq=False)
+class RowAlignment:
+    """Right columns of matched keypoints, aligned to a fraction of a pixel.
+
+    Attributes:
+        columns: ``M`` float64, x of each match in the right image; as given where ``aligned`` is false.
+        std: ``M`` float64, expected standard deviation of the column in pixels; infinite where ``aligned`` is false.
+        aligned: ``M`` bool; false where the patches do not agree, have nothing to hold on to along the row, leave the
+            image, or are farther apart than the largest step.
+    """
+
+    columns: np.ndarray
+    std: np.ndarray
+    aligned: np.ndarray
+
+
+def align_rows(
+    left: np.ndarray, right: np.ndarray, points_left: np.ndarray, points_right: np.ndarray, *, max_step: float = 2.0
+) -> RowAlignment:
+    """Align matched keypoints of a rectified pair along the row.
+
+    The images may differ in gain and offset from patch to patch. Where the rows of the matches differ by the same
+    amount throughout (a rectification that is a little off), the right patches are taken that much lower.
+
+    Args:
+        left, right: rectified images, ``H x W`` or ``H x W x 3``, of any real type; they may differ in size.
+        points_left, points_right: ``M x 2`` pixels.
+        max_step: the farthest that a column may move, in pixels. Patches of 11 x 11 pixels find their way over about 2.
+
+    Returns:
+        The aligned columns, and for which matches they hold.
+
+    Raises:
+        ShapeError: an image is neither ``H x W`` nor ``H x W x 3``, or the two sets of points differ in length.
+        ConfigError: ``max_step`` is not a positive number of pixels up to 8.
+    """
+    if not 0 < max_step <= 8:
+        raise ConfigError(f"max_step must be more than 0 and at most 8 pixels, got {max_step!r}")
+    p0 = np.asarray(points_left, dtype=np.float64).reshape(-1, 2)
+    p1 = np.asarray(points_right, dtype=np.float64).reshape(-1, 2)
+    if len(p0) != len(p1):
+        raise ShapeError(f"each left point needs its right one, got {len(p0)} and {len(p1)}")
+    grey0, grey1 = _prepared(left, "left"), _prepared(right, "right")
+    if not len(p0):
+        return RowAlignment(np.zeros(0), np.zeros(0), np.zeros(0, bool))
+    finite = np.isfinite(np.hstack([p0, p1])).all(axis=1)
+    p0, p1_given = np.where(finite[:, None], p0, 0.0), p1
+    p1 = np.where(finite[:, None], p1, 0.0)
+    rows1 = p0[:, 1] + _row_offset((p1 - p0)[finite, 1])
+
+    reach = int(np.ceil(max_step))
+    template = _strips(grey0, p0[:, 0], p0[:, 1], _RADIUS + 1)
+    gradient = (template[:, :, 2:] - template[:, :, :-2]) / 2
+    template = template[:, :, 1:-1]
+    # The right image around each match, its rows interpolated once; every step only moves along them.
+    base = np.floor(p1[:, 0]) - _RADIUS - reach - 1
+    strips = _rows_of(grey1, base, rows1, 2 * (_RADIUS + reach) + 4)
+    weight = _inside(grey0.shape, p0[:, 0], p0[:, 1]) * _inside(grey1.shape, p1[:, 0], rows1)
+    total = weight.sum(axis=(1, 2))
+    usable = finite & (total >= _MIN_INSIDE * (2 * _RADIUS + 1) ** 2)
+    total = np.maximum(total, 1.0)
+
+    def centred(patches: np.ndarray) -> np.ndarray:
+        mean = (weight * patches).sum(axis=(1, 2)) / total
+        return weight * (patches - mean[:, None, None])
+
+    def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.einsum("mij,mij->m", a, b)
+
+    tiny = 1e-6
+    template, gradient = centred(template), centred(gradient)
+    contrast = dot(template, template) + tiny
+    gradient -= template * (dot(template, gradient) / contrast)[:, None, None]
+    information = dot(gradient, gradient) + tiny
+
+    x, step = p1[:, 0].copy(), np.full(len(p0), np.inf)
+    for _ in range(_ITERATIONS):
+        patches = centred(_columns_of(strips, x - base))
+        gain = dot(template, patches) / contrast
+        # A gain near zero or below is no match; its step is bounded, and its correlation rejects it.
+        moved = -dot(gradient, patches) / (information * np.maximum(gain, 0.1))
+        moved = np.clip(moved, -1.0, 1.0)
+        x, before = np.clip(x + moved, p1[:, 0] - max_step, p1[:, 0] + max_step), x
+        step = np.abs(x - before)
+        if step[usable].max(initial=0.0) < _CONVERGED_PX:
+            break
+    patches = centred(_columns_of(strips, x - base))
+    correlation = dot(template, patches) / np.sqrt(contrast * (dot(patches, patches) + tiny))
+    gain = np.maximum(dot(template, patches) / contrast, tiny)
+    remaining = patches - gain[:, None, None] * template
+    # Three values were fitted to each patch: column, gain and offset. Grey values are whole numbers at best.
+    variance = dot(remaining, remaining) / np.maximum(total - 3, 1.0) + 1 / 12
+    std = np.hypot(_STD_OF_BLURRED_NOISE * np.sqrt(variance / information) / gain, _LEAST_STD_PX)
+    aligned = (
+        usable
+        & (step < 4 * _CONVERGED_PX)
+        & (np.abs(x - p1[:, 0]) < max_step)
+        & (correlation >= _MIN_CORRELATION)
+        & (std <= _MAX_STD_PX)
+    )
+    return RowAlignment(np.where(aligned, x, p1_given[:, 0]), np.where(aligned, std, np.inf), aligned)
+
+
+def aligned_matches(
+    matches: Matches, left: np.ndarray, right: np.ndarray, *, max_step: float = 2.0
+) -> tuple[Matches, np.ndarray]:
+    """Keep the matches of a rectified pair whose disparity could be measured, with their aligned columns.
+
+    Args:
+        matches: of one pair.
+        left, right, max_step: as for :func:`align_rows`.
+
+    Returns:
+        ``K`` matches, ``keypoints1`` moved along the row, all else as it was; and ``K`` standard deviations of the
+        columns in pixels.
+    """
+    points = [keypoints.detach().cpu().double().numpy() for keypoints in (matches.keypoints0, matches.keypoints1)]
+    alignment = align_rows(left, right, *points, max_step=max_step)
+    keep = torch.from_numpy(np.flatnonzero(alignment.aligned)).to(matches.keypoints1.device)
+    moved = matches.keypoints1.clone()
+    moved[:, 0] = torch.from_numpy(alignment.columns).to(moved)
+    rows: dict[str, Any] = {f.name: getattr(matches, f.name) for f in fields(matches)}
+    per_match = ("indices", "keypoints0", "keypoints1", "confidence", "pair", "inlier")
+    rows = {**rows, "keypoints1": moved}
+    chosen = {name: rows[name][keep] for name in per_match if rows[name] is not None}
+    return replace(matches, **chosen), alignment.std[alignment.aligned]
+
+
+def _row_offset(differences: np.ndarray) -> float:
+    """What the rows of the right image differ by from the left's: 0 unless the matches clearly agree on more."""
+    if not len(differences):
+        return 0.0
+    middle = float(np.median(differences))
+    spread = 1.4826 * float(np.median(np.abs(differences - middle)))
+    return middle if abs(middle) > max(0.1, 4 * spread / np.sqrt(len(differences))) else 0.0
+
+
+def _prepared(image: np.ndarray, side: str) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
+        raise ShapeError(f"the {side} image must be H x W or H x W x 3, got {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16, np.float32):
+        image = image.astype(np.float32)
+    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    return cv2.GaussianBlur(grey.astype(np.float32), (0, 0), _BLUR_SIGMA)
+
+
+def _inside(shape: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """``M x 11 x 11``: 1 where the pixel of a patch lies in the image, else 0."""
+    offsets = np.arange(-_RADIUS, _RADIUS + 1)
+    columns, rows = x[:, None] + offsets, y[:, None] + offsets
+    in_columns = (columns >= 0) & (columns <= shape[1] - 1)
+    in_rows = (rows >= 0) & (rows <= shape[0] - 1)
+    return (in_rows[:, :, None] & in_columns[:, None, :]).astype(np.float32)
+
+
+def _cubic_weights(fraction: np.ndarray) -> np.ndarray:
+    """``M x 4`` weights of the four pixels around a position (Keys, 1981, a = -0.5)."""
+    t = fraction[:, None]
+    return 0.5 * np.concatenate(
+        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1
+    ).astype(np.float32)
+
+
+def _rows_of(image: np.ndarray, first: np.ndarray, y: np.ndarray, width: int) -> np.ndarray:
+    """``M x 11 x width`` strips from whole columns ``first`` on, rows centred on ``y``; the border is repeated."""
+    whole = np.floor(y)
+    rows = whole[:, None].astype(np.intp) + np.arange(-_RADIUS - 1, _RADIUS + 3)
+    columns = first[:, None].astype(np.intp) + np.arange(width)
+    rows, columns = np.clip(rows, 0, image.shape[0] - 1), np.clip(columns, 0, image.shape[1] - 1)
+    around = image[rows[:, :, None], columns[:, None, :]]
+    weights = _cubic_weights(y - whole)
+    side = 2 * _RADIUS + 1
+    return sum(weights[:, k, None, None] * around[:, k : k + side] for k in range(4))
+
+
+def _columns_of(strips: np.ndarray, x: np.ndarray, radius: int = _RADIUS) -> np.ndarray:
+    """``M x 11 x (2 radius + 1)`` patches of strips, centred on column ``x`` of each."""
+    whole = np.floor(x)
+    columns = whole[:, None].astype(np.intp) + np.arange(-radius - 1, radius + 3)
+    around = np.take_along_axis(strips, columns[:, None, :], axis=2)
+    weights = _cubic_weights(x - whole)
+    side = 2 * radius + 1
+    return sum(weights[:, k, None, None] * around[:, :, k : k + side] for k in range(4))
+
+
+def _strips(image: np.ndarray, x: np.ndarray, y: np.ndarray, radius: int) -> np.ndarray:
+    """``M x 11 x (2 radius + 1)`` patches centred on (x, y)."""
+    first = np.floor(x) - radius - 1
+    return _columns_of(_rows_of(image, first, y, 2 * radius + 4), x - first, radius)
