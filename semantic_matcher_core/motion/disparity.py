@@ -81,7 +81,7 @@ def align_rows(
     grey0, grey1 = _prepared(left, "left"), _prepared(right, "right")
     if not len(p0):
         return RowAlignment(np.zeros(0), np.zeros(0), np.zeros(0, bool))
-    finite = np.isfinite(np.hstack([p0, p1])).all(axis=1)
+    finite: np.ndarray = np.isfinite(np.hstack([p0, p1])).all(axis=1)
     p0, p1_given = np.where(finite[:, None], p0, 0.0), p1
     p1 = np.where(finite[:, None], p1, 0.0)
     rows1 = p0[:, 1] + _row_offset((p1 - p0)[finite, 1])
