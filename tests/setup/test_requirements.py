@@ -37,7 +37,12 @@ def locked() -> dict[str, str]:
 
 
 def test_every_requirement_is_locked_within_its_range(locked: dict[str, str]) -> None:
-    wanted = [*declared(), *read(REQUIREMENTS / "ros-wheels.txt"), *read(REQUIREMENTS / "colcon.txt")]
+    lists = [
+        requirement
+        for name in ("ros-wheels", "colcon", "teachers")
+        for requirement in read(REQUIREMENTS / f"{name}.txt")
+    ]
+    wanted = [*declared(), *lists]
     wanted = [r for r in wanted if r.name != "torch"]
     outside = [str(r) for r in wanted if not r.specifier.contains(locked.get(canonicalize_name(r.name), "0"))]
     assert outside == []

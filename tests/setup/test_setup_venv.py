@@ -100,7 +100,9 @@ def test_a_changed_requirement_is_installed(
 def test_inputs_are_files_that_exist() -> None:
     files = setup_venv.inputs()
     assert all(file.is_file() for file in files)
-    assert {"pyproject.toml", "lock.txt", "ros-wheels.txt", "build.txt", "colcon.txt"} <= {f.name for f in files}
+    assert {"pyproject.toml", "lock.txt", "ros-wheels.txt", "build.txt", "colcon.txt", "teachers.txt"} <= {
+        f.name for f in files
+    }
 
 
 def test_a_failure_is_not_taken_for_done(recorder: Recorder, venv: Path) -> None:
@@ -143,14 +145,25 @@ def test_a_folder_with_other_things_in_it_is_left_alone(recorder: Recorder, venv
 
 def test_wheels_are_locked_and_torch_comes_first(recorder: Recorder, venv: Path) -> None:
     setup_venv.set_up(venv, HERE, "torch==2.13.0")
-    made, torch, rest, check = recorder.taken()
+    made, torch, rest, teachers, check = recorder.taken()
     assert "--system-site-packages" not in made
     assert "torch==2.13.0" in torch
     assert str(setup_venv.REQUIREMENTS / "ros-wheels.txt") in rest
     assert f"{setup_venv.REPOSITORY}[bags,training,dev]" in rest
     for command in (torch, rest):
         assert command[command.index("-c") + 1].endswith("lock.txt")
+    assert teachers[-3:] == ["--no-deps", "-r", str(setup_venv.REQUIREMENTS / "teachers.txt")]
     assert "rclpy" in check[-1]
+
+
+@pytest.mark.parametrize("interpreter", [HERE, DISTRIBUTION])
+def test_an_index_without_the_published_weights_stops_nothing(
+    recorder: Recorder, venv: Path, interpreter: Interpreter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder.fail_at = "published weights"
+    assert setup_venv.set_up(venv, interpreter, "torch")
+    output = capsys.readouterr()
+    assert "tests that need them are skipped" in output.out + output.err
 
 
 def test_torch_from_another_index_is_not_held_to_the_lock(recorder: Recorder, venv: Path) -> None:
