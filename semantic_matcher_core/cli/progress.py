@@ -93,6 +93,7 @@ class JobBars:
         )
         left_out = ", ".join(f"{count} {reason}" for reason, count in progress.left_out.items() if count)
         text += f", left out {left_out}" if left_out else ""
+        text += "; the recording is not complete, see above" if progress.problems else ""
         print(f"{text} ({seconds:.1f} s)" if not self._several else text, flush=True)
 
 

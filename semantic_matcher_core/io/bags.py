@@ -1,9 +1,15 @@
-"""Reading bags: ROS 1 bags, rosbag2 folders, and single ``.mcap`` or ``.db3`` files, without ROS."""
+"""Reading bags: MCAP and sqlite3 files of rosbag2, alone or in a folder, and ROS 1 bags, without ROS."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import heapq
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,28 +17,47 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from semantic_matcher_core.errors import BagError, ImageError
-from semantic_matcher_core.io.messages import COMPRESSED_IMAGE, IMAGE, import_rosbags, stamp_of, typestore
+from semantic_matcher_core.io.bag_files import bag_files, is_missing, open_part, unpack_message
+from semantic_matcher_core.io.bag_part import Channel, Part, plural
+from semantic_matcher_core.io.messages import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    PACKAGE,
+    import_rosbags,
+    stamp_of,
+    typestore,
+)
 
 if TYPE_CHECKING:
-    from rosbags.interfaces import Connection
     from rosbags.typesys.store import Typestore
 
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 BAG_SUFFIXES = (".bag", ".db3", ".mcap")
+# How messages are decoded here; those of other encodings (JSON, protobuf …) are passed over.
+_ENCODINGS = ("cdr", "ros1")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BagTopic:
-    """A topic of a bag: its name, message type (in the ROS 2 form ``pkg/msg/Name``) and number of messages."""
+    """A topic of a bag: name, message type (in the ROS 2 form ``pkg/msg/Name``), number of messages, encoding."""
 
     name: str
     msgtype: str
     count: int
+    encoding: str = "cdr"
 
     @property
     def is_image(self) -> bool:
-        """Whether the topic carries images, raw or compressed."""
-        return self.msgtype in IMAGE_TYPES
+        """Whether the topic carries images, raw or compressed, that are decoded here."""
+        return self.msgtype in IMAGE_TYPES and self.encoding in _ENCODINGS
+
+    @property
+    def kind(self) -> str:
+        """The message type, with the encoding where that is not one of ROS."""
+        name = self.msgtype or "no type"
+        return name if self.encoding in _ENCODINGS else f"{name} in {self.encoding or 'no encoding'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +86,8 @@ class BagImage:
         stamp_ns: time of exposure (the header's stamp), nanoseconds since the epoch.
         received_ns: when it was recorded.
         frame_id: the header's coordinate frame.
-        message: the sensor_msgs/Image or CompressedImage.
+        message: the sensor_msgs/Image or CompressedImage; ``None`` where its bytes are none.
+        error: why there is no message; stamp and frame are not known then.
     """
 
     topic: str
@@ -70,11 +96,12 @@ class BagImage:
     received_ns: int
     frame_id: str
     message: Any
+    error: str = ""
 
     @property
     def encoded(self) -> tuple[str, Any] | None:
         """(format, data) of a CompressedImage as it was recorded; ``None`` for a raw image."""
-        if self.message.__msgtype__ != COMPRESSED_IMAGE:
+        if self.message is None or self.message.__msgtype__ != COMPRESSED_IMAGE:
             return None
         return self.message.format, self.message.data
 
@@ -86,6 +113,8 @@ class BagImage:
         """
         from semantic_matcher_core.io.image_messages import compressed_to_rgb, image_to_rgb
 
+        if self.message is None:
+            raise ImageError(f"image {self.index} of {self.topic}: {self.error}")
         convert = compressed_to_rgb if self.message.__msgtype__ == COMPRESSED_IMAGE else image_to_rgb
         try:
             return convert(self.message)
@@ -96,64 +125,73 @@ class BagImage:
 class BagReader:
     """A bag, open for reading; to be used in a ``with`` block.
 
+    What can be read is read: of a file that is cut short or damaged in places, the rest. What is missing, as far as the
+    bag itself says what it holds, is told to ``report`` and kept in ``problems``; none of it passes in silence.
+
     Args:
-        path: a ROS 1 ``.bag``, a rosbag2 folder (sqlite3 or MCAP, split or not, compressed or not), or one ``.mcap`` or
-            ``.db3`` file.
+        path: an MCAP file of any profile, a rosbag2 sqlite3 file, a ROS 1 ``.bag``, one of these compressed with zstd,
+            or a rosbag2 folder (split or not, compressed or not, with its ``metadata.yaml`` or without).
+        report: takes a sentence about something that is missing; by default it becomes a warning in the log.
+
+    Attributes:
+        problems: what was reported so far.
 
     Raises:
-        BagError: no such bag, not a bag, damaged or cut short. Reading may raise it as well.
+        BagError: no such bag, not a bag, or nothing of it can be read. Reading may raise it as well.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, report: Callable[[str], None] | None = None) -> None:
         self.path = Path(path)
-        if not self.path.exists():
+        if is_missing(self.path):
             raise BagError(f"no such bag: {self.path}")
-        if self.path.is_file() and self.path.suffix not in BAG_SUFFIXES:
-            raise BagError(f"{self.path} is no bag: expected a rosbag2 folder or a file of {', '.join(BAG_SUFFIXES)}")
-        if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
-            raise BagError(
-                f"{self.path} is no rosbag2 folder: it has no metadata.yaml "
-                "(the recorder did not finish, or this is another folder); name the .mcap or .db3 file in it"
-            )
-        self.is_ros1 = self.path.suffix == ".bag" and self.path.is_file()
-        self._reader: Any = None
-        self._store: Typestore | None = None
-        self._bag_store: Typestore | None = None
+        self.problems: list[str] = []
+        self._tell = report or _log.warning
+        self._parts: list[Part] | None = None
+        self._counted: dict[str, int] = {}
+        self._stack = contextlib.ExitStack()
+        self._stores: dict[str, Typestore] = {}
+        self._own_stores: dict[Channel, Typestore] = {}
 
     def __enter__(self) -> BagReader:
-        self._check_sqlite_size()
-        try:
-            if self.is_ros1:
-                typesys = import_rosbags("typesys")
-                self._store = typesys.get_typestore(typesys.Stores.ROS1_NOETIC)
-                self._reader = import_rosbags("rosbag1").Reader(self.path)
-            else:
-                self._store = typestore()
-                self._reader = import_rosbags("rosbag2").Reader(self.path)
-            self._reader.open()
-        except ImportError:
-            raise
-        except Exception as error:
-            # Whatever rosbags, sqlite, zstd or a parser raise for bytes that are not as they should be.
-            self._reader = None
-            raise self._error(error) from error
+        # rosbags is needed for decoding: told now, not in the middle.
+        self._stores = {"cdr": typestore(), "ros1": _ros1_store()}
+        with contextlib.ExitStack() as stack:
+            try:
+                files, self._counted = bag_files(self.path, self._report)
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="semantic_matcher_bag_"))
+                parts = []
+                for number, file in enumerate(files):
+                    folder = Path(scratch) / str(number)
+                    folder.mkdir()
+                    parts.append(open_part(file, folder, self._report))
+                    stack.callback(parts[-1].close)
+            except BagError as error:
+                raise self._failed(error) from error
+            if self.problems and not any(part.counts for part in parts):
+                reasons = "; ".join(text.removeprefix(f"bag {self.path}: ") for text in self.problems)
+                raise self._failed(BagError(f"no message of it can be read: {reasons}"))
+            self._stack = stack.pop_all()
+        self._parts = sorted(parts, key=lambda part: part.start_ns)
+        for name, expected in self._counted.items():
+            found = sum(count for part in parts for channel, count in part.counts.items() if channel.topic == name)
+            if found < expected:
+                self._report(f"its metadata.yaml counts {plural(expected, 'message')} on {name}, its files {found}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._parts = None
+        self._stack.close()
 
     @property
     def topics(self) -> list[BagTopic]:
         """Topics of the bag, by name."""
-        counts: dict[tuple[str, str], int] = {}
-        for connection in self._connections():
-            key = (connection.topic, connection.msgtype)
-            counts[key] = counts.get(key, 0) + connection.msgcount
-        return [BagTopic(name, msgtype, count) for (name, msgtype), count in sorted(counts.items())]
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for part in self._open_parts():
+            for channel, count in part.counts.items():
+                counts[(channel.topic, channel.msgtype, channel.encoding)] += count
+        return [BagTopic(name, msgtype, count, encoding) for (name, msgtype, encoding), count in sorted(counts.items())]
 
     @property
     def image_topics(self) -> list[BagTopic]:
@@ -163,12 +201,12 @@ class BagReader:
     @property
     def start_ns(self) -> int:
         """When the first message was recorded, nanoseconds since the epoch; 0 for an empty bag."""
-        return int(self._open_reader().start_time) if self._open_reader().message_count else 0
+        return min((part.start_ns for part in self._open_parts() if any(part.counts.values())), default=0)
 
     @property
     def end_ns(self) -> int:
         """When the last message was recorded, nanoseconds since the epoch; 0 for an empty bag."""
-        return int(self._open_reader().end_time) - 1 if self._open_reader().message_count else 0
+        return max((part.end_ns for part in self._open_parts() if any(part.counts.values())), default=0)
 
     def require_images(self, names: Sequence[str]) -> list[BagTopic]:
         """The image topics of these names, in their order.
@@ -176,14 +214,15 @@ class BagReader:
         Raises:
             BagError: one is not there, carries something else, or is empty; the message lists the bag's topics.
         """
-        by_name = {topic.name: topic for topic in self.topics}
+        # A topic whose type changed counts by its images.
+        by_name = {topic.name: topic for topic in sorted(self.topics, key=lambda topic: topic.is_image)}
         found = []
         for name in names:
             topic = by_name.get(name) or by_name.get(f"/{name}")
             if topic is None:
                 raise BagError(f"{self.path} has no topic {name!r}; {self.describe_topics()}")
             if not topic.is_image:
-                raise BagError(f"topic {topic.name} of {self.path} carries {topic.msgtype}; {self.describe_topics()}")
+                raise BagError(f"topic {topic.name} of {self.path} carries {topic.kind}; {self.describe_topics()}")
             if topic.count == 0:
                 raise BagError(f"topic {topic.name} of {self.path} holds no message; {self.describe_topics()}")
             found.append(topic)
@@ -206,7 +245,7 @@ class BagReader:
         """One line that says what the bag holds, image topics first."""
         topics = self.topics
         images = ", ".join(f"{t.name} ({t.count} of {t.msgtype.rpartition('/')[2]})" for t in topics if t.is_image)
-        others = ", ".join(f"{t.name} ({t.msgtype})" for t in topics if not t.is_image)
+        others = ", ".join(f"{t.name} ({t.kind})" for t in topics if not t.is_image)
         if not topics:
             return "the bag is empty"
         return f"image topics: {images or 'none'}" + (f"; other topics: {others}" if others else "")
@@ -214,110 +253,138 @@ class BagReader:
     def images(self, topics: Sequence[str]) -> Iterator[BagImage]:
         """Images of these topics in the order of their recording, not decoded yet.
 
+        A message that cannot be taken apart comes as an image with an ``error``.
+
         Raises:
-            BagError: a topic is missing or carries no images, or the bag is damaged.
+            BagError: a topic is missing or carries no images, or the bag cannot be read further.
         """
         names = [topic.name for topic in self.require_images(topics)]
         counts = dict.fromkeys(names, 0)
-        for item in self.messages(names):
-            header = item.message.header
-            yield BagImage(
-                item.topic, counts[item.topic], stamp_of(header), item.received_ns, header.frame_id, item.message
-            )
-            counts[item.topic] += 1
+        for channel, received_ns, data in self._raw(names):
+            if channel.msgtype not in IMAGE_TYPES or channel.encoding not in _ENCODINGS:
+                continue
+            index = counts[channel.topic]
+            counts[channel.topic] += 1
+            try:
+                message = self._deserialize(channel, data)
+                stamp, frame_id = stamp_of(message.header), message.header.frame_id
+            except BagError as error:
+                yield BagImage(channel.topic, index, received_ns, received_ns, "", None, str(error))
+            else:
+                yield BagImage(channel.topic, index, stamp, received_ns, frame_id, message)
+
+    def camera_info(self, image_topic: str) -> Any:
+        """The first sensor_msgs/CameraInfo of an image topic's sibling ``camera_info``; ``None`` without one."""
+        base = image_topic.removesuffix("/compressed").rpartition("/")[0]
+        name = f"{base}/camera_info"
+        if any(topic.name == name and topic.msgtype == CAMERA_INFO and topic.count for topic in self.topics):
+            return next(self.messages([name])).message
+        return None
 
     def messages(self, topics: Sequence[str]) -> Iterator[BagMessage]:
         """Messages of these topics in the order of their recording.
 
         Raises:
-            BagError: the bag is damaged, or holds a message whose definition is neither known nor embedded.
+            BagError: the bag cannot be read further, or holds a message that cannot be taken apart, or whose definition
+                is neither known nor embedded.
         """
-        for connection, received_ns, data in self._raw(topics):
+        for channel, received_ns, data in self._raw(topics):
             try:
-                message = self._deserialize(connection, data)
-            except BagError:
-                raise
-            except Exception as error:
-                raise self._error(error) from error
-            yield BagMessage(connection.topic, connection.msgtype, received_ns, message)
+                message = self._deserialize(channel, data)
+            except BagError as error:
+                raise self._failed(error) from error
+            yield BagMessage(channel.topic, channel.msgtype, received_ns, message)
 
     def serialized(self, topics: Sequence[str]) -> Iterator[tuple[str, str, int, bytes]]:
         """(topic, msgtype, received_ns, data) in the order of their recording, as they lie in the bag.
 
         Raises:
-            BagError: the bag is damaged.
+            BagError: the bag cannot be read further.
         """
-        for connection, received_ns, data in self._raw(topics):
-            yield connection.topic, connection.msgtype, received_ns, data
+        for channel, received_ns, data in self._raw(topics):
+            yield channel.topic, channel.msgtype, received_ns, bytes(data)
 
-    def _raw(self, topics: Sequence[str]) -> Iterator[tuple[Connection, int, bytes]]:
-        wanted = set(topics)
-        connections = [c for c in self._connections() if c.topic in wanted]
-        if not connections:
-            return
-        source = self._open_reader().messages(connections=connections)
+    def _raw(self, topics: Sequence[str]) -> Iterator[tuple[Channel, int, Any]]:
+        wanted = frozenset(topics)
+        parts = self._open_parts()
+        in_sequence = all(first.end_ns <= second.start_ns for first, second in pairwise(parts))
+        sources = (part.messages(wanted) for part in parts)
+        # Files of a split bag follow each other; those that overlap in time are read side by side.
+        merged = (
+            (item for source in sources for item in source)
+            if in_sequence
+            else heapq.merge(*sources, key=lambda item: item[1])
+        )
         while True:
             try:
-                item = next(source)
-            except StopIteration:
+                item = next(merged, None)
+            except BagError as error:
+                raise self._failed(error) from error
+            if item is None:
                 return
-            except Exception as error:
-                raise self._error(error) from error
             yield item
 
-    def _deserialize(self, connection: Connection, data: bytes) -> Any:
-        store = self._store_for(connection)
-        if self.is_ros1:
-            return store.deserialize_ros1(data, connection.msgtype)
-        return store.deserialize_cdr(data, connection.msgtype)
+    def _deserialize(self, channel: Channel, data: Any) -> Any:
+        if channel.encoding not in _ENCODINGS:
+            raise BagError(f"{channel.topic} is encoded as {channel.encoding!r}, which is not decoded here")
+        store = self._store_for(channel)
+        try:
+            unpacked = unpack_message(data)
+            if channel.encoding == "ros1":
+                return store.deserialize_ros1(unpacked, channel.msgtype)
+            return store.deserialize_cdr(unpacked, channel.msgtype)
+        except BagError:
+            raise
+        except Exception as error:
+            # Whatever rosbags, numpy or struct raise for bytes that are no such message.
+            reason = str(error).strip().splitlines()
+            text = f" ({reason[0].rstrip('.')})" if reason else ""
+            raise BagError(f"a message on {channel.topic} is damaged: it is no {channel.msgtype}{text}") from error
 
-    def _store_for(self, connection: Connection) -> Typestore:
+    def _store_for(self, channel: Channel) -> Typestore:
         # Known types first: their layout is settled, and a definition of some other topic that cannot be parsed does
-        # not make the bag's images unreadable.
-        assert self._store is not None
-        if connection.msgtype in self._store.fielddefs:
-            return self._store
-        if self._bag_store is None:
+        # not make the bag's images unreadable. Ours may have had fewer fields when the bag was written.
+        store = self._stores[channel.encoding]
+        known = channel.msgtype in store.fielddefs
+        if known and not (channel.definition and channel.msgtype.startswith(f"{PACKAGE}/")):
+            return store
+        if channel not in self._own_stores:
             typesys = import_rosbags("typesys")
-            self._bag_store = typesys.get_typestore(typesys.Stores.EMPTY)
-        if connection.msgtype not in self._bag_store.fielddefs:
-            typesys = import_rosbags("typesys")
-            if connection.msgdef.format.name != "MSG":
-                raise BagError(f"{self.path} has no definition of {connection.msgtype} (topic {connection.topic})")
-            self._bag_store.register(typesys.get_types_from_msg(connection.msgdef.data, connection.msgtype))
-        return self._bag_store
+            own = typesys.get_typestore(typesys.Stores.EMPTY)
+            parse = {
+                "ros2msg": typesys.get_types_from_msg,
+                "ros1msg": typesys.get_types_from_msg,
+                "ros2idl": lambda text, name: typesys.get_types_from_idl(text),
+            }.get(channel.definition_format)
+            if parse is None or not channel.definition:
+                raise BagError(f"there is no definition of {channel.msgtype} (topic {channel.topic})")
+            try:
+                own.register(parse(channel.definition, channel.msgtype))
+            except Exception as error:
+                raise BagError(f"the definition of {channel.msgtype} (topic {channel.topic}) cannot be used") from error
+            self._own_stores[channel] = own
+        return self._own_stores[channel]
 
-    def _connections(self) -> list[Connection]:
-        return list(self._open_reader().connections)
-
-    def _open_reader(self) -> Any:
-        if self._reader is None:
+    def _open_parts(self) -> list[Part]:
+        if self._parts is None:
             raise BagError(f"{self.path} is not open; use `with BagReader(…) as bag`")
-        return self._reader
+        return self._parts
 
-    def _check_sqlite_size(self) -> None:
-        # sqlite reads a file that lacks its last pages without complaint, as far as the pages go.
-        for path in [self.path] if self.path.is_file() else sorted(self.path.glob("*.db3")):
-            if path.suffix != ".db3" or path.with_name(f"{path.name}-wal").exists():
-                continue
-            with path.open("rb") as file:
-                header = file.read(100)
-            if len(header) < 100 or header[:16] != b"SQLite format 3\0":
-                raise self._error(ValueError(f"{path.name} is no sqlite3 file"))
-            # https://www.sqlite.org/fileformat2.html#the_database_header: page size, size in pages, change counters.
-            page_size = int.from_bytes(header[16:18], "big")
-            pages = int.from_bytes(header[28:32], "big") if header[24:28] == header[92:96] else 0
-            expected = pages * (65536 if page_size == 1 else page_size)
-            if path.stat().st_size < expected:
-                raise self._error(ValueError(f"{path.name} has {path.stat().st_size} of {expected} bytes"))
+    def _report(self, text: str) -> None:
+        whole = f"bag {self.path}: {text}"
+        if whole not in self.problems:
+            self.problems.append(whole)
+            self._tell(whole)
 
-    def _error(self, error: BaseException) -> BagError:
-        reason = str(error).strip().splitlines()
-        hint = {
-            ".mcap": "`mcap recover` may save what is left",
-            ".bag": "`rosbag reindex` may save what is left",
-        }.get(self.path.suffix, "`ros2 bag reindex` may save what is left")
-        return BagError(
-            f"cannot read bag {self.path}: {reason[0].rstrip('.') if reason else type(error).__name__}; "
-            f"it is damaged, cut short or of an unknown kind ({hint})"
+    def _failed(self, error: BagError) -> BagError:
+        text = str(error)
+        return (
+            error
+            if text.startswith(("cannot read bag", "no such bag"))
+            else BagError(f"cannot read bag {self.path}: {text}")
         )
+
+
+def _ros1_store() -> Typestore:
+    typesys = import_rosbags("typesys")
+    return typesys.get_typestore(typesys.Stores.ROS1_NOETIC)

@@ -58,15 +58,22 @@ def typestore() -> Typestore:
 
 def import_rosbags(module: str) -> Any:
     """``rosbags.<module>``, or an error that says how to install it."""
+    return import_for_bags(f"rosbags.{module}")
+
+
+def import_for_bags(module: str) -> Any:
+    """A module of the packages that recordings need (rosbags, mcap, zstandard), or an error that says how to get it."""
     import importlib
 
+    package = module.partition(".")[0]
     try:
-        return importlib.import_module(f"rosbags.{module}")
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "rosbags":
+        if (error.name or "").partition(".")[0] != package:
             raise
         raise ModuleNotFoundError(
-            "reading and writing bags needs the package rosbags: pip install 'semantic-matcher[bags]'", name=error.name
+            f"reading and writing bags needs the package {package}: pip install 'semantic-matcher[bags]'",
+            name=error.name,
         ) from error
 
 

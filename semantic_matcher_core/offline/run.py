@@ -32,6 +32,7 @@ class Progress:
         total: images of the recording, or ``None`` where that is not known.
         frames, pairs, matches: written so far.
         left_out: images without a result, by reason.
+        problems: what is missing of the recording itself, one sentence each.
     """
 
     done: int = 0
@@ -41,6 +42,7 @@ class Progress:
     pairs: int = 0
     matches: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def _process(
     for image in source.images():
         publisher.clock = max(publisher.clock, image.received_ns)
         if progress.done < progress.resumed:
-            pairing.replay(image)
+            if not image.error:
+                pairing.replay(image)
             progress.done += 1
             hooks.progress(progress)
             continue
@@ -139,6 +142,8 @@ def _process(
         if progress.done == 0:
             publisher.begin(pairing)
         try:
+            if image.error:
+                raise ImageError(image.error)
             result = pairing.process(image)
         except ImageError as error:
             hooks.notice(f"left out: {error}")
@@ -152,13 +157,22 @@ def _process(
         progress.done += 1
         progress.left_out.update(pairing.counts)
         new = True
+        _tell_problems(source, progress, hooks)
         hooks.progress(progress)
         if time.monotonic() - begun >= part_seconds:
             work.commit(_state(progress, pairing))
             begun, new = time.monotonic(), False
     if new:
         work.commit(_state(progress, pairing))
+    # What a reader finds missing at the end of a recording comes after its last image.
+    _tell_problems(source, progress, hooks)
     return progress
+
+
+def _tell_problems(source: ImageSource, progress: Progress, hooks: RunHooks) -> None:
+    for text in source.problems[len(progress.problems) :]:
+        hooks.notice(f"warning: {text}")
+        progress.problems.append(text)
 
 
 def _state(progress: Progress, pairing: Pairing) -> dict[str, Any]:
@@ -217,5 +231,5 @@ def _require_complete(output: Path, info: dict[str, Any], exports: Exports) -> N
 
 
 def _reasons(progress: Progress) -> str:
-    named = [f"{count} {reason}" for reason, count in progress.left_out.items() if count]
+    named = [f"{count} {reason}" for reason, count in progress.left_out.items() if count] + progress.problems
     return ", ".join(named) or "it holds none"

@@ -34,6 +34,7 @@ class SourceImage:
         frame_id: coordinate frame of the camera, or "".
         decode: gives the ``H x W x 3`` or ``H x W`` uint8 RGB pixels; raises ImageError where it cannot.
         encoded: (format, data) of a sensor_msgs/CompressedImage that was recorded as JPEG or PNG, or ``None``.
+        error: why nothing is known of it, not even its stamp; "" for an image that is worth decoding.
     """
 
     index: int
@@ -44,6 +45,7 @@ class SourceImage:
     frame_id: str
     decode: Callable[[], np.ndarray]
     encoded: tuple[str, Any] | None = None
+    error: str = ""
 
 
 class ImageSource(ABC):
@@ -53,11 +55,20 @@ class ImageSource(ABC):
         path: what it is called in messages.
         streams: names of its streams.
         total: how many images it holds, or ``None`` where that is not known before reading.
+        problems: what is missing of the recording, as far as it was seen by now, one sentence each.
     """
 
     path: Path
     streams: tuple[str, ...]
     total: int | None
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def note_problem(self, text: str) -> None:
+        """Keep a sentence about what is missing; once, however often the recording is read."""
+        if text not in self.problems:
+            self.problems.append(text)
 
     @abstractmethod
     def images(self) -> Iterator[SourceImage]:
@@ -84,14 +95,15 @@ class BagSource(ImageSource):
     """
 
     def __init__(self, path: Path, topics: Sequence[str] = ()) -> None:
+        super().__init__()
         self.path = path
-        with BagReader(path) as bag:
+        with BagReader(path, report=self.note_problem) as bag:
             found = bag.require_images(topics) if topics else [bag.only_image_topic()]
         self.streams = tuple(topic.name for topic in found)
         self.total = sum(topic.count for topic in found)
 
     def images(self) -> Iterator[SourceImage]:
-        with BagReader(self.path) as bag:
+        with BagReader(self.path, report=self.note_problem) as bag:
             for index, image in enumerate(bag.images(self.streams)):
                 is_png = image.encoded is not None and bytes(image.encoded[1][:4]) == b"\x89PNG"
                 name = f"{image.topic.strip('/')}/{image.index:06d}.{'png' if is_png else 'jpg'}"
@@ -104,6 +116,7 @@ class BagSource(ImageSource):
                     image.frame_id,
                     image.decode,
                     image.encoded,
+                    image.error and f"image {image.index} of {image.topic}: {image.error}",
                 )
 
     def digest(self) -> str:
@@ -124,6 +137,7 @@ class VideoSource(ImageSource):
     """
 
     def __init__(self, paths: Sequence[Path], every: int = 1) -> None:
+        super().__init__()
         self._files = dict(zip(_stream_names("video", paths), paths, strict=True))
         self._every = every
         self.path = paths[0]
@@ -165,6 +179,7 @@ class FilesSource(ImageSource):
         stamps_from_names: bool = False,
         orientation: str = "exif",
     ) -> None:
+        super().__init__()
         self.streams = tuple(_stream_names("images", sequences))
         if len({len(sequence) for sequence in sequences}) > 1:
             raise ConfigError(

@@ -21,6 +21,8 @@ _OUTLIER = (235, 70, 70)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # OpenCV draws at fractions of a pixel: coordinates are shifted by this many bits.
 _SHIFT = 4
+# Widths of an image in its heights, and in pixels: two of them still fit into a JPEG (65500).
+_WIDEST, _MAX_WIDTH = 8, 16384
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def draw_matches(
             geometric check agreed, red where not; ``"auto"``: inlier where a check ran, else confidence.
         max_lines: draw at most this many lines, spread over the image, so that they can be told apart; all matched
             keypoints are drawn as dots. The strip says how many lines are shown.
-        height: pixels that each image is scaled to.
+        height: pixels that each image is scaled to, or less where it would become too wide to be looked at.
 
     Returns:
         ``H x W x 3`` uint8 RGB.
@@ -84,9 +86,10 @@ def draw_matches(
     placements = []
     left = 0
     for image, picture in zip((image0, image1), pictures, strict=True):
-        width = picture.shape[1]
-        canvas[strip:, left : left + width] = picture
-        placements.append(_Placement(width / image.shape[1], height / image.shape[0], left, strip))
+        tall, width = picture.shape[:2]
+        top = strip + (height - tall) // 2
+        canvas[top : top + tall, left : left + width] = picture
+        placements.append(_Placement(width / image.shape[1], tall / image.shape[0], left, top))
         left += width + gap
 
     points0 = placements[0](_numpy(matches.keypoints0))
@@ -130,9 +133,10 @@ def _as_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def _fit(image: np.ndarray, height: int) -> np.ndarray:
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
-    shrinks = height < image.shape[0]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    # Both sides have a limit: a line camera's 10000 x 1 would become two gigabytes at this height.
+    scale = min(height / image.shape[0], min(_WIDEST * height, _MAX_WIDTH) / image.shape[1])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
 
 
 def _range(confidence: np.ndarray) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io.atomic import atomic_output, check_output
 from semantic_matcher_core.viz.charts import Curve, bar_chart, time_chart
 from semantic_matcher_core.viz.matches import draw_matches
@@ -144,7 +145,8 @@ def _heat(stream: MatchStream) -> str:
 def heat_map(stream: MatchStream) -> np.ndarray:
     """``H x W x 3`` uint8 RGB: how many matches lie where, over a faint picture of the median pair."""
     width, height = stream.size if 0 not in stream.size else (4, 3)
-    size = (_HEAT_WIDTH, max(1, round(_HEAT_WIDTH * height / width)))
+    # A line camera's image, or one of its transpose, is drawn less extreme than it is.
+    size = (_HEAT_WIDTH, round(_HEAT_WIDTH * min(max(height / width, 1 / 8), 4)))
     heat = stream.heat / max(float(stream.heat.max()), 1.0)
     # The root, because a few cells hold most of the matches.
     levels = cv2.resize(np.sqrt(heat).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
@@ -192,5 +194,6 @@ def _image_of(pair: DrawnPair, side: int, stream: MatchStream) -> np.ndarray:
 
 def _jpeg(picture: np.ndarray) -> str:
     encoded, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    assert encoded
+    if not encoded:
+        raise ImageError(f"cannot encode a picture of shape {picture.shape} as JPEG")
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"

@@ -24,6 +24,7 @@ from semantic_matcher_core.offline.run_info import model_digest, read_run_info
 from semantic_matcher_core.offline.sources import BagSource, FilesSource, ImageSource, VideoSource
 from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.streams import TemporalPairing
+from tests.core.mcap_files import write_mcap
 from tests.core.recordings import (
     DISPARITY,
     PERIOD_NS,
@@ -291,6 +292,7 @@ class DyingSource(ImageSource):
     """A recording whose reader dies before the image of a given number."""
 
     def __init__(self, source: ImageSource, before: int) -> None:
+        super().__init__()
         self._source, self._before = source, before
         self.path, self.streams, self.total = source.path, source.streams, source.total
 
@@ -489,13 +491,29 @@ def test_a_full_disk_keeps_what_is_done(
 # What cannot work.
 
 
-def test_a_truncated_bag_leaves_nothing_under_the_final_name(
+def test_of_a_truncated_bag_the_rest_is_matched_and_the_loss_is_said(
     tmp_path: Path, matcher: SemanticMatcher, textured_image: np.ndarray
 ) -> None:
-    whole = write_camera_bag(tmp_path / "in.mcap", textured_image).read_bytes()
-    (tmp_path / "cut.mcap").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BagError, match=r"cannot read bag .*cut\.mcap"):
+    whole = write_mcap(tmp_path / "in.mcap", textured_image).read_bytes()
+    (tmp_path / "cut.mcap").write_bytes(whole[: len(whole) * 3 // 4])
+    notices: list[str] = []
+    hooks = RunHooks(notice=notices.append)
+    progress = run(BagSource(tmp_path / "cut.mcap"), matcher, tmp_path / "out.mcap", RunOptions(), hooks=hooks)
+    assert 2 <= progress.frames < 8 and pairs_of(tmp_path / "out.mcap")[0] == (0, 1)
+    assert len(progress.problems) == 1 and "cut.mcap: it is cut short" in progress.problems[0]
+    assert notices == [f"warning: {progress.problems[0]}"]
+    (tmp_path / "cut.mcap").write_bytes(whole[:200])
+    with pytest.raises(BagError, match=r"cannot read bag .*cut\.mcap: no message of it can be read: it is cut short"):
         BagSource(tmp_path / "cut.mcap")
+
+
+def test_a_message_that_is_no_image_is_left_out(
+    tmp_path: Path, matcher: SemanticMatcher, textured_image: np.ndarray
+) -> None:
+    bag = write_mcap(tmp_path / "in.mcap", textured_image, messages={2: b"\0\1\0\0" + b"\xff" * 9})
+    progress = run(BagSource(bag), matcher, tmp_path / "out.mcap", RunOptions(images="none"))
+    assert (progress.done, progress.frames, progress.left_out) == (8, 7, {"unreadable": 1})
+    assert pairs_of(tmp_path / "out.mcap") == [(0, 1), (1, 3), (3, 4), (4, 5), (5, 6), (6, 7)]
 
 
 def test_a_choice_of_topics_is_asked_for(tmp_path: Path, textured_image: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -162,3 +163,17 @@ def test_refusals() -> None:
         draw_matches(black().astype(np.float32), black(), given)
     with pytest.raises(ImageError, match="empty"):
         draw_matches(black(0, 5), black(), given)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 10_000), (16, 2048), (10_000, 1), (1, 1), (3000, 3)])
+@pytest.mark.parametrize("picture_height", [32, 480, 8192])
+def test_extreme_shapes_give_bounded_pictures_that_a_jpeg_holds(height: int, width: int, picture_height: int) -> None:
+    image = np.zeros((height, width), np.uint8)
+    places = torch.tensor([[0.0, 0.0], [width - 1.0, height - 1.0]])
+    matches = Matches(torch.tensor([[0, 0], [1, 1]]), places, places, torch.tensor([0.5, 0.9]))
+    picture = draw_matches(image, image, matches, height=picture_height)
+    assert picture.shape[0] <= 1.1 * picture_height + 40 and picture.shape[1] <= 17 * picture_height + 90
+    assert picture.shape[1] < 65_500
+    if picture_height == 480:
+        encoded, _ = cv2.imencode(".jpg", picture)
+        assert encoded
