@@ -197,6 +197,7 @@ def _jobs(
     options = RunOptions(
         mode=pairing.mode,
         pairing=pairing.temporal(),
+        sync=pairing.sync,
         slop_s=pairing.slop,
         geometry=matching.kind(),
         geometry_threshold=matching.geometry_threshold,

@@ -58,11 +58,19 @@ class PairingOptions:
             help="Policy keyframe: replace it when a smaller share of its area is matched.", rich_help_panel=_PAIRING
         ),
     ] = 0.4
+    sync: Annotated[
+        str,
+        typer.Option(
+            help="Mode stereo: approximate, left and right nearest in time are a pair; exact, those of equal stamps.",
+            rich_help_panel=_PAIRING,
+        ),
+    ] = "approximate"
     slop: Annotated[
         float,
         typer.Option(
             min=0.0,
-            help="Mode stereo: seconds that the stamps of a pair may differ; keep it below half the frame period.",
+            help="Sync approximate: seconds that the stamps of a pair may differ, below half the frame period; 0: as "
+            "the frame period has it.",
             rich_help_panel=_PAIRING,
         ),
     ] = 0.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.offline.pairing import MODES
-from semantic_matcher_core.streams import TemporalPairing
+from semantic_matcher_core.streams import TemporalPairing, slop_of
 
 IMAGE_CHOICES = ("jpeg", "none")
 
@@ -18,7 +18,10 @@ class RunOptions:
     Attributes:
         mode: ``temporal``, ``stereo`` or ``reference``.
         pairing: which earlier image, in temporal mode.
-        slop_s: largest difference between left and right stamps in seconds, in stereo mode.
+        sync: which left and right images are a pair, in stereo mode: ``approximate``, those nearest in time; ``exact``,
+            those of equal stamps.
+        slop_s: largest difference between their stamps in seconds, with ``approximate``; 0 for three quarters of the
+            frame period.
         queue_size: images of each side that wait for their partner, in stereo mode.
         geometry: ``None``, ``"homography"`` or ``"fundamental"``.
         geometry_threshold: largest distance of an inlier from the model, in pixels.
@@ -30,6 +33,7 @@ class RunOptions:
 
     mode: str = "temporal"
     pairing: TemporalPairing = field(default_factory=TemporalPairing)
+    sync: str = "approximate"
     slop_s: float = 0.0
     queue_size: int = 10
     geometry: str | None = None
@@ -42,6 +46,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"unknown mode {self.mode!r}; use one of {', '.join(MODES)}")
+        slop_of(self.sync, self.slop_s)
         if self.images not in IMAGE_CHOICES:
             raise ConfigError(f"unknown choice of images {self.images!r}; use one of {', '.join(IMAGE_CHOICES)}")
         if not 1 <= self.jpeg_quality <= 100:

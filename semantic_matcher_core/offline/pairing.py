@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,10 @@ class Pairing(ABC):
     @abstractmethod
     def replay(self, image: SourceImage) -> None:
         """Note an image that an earlier run has processed."""
+
+    def finish(self) -> list[Callable[[], Result]]:
+        """What is left to do when all images have come; each may raise as :meth:`process` does."""
+        return []
 
     @abstractmethod
     def state(self) -> Any:
@@ -157,7 +162,7 @@ class StereoWork(Pairing):
     Args:
         matcher: features and matches.
         left, right: names of the two streams.
-        slop_ns: largest difference between the stamps of a pair.
+        slop_ns: largest difference between the stamps of a pair; ``None`` leaves it to the frame period.
         queue_size: images of each side that wait for their partner.
         verify: geometric check, or ``None``.
     """
@@ -170,7 +175,7 @@ class StereoWork(Pairing):
         left: str,
         right: str,
         *,
-        slop_ns: int = 0,
+        slop_ns: int | None = 0,
         queue_size: int = 10,
         verify: Verifier | None = None,
     ) -> None:
@@ -178,29 +183,41 @@ class StereoWork(Pairing):
         self._stream = StereoStream(matcher, verify)
         self._synchronizer: StereoSynchronizer[SourceImage] = StereoSynchronizer(slop_ns, queue_size)
         self._left, self._right = left, right
+        self._finished = False
 
     def process(self, image: SourceImage) -> Result | None:
         pair = self._add(image)
-        if pair is None:
-            return None
-        left, right = pair
-        matched = self._stream.process(left.decode(), right.decode(), (left.stamp_ns, right.stamp_ns), (left, right))
-        return Result([("left/", matched.reference), ("right/", matched.current)], [matched], image)
+        return None if pair is None else self._match(*pair, image)
+
+    def finish(self) -> list[Callable[[], Result]]:
+        if self._finished:
+            return []
+        pairs = self._synchronizer.finish()
+        self._count()
+        self._finished = True
+        return [partial(self._match, *pair, max(pair, key=lambda image: image.received_ns)) for pair in pairs]
 
     def replay(self, image: SourceImage) -> None:
         self._add(image)
 
     def state(self) -> Any:
-        return {}
+        return {"finished": self._finished}
 
     def restore(self, state: Any) -> None:
-        pass
+        self._finished = state["finished"]
+
+    def _match(self, left: SourceImage, right: SourceImage, image: SourceImage) -> Result:
+        matched = self._stream.process(left.decode(), right.decode(), (left.stamp_ns, right.stamp_ns), (left, right))
+        return Result([("left/", matched.reference), ("right/", matched.current)], [matched], image)
 
     def _add(self, image: SourceImage) -> tuple[SourceImage, SourceImage] | None:
         add = self._synchronizer.add_left if image.stream == self._left else self._synchronizer.add_right
         pair = add(image.stamp_ns, image)
-        self.counts["without partner"] = sum(self._synchronizer.unpaired)
+        self._count()
         return pair
+
+    def _count(self) -> None:
+        self.counts["without partner"] = sum(self._synchronizer.unpaired)
 
 
 class ReferenceWork(Pairing):

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semantic_matcher_core.errors import BagError, ConfigError, ImageError, OutputError
 from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
 from semantic_matcher_core.offline.options import RunOptions
-from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, StereoWork, TemporalWork
+from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result, StereoWork, TemporalWork
 from semantic_matcher_core.offline.publisher import Publisher
 from semantic_matcher_core.offline.run_info import environment, read_run_info, run_info
 from semantic_matcher_core.offline.work_folder import WorkFolder
+from semantic_matcher_core.streams import slop_of
 
 if TYPE_CHECKING:
-    from semantic_matcher_core.offline.sources import ImageSource
+    from semantic_matcher_core.offline.sources import ImageSource, SourceImage
     from semantic_matcher_core.pipeline import SemanticMatcher
     from semantic_matcher_core.streams import Verifier
 
@@ -141,19 +143,7 @@ def _process(
             pairing.resume()
         if progress.done == 0:
             publisher.begin(pairing)
-        try:
-            if image.error:
-                raise ImageError(image.error)
-            result = pairing.process(image)
-        except ImageError as error:
-            hooks.notice(f"left out: {error}")
-            progress.left_out["unreadable"] = progress.left_out.get("unreadable", 0) + 1
-        else:
-            if result is not None:
-                publisher.publish(result, pairing.mode)
-                progress.frames += len(result.frames)
-                progress.pairs += len(result.pairs)
-                progress.matches += sum(len(pair.matches) for pair in result.pairs)
+        _give(partial(_work_on, image, pairing), publisher, pairing.mode, progress, hooks)
         progress.done += 1
         progress.left_out.update(pairing.counts)
         new = True
@@ -162,6 +152,11 @@ def _process(
         if time.monotonic() - begun >= part_seconds:
             work.commit(_state(progress, pairing))
             begun, new = time.monotonic(), False
+    if progress.done:
+        for work_left in pairing.finish():
+            _give(work_left, publisher, pairing.mode, progress, hooks)
+            new = True
+        progress.left_out.update(pairing.counts)
     if new:
         work.commit(_state(progress, pairing))
     # What a reader finds missing at the end of a recording comes after its last image.
@@ -173,6 +168,33 @@ def _tell_problems(source: ImageSource, progress: Progress, hooks: RunHooks) -> 
     for text in source.problems[len(progress.problems) :]:
         hooks.notice(f"warning: {text}")
         progress.problems.append(text)
+
+
+def _work_on(image: SourceImage, pairing: Pairing) -> Result | None:
+    if image.error:
+        raise ImageError(image.error)
+    return pairing.process(image)
+
+
+def _give(
+    work_on: Callable[[], Result | None],
+    publisher: Publisher,
+    mode: str,
+    progress: Progress,
+    hooks: RunHooks,
+) -> None:
+    """Publish and count what comes of an image; one that cannot be decoded is counted and left out."""
+    try:
+        result = work_on()
+    except ImageError as error:
+        hooks.notice(f"left out: {error}")
+        progress.left_out["unreadable"] = progress.left_out.get("unreadable", 0) + 1
+        return
+    if result is not None:
+        publisher.publish(result, mode)
+        progress.frames += len(result.frames)
+        progress.pairs += len(result.pairs)
+        progress.matches += sum(len(pair.matches) for pair in result.pairs)
 
 
 def _state(progress: Progress, pairing: Pairing) -> dict[str, Any]:
@@ -199,7 +221,7 @@ def _pairing(
     if options.mode == "stereo":
         if len(source.streams) != 2:
             raise ConfigError(f"mode 'stereo' needs a left and a right stream, got {len(source.streams)}")
-        slop = round(options.slop_s * 1e9)
+        slop = slop_of(options.sync, options.slop_s)
         left, right = source.streams
         return StereoWork(matcher, left, right, slop_ns=slop, queue_size=options.queue_size, verify=verify)
     if options.mode == "reference":
@@ -212,8 +234,6 @@ def _pairing(
 def _verifier(options: RunOptions) -> Verifier | None:
     if options.geometry is None:
         return None
-    from functools import partial
-
     from semantic_matcher_core.matching.verification import verify
 
     return partial(verify, kind=options.geometry, threshold_px=options.geometry_threshold)

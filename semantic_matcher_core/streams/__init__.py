@@ -12,11 +12,12 @@ from semantic_matcher_core.streams.reference import ReferenceStream
 from semantic_matcher_core.streams.reuse import SemanticReuse
 from semantic_matcher_core.streams.stamps import StampMonitor, StampOrder
 from semantic_matcher_core.streams.stereo import StereoStream
-from semantic_matcher_core.streams.synchronizer import StereoSynchronizer
+from semantic_matcher_core.streams.synchronizer import SYNC, StereoSynchronizer, slop_of
 from semantic_matcher_core.streams.temporal import TemporalStream
 
 __all__ = [
     "REFERENCE_POLICIES",
+    "SYNC",
     "FeatureMatcher",
     "Frame",
     "MatchedPair",
@@ -31,4 +32,5 @@ __all__ = [
     "Verifier",
     "inlier_share",
     "overlap",
+    "slop_of",
 ]

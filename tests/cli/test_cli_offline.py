@@ -185,5 +185,6 @@ def test_defaults_are_those_of_the_nodes() -> None:
     assert (flat["reference_policy"], flat["every_nth"]) == (pairing.policy, pairing.every_nth)
     assert (flat["min_inlier_share"], flat["min_overlap"]) == (pairing.min_inlier_share, pairing.min_overlap)
     options = RunOptions()
-    assert (flat["slop"], flat["geometry_threshold"]) == (options.slop_s, options.geometry_threshold)
+    assert (flat["sync"], flat["slop"]) == (options.sync, options.slop_s)
+    assert flat["geometry_threshold"] == options.geometry_threshold
     assert (flat["mode"], flat["write_images"]) == (options.mode, options.images)

@@ -207,7 +207,7 @@ def test_stereo(tmp_path: Path, matcher: SemanticMatcher, textured_image: np.nda
         disparity = message.xy0.reshape(-1, 2) - message.xy1.reshape(-1, 2)
         assert (np.abs(disparity - (DISPARITY, 0)).max(axis=1) < 1).mean() > 0.7
     with pytest.raises(ImageError, match="gave no usable image"):
-        run(source, matcher, tmp_path / "none.mcap", RunOptions(mode="stereo", slop_s=0.0))
+        run(source, matcher, tmp_path / "none.mcap", RunOptions(mode="stereo", sync="exact"))
 
 
 def test_reference(tmp_path: Path, matcher: SemanticMatcher, textured_image: np.ndarray) -> None:
