@@ -139,7 +139,16 @@ def _as(kind: Any, value: Any) -> tuple[bool, Any]:
     if kind is str:
         return isinstance(value, str), value
     if typing.get_origin(kind) is tuple:
-        length = len(typing.get_args(kind))
-        fits = isinstance(value, (list, tuple)) and len(value) == length and all(type(v) is int for v in value)
-        return fits, tuple(value) if fits else value
+        return _as_tuple(typing.get_args(kind), value)
     return isinstance(value, dict), value
+
+
+def _as_tuple(kinds: tuple[Any, ...], value: Any) -> tuple[bool, Any]:
+    if not isinstance(value, (list, tuple)):
+        return False, value
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(kinds) != len(value):
+        return False, value
+    items = [_as(kind, item) for kind, item in zip(kinds, value, strict=True)]
+    return all(fits for fits, _ in items), tuple(item for _, item in items)

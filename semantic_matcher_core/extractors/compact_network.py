@@ -1,0 +1,131 @@
+"""The bundled extractor's networks: early downsampling, maps of features, and descriptors computed at keypoints alone.
+
+Feature pyramids (Lin et al., CVPR 2017, arXiv 1612.03144) with the small widths of XFeat (Potje et al., CVPR 2024).
+What makes a descriptor of the maps runs at some thousand keypoints instead of every pixel, as in ALIKED's sparse
+descriptor head (Zhao et al., 2023): with ``positions`` it reads the finest map at places that it predicts, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semantic_matcher_core.layers import conv_stack
+
+STRIDE = 32
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of a :class:`StudentNetwork`.
+
+    Attributes:
+        widths: channels at strides 2, 4, 8, 16 and 32.
+        depths: 3 x 3 convolutions at each of them.
+        fused: channels of the fused map, at stride 8.
+        hidden: width of the descriptor head's hidden layer.
+        positions: places besides the keypoint itself that the head reads at stride 4; 0 for none.
+        descriptor_dim: of the descriptors.
+    """
+
+    widths: tuple[int, int, int, int, int] = (24, 64, 96, 128, 160)
+    depths: tuple[int, int, int, int, int] = (1, 2, 3, 3, 2)
+    fused: int = 96
+    hidden: int = 256
+    positions: int = 0
+    descriptor_dim: int = 128
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, for YAML and the metadata of weights."""
+        return asdict(self)
+
+
+class StudentNetwork(nn.Module):
+    """Images to two maps of features and a map of scores; descriptors of the maps at keypoints.
+
+    Args:
+        architecture: its sizes.
+        batch_norm: with batch normalisation, for training; see :func:`~semantic_matcher_core.layers.folded`.
+    """
+
+    def __init__(self, architecture: Architecture = Architecture(), *, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.architecture = architecture
+        c2, c4, c8, c16, c32 = architecture.widths
+        d2, d4, d8, d16, d32 = architecture.depths
+        fused, dim, hidden = architecture.fused, architecture.descriptor_dim, architecture.hidden
+
+        def convs(inputs: int, outputs: int, depth: int, stride: int = 2) -> nn.Sequential:
+            return conv_stack(inputs, *[outputs] * depth, stride=stride, batch_norm=batch_norm)
+
+        self.stride2 = convs(12, c2, d2, stride=1)
+        self.stride4 = convs(c2, c4, d4)
+        self.stride8 = convs(c4, c8, d8)
+        self.stride16 = convs(c8, c16, d16)
+        self.stride32 = convs(c16, c32, d32)
+        self.from8, self.from16, self.from32 = (nn.Conv2d(c, fused, 1) for c in (c8, c16, c32))
+        self.fuse = convs(fused, fused, 1, stride=1)
+        self.to4 = nn.Conv2d(fused, c4, 1)
+        self.to2 = nn.Conv2d(c4, c2, 1)
+        self.score = nn.Sequential(*convs(c2, c2, 1, stride=1), nn.Conv2d(c2, 4, 1))
+        self.head = nn.Sequential(
+            nn.Linear(fused + c4 * (1 + architecture.positions), hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+        )
+        if architecture.positions:
+            self.offsets = nn.Linear(fused + c4, 2 * architecture.positions)
+            # A ring of 2 to 6 pixels about the keypoint to begin with.
+            nn.init.normal_(self.offsets.weight, std=1e-3)
+            angle = torch.arange(architecture.positions) * 2.4
+            reach = 2 + 4 * torch.arange(architecture.positions) / max(1, architecture.positions - 1)
+            ring = torch.stack((angle.cos() * reach, angle.sin() * reach), dim=-1)
+            self.offsets.bias.data = ring.flatten()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Args:
+            images: ``B x 3 x H x W``, zero mean and unit variance, H and W multiples of 32.
+
+        Returns:
+            ``B x C x H/4 x W/4`` and ``B x F x H/8 x W/8`` features, and ``B x 1 x H x W`` logits of the score.
+        """
+        half = self.stride2(F.pixel_unshuffle(images, 2))
+        quarter = self.stride4(half)
+        eighth = self.stride8(quarter)
+        sixteenth = self.stride16(eighth)
+        coarse = self.from16(sixteenth) + _doubled(self.from32(self.stride32(sixteenth)))
+        coarse = self.fuse(self.from8(eighth) + _doubled(coarse))
+        fine = F.relu(quarter + _doubled(self.to4(coarse)))
+        score = self.score(F.relu(half + _doubled(self.to2(fine))))
+        return fine, coarse, F.pixel_shuffle(score, 2)
+
+    def describe(self, fine: Tensor, coarse: Tensor, keypoints: Tensor) -> Tensor:
+        """L2-normalised descriptors at keypoints.
+
+        Args:
+            fine, coarse: the maps of :meth:`forward`, float32.
+            keypoints: ``B x N x 2`` (x, y) pixels.
+
+        Returns:
+            ``B x N x D``.
+        """
+        at = torch.cat((read_map(coarse, keypoints, 8), read_map(fine, keypoints, 4)), dim=-1)
+        if self.architecture.positions:
+            moved = keypoints[:, :, None] + self.offsets(at).unflatten(-1, (-1, 2))
+            around = read_map(fine, moved.flatten(1, 2), 4).unflatten(1, moved.shape[1:3])
+            at = torch.cat((at, around.flatten(2)), dim=-1)
+        return F.normalize(self.head(at), dim=-1)
+
+
+def read_map(values: Tensor, pixels: Tensor, stride: int) -> Tensor:
+    """``B x N x C`` of a ``B x C x H/stride x W/stride`` map at ``B x N x 2`` (x, y) pixels, bilinear between the
+    centres of its cells; beyond the outermost ones the border counts."""
+    extent = pixels.new_tensor([values.shape[-1], values.shape[-2]]) * stride
+    grid = (2 * pixels + 1) / extent - 1
+    return F.grid_sample(values, grid[:, None], padding_mode="border", align_corners=False)[:, :, 0].transpose(1, 2)
+
+
+def _doubled(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,0 +1,306 @@
+"""The loop: a pool of clean pairs, changes of light, the student, its losses; everything on one device."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from semantic_matcher_core.errors import CheckpointError
+from semantic_matcher_core.extractors import create_extractor
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.compact_network import StudentNetwork
+from semantic_matcher_core.extractors.registry import accepted_options
+from semantic_matcher_core.io.atomic import atomic_output
+from semantic_matcher_core.io.images import list_images
+from semantic_matcher_core.layers import folded, standardised
+from semantic_matcher_core.weights.loading import read_state_dict
+from training.errors import DataError
+from training.labelling.frames import shrunk
+from training.labelling.label_file import read_labels
+from training.student.config import StudentConfig, TeacherConfig
+from training.student.light import Light
+from training.student.loss import Losses, losses
+from training.student.pictures import PictureBank
+from training.student.pool import LabelledPoints, PairMaker, Pairs, Pool
+
+_LOG_EVERY, _SAVE_SECONDS = 50, 60.0
+# Of the initial pool, in batches: training begins when so many are there.
+_FIRST_BATCHES = 8
+
+
+def train_student(
+    config: StudentConfig,
+    *,
+    device: torch.device,
+    report: Callable[[str], None],
+    minutes: float | None = None,
+) -> Path:
+    """Train, going on from a checkpoint where there is one.
+
+    Args:
+        config: of the distillation.
+        device: where everything lives.
+        report: takes a line of progress.
+        minutes: time budget, loading included; the schedule then follows the clock, or the steps where they are over
+            first. ``None``: the steps alone.
+
+    Returns:
+        The weights, batch normalisation folded in, as half-precision safetensors.
+
+    Raises:
+        DataError: too few photographs, or the loss is no longer finite.
+        CheckpointError: the folder holds a training with other settings.
+        WeightsNotFoundError: the teacher's weights are not here.
+    """
+    began = time.monotonic()
+    folder = config.run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    state = _State(config, device, folder)
+    if state.final.is_file():
+        return state.final
+    deadline = None if minutes is None else began + 60 * minutes
+    maker = _maker(config, device, state.generator)
+    report(f"{len(maker.photos)} photographs, teacher and network on {device}, {time.monotonic() - began:.0f} s")
+    validation = _validation(config, device)
+    pool = Pool(maker, config.data.pool)
+    while pool.filled < min(config.data.pool, _FIRST_BATCHES * config.batch):
+        pool.renew(config.data.chunk)
+    report(f"first {pool.filled} pairs, {time.monotonic() - began:.0f} s")
+    light = Light(config.light.strength, state.generator)
+    renew_every = max(1, round(config.data.chunk * config.data.uses / config.batch))
+    started = saved = time.monotonic()
+    # What is left of the budget is divided into the steps that are left of the schedule.
+    first_share = state.share
+    sums, since, since_step = None, started, state.step
+    while state.step < config.steps and (deadline is None or time.monotonic() < deadline - 5):
+        share = state.step / config.steps
+        if deadline is not None:
+            clock = (time.monotonic() - started) / max(1e-6, deadline - 5 - started)
+            share = max(share, first_share + (1 - first_share) * clock)
+        state.share = min(1.0, share)
+        found = state.take_step(pool, light)
+        values = torch.stack([*found]).detach()
+        sums = values if sums is None else sums + values
+        if state.step % renew_every == 0:
+            pool.renew(config.data.chunk)
+        if state.step % _LOG_EVERY == 0:
+            means = dict(zip(Losses._fields, (sums / _LOG_EVERY).tolist(), strict=True))
+            now, sums = time.monotonic(), None
+            if not all(math.isfinite(value) for value in means.values()):
+                raise DataError(f"the loss is not finite at step {state.step}: {means}; lower lr")
+            rate = (state.step - since_step) / (now - since)
+            since, since_step = now, state.step
+            state.log({"share": round(state.share, 4), **{k: round(v, 4) for k, v in means.items()}})
+            if state.step % (10 * _LOG_EVERY) == 0 or deadline is None:
+                words = " ".join(f"{name} {value:.3f}" for name, value in means.items())
+                report(f"step {state.step}, {state.share:.0%}, {rate:.1f} steps/s{_busy(device)}: {words}")
+        if time.monotonic() - saved > _SAVE_SECONDS:
+            state.save()
+            saved = time.monotonic()
+            report(f"step {state.step}, validation: {_words(state.validate(validation))}")
+    state.share = 1.0
+    state.save()
+    report(f"step {state.step}, validation: {_words(state.validate(validation))}")
+    return state.finish()
+
+
+class _State:
+    """Network, average, optimizer and random numbers of a run, and its folder."""
+
+    def __init__(self, config: StudentConfig, device: torch.device, folder: Path) -> None:
+        self.config = config
+        self.device = device
+        self.final = folder / "final.safetensors"
+        self._folder = folder
+        torch.manual_seed(config.seed)
+        network = StudentNetwork(config.network, batch_norm=True)
+        if config.start_from is not None:
+            _start(network, Path(config.start_from))
+        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda"
+        )
+        self.generator = torch.Generator(device)
+        self.step, self.share = 0, 0.0
+        self._restore()
+        # A pool is not kept: one that goes on gets another, of the same kind.
+        self.generator.manual_seed(config.seed * 1_000_003 + self.step)
+
+    def take_step(self, pool: Pool, light: Light) -> Losses:
+        """One optimisation step."""
+        config = self.config
+        rate = learning_rate(config.lr, self.share, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        pairs = pool.draw(config.batch, self.generator)
+        with torch.no_grad():
+            images = light(pairs.images.flatten(0, 1).float() / 255, config.light.none)
+            images = standardised(images).contiguous(memory_format=torch.channels_last)
+        self.network.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            maps = self.network(images)
+        found = losses(self.network, maps, pairs, config.loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        found.total(config.loss).backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        with torch.no_grad():
+            weight = min(config.average, (1 + self.step) / (10 + self.step))
+            kept, new = (list(n.state_dict().values()) for n in (self.average, self.network))
+            floats = [(a, b) for a, b in zip(kept, new, strict=True) if a.is_floating_point()]
+            torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - weight)
+        return found
+
+    @torch.inference_mode()
+    def validate(self, held: tuple[Tensor, Any]) -> dict[str, float]:
+        """Losses of the averaged network on pairs of held-out photographs, under fixed changes of light."""
+        images, pairs = held
+        network = self.average.eval()
+        sums: list[Tensor] = []
+        parts = torch.arange(len(pairs), device=self.device).split(self.config.batch)
+        for part in parts:
+            some = standardised(images[part].flatten(0, 1)).contiguous(memory_format=torch.channels_last)
+            sums.append(torch.stack([*losses(network, network(some), pairs[part], self.config.loss)]) * len(part))
+        values = dict(zip(Losses._fields, (torch.stack(sums).sum(dim=0) / len(pairs)).tolist(), strict=True))
+        self.log({"validation": {name: round(value, 4) for name, value in values.items()}})
+        return values
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Append a line of figures."""
+        with open(self._folder / "figures.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.step, **values}) + "\n")
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        content = {
+            "settings": json.dumps(_decisive(self.config), sort_keys=True),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "share": self.share,
+        }
+        with atomic_output(self._folder / "checkpoint.pt") as temporary:
+            torch.save(content, temporary)
+
+    def finish(self) -> Path:
+        """Write the averaged weights as they are used."""
+        network = folded(self.average)
+        tensors = {name: value.half().cpu().contiguous() for name, value in network.state_dict().items()}
+        with atomic_output(self.final) as temporary:
+            save_file(tensors, temporary)
+        return self.final
+
+    def _restore(self) -> None:
+        path = self._folder / "checkpoint.pt"
+        if not path.is_file():
+            return
+        content = torch.load(path, map_location=self.device, weights_only=True)
+        before, now = json.loads(content["settings"]), json.loads(json.dumps(_decisive(self.config)))
+        if before != now:
+            keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+            raise CheckpointError(
+                f"{path} was trained with other settings ({', '.join(keys)}); give the run another name, or remove it"
+            )
+        self.network.load_state_dict(content["network"])
+        self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.share = content["step"], content["share"]
+
+
+def learning_rate(peak: float, share: float, step: int) -> float:
+    """Up over the first 200 steps, or 2 %, whichever is over first; down along a cosine."""
+    warm = min(1.0, max(share / 0.02, (step + 1) / 200))
+    return peak * warm * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def split(files: Sequence[Path], holdout: int) -> tuple[list[Path], list[Path]]:
+    """Pictures to train on, and every ``holdout``-th for validation."""
+    return [f for i, f in enumerate(files) if i % holdout], [f for i, f in enumerate(files) if i % holdout == 0]
+
+
+def _decisive(config: StudentConfig) -> dict[str, Any]:
+    """What of the settings a checkpoint depends on. Where the pictures lie, how many steps there are and what the next
+    ones learn may change: a checkpoint goes on with another recipe."""
+    return {"network": asdict(config.network), "seed": config.seed}
+
+
+def _start(network: StudentNetwork, path: Path) -> None:
+    """Weights of a checkpoint of another run."""
+    content = torch.load(path, map_location="cpu", weights_only=True) if path.suffix == ".pt" else None
+    state = content["average"] if content and "average" in content else read_state_dict(path)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} is of another network: {str(error).splitlines()[1].strip()}") from error
+
+
+def _teacher(config: TeacherConfig, device: torch.device) -> Extractor:
+    options: dict[str, Any] = {"fixed_size": True}
+    # A fixed number of keypoints says more than a threshold that suits other images.
+    if "detection_threshold" in accepted_options(config.extractor):
+        options["detection_threshold"] = 0.0
+    return create_extractor(
+        config.extractor, config.keypoints, weights=config.weights, device=device, fetch=False, **options
+    )
+
+
+def _maker(config: StudentConfig, device: torch.device, generator: torch.Generator) -> PairMaker:
+    data = config.data
+    files, held = split(list_images(data.photos), data.holdout)
+    if not files or not held:
+        raise DataError(f"{data.photos} has {len(files) + len(held)} photographs, too few to train on and to validate")
+    photos = PictureBank.of_files(files, data.side, device)
+    labelled = None
+    if data.labels:
+        pictures, parts = [], []
+        for path in data.labels:
+            labels = read_labels(Path(path))
+            small = [shrunk(image.image, data.side) for image in labels.images]
+            points = LabelledPoints.of_labels(labels, [scale for _, scale in small], device)
+            points.images += len(pictures)
+            pictures += [image for image, _ in small]
+            parts.append(points)
+        labelled = PictureBank.of_arrays(pictures, device), LabelledPoints.joined(parts)
+    return PairMaker(photos, labelled, _teacher(config.teacher, device), data, generator)
+
+
+def _validation(config: StudentConfig, device: torch.device) -> tuple[Tensor, Any]:
+    """Pairs of held-out photographs under fixed changes of light; drawn on the CPU, they are the same everywhere."""
+    held = split(list_images(config.data.photos), config.data.holdout)[1]
+    generator = torch.Generator(device).manual_seed(987_654)
+    bank = PictureBank.of_files(held, config.data.side, device)
+    data = replace(config.data, shares=(1.0, 0.0, 0.0), labels=())
+    maker = PairMaker(bank, None, _teacher(config.teacher, device), data, generator)
+    count = min(128, 4 * len(held))
+    made = [maker.make(len(part)) for part in torch.arange(count).split(data.chunk)]
+    pairs = Pairs(*(torch.cat([getattr(part, f.name) for part in made]) for f in fields(Pairs)))
+    with torch.no_grad():
+        images = Light(1.0, generator)(pairs.images.flatten(0, 1).float() / 255)
+    return images.unflatten(0, (count, 2)), pairs
+
+
+def _busy(device: torch.device) -> str:
+    """How busy the GPU is, in words; nothing elsewhere or where that cannot be asked."""
+    if device.type != "cuda":
+        return ""
+    try:
+        return f", GPU {torch.cuda.utilization(device)} % busy, {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
+    except (ModuleNotFoundError, RuntimeError):
+        return f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
+
+
+def _words(values: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in values.items())
