@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.models import Case
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.device import PRECISIONS
+from semantic_matcher_core.extractors.dense import DenseExtractor
 from semantic_matcher_core.semantics import resize_for_encoder
 
 
@@ -68,6 +69,7 @@ def stage_work(matcher: SemanticMatcher, case: Case, count: int) -> dict[str, Wo
 
     with torch.inference_mode():
         resized, _ = resize_for_encoder(images, case.semantic_size, encoder.patch_size, registration="published")
+        assert isinstance(extractor, DenseExtractor)
         step = extractor.dense_step
         fitting = images[..., : height // step * step, : width // step * step]
         with FlopCounterMode(display=False) as counter:

@@ -17,6 +17,7 @@ import torch
 
 from semantic_matcher_core.device import resolve_precision
 from semantic_matcher_core.errors import ConfigError, DeviceError
+from semantic_matcher_core.extractors.dense import DenseExtractor
 
 if TYPE_CHECKING:
     from semantic_matcher_core.pipeline import SemanticMatcher
@@ -73,7 +74,7 @@ def _compiled(matcher: SemanticMatcher, options: dict[str, Any]) -> SemanticMatc
     def compiled(call: Callable[..., Any], *, dynamic: bool | None = None) -> Any:
         return torch.compile(call, dynamic=dynamic, **options)
 
-    if matcher.extractor.dense_step:
+    if isinstance(matcher.extractor, DenseExtractor):
         matcher.extractor.dense = compiled(matcher.extractor.dense)  # type: ignore[method-assign]
     encoder: Any = matcher.semantic_encoder
     reasoner = matcher.reasoner

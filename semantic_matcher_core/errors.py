@@ -32,6 +32,10 @@ class DeviceError(SemanticMatcherError, RuntimeError):
     """The requested device or precision is not available here; nothing falls back silently."""
 
 
+class ForkError(SemanticMatcherError, RuntimeError):
+    """A process was forked from one that had used torch; what it asks for would hang."""
+
+
 class CheckpointError(SemanticMatcherError, ValueError):
     """A checkpoint (file, folder or zip) is damaged, unsafe, or does not fit the model it is loaded into."""
 

@@ -15,14 +15,15 @@ from semantic_matcher_core.device import is_slow, resolve_device, resolve_precis
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.geometry.homography import warp_points
+from semantic_matcher_core.inference import inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.matching import MatcherConfig, match_features
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import has_narrow_weights, narrowed
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder, sample_at_keypoints
-from semantic_matcher_core.semantics.resize import check_registration
 from semantic_matcher_core.semantics.semantic_map import SemanticMap
+from semantic_matcher_core.settings import check_registration
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.variants.names import DEFAULT_VARIANT
 
@@ -190,7 +191,7 @@ class SemanticMatcher(nn.Module):
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    @torch.inference_mode()
+    @inference
     def extract(self, image: Any, mask: Any = None) -> Features:
         """Keypoints with local, and where there is a reasoner reasoned and semantic, descriptors.
 
@@ -207,7 +208,7 @@ class SemanticMatcher(nn.Module):
             return gpu.replayed(self, self._images(image))
         return self.extract_with_map(image, mask)[0]
 
-    @torch.inference_mode()
+    @inference
     def extract_with_map(
         self,
         image: Any,
@@ -248,7 +249,7 @@ class SemanticMatcher(nn.Module):
         uploaded = None if gpu is None else gpu.uploaded(image)
         return as_image_batch(image, self.device) if uploaded is None else uploaded
 
-    @torch.inference_mode()
+    @inference
     def local_features(self, images: torch.Tensor, masks: torch.Tensor | None = None) -> Features:
         """What the extractor gives, at the matcher's precision.
 
@@ -259,7 +260,7 @@ class SemanticMatcher(nn.Module):
         with self._autocast(self.extractor):
             return self.extractor(images, masks)
 
-    @torch.inference_mode()
+    @inference
     def features_of(self, images: torch.Tensor, masks: torch.Tensor | None = None) -> Features:
         """:meth:`extract`, of images that are on the device already; arguments as for :meth:`local_features`."""
         if self.reasoner is None:
@@ -289,7 +290,7 @@ class SemanticMatcher(nn.Module):
         self._cuda = None
         return super()._apply(fn, recurse)
 
-    @torch.inference_mode()
+    @inference
     def match(self, features0: Features, features1: Features) -> Matches:
         """Matches between two (batches of) features of this matcher.
 
@@ -302,7 +303,7 @@ class SemanticMatcher(nn.Module):
         """:meth:`extract` both, then :meth:`match`."""
         return self.match(self.extract(image0), self.extract(image1))
 
-    @torch.inference_mode()
+    @inference
     def semantic_features(self, images: torch.Tensor, features: Features) -> torch.Tensor:
         """Semantic features at keypoints, as the reasoner takes them.
 
@@ -318,7 +319,7 @@ class SemanticMatcher(nn.Module):
         """
         return self._sample(self.semantic_map(images), features.keypoints)
 
-    @torch.inference_mode()
+    @inference
     def semantic_map(self, images: torch.Tensor) -> SemanticMap:
         """The semantic encoder's map of images.
 

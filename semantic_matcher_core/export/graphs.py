@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.dense import DenseExtractor
 from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics.compact_context import CompactContext
@@ -76,7 +77,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 class _Dense(nn.Module):
-    def __init__(self, extractor: Extractor) -> None:
+    def __init__(self, extractor: DenseExtractor) -> None:
         super().__init__()
         self.extractor = extractor
 
@@ -87,7 +88,7 @@ class _Dense(nn.Module):
 
 class _DenseAtPositions(_Dense):
     def forward(self, images: Tensor, positions: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return type(self.extractor).dense(self.extractor, images, positions)  # type: ignore[call-arg]
+        return type(self.extractor).dense(self.extractor, images, positions)
 
 
 class _Encode(nn.Module):
@@ -119,12 +120,12 @@ class _Reason(nn.Module):
 
 
 def _extractor_graph(extractor: Extractor) -> Graph:
-    step, channels = extractor.dense_step, extractor.dense_channels
-    if step == 0:
+    if not isinstance(extractor, DenseExtractor):
         raise ConfigError(
             f"extractor {extractor.name!r} cannot be exported; those with one dense network can: compact, xfeat, "
             "superpoint, alike, aliked, dedode, disk"
         )
+    step, channels = extractor.dense_step, extractor.dense_channels
     sizes = ((2, 3, 4), (1, 5, 2), (1, 2, 7), (3, 4, 4))
     # As in the encoder's graph, a position encoding is given: resizing it depends on the size.
     examples = tuple(

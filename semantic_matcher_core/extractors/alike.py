@@ -6,19 +6,18 @@ models/alike-{t,s,n,l}.pth).
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import UnknownNameError
-from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.dkd import detect_keypoints
-from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.pooling import max_pool
 from semantic_matcher_core.extractors.pyramid import at_pixels, interpolate_normalized, project
-from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
-from semantic_matcher_core.extractors.selection import zero_padding
-from semantic_matcher_core.types import Features
 
 _STRIDE = 32
 _RADIUS = 2
@@ -34,7 +33,7 @@ _MODELS: dict[str, tuple[tuple[int, int, int, int], int, bool]] = {
 }
 
 
-class Alike(Extractor):
+class Alike(DenseExtractor):
     """ALIKE's sub-pixel keypoints with 64-, 96- or 128-dimensional descriptors.
 
     Convention:
@@ -69,59 +68,43 @@ class Alike(Extractor):
         max_side: int | None = 2048,
         fixed_size: bool = False,
     ) -> None:
-        super().__init__(max_keypoints)
+        super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         if model not in _MODELS:
             raise UnknownNameError(f"unknown ALIKE model {model!r}; known: {', '.join(_MODELS)}")
         self.name = model
         channels, self.descriptor_dim, hidden_head = _MODELS[model]
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius)
-        self.max_side = check_max_side(max_side)
-        self.fixed_size = fixed_size
         self.net = AlikeNet(channels, self.descriptor_dim, hidden_head)
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
         self.eval()
 
-    @staticmethod
-    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A published file, whose names are those of the bare network, as this module's state dict."""
-        return {name if name.startswith("net.") else f"net.{name}": tensor for name, tensor in state.items()}
+    def prepare(self, images: Tensor) -> Tensor:
+        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
+        return F.pad(images, (0, -images.shape[-1] % _STRIDE, 0, -images.shape[-2] % _STRIDE))
 
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
-        given = (images.shape[-2], images.shape[-1])
-        images, masks = fit_long_side(images, masks, self.max_side)
-        height, width = images.shape[-2:]
-        maps = self.dense(F.pad(images, (0, -width % _STRIDE, 0, -height % _STRIDE)))
-
-        # The network may run in half precision; a position or a rank may not.
-        with torch.autocast(images.device.type, enabled=False):
-            levels = [level.float() for level in maps]
-            detected = detect_keypoints(
-                self.net.score_map(levels)[:, :height, :width],
-                self.max_keypoints,
-                radius=_RADIUS,
-                suppression_radius=self.nms_radius,
-                threshold=self.detection_threshold,
-                margins=_MARGINS,
-                masks=masks,
-                fixed_size=self.fixed_size,
-            )
-            descriptors = interpolate_normalized(
-                lambda pixels: self.net.descriptors_at(levels, pixels), detected.keypoints, height, width
-            ).transpose(1, 2)
-            keypoints = keypoints_at_size(detected.keypoints, (height, width), given)
-            return Features(
-                keypoints=zero_padding(keypoints, detected.valid),
-                scores=detected.scores,
-                descriptors=zero_padding(F.normalize(descriptors, dim=-1), detected.valid),
-                image_size=given,
-                valid=detected.valid,
-            )
-
-    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+    def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
+        (images,) = inputs
         return tuple(self.net(images))
+
+    def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
+        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
+        height, width = size
+        found = detect_keypoints(
+            self.net.score_map(maps)[:, :height, :width],
+            limits.max_keypoints,
+            radius=_RADIUS,
+            suppression_radius=self.nms_radius,
+            threshold=limits.threshold,
+            margins=_MARGINS,
+            masks=masks,
+            fixed_size=limits.fixed_size,
+        )
+        descriptors = interpolate_normalized(
+            lambda pixels: self.net.descriptors_at(maps, pixels), found.keypoints, height, width
+        ).transpose(1, 2)
+        return Found(found.keypoints, found.scores, F.normalize(descriptors, dim=-1), found.valid)
 
 
 class AlikeNet(nn.Module):
@@ -155,7 +138,7 @@ class AlikeNet(nn.Module):
         x4 = self.block4(max_pool(x3, 4))
         return [F.relu_(conv(x)) for conv, x in zip(self._laterals(), (x1, x2, x3, x4), strict=True)]
 
-    def score_map(self, levels: list[Tensor]) -> Tensor:
+    def score_map(self, levels: Sequence[Tensor]) -> Tensor:
         """``B x H x W`` detection scores in (0, 1)."""
         weight = self.convhead2.weight[-1:]
         if self.convhead1 is None:
@@ -164,7 +147,7 @@ class AlikeNet(nn.Module):
             logits = F.conv2d(F.relu_(project(levels, self.convhead1.weight)), weight)
         return logits[:, 0].sigmoid_()
 
-    def descriptors_at(self, levels: list[Tensor], pixels: Tensor) -> Tensor:
+    def descriptors_at(self, levels: Sequence[Tensor], pixels: Tensor) -> Tensor:
         """``B x dim x N`` of the dense descriptor map at ``B x N x 2`` whole pixels (x, y), not normalised."""
         features = at_pixels(levels, pixels)
         if self.convhead1 is not None:

@@ -17,14 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import UnknownNameError
-from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.deformable import DeformableConv
+from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.dkd import detect_keypoints
-from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.pyramid import at_pixels, interpolate_normalized, project
-from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
-from semantic_matcher_core.extractors.selection import zero_padding
-from semantic_matcher_core.types import Features
 
 _STRIDE = 32
 
@@ -32,7 +30,7 @@ _STRIDE = 32
 _MODELS = {"aliked-t16": 64, "aliked-n16": 128, "aliked-n16rot": 128, "aliked-n32": 128}
 
 
-class Aliked(Extractor):
+class Aliked(DenseExtractor):
     """ALIKED's sub-pixel keypoints with 64- or 128-dimensional descriptors.
 
     Convention:
@@ -68,15 +66,13 @@ class Aliked(Extractor):
         max_side: int | None = 2048,
         fixed_size: bool = False,
     ) -> None:
-        super().__init__(max_keypoints)
+        super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         if model not in _MODELS:
             raise UnknownNameError(f"unknown ALIKED model {model!r}; known: {', '.join(_MODELS)}")
         self.name = model
         self.descriptor_dim = _MODELS[model]
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius, least=1)
-        self.max_side = check_max_side(max_side)
-        self.fixed_size = fixed_size
         self.net: Any = ALIKED(model)
         del self.net.dkd  # kornia's selection; its buffers are in no published file
         blocks: tuple[Any, ...] = (self.net.block3, self.net.block4)
@@ -85,45 +81,13 @@ class Aliked(Extractor):
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
         self.eval()
 
-    @staticmethod
-    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A published file, whose names are those of the bare network, as this module's state dict."""
-        return {name if name.startswith("net.") else f"net.{name}": tensor for name, tensor in state.items()}
+    def prepare(self, images: Tensor) -> Tensor:
+        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
+        return F.pad(images, _padding(images.shape[-2], images.shape[-1]), mode="replicate")
 
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
-        given = (images.shape[-2], images.shape[-1])
-        images, masks = fit_long_side(images, masks, self.max_side)
-        height, width = images.shape[-2:]
-        left, top = -width % _STRIDE // 2, -height % _STRIDE // 2
-        padding = (left, -width % _STRIDE - left, top, -height % _STRIDE - top)
-        maps = self.dense(F.pad(images, padding, mode="replicate"))
-
-        # The network may run in half precision; a position or a rank may not.
-        with torch.autocast(images.device.type, enabled=False):
-            levels = [level.float() for level in maps]
-            detected = detect_keypoints(
-                self._score_map(levels)[:, top : top + height, left : left + width],
-                self.max_keypoints,
-                radius=self.nms_radius,
-                suppression_radius=self.nms_radius,
-                threshold=self.detection_threshold,
-                margins=(self.nms_radius, self.nms_radius),
-                masks=masks,
-                fixed_size=self.fixed_size,
-            )
-            descriptors = self._describe(levels, detected.keypoints, (left, top), height, width)
-            keypoints = keypoints_at_size(detected.keypoints, (height, width), given)
-            return Features(
-                keypoints=zero_padding(keypoints, detected.valid),
-                scores=detected.scores,
-                descriptors=zero_padding(descriptors, detected.valid),
-                image_size=given,
-                valid=detected.valid,
-            )
-
-    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+    def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
+        (images,) = inputs
         net = self.net
         x1 = net.block1(images)
         x2 = net.block2(net.pool2(x1))
@@ -131,6 +95,23 @@ class Aliked(Extractor):
         x4 = net.block4(net.pool4(x3))
         laterals = (net.conv1, net.conv2, net.conv3, net.conv4)
         return tuple(net.gate(conv(x)) for conv, x in zip(laterals, (x1, x2, x3, x4), strict=True))
+
+    def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
+        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
+        height, width = size
+        left, _, top, _ = _padding(height, width)
+        found = detect_keypoints(
+            self._score_map(maps)[:, top : top + height, left : left + width],
+            limits.max_keypoints,
+            radius=self.nms_radius,
+            suppression_radius=self.nms_radius,
+            threshold=limits.threshold,
+            margins=(self.nms_radius, self.nms_radius),
+            masks=masks,
+            fixed_size=limits.fixed_size,
+        )
+        descriptors = self._describe(maps, found.keypoints, (left, top), height, width)
+        return Found(found.keypoints, found.scores, descriptors, found.valid)
 
     def _score_map(self, levels: Sequence[Tensor]) -> Tensor:
         """``B x H x W`` detection scores in (0, 1)."""
@@ -182,3 +163,9 @@ class Aliked(Extractor):
         samples = F.selu(head.sf_conv.weight[:, :, 0, 0] @ samples, inplace=True)
         samples = samples.view(batch, self.descriptor_dim, count, head.n_pos)
         return F.normalize(torch.einsum("bcnp,pcd->bnd", samples, head.agg_weights), dim=-1)
+
+
+def _padding(height: int, width: int) -> tuple[int, int, int, int]:
+    """Left, right, top and bottom, to multiples of 32."""
+    left, top = -width % _STRIDE // 2, -height % _STRIDE // 2
+    return left, -width % _STRIDE - left, top, -height % _STRIDE - top

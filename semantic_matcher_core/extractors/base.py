@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.inference import check_process, evaluating, inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
+from semantic_matcher_core.settings import check_max_keypoints
+from semantic_matcher_core.types import Features
 
 if TYPE_CHECKING:
     import cv2
 
-    from semantic_matcher_core.types import Features
+
+@dataclass(frozen=True)
+class Limits:
+    """Which keypoints are kept, for one call.
+
+    Attributes:
+        max_keypoints: of each image, the best by score.
+        detection_threshold: a keypoint's score must be above it; ``None`` for the extractor's own.
+        fixed_size: give ``max_keypoints`` rows and ``valid`` always, without any host synchronisation off the CPU, as a
+            CUDA graph must; only a :class:`~semantic_matcher_core.extractors.dense.DenseExtractor` can.
+    """
+
+    max_keypoints: int
+    detection_threshold: float | None = None
+    fixed_size: bool = False
+
+    @property
+    def threshold(self) -> float:
+        """The detection threshold; 0 where the extractor has none."""
+        return 0.0 if self.detection_threshold is None else self.detection_threshold
+
+
+Dense = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Extractor(nn.Module, ABC):
@@ -23,6 +51,7 @@ class Extractor(nn.Module, ABC):
 
     A subclass sets ``name`` and ``descriptor_dim`` and implements :meth:`forward`; it builds its network without
     touching disk or network, and weights are loaded by :func:`~semantic_matcher_core.extractors.create_extractor`.
+    One with a dense network derives from :class:`~semantic_matcher_core.extractors.dense.DenseExtractor` instead.
 
     Convention:
         - Keypoints are true pixel indices of the image as given, whatever padding or resizing the network needs:
@@ -30,6 +59,7 @@ class Extractor(nn.Module, ABC):
         - Rows are sorted by descending score; images of a batch are padded to the longest (see ``types``).
         - The result of one image does not depend on the others of its batch.
         - Any size from 1 x 1 works; an image without keypoints gives zero rows.
+        - Nothing is remembered from one image to the next, so that several threads may share an extractor.
 
     Args:
         max_keypoints: keep at most this many keypoints of each image, the best by score.
@@ -37,17 +67,13 @@ class Extractor(nn.Module, ABC):
 
     name: str = ""
     descriptor_dim: int = 0
-    # What `dense` takes: its channels, and a number that both sides are multiples of; 0 where there is no `dense`.
-    dense_channels: int = 3
-    dense_step: int = 0
     # Runs in float32 at every precision: narrow types would move its keypoints for little time.
     full_precision: bool = False
 
     def __init__(self, max_keypoints: int = 2048) -> None:
         super().__init__()
-        if isinstance(max_keypoints, bool) or not isinstance(max_keypoints, int) or max_keypoints < 1:
-            raise ConfigError(f"max_keypoints must be a whole number from 1 up, got {max_keypoints!r}")
-        self.max_keypoints = max_keypoints
+        check_process()
+        self.max_keypoints = check_max_keypoints(max_keypoints)
 
     @abstractmethod
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
@@ -61,21 +87,41 @@ class Extractor(nn.Module, ABC):
             Features of B images, on the device of ``images``, keypoints, scores and descriptors in float32.
         """
 
-    def dense_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """All that :meth:`dense` takes: images, and ``1 x P x C`` positions where the network has such an encoding.
+    def configured(self, **options: Any) -> Self:
+        """Return this extractor with other options, on the same networks; this one stays as it is.
 
         Args:
-            images: ``B x dense_channels x H x W``, H and W multiples of ``dense_step``.
-        """
-        return (images,)
+            options: attributes of the extractor, e.g. ``max_keypoints``.
 
-    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The network alone, from images as it takes them to dense maps: what another runtime can do in its place.
+        Raises:
+            ConfigError: it has no such option.
+        """
+        other = copy.copy(self)
+        for name, value in options.items():
+            if not hasattr(self, name):
+                raise ConfigError(f"extractor {self.name!r} has no {name}")
+            setattr(other, name, value)
+        return other
+
+    def features(
+        self, images: Tensor, masks: Tensor | None = None, *, limits: Limits | None = None, dense: Dense | None = None
+    ) -> Features:
+        """Detect and describe, with limits for this call.
 
         Args:
-            images: ``B x dense_channels x H x W``, H and W multiples of ``dense_step``.
+            images, masks: as for :meth:`forward`.
+            limits: ``None`` for the extractor's own.
+            dense: what runs the dense network, for extractors that have one.
+
+        Raises:
+            ConfigError: ``limits`` has a detection threshold, and the extractor has none.
         """
-        raise NotImplementedError(f"{self.name} has no dense network of its own")
+        if limits is None:
+            return self(images, masks)
+        options: dict[str, Any] = {"max_keypoints": limits.max_keypoints}
+        if limits.detection_threshold is not None:
+            options["detection_threshold"] = limits.detection_threshold
+        return self.configured(**options)(images, masks)
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +129,7 @@ class Extractor(nn.Module, ABC):
         parameter = next(self.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
-    @torch.inference_mode()
+    @inference
     def extract(self, image: Any, mask: Any = None) -> Features:
         """Features of an image or a batch.
 
@@ -97,7 +143,7 @@ class Extractor(nn.Module, ABC):
         """
         images = as_image_batch(image, self.device)
         masks = None if mask is None else as_mask_batch(mask, images)
-        return self(images, masks)
+        return evaluating(self)(images, masks)
 
     def detectAndCompute(
         self, image: np.ndarray, mask: np.ndarray | None = None

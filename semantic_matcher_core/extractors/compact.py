@@ -7,19 +7,18 @@ size by rearranging pixels and the small widths are in the spirit of XFeat (Potj
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.dkd import detect_keypoints
-from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
-from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
-from semantic_matcher_core.extractors.selection import zero_padding
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.layers import conv_stack, convolution_layout, standardised
-from semantic_matcher_core.types import Features
 
 _STRIDE = 32
 _DESCRIPTOR_STRIDE = 4
@@ -76,7 +75,7 @@ class CompactNetwork(nn.Module):
         return self.descriptor(fused), F.pixel_shuffle(score, 2)
 
 
-class Compact(Extractor):
+class Compact(DenseExtractor):
     """Sub-pixel keypoints with 128-dimensional descriptors, by the weights that come with this package.
 
     Convention:
@@ -109,21 +108,14 @@ class Compact(Extractor):
         widths: tuple[int, ...] = WIDTHS,
         descriptor_dim: int = DESCRIPTOR_DIM,
     ) -> None:
-        super().__init__(max_keypoints)
+        super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         self.descriptor_dim = descriptor_dim
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius, least=1)
-        self.max_side = check_max_side(max_side)
-        self.fixed_size = fixed_size
         self.net: nn.Module = CompactNetwork(widths, descriptor_dim)
         self.layout = convolution_layout()
         self.net.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack it
         self.eval()
-
-    @staticmethod
-    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights as stored, half precision and named as in the network, as this module's state dict."""
-        return {name if name.startswith("net.") else f"net.{name}": tensor.float() for name, tensor in state.items()}
 
     @staticmethod
     def options_of_state_dict(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -134,39 +126,32 @@ class Compact(Extractor):
             return {}
         return {"widths": tuple(len(level) for level in levels if level is not None), "descriptor_dim": len(descriptor)}
 
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
-        given = (images.shape[-2], images.shape[-1])
-        images, masks = fit_long_side(images, masks, self.max_side)
-        height, width = images.shape[-2:]
-        padded = F.pad(standardised(images), (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")
-        descriptor_map, logits = self.dense(padded)
-        # The network may run in half precision; a position or a rank may not.
-        with torch.autocast(images.device.type, enabled=False):
-            radius = self.nms_radius
-            detected = detect_keypoints(
-                logits.float().sigmoid()[:, 0, :height, :width],
-                self.max_keypoints,
-                radius=radius,
-                suppression_radius=radius,
-                threshold=self.detection_threshold,
-                margins=(radius, radius),
-                masks=masks,
-                fixed_size=self.fixed_size,
-            )
-            descriptors = sample_descriptors(descriptor_map.float(), detected.keypoints)
-            keypoints = keypoints_at_size(detected.keypoints, (height, width), given)
-            return Features(
-                keypoints=zero_padding(keypoints, detected.valid),
-                scores=detected.scores,
-                descriptors=zero_padding(descriptors, detected.valid),
-                image_size=given,
-                valid=detected.valid,
-            )
+    def prepare(self, images: Tensor) -> Tensor:
+        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
+        padding = (0, -images.shape[-1] % _STRIDE, 0, -images.shape[-2] % _STRIDE)
+        return F.pad(standardised(images), padding, mode="replicate")
 
-    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+    def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Descriptor map at a quarter of the size, and logits of the score at full size."""
+        (images,) = inputs
         return self.net(images.contiguous(memory_format=self.layout))
+
+    def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
+        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
+        descriptor_map, logits = maps
+        height, width = size
+        radius = self.nms_radius
+        found = detect_keypoints(
+            logits.sigmoid()[:, 0, :height, :width],
+            limits.max_keypoints,
+            radius=radius,
+            suppression_radius=radius,
+            threshold=limits.threshold,
+            margins=(radius, radius),
+            masks=masks,
+            fixed_size=limits.fixed_size,
+        )
+        return Found(found.keypoints, found.scores, sample_descriptors(descriptor_map, found.keypoints), found.valid)
 
 
 def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor) -> Tensor:

@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import UnknownNameError
-from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.extractors.options import check_max_side
-from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
-from semantic_matcher_core.extractors.selection import best_candidates, zero_padding
-from semantic_matcher_core.types import Features
+from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.extractors.dense import DenseExtractor, Found
+from semantic_matcher_core.extractors.selection import best_candidates
 
 _DESCRIPTORS = ("B", "G")
 _PATCH = 14
@@ -34,7 +32,7 @@ _STD = (0.229, 0.224, 0.225)
 _DENSITY_TAPS = 51
 
 
-class DeDoDe(Extractor):
+class DeDoDe(DenseExtractor):
     """DeDoDe's keypoints (detector L-upright) with 256-dimensional descriptors (B-upright or G-upright).
 
     Convention:
@@ -68,13 +66,11 @@ class DeDoDe(Extractor):
         max_side: int | None = 1280,
         fixed_size: bool = False,
     ) -> None:
-        super().__init__(max_keypoints)
+        super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         if descriptor not in _DESCRIPTORS:
             raise UnknownNameError(f"unknown DeDoDe descriptor {descriptor!r}; known: {', '.join(_DESCRIPTORS)}")
         self.name = f"dedode-{descriptor}"
         self.normalize_descriptors = normalize_descriptors
-        self.max_side = check_max_side(max_side)
-        self.fixed_size = fixed_size
         self.detector: Any = dedode_detector_L()
         self.descriptor: Any = dedode_descriptor_B() if descriptor == "B" else _descriptor_G()
         self.dinov2: Any = None
@@ -92,55 +88,48 @@ class DeDoDe(Extractor):
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
         self.eval()
 
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
-        given = (images.shape[-2], images.shape[-1])
-        images, masks = fit_long_side(images, masks, self.max_side)
-        height, width = images.shape[-2:]
+    def prepare(self, images: Tensor) -> Tensor:
+        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         images = (images - self.get_buffer("mean")) / self.get_buffer("std")
-        images = F.pad(images, (0, -width % _PATCH, 0, -height % _PATCH))
-        logits, description, hidden = self.dense(*self.dense_inputs(images))
-
-        # The networks may run in half precision; a position or a rank may not.
-        with torch.autocast(images.device.type, enabled=False):
-            logits = logits[:, :height, :width].float()
-            score_map = spread_scores(logits.flatten(1).softmax(dim=1).view(-1, height, width))
-            selection = best_candidates(
-                score_map,
-                torch.ones_like(score_map, dtype=torch.bool),
-                self.max_keypoints,
-                masks=masks,
-                fixed_size=self.fixed_size,
-            )
-            descriptors = self._describe(description.float(), hidden.float(), selection.keypoints)
-        if self.normalize_descriptors:
-            descriptors = F.normalize(descriptors, dim=-1)
-        return Features(
-            keypoints=zero_padding(keypoints_at_size(selection.keypoints, (height, width), given), selection.valid),
-            scores=selection.scores,
-            descriptors=zero_padding(descriptors, selection.valid),
-            image_size=given,
-            valid=selection.valid,
-        )
+        return F.pad(images, (0, -images.shape[-1] % _PATCH, 0, -images.shape[-2] % _PATCH))
 
     def dense_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See :meth:`Extractor.dense_inputs <semantic_matcher_core.extractors.base.Extractor.dense_inputs>`."""
+        """Return the images, and DINOv2's position encoding for their size with descriptor ``G``."""
         if self.dinov2 is None:
             return (images,)
         return images, self.dinov2.interpolate_pos_encoding(images.shape[-2] // _PATCH, images.shape[-1] // _PATCH)
 
-    def dense(self, images: Tensor, positions: Tensor | None = None) -> tuple[Tensor, ...]:
+    def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """All networks: detection logits, and what descriptors are made of.
 
         Args:
-            images: ``B x 3 x H x W``, normalised, H and W multiples of 14.
-            positions: DINOv2's position encoding for their size, with descriptor ``G``.
+            inputs: images ``B x 3 x H x W``, normalised, H and W multiples of 14; with descriptor ``G`` also DINOv2's
+                position encoding for their size.
 
         Returns:
             ``B x H x W`` logits; ``B x 256 x H/2 x W/2`` descriptors without the last scale; ``B x C x H x W``, what
             the last scale's 1 x 1 convolution sees.
         """
-        return self._logits(images), *self._description(images, positions)
+        images, *positions = inputs
+        return self._logits(images), *self._description(images, positions[0] if positions else None)
+
+    def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
+        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
+        logits, description, hidden = maps
+        height, width = size
+        probability = logits[:, :height, :width].flatten(1).softmax(dim=1)
+        score_map = spread_scores(probability.view(-1, height, width))
+        keypoints, scores, valid = best_candidates(
+            score_map,
+            torch.ones_like(score_map, dtype=torch.bool),
+            limits.max_keypoints,
+            masks=masks,
+            fixed_size=limits.fixed_size,
+        )
+        descriptors = self._describe(description, hidden, keypoints)
+        if self.normalize_descriptors:
+            descriptors = F.normalize(descriptors, dim=-1)
+        return Found(keypoints, scores, descriptors, valid)
 
     def _logits(self, images: Tensor) -> Tensor:
         """``B x H x W`` detection logits; each decoder scale corrects the one before, upsampled bicubically."""

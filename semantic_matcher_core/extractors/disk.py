@@ -8,6 +8,7 @@ work, gives its score channel everywhere and its descriptor channels at the keyp
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,16 +17,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.extractors.options import check_max_side, check_nms_radius
-from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
-from semantic_matcher_core.extractors.selection import BORDERS, select_keypoints, zero_padding
-from semantic_matcher_core.types import Features
+from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.extractors.dense import DenseExtractor, Found
+from semantic_matcher_core.extractors.options import check_nms_radius
+from semantic_matcher_core.extractors.selection import BORDERS, select_keypoints
 
 _STRIDE = 16
 
 
-class Disk(Extractor):
+class Disk(DenseExtractor):
     """DISK's keypoints with 128-dimensional descriptors.
 
     Convention:
@@ -57,7 +57,7 @@ class Disk(Extractor):
         max_side: int | None = 2048,
         fixed_size: bool = False,
     ) -> None:
-        super().__init__(max_keypoints)
+        super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         if not math.isfinite(detection_threshold):
             raise ConfigError(f"detection_threshold must be a finite number, got {detection_threshold!r}")
         if border not in BORDERS:
@@ -65,48 +65,19 @@ class Disk(Extractor):
         self.detection_threshold = detection_threshold
         self.nms_radius = check_nms_radius(nms_radius)
         self.border = border
-        self.max_side = check_max_side(max_side)
-        self.fixed_size = fixed_size
         self.net: Any = DISK(desc_dim=self.descriptor_dim)
 
-    @staticmethod
-    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The published file, whose names are those of the bare network, as this module's state dict."""
-        return {name if name.startswith("net.") else f"net.{name}": tensor for name, tensor in state.items()}
-
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
-        given = (images.shape[-2], images.shape[-1])
-        images, masks = fit_long_side(images, masks, self.max_side)
+    def prepare(self, images: Tensor) -> Tensor:
+        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         height, width = images.shape[-2:]
         right, bottom = -width % _STRIDE, -height % _STRIDE
         if max(height + bottom, width + right) == _STRIDE:
             right += _STRIDE  # the coarsest map would be one pixel, which instance normalisation cannot take
-        (features,) = self.dense(F.pad(images, (0, right, 0, bottom)))
+        return F.pad(images, (0, right, 0, bottom))
 
-        # The network may run in half precision; a position or a rank may not.
-        with torch.autocast(images.device.type, enabled=False):
-            features = features.float()
-            selection = select_keypoints(
-                self._heat_map(features)[:, :height, :width],
-                self.max_keypoints,
-                nms_radius=self.nms_radius,
-                threshold=self.detection_threshold,
-                border=self.border,
-                masks=masks,
-                fixed_size=self.fixed_size,
-            )
-            descriptors = self._describe(features, selection.keypoints)
-            return Features(
-                keypoints=zero_padding(keypoints_at_size(selection.keypoints, (height, width), given), selection.valid),
-                scores=selection.scores,
-                descriptors=zero_padding(F.normalize(descriptors, dim=-1), selection.valid),
-                image_size=given,
-                valid=selection.valid,
-            )
-
-    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+    def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """What the U-Net's last convolution sees, ``B x C x H x W``; one of H and W is more than 16."""
+        (images,) = inputs
         unet = self.net.unet
         skips = [images]
         for block in unet.path_down:
@@ -119,6 +90,20 @@ class Disk(Extractor):
         for layer in list(last.conv)[:-1]:
             x = layer(x)
         return (x,)
+
+    def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
+        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
+        (features,) = maps
+        keypoints, scores, valid = select_keypoints(
+            self._heat_map(features)[:, : size[0], : size[1]],
+            limits.max_keypoints,
+            nms_radius=self.nms_radius,
+            threshold=limits.threshold,
+            border=self.border,
+            masks=masks,
+            fixed_size=limits.fixed_size,
+        )
+        return Found(keypoints, scores, F.normalize(self._describe(features, keypoints), dim=-1), valid)
 
     def _heat_map(self, features: Tensor) -> Tensor:
         """``B x H x W`` detection logits."""

@@ -6,24 +6,25 @@ superpoint_v1.pth). Those weights may be used for academic, non-commercial work 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
+from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.extractors.dense import DenseExtractor, Found
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.pooling import max_pool
-from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
-from semantic_matcher_core.extractors.selection import best_candidates, iterative_maxima, zero_padding
-from semantic_matcher_core.types import Features
+from semantic_matcher_core.extractors.selection import best_candidates, iterative_maxima
 
 _CELL = 8
 # ITU-R BT.601 luma, as in the published pipelines.
 _LUMA = (0.299, 0.587, 0.114)
 
 
-class SuperPoint(Extractor):
+class SuperPoint(DenseExtractor):
     """SuperPoint's keypoints with 256-dimensional descriptors.
 
     Convention:
@@ -61,7 +62,7 @@ class SuperPoint(Extractor):
         max_side: int | None = 2048,
         fixed_size: bool = False,
     ) -> None:
-        super().__init__(max_keypoints)
+        super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         # A buffer: a tensor made on the way would be a copy to the GPU, which a CUDA graph cannot record.
         self.register_buffer("luma", torch.tensor(_LUMA)[:, None, None], persistent=False)
         if isinstance(remove_borders, bool) or not isinstance(remove_borders, int) or remove_borders < 0:
@@ -70,55 +71,40 @@ class SuperPoint(Extractor):
         self.nms_radius = check_nms_radius(nms_radius)
         self.remove_borders = remove_borders
         self.legacy_sampling = legacy_sampling
-        self.max_side = check_max_side(max_side)
-        self.fixed_size = fixed_size
         self.net = SuperPointNet()
 
-    @staticmethod
-    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The published file, whose names are those of the bare network, as this module's state dict."""
-        return {name if name.startswith("net.") else f"net.{name}": tensor for name, tensor in state.items()}
-
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
-        given = (images.shape[-2], images.shape[-1])
-        images, masks = fit_long_side(images, masks, self.max_side)
-        seen = (images.shape[-2], images.shape[-1])
+    def prepare(self, images: Tensor) -> Tensor:
+        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         # Below one cell there is nothing to detect; the network is still run, so that shapes and dtypes are its own.
-        images = F.pad(images, (0, max(0, _CELL - seen[1]), 0, max(0, _CELL - seen[0])), mode="replicate")
-        logits, descriptor_map = self.dense((images * self.get_buffer("luma")).sum(dim=1, keepdim=True))
+        height, width = images.shape[-2:]
+        images = F.pad(images, (0, max(0, _CELL - width), 0, max(0, _CELL - height)), mode="replicate")
+        return (images * self.get_buffer("luma")).sum(dim=1, keepdim=True)
 
-        # The network may run in half precision; a position or a rank may not.
-        with torch.autocast(images.device.type, enabled=False):
-            heat_map = F.pixel_shuffle(logits.float().softmax(dim=1)[:, : _CELL * _CELL], _CELL)[:, 0]
-            height, width = heat_map.shape[-2:]
-            candidates = iterative_maxima(heat_map, self.nms_radius) & (heat_map > self.detection_threshold)
-            if min(seen) < _CELL:
-                candidates = torch.zeros_like(candidates)
-            selection = best_candidates(
-                heat_map,
-                candidates,
-                self.max_keypoints,
-                margin=self.remove_borders,
-                masks=None if masks is None else _cropped(masks, height, width),
-                fixed_size=self.fixed_size,
-            )
-            descriptor_map = F.normalize(descriptor_map.float(), dim=1)
-            grid = sampling_grid(selection.keypoints.float(), height, width, self.legacy_sampling)
-            descriptors = F.grid_sample(
-                descriptor_map, grid[:, :, None], mode="bilinear", align_corners=self.legacy_sampling
-            )[..., 0].transpose(1, 2)
-            return Features(
-                keypoints=zero_padding(keypoints_at_size(selection.keypoints, seen, given), selection.valid),
-                scores=selection.scores,
-                descriptors=zero_padding(F.normalize(descriptors, dim=-1), selection.valid),
-                image_size=given,
-                valid=selection.valid,
-            )
-
-    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+    def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Logits and descriptor map at an eighth of the size, see :class:`SuperPointNet`."""
-        return self.net(images)
+        (grey,) = inputs
+        return self.net(grey)
+
+    def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
+        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
+        logits, descriptor_map = maps
+        heat_map = F.pixel_shuffle(logits.softmax(dim=1)[:, : _CELL * _CELL], _CELL)[:, 0]
+        height, width = heat_map.shape[-2:]
+        candidates = iterative_maxima(heat_map, self.nms_radius) & (heat_map > limits.threshold)
+        if min(size) < _CELL:
+            candidates = torch.zeros_like(candidates)
+        keypoints, scores, valid = best_candidates(
+            heat_map,
+            candidates,
+            limits.max_keypoints,
+            margin=self.remove_borders,
+            masks=None if masks is None else _cropped(masks, height, width),
+            fixed_size=limits.fixed_size,
+        )
+        grid = sampling_grid(keypoints.float(), height, width, self.legacy_sampling)[:, :, None]
+        descriptor_map = F.normalize(descriptor_map, dim=1)
+        sampled = F.grid_sample(descriptor_map, grid, mode="bilinear", align_corners=self.legacy_sampling)
+        return Found(keypoints, scores, F.normalize(sampled[..., 0].transpose(1, 2), dim=-1), valid)
 
 
 class SuperPointNet(nn.Module):

@@ -6,24 +6,25 @@ The network is kornia's; detection, selection and sampling are ours and follow t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from kornia.feature.xfeat import XFeatModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
-from semantic_matcher_core.extractors.resizing import keypoints_at_size
-from semantic_matcher_core.extractors.selection import BORDERS, mask_at_size, select_keypoints, zero_padding
+from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.extractors.dense import DenseExtractor, Found
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
+from semantic_matcher_core.extractors.selection import BORDERS, mask_at_size, select_keypoints
 from semantic_matcher_core.layers import convolution_layout
-from semantic_matcher_core.types import Features
 
 _STRIDE = 32
 _CELL = 8
 
 
-class XFeat(Extractor):
+class XFeat(DenseExtractor):
     """XFeat's sparse keypoints with 64-dimensional descriptors.
 
     Convention:
@@ -63,15 +64,13 @@ class XFeat(Extractor):
         max_side: int | None = None,
         fixed_size: bool = False,
     ) -> None:
-        super().__init__(max_keypoints)
+        super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         threshold = check_detection_threshold(detection_threshold)
         if border not in BORDERS:
             raise ConfigError(f"unknown border {border!r}; use one of {', '.join(BORDERS)}")
         self.detection_threshold = 0.0 if force_num_keypoints else threshold
         self.nms_radius = check_nms_radius(nms_radius)
         self.border = border
-        self.max_side = check_max_side(max_side)
-        self.fixed_size = fixed_size
         self.net = XFeatModel()
         # A sixth less time for the network on a CPU, and maps whose vectors lie in one piece for what samples them.
         layout = convolution_layout()
@@ -81,57 +80,45 @@ class XFeat(Extractor):
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
         self.eval()
 
-    @staticmethod
-    def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The published ``xfeat.pt``, whose names are those of the bare network, as this module's state dict."""
-        return {name if name.startswith("net.") else f"net.{name}": tensor for name, tensor in state.items()}
-
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
+    def fit(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`DenseExtractor.fit <semantic_matcher_core.extractors.dense.DenseExtractor.fit>`."""
         given = (images.shape[-2], images.shape[-1])
         scale = 1.0 if self.max_side is None else min(1.0, self.max_side / max(given))
         height, width = (max(_STRIDE, round(side * scale) // _STRIDE * _STRIDE) for side in given)
         if (height, width) != given:
             # As published, without antialiasing, where it is only for the multiples of 32.
             images = F.interpolate(images, (height, width), mode="bilinear", align_corners=False, antialias=scale < 1)
-        descriptor_map, logits, reliability = self.dense(images)
+        return images, None if masks is None else mask_at_size(masks, height, width)
 
-        # The networks may run in half precision; a position or a rank may not.
-        with torch.autocast(images.device.type, enabled=False):
-            reliability = reliability.float()
-
-            def combined_score(keypoints: Tensor) -> Tensor:
-                x, y = keypoints.unbind(-1)
-                heat = heat_map.flatten(1).gather(1, y * width + x)
-                return heat * sample_map(reliability, keypoints, height, width, "bilinear")[..., 0]
-
-            heat_map = detection_heat_map(logits.float())
-            allowed = _published_area(height, width, images.device)
-            if masks is not None:
-                allowed = allowed & mask_at_size(masks, height, width)
-            keypoints, scores, valid = select_keypoints(
-                heat_map,
-                self.max_keypoints,
-                nms_radius=self.nms_radius,
-                threshold=self.detection_threshold,
-                border=self.border,
-                masks=allowed,
-                rescore=combined_score,
-                fixed_size=self.fixed_size,
-            )
-            descriptor_map = F.normalize(descriptor_map.float(), dim=1)
-            descriptors = F.normalize(sample_map(descriptor_map, keypoints, height, width, "bicubic"), dim=-1)
-            return Features(
-                keypoints=zero_padding(keypoints_at_size(keypoints, (height, width), given), valid),
-                scores=scores,
-                descriptors=zero_padding(descriptors, valid),
-                image_size=given,
-                valid=valid,
-            )
-
-    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+    def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Descriptor map, keypoint logits and reliability at an eighth of the size."""
+        (images,) = inputs
         return self.net(images)
+
+    def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
+        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
+        descriptor_map, logits, reliability = maps
+        height, width = size
+        heat_map = detection_heat_map(logits)
+
+        def combined_score(keypoints: Tensor) -> Tensor:
+            x, y = keypoints.unbind(-1)
+            heat = heat_map.flatten(1).gather(1, y * width + x)
+            return heat * sample_map(reliability, keypoints, height, width, "bilinear")[..., 0]
+
+        allowed = _published_area(height, width, heat_map.device)
+        keypoints, scores, valid = select_keypoints(
+            heat_map,
+            limits.max_keypoints,
+            nms_radius=self.nms_radius,
+            threshold=limits.threshold,
+            border=self.border,
+            masks=allowed if masks is None else allowed & masks,
+            rescore=combined_score,
+            fixed_size=limits.fixed_size,
+        )
+        descriptors = sample_map(F.normalize(descriptor_map, dim=1), keypoints, height, width, "bicubic")
+        return Found(keypoints, scores, F.normalize(descriptors, dim=-1), valid)
 
 
 def detection_heat_map(logits: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import DeviceError, ShapeError
-from semantic_matcher_core.matching.config import MatcherConfig
 from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
 from semantic_matcher_core.matching.similarity import BandedSimilarity, FusedSimilarity, Similarity
+from semantic_matcher_core.settings import MatcherConfig
 from semantic_matcher_core.types import Features, Matches
 
 

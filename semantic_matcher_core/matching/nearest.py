@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.matching.config import MatcherConfig
 from semantic_matcher_core.matching.similarity import FusedSimilarity, Similarity
 from semantic_matcher_core.optimisations import is_enabled
+from semantic_matcher_core.settings import MatcherConfig
 
 # Similarities held at a time. On the CPU a block should stay in the second-level cache while it is scanned.
 _BLOCK_ELEMENTS = {"cpu": 1 << 20}

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from semantic_matcher_core.matching.config import MatcherConfig
+from semantic_matcher_core.settings import MatcherConfig
 
 
 class Similarity(Protocol):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.semantics.resize import check_registration
 from semantic_matcher_core.semantics.sampling import INTERPOLATION_MODES
+from semantic_matcher_core.settings import check_registration
 
 _DIMENSIONS = ("extractor_features_dim", "semantic_features_dim", "features_dim", "n_attention_layers", "num_heads")
 _CHOICES = {

@@ -6,14 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semantic_matcher_core.errors import ConfigError, ShapeError
-
-REGISTRATIONS = ("exact", "published")
-
-
-def check_registration(registration: str) -> None:
-    """Raise ConfigError unless ``registration`` is one of ``REGISTRATIONS``."""
-    if registration not in REGISTRATIONS:
-        raise ConfigError(f"unknown registration {registration!r}; use one of {', '.join(REGISTRATIONS)}")
+from semantic_matcher_core.settings import check_registration
 
 
 def long_side_size(height: int, width: int, long_side: int) -> tuple[int, int]:

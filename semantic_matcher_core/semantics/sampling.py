@@ -27,7 +27,7 @@ from torch import Tensor
 from semantic_matcher_core.constants import constant
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.semantics.interpolation import sample_points
-from semantic_matcher_core.semantics.resize import check_registration
+from semantic_matcher_core.settings import check_registration
 
 INTERPOLATION_MODES = ("bicubic", "bilinear", "nearest")
 

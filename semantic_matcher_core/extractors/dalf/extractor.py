@@ -23,6 +23,7 @@ from semantic_matcher_core.extractors.dalf.resize import shrink_area
 from semantic_matcher_core.extractors.options import check_max_side
 from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
 from semantic_matcher_core.extractors.selection import best_candidates, mask_at_size, zero_padding
+from semantic_matcher_core.inference import evaluating
 from semantic_matcher_core.types import Features
 
 if TYPE_CHECKING:
@@ -139,20 +140,17 @@ class Dalf(Extractor):
             from semantic_matcher_core.io.images import read_image
 
             image = read_image(image)
-        kept = (self.max_keypoints, self.threshold, self.multi_scale)
-        self.max_keypoints = kept[0] if top_k is None else top_k
-        self.threshold = kept[1] if threshold is None else threshold
-        self.multi_scale = kept[2] if multi_scale is None else multi_scale
-        try:
-            keypoints, descriptors = super().detectAndCompute(image, mask)
-        finally:
-            self.max_keypoints, self.threshold, self.multi_scale = kept
+        chosen = {"max_keypoints": top_k, "threshold": threshold, "multi_scale": multi_scale}
+        configured = self.configured(**{name: value for name, value in chosen.items() if value is not None})
+        keypoints, descriptors = super(Dalf, configured).detectAndCompute(image, mask)
         if not return_map:
             return keypoints, descriptors
         from semantic_matcher_core.inputs import as_image_batch
 
         with torch.inference_mode():
-            heat = self.heat_map(fit_long_side(as_image_batch(image, self.device), None, self.max_side)[0])[0]
+            heat = evaluating(self).heat_map(fit_long_side(as_image_batch(image, self.device), None, self.max_side)[0])[
+                0
+            ]
         return keypoints, descriptors, heat.float().cpu().numpy()
 
     def _at_full_size(self, images: Tensor, masks: Tensor | None, max_keypoints: int) -> Features:

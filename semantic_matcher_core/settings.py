@@ -1,14 +1,16 @@
-"""How two sets of features are matched."""
+"""What decides a result: one frozen value. Imports no torch."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from semantic_matcher_core.errors import ConfigError
 
 FUSIONS = ("product", "sum", "concat")
+REGISTRATIONS = ("exact", "published")
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,73 @@ class MatcherConfig:
         object.__setattr__(self, "weights", (float(self.weights[0]), float(self.weights[1])))
         if self.fusion != "sum" and self.weights != (1.0, 1.0):
             raise ConfigError(f"weights {self.weights!r} are only used with fusion 'sum', not {self.fusion!r}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result of a matcher, beside its networks. It changes only by making another.
+
+    Two matchers with the same weights and equal settings give the same features and matches. A recorded CUDA graph and
+    a resumed run are looked up by it, and diagnostics report it.
+
+    Attributes:
+        max_keypoints: keypoints of each image at most, the best by score.
+        detection_threshold: a keypoint's score must be above it, in the extractor's own unit; ``None`` for the
+            extractor's own.
+        semantic_size: long side in pixels at which the semantic encoder sees the image, where the checkpoint does not
+            fix it.
+        registration: how the semantic map is sampled, ``"exact"`` or ``"published"``; see ``semantics.sampling``.
+        precision: what the networks compute in, ``"fp32"``, ``"bf16"`` or ``"fp16"`` (GPU).
+        matching: how two sets of features are matched.
+
+    Raises:
+        ConfigError: a value is out of range or unknown; the message names it.
+    """
+
+    max_keypoints: int = 2048
+    detection_threshold: float | None = None
+    semantic_size: int = 896
+    registration: str = "exact"
+    precision: str = "fp32"
+    matching: MatcherConfig = field(default_factory=MatcherConfig)
+
+    def __post_init__(self) -> None:
+        check_max_keypoints(self.max_keypoints)
+        if self.detection_threshold is not None and not _is_number(self.detection_threshold):
+            raise ConfigError(f"detection_threshold must be a number or None, got {self.detection_threshold!r}")
+        if not _is_whole(self.semantic_size) or self.semantic_size < 1:
+            raise ConfigError(f"semantic_size must be a whole number of pixels from 1 up, got {self.semantic_size!r}")
+        check_registration(self.registration)
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision {self.precision!r}; use one of {', '.join(PRECISIONS)}")
+        if not isinstance(self.matching, MatcherConfig):
+            raise ConfigError(f"matching must be a MatcherConfig, got {type(self.matching).__name__}")
+
+    @property
+    def of_features(self) -> Settings:
+        """The same without what matching alone depends on."""
+        return replace(self, matching=MatcherConfig())
+
+
+def check_max_keypoints(value: Any) -> int:
+    """Return a number of keypoints as given.
+
+    Raises:
+        ConfigError: it is no whole number from 1 up.
+    """
+    if not _is_whole(value) or value < 1:
+        raise ConfigError(f"max_keypoints must be a whole number from 1 up, got {value!r}")
+    return value
+
+
+def check_registration(registration: str) -> None:
+    """Raise ConfigError unless ``registration`` is one of ``REGISTRATIONS``."""
+    if registration not in REGISTRATIONS:
+        raise ConfigError(f"unknown registration {registration!r}; use one of {', '.join(REGISTRATIONS)}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
