@@ -6,8 +6,7 @@ what it handles differently or not at all, so that both give the same pixels: pa
 step) and byte order, YUV (what cv_bridge knows depends on its version), and the way from 16-bit or float values to 8
 bits (one truncates, the other rounds, and a generic ``16UC1`` wraps around).
 
-How 16-bit and float images become 8-bit: ``floor(256 * value / full_scale)``, clipped to 0 … 255. The scale is a
-constant of the encoding, never of the frame, so that a stream does not flicker:
+How 16-bit and float images become 8-bit: see :mod:`semantic_matcher_core.io.intensity`. The usual scales:
 
     ==================================  ==========  =====================================================
     encoding                            full scale  reason
@@ -17,14 +16,12 @@ constant of the encoding, never of the frame, so that a stream does not flicker:
     32FC1                               10.0        depth in metres (REP 118), white from 10 m on
     ==================================  ==========  =====================================================
 
-A sensor that fills fewer bits, or that sends intensities as ``16UC1``, is given its own ``full_scale``: 4096 for 12
-bits. In ``32FC1``, NaN and -inf (no measurement, too close: REP 117) become 0, and +inf (too far) becomes 255.
+In ``32FC1``, NaN and -inf (no measurement, too close: REP 117) become 0, and +inf (too far) becomes 255.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,10 +34,11 @@ import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.io.decoding import decode
+from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
 
 Converter = Callable[[np.ndarray, str, str], np.ndarray]
 
-_FULL_SCALE_16 = 65536.0
 _FULL_SCALE_DEPTH_MM = 10_000.0
 _FULL_SCALE_DEPTH_M = 10.0
 
@@ -70,7 +68,7 @@ class _Encoding:
 
 def _encodings() -> dict[str, _Encoding]:
     mono8 = _Encoding("u1", 1)
-    mono16 = _Encoding("u2", 1, full_scale=_FULL_SCALE_16)
+    mono16 = _Encoding("u2", 1, full_scale=FULL_SCALE_16)
     table = {
         "mono8": mono8,
         "8UC1": mono8,
@@ -79,7 +77,7 @@ def _encodings() -> dict[str, _Encoding]:
         "8UC4": _Encoding("u1", 4, "rgb8", source="bgra8"),
         "mono16": mono16,
         "16UC1": replace(mono16, full_scale=_FULL_SCALE_DEPTH_MM),
-        "16UC3": _Encoding("u2", 3, "rgb16", source="bgr16", full_scale=_FULL_SCALE_16),
+        "16UC3": _Encoding("u2", 3, "rgb16", source="bgr16", full_scale=FULL_SCALE_16),
         "32FC1": _Encoding("f4", 1, full_scale=_FULL_SCALE_DEPTH_M),
         "nv12": replace(mono8, yuv=cv2.COLOR_YUV2RGB_NV12, chroma_plane=True),
         "nv21": replace(mono8, yuv=cv2.COLOR_YUV2RGB_NV21, chroma_plane=True),
@@ -88,10 +86,10 @@ def _encodings() -> dict[str, _Encoding]:
     }
     for name, samples in {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4}.items():
         table[f"{name}8"] = _Encoding("u1", samples, "rgb8")
-        table[f"{name}16"] = _Encoding("u2", samples, "rgb16", full_scale=_FULL_SCALE_16)
+        table[f"{name}16"] = _Encoding("u2", samples, "rgb16", full_scale=FULL_SCALE_16)
     for pattern in ("rggb", "bggr", "gbrg", "grbg"):
         table[f"bayer_{pattern}8"] = _Encoding("u1", 1, "rgb8")
-        table[f"bayer_{pattern}16"] = _Encoding("u2", 1, "rgb16", full_scale=_FULL_SCALE_16)
+        table[f"bayer_{pattern}16"] = _Encoding("u2", 1, "rgb16", full_scale=FULL_SCALE_16)
     table["yuv422"] = table["uyvy"]
     table["yuv422_yuy2"] = table["yuyv"]
     return table
@@ -108,8 +106,8 @@ def image_to_rgb(message: Any, *, full_scale: float | None = None, copy: bool = 
     Args:
         message: ``height``, ``width``, ``encoding``, ``is_bigendian``, ``step`` and ``data`` (bytes, array, list or
             uint8 ndarray). Rows may be padded to any step.
-        full_scale: value of 16-bit or float samples that becomes white, instead of the encoding's own (see the module's
-            table); of no effect on 8-bit encodings.
+        full_scale: value of 16-bit or float samples that becomes white; ``None`` for the encoding's own (see the
+            module's table), or less where the image fills less. Of no effect on 8-bit encodings.
         copy: ``False`` lets the array share the message's memory where that holds RGB or grey already; it may be
             read-only then. For who keeps no message and writes to no image.
 
@@ -124,7 +122,8 @@ def image_to_rgb(message: Any, *, full_scale: float | None = None, copy: bool = 
     samples = _samples(message, encoding, copy)
     if encoding.yuv is not None:
         return cv2.cvtColor(samples, encoding.yuv)
-    return _to_8_bit(_to_rgb(samples, str(message.encoding), encoding), encoding, full_scale)
+    name = str(message.encoding)
+    return _to_8_bit(_to_rgb(samples, name, encoding), name, encoding, full_scale)
 
 
 def compressed_to_rgb(message: Any, *, full_scale: float | None = None) -> np.ndarray:
@@ -147,17 +146,8 @@ def compressed_to_rgb(message: Any, *, full_scale: float | None = None) -> np.nd
             f"compressed image format {described!r} is of the depth transport, whose data starts with a header of its "
             "own and is no JPEG or PNG file; subscribe to the raw image instead"
         )
-    data = _bytes_of(message.data)
-    if data.size == 0:
-        raise ImageError(f"the compressed image ({described!r}) holds no data")
     # Flags that keep 16 bits, and that leave pixels where the calibration has them whatever EXIF says.
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        start = data[:8].tobytes().hex(" ")
-        raise ImageError(
-            f"cannot decode the compressed image: {data.size} bytes of format {described!r} that begin with {start}; "
-            "expected a JPEG or PNG file"
-        )
+    pixels = decode(_bytes_of(message.data), cv2.IMREAD_UNCHANGED, f"the compressed image ({described!r})")
     depth = {"uint8": "8", "uint16": "16"}.get(pixels.dtype.name)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if depth is None or channels not in (1, 3, 4):
@@ -175,7 +165,7 @@ def compressed_to_rgb(message: Any, *, full_scale: float | None = None) -> np.nd
         order = "rgb" if codec.partition("compressed")[2].strip().startswith("rgb") else "bgr"
         name = f"{order}{'a' if channels == 4 else ''}{depth}"
     encoding = _ENCODINGS[name]
-    return _to_8_bit(_to_rgb(np.ascontiguousarray(pixels), name, encoding), encoding, full_scale)
+    return _to_8_bit(_to_rgb(np.ascontiguousarray(pixels), name, encoding), name, encoding, full_scale)
 
 
 def conversion_library() -> str:
@@ -296,25 +286,9 @@ def _to_rgb(samples: np.ndarray, name: str, encoding: _Encoding) -> np.ndarray:
     return _converter()(samples, source, encoding.target)
 
 
-def _to_8_bit(pixels: np.ndarray, encoding: _Encoding, full_scale: float | None) -> np.ndarray:
-    if full_scale is not None and not (math.isfinite(full_scale) and full_scale > 0):
+def _to_8_bit(pixels: np.ndarray, name: str, encoding: _Encoding, full_scale: float | None) -> np.ndarray:
+    if full_scale is not None and not full_scale > 0:
         raise ConfigError(f"full_scale must be a positive number, got {full_scale!r}")
     if encoding.full_scale is None:
         return pixels
-    scale = full_scale or encoding.full_scale
-    if pixels.dtype == np.uint16:
-        if scale == _FULL_SCALE_16:
-            return (pixels >> 8).astype(np.uint8)
-        return _lookup_table(scale)[pixels]
-    # float32 -> float64, so that whole multiples of the scale do not fall below their step.
-    with np.errstate(invalid="ignore"):  # a signalling NaN is one like any other
-        wide = pixels.astype(np.float64)
-    scaled = np.nan_to_num(wide * (256.0 / scale), nan=0.0, posinf=255.0, neginf=0.0)
-    return np.clip(scaled, 0.0, 255.0).astype(np.uint8)
-
-
-@lru_cache(maxsize=8)
-def _lookup_table(full_scale: float) -> np.ndarray:
-    """8-bit value of every 16-bit one."""
-    values = np.arange(65536, dtype=np.float64) * 256.0 / full_scale
-    return np.clip(values, 0.0, 255.0).astype(np.uint8)
+    return to_8_bit(pixels, encoding.full_scale, full_scale, f"{name} images")

@@ -1,10 +1,12 @@
 """Image files to and from RGB arrays.
 
 Convention:
-    - Arrays are ``H x W x 3`` uint8 RGB, whatever the file holds. 16-bit values keep their upper 8 bits, as mono16
-      messages do; grey is repeated over the channels; alpha is left out, colours below it are kept as stored.
-    - EXIF orientation is applied by default, so that the array is upright as viewers show it. Where pixel
-      coordinates must fit the file as stored (COLMAP ignores the tag), read with ``orientation="stored"``.
+    - Arrays are ``H x W x 3`` uint8 RGB, whatever the file holds. 16-bit values become 8-bit ones as those of messages
+      do (:mod:`semantic_matcher_core.io.intensity`); grey is repeated over the channels; alpha is left out, colours
+      below it are kept as stored.
+    - EXIF orientation is applied by default, so that the array is upright, as viewers show it and networks see it best.
+      Numbers that go into files for other tools (HDF5, COLMAP, JSON, NumPy) are pixels of the file as it is stored,
+      which is what those tools read: :func:`semantic_matcher_core.io.exif.to_stored` leads from one to the other.
 """
 
 from __future__ import annotations
@@ -17,56 +19,57 @@ import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.atomic import atomic_output
+from semantic_matcher_core.io.decoding import decode
+from semantic_matcher_core.io.exif import read_exif, upright
+from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 ORIENTATIONS = ("exif", "stored")
 
 
-def read_image(path: str | Path, *, orientation: str = "exif") -> np.ndarray:
+def read_image(path: str | Path, *, orientation: str = "exif", full_scale: float | None = None) -> np.ndarray:
     """``H x W x 3`` uint8 RGB of an image file.
 
     Args:
         path: any name the file system allows.
         orientation: ``"exif"`` turns the image as its EXIF tag says, ``"stored"`` leaves the pixels as they lie.
+        full_scale: value of 16-bit files that becomes white; ``None`` for 65536, or less where the image fills less.
 
     Raises:
         ImageError: there is no such file, it is no image that OpenCV reads, it is cut short, or its values are
             neither 8 nor 16 bit.
-        ConfigError: ``orientation`` is neither of the two.
+        ConfigError: ``orientation`` is neither of the two, or ``full_scale`` is not positive.
     """
-    path = Path(path)
+    return decode_image(read_bytes(path), name=str(path), orientation=orientation, full_scale=full_scale)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """An image file as it lies.
+
+    Raises:
+        ImageError: there is no such file, or it cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise ImageError(f"no such image file: {path}") from None
     except OSError as error:
         raise ImageError(f"cannot read image {path}: {error.strerror or error}") from error
-    return decode_image(data, name=str(path), orientation=orientation)
 
 
-def decode_image(data: bytes, *, name: str = "image", orientation: str = "exif") -> np.ndarray:
+def decode_image(
+    data: bytes, *, name: str = "image", orientation: str = "exif", full_scale: float | None = None
+) -> np.ndarray:
     """``H x W x 3`` uint8 RGB of an encoded image; see :func:`read_image`. ``name`` is what errors call it."""
     if orientation not in ORIENTATIONS:
         raise ConfigError(f"unknown orientation {orientation!r}; use one of {', '.join(ORIENTATIONS)}")
-    if not data:
-        raise ImageError(f"{name} is empty (0 bytes)")
-    # OpenCV fills what is missing of a JPEG with grey and reports success.
-    if data[:2] == b"\xff\xd8" and not _jpeg_is_complete(data):
-        raise ImageError(f"{name} is a JPEG cut short ({len(data)} bytes, no end marker)")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-    if orientation == "stored":
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError(f"{name} cannot be decoded: {str(error).strip().splitlines()[-1]}") from error
-    if image is None:
-        raise ImageError(f"{name} is no image that can be decoded (or is damaged); {len(data)} bytes")
+    image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION, name)
     if image.dtype == np.uint16:
-        image = np.right_shift(image, 8).astype(np.uint8)
+        image = to_8_bit(image, FULL_SCALE_16, full_scale, "16-bit image files")
     elif image.dtype != np.uint8:
         raise ImageError(f"{name} holds {image.dtype} values; convert it to 8 or 16 bit first")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return upright(image, read_exif(data).orientation) if orientation == "exif" else image
 
 
 def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) -> None:
@@ -127,20 +130,3 @@ def natural_key(name: str) -> tuple[list[tuple[int, int | str]], str]:
 
 def _suffix_list() -> str:
     return " ".join(sorted(IMAGE_SUFFIXES))
-
-
-def _jpeg_is_complete(data: bytes) -> bool:
-    # An end marker counts only after the first scan: thumbnails in the header have their own. Inside a scan 0xFF is
-    # always followed by 0x00 or a restart marker, so the two bytes cannot occur by chance (ITU T.81, annex B).
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return True  # not the layout expected; leave the verdict to the decoder
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker == 0xDA:
-            return data.find(b"\xff\xd9", position) >= 0
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False

@@ -1,0 +1,136 @@
+"""Encoded pictures to pixels, with every failure one exception: what OpenCV raises, logs, or passes over in silence."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+
+from semantic_matcher_core.errors import ImageError
+
+# Beyond it nothing here could work with the image; headers that say more are damaged or hostile.
+MAX_PIXELS = 2**28
+# What a byte can hold at the most: deflate makes 1032 of one, baseline JPEG needs 2 bits for a block of 64.
+_MOST_PIXELS_PER_BYTE = 2048
+_SPARE_PIXELS = 2**20
+
+
+def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.ndarray:
+    """The pixels of an encoded picture, as ``cv2.imdecode`` gives them for ``flags``.
+
+    Args:
+        data: the file's bytes.
+        flags: of ``cv2.imdecode``.
+        name: how errors call it.
+
+    Raises:
+        ImageError: it is empty, cut short, damaged, of a kind that is not decoded, or larger than it can be.
+    """
+    array = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+    if array.size == 0:
+        raise ImageError(f"{name} is empty (0 bytes)")
+    view = memoryview(np.ascontiguousarray(array)).cast("B")
+    # OpenCV fills what is missing of a JPEG with grey and reports success.
+    if bytes(view[:2]) == b"\xff\xd8" and not _jpeg_is_complete(view):
+        raise ImageError(f"{name} is a JPEG cut short ({len(view)} bytes, no end marker)")
+    size = _stated_size(view)
+    if size is not None:
+        pixels = size[0] * size[1]
+        if pixels > min(MAX_PIXELS, _MOST_PIXELS_PER_BYTE * len(view) + _SPARE_PIXELS):
+            raise ImageError(
+                f"{name} says that it has {size[0]} x {size[1]} pixels, too many for its {len(view)} bytes "
+                f"or for any use (at most {MAX_PIXELS}); its header is damaged"
+            )
+    with _quiet():
+        try:
+            image = cv2.imdecode(array, flags)
+        except (cv2.error, MemoryError) as error:
+            raise ImageError(f"{name} cannot be decoded: {_reason(error)}") from error
+        if image is None:
+            raise ImageError(f"{name} {_what_it_is(array)}")
+    return image
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # OpenCV prints what it dislikes of a file beside the exception that says so. Old releases have no such switch.
+    logging = getattr(getattr(cv2, "utils", None), "logging", None)
+    if not hasattr(logging, "setLogLevel"):
+        yield
+        return
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
+
+
+def _what_it_is(array: np.ndarray) -> str:
+    try:
+        image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is not None:
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        return (
+            f"is an image of {channels} x {image.dtype} a pixel; taken are 1, 3 or 4 channels of 8 or 16 bits: "
+            "convert it first"
+        )
+    start = array[:8].tobytes().hex(" ")
+    return f"is no image that can be decoded (or is damaged); {array.size} bytes that begin with {start}"
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def _stated_size(data: memoryview) -> tuple[int, int] | None:
+    """(width, height) in the header of a PNG or JPEG."""
+    if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and bytes(data[12:16]) == b"IHDR" and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return width, height
+    if bytes(data[:2]) != b"\xff\xd8":
+        return None
+    for marker, content in _jpeg_segments(data):
+        # Start of frame of any kind; C4, C8 and CC are others.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(content) >= 5:
+            height, width = struct.unpack(">HH", content[1:5])
+            return width, height
+    return None
+
+
+def _jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(marker, content) of each segment up to the first scan (ITU T.81, annex B)."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        yield marker, data[position + 4 : position + 2 + length]
+        if marker == 0xDA:
+            return
+        position += 2 + length
+
+
+def _jpeg_is_complete(data: memoryview) -> bool:
+    # An end marker counts only after the first scan: thumbnails in the header have their own. Inside a scan 0xFF is
+    # always followed by 0x00 or a restart marker, so the two bytes cannot occur by chance (ITU T.81, annex B).
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            return True  # not the layout expected; leave the verdict to the decoder
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        if marker == 0xDA:
+            return bytes(data[position:]).find(b"\xff\xd9") >= 0
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
