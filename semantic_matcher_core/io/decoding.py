@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.n
 @contextmanager
 def _quiet() -> Iterator[None]:
     # OpenCV prints what it dislikes of a file beside the exception that says so. Old releases have no such switch.
-    logging = getattr(getattr(cv2, "utils", None), "logging", None)
+    logging: Any = getattr(getattr(cv2, "utils", None), "logging", None)
     if not hasattr(logging, "setLogLevel"):
         yield
         return
