@@ -13,7 +13,8 @@ def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
     return _made(values, like.dtype, like.device)
 
 
-@functools.lru_cache(maxsize=256)
+# Without a limit: a few bytes each, and a recorded CUDA graph goes on reading them.
+@functools.cache
 def _made(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     # A tensor of inference mode could not be used where gradients are wanted.
     with torch.inference_mode(False):

@@ -61,3 +61,26 @@ def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
     capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # not in older torch
     found = capabilities()
     return found.get("architecture") == "x86_64" and not (found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def moved(tensors: Mapping[str, torch.Tensor], device: torch.device | str) -> dict[str, torch.Tensor]:
+    """Copy tensors to a device; from a GPU to the host all together, with a single wait.
+
+    Args:
+        tensors: by name, of any device.
+        device: where they are wanted.
+
+    Returns:
+        The same names; what was on that device already is not copied.
+    """
+    target = torch.device(device)
+    waiting = {name: t for name, t in tensors.items() if t.device.type == "cuda"} if target.type == "cpu" else {}
+    if len(waiting) < 2:
+        return {name: t.to(target) for name, t in tensors.items()}
+    found = {name: t if name in waiting else t.to(target) for name, t in tensors.items()}
+    for name, t in waiting.items():
+        # A copy to memory that is not pinned would wait by itself.
+        found[name] = torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True)
+    for source in {t.device for t in waiting.values()}:
+        torch.cuda.current_stream(source).synchronize()
+    return found

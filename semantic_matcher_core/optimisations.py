@@ -24,7 +24,6 @@ NAMES = {
     "cuda_graphs": "CUDA: the networks of an image size recorded once and replayed",
     "streams": "CUDA: extractor and semantic encoder side by side on two streams",
     "pinned_upload": "CUDA: images copied as uint8 from pinned memory, without waiting",
-    "fused_search": "CUDA: product of similarities and its maxima in one Triton kernel, without the matrix",
 }
 
 

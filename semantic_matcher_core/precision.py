@@ -21,8 +21,11 @@ def narrowed(module: Network, dtype: torch.dtype) -> Network:
 
     Args:
         module: names, as ``narrow_weights``, the parameters that may become narrow (see :func:`has_narrow_weights`).
-        dtype: of those parameters; with float32 the module itself is returned.
+        dtype: of those parameters; with float32 the module itself is returned. A network that says ``wide_range`` gets
+            bfloat16 for float16: what it adds up need not stay below 65504.
     """
+    if dtype is torch.float16 and getattr(module, "wide_range", False):
+        dtype = torch.bfloat16
     if dtype is torch.float32:
         return module
     narrow = {

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from semantic_matcher_core.device import moved
 from semantic_matcher_core.errors import ShapeError
 
 
@@ -87,7 +88,7 @@ class Features:
 
     def to(self, device: torch.device | str) -> Features:
         """The same features on another device."""
-        tensors: dict[str, Any] = {k: t.to(device) for k, t in self._tensors()}
+        tensors: dict[str, Any] = moved(dict(self._tensors()), device)
         return replace(self, **tensors)
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
@@ -183,5 +184,5 @@ class Matches:
     def to(self, device: torch.device | str) -> Matches:
         """The same matches on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        tensors: dict[str, Any] = moved({k: v for k, v in values.items() if isinstance(v, Tensor)}, device)
         return replace(self, **tensors)

@@ -5,14 +5,13 @@ Ties go to the lowest index. Matches of a side are given densely, one entry per 
 
 from __future__ import annotations
 
-import importlib.util
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.matching.similarity import FusedSimilarity, Similarity
+from semantic_matcher_core.matching.similarity import Similarity
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.settings import MatcherConfig
 
@@ -74,9 +73,7 @@ def match_similarities(
             torch.zeros((batch, m), dtype=torch.float32, device=device) if both_sides else None,
         )
     two_ways = config.mutual or both_sides
-    best0, best1 = _fused_scan(similarity, valid0, valid1, config) or _scan(
-        similarity, valid0, valid1, config.ratio is not None, two_ways, block_rows
-    )
+    best0, best1 = _scan(similarity, valid0, valid1, config.ratio is not None, two_ways, block_rows)
     matches0 = _accepted(best0, config)
     matches1 = None if best1 is None else _accepted(best1, config)
     if config.mutual and matches1 is not None:
@@ -87,21 +84,6 @@ def match_similarities(
         best0.value.masked_fill(matches0 < 0, 0),
         best1.value.masked_fill(matches1 < 0, 0) if both_sides and best1 is not None and matches1 is not None else None,
     )
-
-
-def _fused_scan(
-    similarity: Similarity, valid0: Tensor | None, valid1: Tensor | None, config: MatcherConfig
-) -> tuple[_Best, _Best] | None:
-    """:func:`_scan` in one kernel on a GPU; ``None`` where that does not apply."""
-    if similarity.device.type != "cuda" or not isinstance(similarity, FusedSimilarity) or config.ratio is not None:
-        return None
-    if not is_enabled("fused_search") or importlib.util.find_spec("triton") is None:
-        return None
-    from semantic_matcher_core.cuda.fused_search import fused_search
-
-    factors = [(v0, v1.transpose(1, 2)) for v0, v1 in similarity.factors]
-    rows, columns = fused_search(factors, valid0, valid1)
-    return _Best(rows.value, rows.position, None), _Best(columns.value, columns.position, None)
 
 
 def _scan(

@@ -29,6 +29,9 @@ class Reasoner(nn.Module):
     """
 
     narrow_weights = "all"
+    # Only the direction of its outputs is trained, not their length: the first bundled one reached 7 million, and
+    # float16 made no match of it.
+    wide_range = True
 
     def __init__(self, config: ReasonerConfig) -> None:
         super().__init__()

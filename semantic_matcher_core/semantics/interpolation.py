@@ -1,7 +1,8 @@
-"""``grid_sample`` of a map of many channels at points, on a CPU.
+"""``grid_sample`` of a map of many channels at points.
 
-``F.grid_sample`` walks channel by channel through memory. Where each cell's vector lies in one piece, a sample is a
-weighted sum of a few rows, which ``F.embedding_bag`` computes several times faster. Results differ by rounding alone.
+``F.grid_sample`` walks channel by channel through memory, on a GPU with one thread a point: 2048 points of 384 channels
+took 1.3 ms of an H200. Where each cell's vector lies in one piece, a sample is a weighted sum of a few rows, which
+``F.embedding_bag`` computes several times faster. Results differ by rounding alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from semantic_matcher_core.constants import constant
 
 # Of the cubic convolution kernel (Keys, 1981), as F.grid_sample has it.
 _A = -0.75
@@ -23,14 +26,14 @@ def sample_points(feature_map: Tensor, grid: Tensor, mode: str) -> Tensor:
         feature_map, grid: of the same floating-point type.
         mode: ``"bicubic"``, ``"bilinear"`` or ``"nearest"``.
     """
-    if grid.device.type != "cpu" or mode == "nearest" or not grid.numel():
+    if grid.device.type not in ("cpu", "cuda") or mode == "nearest" or not grid.numel():
         return F.grid_sample(feature_map, grid[:, None], mode=mode, align_corners=False)[:, :, 0].transpose(1, 2)
     batch, channels, height, width = feature_map.shape
-    place = ((grid + 1) * grid.new_tensor((width, height)) - 1) / 2
+    place = ((grid + 1) * constant((width, height), grid) - 1) / 2
     first = place.floor()
     offsets, weights = (_cubic if mode == "bicubic" else _linear)(place - first)
     taps = first.long()[..., None] + offsets  # B x N x 2 x taps
-    limits = taps.new_tensor((width, height))[:, None]
+    limits = constant((width, height), taps)[:, None]
     inside = (taps >= 0) & (taps < limits)
     taps, weights = taps.clamp(min=0).minimum(limits - 1), torch.where(inside, weights, 0.0)
     columns, rows = taps.unbind(2)

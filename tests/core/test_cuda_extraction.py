@@ -19,7 +19,6 @@ from semantic_matcher_core.cuda.upload import PinnedUpload
 from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.inputs import as_image_batch
-from semantic_matcher_core.matching import match_features
 from semantic_matcher_core.optimisations import VARIABLE
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.dinov2 import DinoV2
@@ -172,7 +171,7 @@ def test_constants_are_made_once_and_may_meet_gradients() -> None:
 
 
 @gpu
-@pytest.mark.parametrize("disabled", ["", "cuda_graphs", "cuda_graphs,streams", "pinned_upload", "fused_search", "all"])
+@pytest.mark.parametrize("disabled", ["", "cuda_graphs", "cuda_graphs,streams", "pinned_upload", "all"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_on_a_gpu_each_switch_leaves_the_matches(
     textured: Render, monkeypatch: pytest.MonkeyPatch, precision: str, disabled: str
@@ -196,15 +195,3 @@ def test_recorded_graphs_compute() -> None:
     outputs, replay = CudaRecorder().record(lambda: {"x": memory * 3})
     replay()
     assert outputs["x"].tolist() == [3, 3, 3, 3]
-
-
-@gpu
-def test_fused_search_of_features_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    sides = []
-    for n in (500, 610):
-        vectors = torch.nn.functional.normalize(torch.randn(1, n, 48, generator=generator), dim=-1)
-        sides.append(Features(torch.zeros(1, n, 2), torch.zeros(1, n), vectors, (9, 9)).to("cuda"))
-    fused = match_features(*sides).indices
-    monkeypatch.setenv(VARIABLE, "fused_search")
-    assert torch.equal(fused, match_features(*sides).indices)

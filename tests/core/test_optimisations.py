@@ -1,6 +1,6 @@
 """Each optimisation of the CPU gives what the plain way gives, and the switch does turn it off.
 
-Those of a GPU are tested with what they belong to (``test_cuda_extraction.py``, ``test_cuda_fused_search.py``), folded
+Those of a GPU are tested with what they belong to (``test_cuda_extraction.py``), folded
 norms in ``test_dalf_inference.py``.
 """
 

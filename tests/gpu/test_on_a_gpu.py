@@ -65,11 +65,11 @@ def test_every_extractor_gives_what_it_gives_on_the_cpu(name: str, textured: Ren
     expected = [extractor(image[None]) for image in images]
     on_gpu = extractor.to("cuda")
     together = on_gpu(images.to("cuda"))
-    assert together.keypoints.device.type == ("cpu" if name == "sift" else "cuda")
+    assert together.keypoints.device.type == "cuda"
     for index, wanted in enumerate(expected):
         share, cosine = shared_rows(together[index].to("cpu"), wanted)
         assert share >= 0.97, f"{share:.3f} of the keypoints found"
-        assert cosine >= 0.999
+        assert cosine >= 0.998
 
 
 @pytest.mark.parametrize("name", [name for name in BUILT_IN if name not in LEFT_OUT])
@@ -91,8 +91,8 @@ def test_extract_has_one_contract(name: str, textured: Render) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_matches_are_those_of_the_cpu(precision: str, textured: Render) -> None:
-    canvas = textured(140, 190, seed=3)
-    images = canvas[:120, :160].copy(), canvas[7:127, 12:172].copy()
+    canvas = textured(260, 350, seed=3)
+    images = canvas[:240, :320].copy(), canvas[7:247, 12:332].copy()
     expected = reasoning_matcher("cpu").match_images(*images)
     matcher = reasoning_matcher("cuda", precision)
     wanted = set(map(tuple, torch.cat([expected.keypoints0, expected.keypoints1], 1).round().int().tolist()))
@@ -118,8 +118,16 @@ def test_batches_paths_and_odd_sizes(textured: Render) -> None:
 
 def test_nothing_to_find_is_no_error() -> None:
     matcher = SemanticMatcher.from_pretrained("plain:compact", device="cuda", max_keypoints=256)
-    features = matcher.extract(np.full((96, 128, 3), 128, np.uint8))
-    assert len(matcher.match(features, features)) == features.keypoints.shape[1] or features.keypoints.shape[1] < 3
+    nothing = matcher.extract(np.full((96, 128, 3), 128, np.uint8), np.zeros((96, 128), np.uint8))
+    assert nothing.keypoints.shape == (1, 0, 2)
+    assert len(matcher.match(nothing, nothing).to("cpu")) == 0
+
+
+def test_half_precision_holds_what_the_bundled_reasoner_adds_up(textured: Render) -> None:
+    matcher = SemanticMatcher.from_pretrained("compact", device="cuda", precision="fp16", max_keypoints=512)
+    features = matcher.extract(textured(240, 320, seed=1))
+    assert features.semantic is not None and features.semantic.isfinite().all()
+    assert len(matcher.match(features, features)) >= 0.9 * features.keypoints.shape[1]
 
 
 def test_streams(textured: Render) -> None:
