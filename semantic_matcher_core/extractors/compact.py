@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
+from semantic_matcher_core.extractors.compact_network import Architecture, StudentNetwork, architecture_of
 from semantic_matcher_core.extractors.dkd import detect_keypoints
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.layers import conv_stack, convolution_layout, standardised
@@ -74,6 +75,10 @@ class CompactNetwork(nn.Module):
         score = self.score(F.relu(half + _doubled(self.to2(fused))))
         return self.descriptor(fused), F.pixel_shuffle(score, 2)
 
+    def describe(self, descriptor_map: Tensor, keypoints: Tensor) -> Tensor:
+        """L2-normalised descriptors of the map at keypoints, see :func:`sample_descriptors`."""
+        return sample_descriptors(descriptor_map, keypoints)
+
 
 class Compact(DenseExtractor):
     """Sub-pixel keypoints with 128-dimensional descriptors, by the weights that come with this package.
@@ -107,19 +112,22 @@ class Compact(DenseExtractor):
         fixed_size: bool = False,
         widths: tuple[int, ...] = WIDTHS,
         descriptor_dim: int = DESCRIPTOR_DIM,
+        architecture: Architecture | None = None,
     ) -> None:
         super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
-        self.descriptor_dim = descriptor_dim
+        self.descriptor_dim = architecture.descriptor_dim if architecture else descriptor_dim
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius, least=1)
-        self.net: nn.Module = CompactNetwork(widths, descriptor_dim)
+        self.net: Any = StudentNetwork(architecture) if architecture else CompactNetwork(widths, descriptor_dim)
         self.layout = convolution_layout()
-        self.net.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.net.to(memory_format=self.layout)
         self.eval()
 
     @staticmethod
     def options_of_state_dict(state: dict[str, Tensor]) -> dict[str, Any]:
         """Sizes of the network that a weights file is of; those of another layout say nothing."""
+        if "head.0.weight" in state:
+            return {"architecture": architecture_of(state)}
         levels = [state.get(f"stride{stride}.0.0.weight") for stride in (2, 4, 8, 16, 32)]
         descriptor = state.get("descriptor.weight")
         if descriptor is None or any(level is None for level in levels):
@@ -132,13 +140,13 @@ class Compact(DenseExtractor):
         return F.pad(standardised(images), padding, mode="replicate")
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Descriptor map at a quarter of the size, and logits of the score at full size."""
+        """Maps of features, and logits of the score at full size."""
         (images,) = inputs
         return self.net(images.contiguous(memory_format=self.layout))
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
         """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
-        descriptor_map, logits = maps
+        *features, logits = maps
         height, width = size
         radius = self.nms_radius
         found = detect_keypoints(
@@ -151,7 +159,7 @@ class Compact(DenseExtractor):
             masks=masks,
             fixed_size=limits.fixed_size,
         )
-        return Found(found.keypoints, found.scores, sample_descriptors(descriptor_map, found.keypoints), found.valid)
+        return Found(found.keypoints, found.scores, self.net.describe(*features, found.keypoints), found.valid)
 
 
 def sample_descriptors(descriptor_map: Tensor, keypoints: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ descriptor head (Zhao et al., 2023): with ``positions`` it reads the finest map 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,6 +118,23 @@ class StudentNetwork(nn.Module):
             around = read_map(fine, moved.flatten(1, 2), 4).unflatten(1, moved.shape[1:3])
             at = torch.cat((at, around.flatten(2)), dim=-1)
         return F.normalize(self.head(at), dim=-1)
+
+
+def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
+    """The sizes of the network that a folded state dict is of; names may begin with ``net.``."""
+    shapes = {name.removeprefix("net."): tensor.shape for name, tensor in state.items()}
+    strides = (2, 4, 8, 16, 32)
+    offsets = shapes.get("offsets.weight")
+    return Architecture(
+        widths=tuple(shapes[f"stride{s}.0.0.weight"][0] for s in strides),  # type: ignore[arg-type]
+        depths=tuple(  # type: ignore[arg-type]
+            sum(n.startswith(f"stride{s}.") and n.endswith(".0.weight") for n in shapes) for s in strides
+        ),
+        fused=shapes["from8.weight"][0],
+        hidden=shapes["head.0.weight"][0],
+        positions=0 if offsets is None else offsets[0] // 2,
+        descriptor_dim=shapes["head.2.weight"][0],
+    )
 
 
 def read_map(values: Tensor, pixels: Tensor, stride: int) -> Tensor:
