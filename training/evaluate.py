@@ -29,7 +29,7 @@ Output = Annotated[Path, typer.Option(help="Folder for per-pair CSV files and th
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
 Keypoints = Annotated[int, typer.Option(min=1, help="Keypoints of each image.")]
 Weights = Annotated[Path | None, typer.Option(help="Folder searched for weights first.")]
-_DIFFICULTIES, _GAPS, _NONE = [0.3, 0.6], [1, 5, 10, 15], list[Path]()
+_DIFFICULTIES, _GAPS, _NONE, _TURNS = [0.3, 0.6], [1, 5, 10, 15], list[Path](), list[float]()
 Limit = Annotated[int, typer.Option(min=0, help="Only the first so many pairs; 0 for all.")]
 
 
@@ -189,6 +189,13 @@ def suite(
     sequence: Annotated[list[Path], typer.Option(help="Folder of frames of a rigid scene; repeatable.")] = _NONE,
     gap: Annotated[list[int], typer.Option(help="Distances of its frames; repeatable.")] = _GAPS,
     stereo: Annotated[Path | None, typer.Option(help="Rectified pair: left.png and right.png.")] = None,
+    relit: Annotated[bool, typer.Option(help="The photos under strong changes of light, too.")] = False,
+    views: Annotated[list[Path], typer.Option(help="Label file of real views; repeatable.")] = _NONE,
+    turn: Annotated[
+        list[float], typer.Option(help="Turn the second view by so many degrees, too; repeatable.")
+    ] = _TURNS,
+    rendered: Annotated[int, typer.Option(min=0, help="So many rendered scenes with the photos as textures.")] = 0,
+    speed: Annotated[bool, typer.Option(help="Frames a second on the first --sequence.")] = False,
     output: Output = Path("evaluation"),
     device: Device = "auto",
     max_keypoints: Keypoints = 2048,
@@ -202,13 +209,25 @@ def suite(
     OpenCV's ORB; plain:sift is RootSIFT. Extractors with a threshold give all keypoints up to the number asked for.
     """
     from training.evaluation import suite as suite_
+    from training.evaluation import world
     from training.evaluation.methods import match_function
     from training.evaluation.tables import write_grouped_summary, write_rows
 
     cases: list[suite_.Case] = []
     if photos is not None:
         held_out = suite_.held_out_photos(photos, every=every, holdout_list=holdout_list)
-        cases += suite_.photo_cases(_limited(held_out, limit), difficulties=difficulty, seed=seed)
+        chosen = _limited(held_out, limit)
+        cases += suite_.photo_cases(chosen, difficulties=difficulty, seed=seed)
+        if relit:
+            cases += world.relit_cases(chosen, seed)
+        if rendered:
+            cases += world.rendered_cases(chosen, rendered, seed)
+    elif relit or rendered:
+        raise DataError("--relit and --rendered need --photos")
+    if speed and not sequence:
+        raise DataError("--speed needs a --sequence")
+    for file in views:
+        cases += world.view_cases(file, turn)
     if pairs is not None:
         cases += suite_.pair_cases(pairs)
     for folder in sequence:
@@ -216,7 +235,9 @@ def suite(
     if stereo is not None:
         cases += suite_.stereo_cases(stereo)
     if not cases:
-        raise DataError("nothing to evaluate on; give at least one of --photos, --pairs, --sequence and --stereo")
+        raise DataError(
+            "nothing to evaluate on; give at least one of --photos, --pairs, --sequence, --stereo and --views"
+        )
     settings = {
         "photos": photos and str(photos),
         "every": None if holdout_list else every,
@@ -234,6 +255,11 @@ def suite(
         rows = list(suite_.run_cases(_tracked(cases, method), match))
         write_rows(output / f"{_file_name(method)}.pairs.csv", rows)
         summary[method] = suite_.summarise_suite(rows)
+        if speed:
+            fresh = match_function(
+                method, device=device, max_keypoints=max_keypoints, weights=weights, full_budget=True, keep=2
+            )
+            summary[method]["speed"] = {"frames/s": world.frames_per_second(fresh, sequence[0])}
         # After every method: hours of the others are not lost with one that fails.
         markdown = write_grouped_summary(output, summary, settings)
     print(markdown)

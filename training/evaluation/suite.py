@@ -33,6 +33,7 @@ from training.evaluation.homography import homography_figures
 from training.evaluation.layouts import find_pairs, find_stereo
 from training.evaluation.methods import MatchFunction
 from training.evaluation.metrics import area_under_curve
+from training.evaluation.pose import POSE_THRESHOLDS_DEG
 
 Row = dict[str, float | int | str]
 CORNER_THRESHOLD_PX = 5.0
@@ -49,6 +50,9 @@ _COLUMNS = (
     "homography",
     "deformation",
     "dy",
+    "AUC@5",
+    "AUC@10",
+    "AUC@20",
 )
 
 
@@ -156,6 +160,10 @@ def summarise_suite(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
         if "corner error px" in members[0]:
             errors = [float(row["corner error px"]) for row in members]
             figures["corner AUC@5px"] = area_under_curve(errors, [CORNER_THRESHOLD_PX])[0]
+        if "pose error deg" in members[0]:
+            errors = [float(row["pose error deg"]) for row in members]
+            names = [f"AUC@{threshold:g}" for threshold in POSE_THRESHOLDS_DEG]
+            figures |= dict(zip(names, area_under_curve(errors, POSE_THRESHOLDS_DEG), strict=True))
         summary[group] = {column: figures[column] for column in _COLUMNS if column in figures}
     return summary
 
