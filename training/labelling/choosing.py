@@ -12,8 +12,9 @@ from training.labelling.teacher import TeacherFeatures
 
 # Distances in order that make pairs: each picture with the next, the one after …
 ORDER_GAPS = (1, 2, 4, 8, 16)
-# Best keypoints of each picture that are compared, and the least mutual neighbours of a pair worth matching.
-_COMPARED, _LEAST = 256, 12
+# Best keypoints of each picture that are compared, how much nearer than the second a neighbour must be (Lowe 2004), and
+# the least number of such mutual neighbours of a pair worth matching.
+_COMPARED, _RATIO, _LEAST = 256, 0.8, 8
 _SHORTLIST = 40
 _SAMPLE = 65_536
 
@@ -70,5 +71,8 @@ def _mutual(descriptors0: torch.Tensor, descriptors1: torch.Tensor) -> int:
     if not len(descriptors0) or not len(descriptors1):
         return 0
     similarity = descriptors0 @ descriptors1.T
-    there, back = similarity.argmax(dim=1), similarity.argmax(dim=0)
-    return int((back[there] == torch.arange(len(there), device=there.device)).sum())
+    best, places = similarity.topk(min(2, similarity.shape[1]), dim=1)
+    there, back = places[:, 0], similarity.argmax(dim=0)
+    # Distances of unit vectors: 2 (1 - similarity) is their square.
+    clear = (1 - best[:, 0]) <= _RATIO**2 * (1 - best[:, -1]) if best.shape[1] > 1 else best[:, 0] > 0
+    return int((clear & (back[there] == torch.arange(len(there), device=there.device))).sum())

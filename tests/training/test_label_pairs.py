@@ -1,0 +1,190 @@
+"""Labelling: what geometry confirms is kept, what it refutes is not, and an interrupted run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core.errors import CheckpointError, ConfigError, WeightsNotFoundError
+from semantic_matcher_core.io.images import read_image, write_image
+from semantic_matcher_core.matching.features import match_features
+from semantic_matcher_core.types import Features
+from tests.conftest import make_textured_image
+from training.data.rendered import nearby_pose, noise_textures, pinhole, random_pose, random_room, render
+from training.errors import DataError
+from training.labelling.choosing import by_likeness, by_order
+from training.labelling.frames import folder_frames, scaled_camera, shrunk
+from training.labelling.label_file import read_labels
+from training.labelling.run import LabelConfig, label
+from training.labelling.teacher import TeacherFeatures, TeacherMatches, lightglue
+
+
+class NearestNeighbours:
+    """In the labelling teacher's place: compact's features, mutual neighbours, every tenth match a wrong one."""
+
+    def __init__(self) -> None:
+        self.matcher = SemanticMatcher.from_pretrained(device="cpu", max_keypoints=250)
+        self.extracted = self.matched = 0
+        self.stop_after = 10**9
+
+    def extract(self, image: np.ndarray) -> TeacherFeatures:
+        self.extracted += 1
+        found = self.matcher.extract(image)
+        return TeacherFeatures(found.keypoints[0].numpy(), found.descriptors[0].half().numpy())
+
+    def match(self, features0, features1, size0, size1) -> TeacherMatches:
+        if self.matched == self.stop_after:
+            raise KeyboardInterrupt
+        self.matched += 1
+        both = [
+            Features(
+                torch.from_numpy(f.keypoints)[None],
+                torch.ones(1, len(f.keypoints)),
+                torch.from_numpy(f.descriptors)[None].float(),
+                size,
+            )
+            for f, size in ((features0, size0), (features1, size1))
+        ]
+        found = match_features(*both)
+        indices = found.indices.numpy().astype(np.int32)
+        indices[::10, 1] = np.roll(indices[::10, 1], 1)
+        nothing = [np.zeros(len(f.keypoints), bool) for f in (features0, features1)]
+        return TeacherMatches(indices, found.confidence.numpy(), *nothing)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> NearestNeighbours:
+    return NearestNeighbours()
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four views of a rendered room with depth, poses and intrinsics."""
+    folder = tmp_path_factory.mktemp("data") / "room"
+    generator = torch.Generator().manual_seed(11)
+    textures, quads = noise_textures(8, generator), random_room(8, generator)
+    pose, camera = random_pose(generator), pinhole(180, 240)
+    poses = []
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True)
+    for index in range(4):
+        view = render(quads, textures, pose, camera, (180, 240))
+        write_image(folder / "rgb" / f"{index}.png", (view.image * 255).byte().permute(1, 2, 0).contiguous().numpy())
+        cv2.imwrite(str(folder / "depth" / f"{index}.png"), (view.depth * 1000).round().numpy().astype(np.uint16))
+        poses.append(pose.double().numpy().ravel())
+        pose = nearby_pose(pose, generator, amount=0.3)
+    np.savetxt(folder / "poses.txt", np.array(poses))
+    np.savetxt(folder / "K.txt", camera.numpy())
+    return folder
+
+
+def test_matches_that_geometry_refutes_are_left_out(room: Path, teacher: NearestNeighbours, tmp_path: Path) -> None:
+    report = label([room], tmp_path / "pairs.h5", LabelConfig(choose="order"), lambda: teacher)
+    labels = read_labels(tmp_path / "pairs.h5")
+    assert report.images == len(labels.images) == 4
+    assert report.pairs == len(labels.pairs) >= 3 and report.pairs + report.refused == len(by_order(4))
+    assert report.matches == sum(len(pair.indices) for _, _, pair in labels.pairs)
+    assert not (tmp_path / "pairs.h5.parts").exists()
+    for first, second, pair in labels.pairs:
+        assert pair.projection_error < 2.0
+        assert labels.images[first].key == f"room/{first}"
+        assert np.array_equal(np.unique(pair.indices[:, 0]), np.sort(pair.indices[:, 0]))
+        for side, number in enumerate((first, second)):
+            unmatchable = (pair.unmatchable0, pair.unmatchable1)[side]
+            assert len(unmatchable) == len(labels.images[number].keypoints)
+            assert not unmatchable[pair.indices[:, side]].any()
+    # Where the camera moved on, something is not seen any more, and depth says so.
+    assert max(pair.unmatchable0.mean() for _, _, pair in labels.pairs) > 0.03
+    image = labels.images[0].image
+    assert np.abs(image.astype(int) - read_image(room / "rgb" / "0.png").astype(int)).mean() < 8
+
+
+def test_an_interrupted_run_goes_on(room: Path, teacher: NearestNeighbours, tmp_path: Path) -> None:
+    config, output = LabelConfig(choose="order"), tmp_path / "pairs.h5"
+    whole = label([room], tmp_path / "whole.h5", config, lambda: teacher)
+    teacher.extracted = teacher.matched = 0
+    teacher.stop_after = 2
+    with pytest.raises(KeyboardInterrupt):
+        label([room], output, config, lambda: teacher)
+    assert not output.exists() and teacher.extracted == 4
+    with pytest.raises(CheckpointError, match="other settings"):
+        label([room], output, LabelConfig(choose="order", keypoints=7), lambda: teacher)
+    teacher.stop_after, teacher.matched = 10**9, 0
+    assert label([room], output, config, lambda: teacher) == whole
+    assert teacher.extracted == 4 and teacher.matched == len(by_order(4)) - 2
+    for first, second in zip(read_labels(output).pairs, read_labels(tmp_path / "whole.h5").pairs, strict=True):
+        assert first[:2] == second[:2] and np.array_equal(first[2].indices, second[2].indices)
+
+
+def test_pictures_without_anything_in_common_say_so(teacher: NearestNeighbours, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for i in range(2):
+        write_image(folder / f"{i}.png", make_textured_image(120, 160, 50 + i))
+    with pytest.raises(DataError, match="geometry confirms; are these pictures of one scene"):
+        label([folder], tmp_path / "pairs.h5", LabelConfig(choose="order"), lambda: teacher)
+    (folder / "1.png").unlink()
+    with pytest.raises(DataError, match="pairs need two"):
+        folder_frames(folder)
+
+
+def test_pairs_by_likeness_leave_strangers_out(teacher: NearestNeighbours) -> None:
+    scenes = [make_textured_image(150, 200, seed) for seed in (1, 2)]
+    views = [
+        scene[top : top + 120, left : left + 160] for scene in scenes for top, left in ((0, 0), (15, 20), (30, 40))
+    ]
+    features = [teacher.extract(np.ascontiguousarray(view)) for view in views]
+    pairs = by_likeness(features, 4, np.random.default_rng(0), torch.device("cpu"))
+    assert pairs and all(i < j for i, j in pairs)
+    same = [i // 3 == j // 3 for i, j in pairs]
+    assert all(same) and len(same) == 6, pairs
+
+
+def test_order_and_sizes() -> None:
+    assert by_order(3) == [(0, 1), (1, 2), (0, 2)]
+    assert by_order(1) == []
+    image, scale = shrunk(np.zeros((300, 400, 3), np.uint8), 200)
+    assert image.shape == (150, 200, 3) and scale == 0.5
+    # The middle of the image stays its middle.
+    camera = scaled_camera(np.array([[400.0, 0, 199.5], [0, 400, 149.5], [0, 0, 1]]), scale)
+    np.testing.assert_allclose(camera, [[200, 0, 99.5], [0, 200, 74.5], [0, 0, 1]])
+    with pytest.raises(ConfigError, match="use one of both, order, likeness"):
+        LabelConfig(choose="all")
+
+
+def test_lightglue_loads_its_published_layout(tmp_path: Path) -> None:
+    from kornia.feature import LightGlue
+
+    torch.manual_seed(0)
+    network = LightGlue(None, weights=None, input_dim=128, depth_confidence=-1, width_confidence=-1).eval()
+    published = {}
+    for name, tensor in network.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "transformers":  # older files say self_attn.3, newer ones transformers.3.self_attn
+            name = ".".join([parts[2], parts[1], *parts[3:]])
+        published[name] = tensor
+    torch.save(published, tmp_path / "aliked_lightglue.pth")
+    loaded = lightglue(tmp_path / "aliked_lightglue.pth")
+    for name, tensor in network.named_parameters():
+        assert torch.equal(dict(loaded.named_parameters())[name], tensor), name
+    del published["posenc.Wr.weight"]
+    torch.save(published, tmp_path / "cut.pth")
+    with pytest.raises(WeightsNotFoundError, match="lacks 1 tensors"):
+        lightglue(tmp_path / "cut.pth")
+
+
+def test_the_command_explains_itself() -> None:
+    import typer
+
+    from training.label_pairs import command
+
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0 and "--preview" in result.output
