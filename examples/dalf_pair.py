@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import cbook
 
 import semantic_matcher_core as smc
 from semantic_matcher_core.geometry.thin_plate import ThinPlateSpline
@@ -21,10 +20,12 @@ from semantic_matcher_core.io.images import read_image, write_image
 from semantic_matcher_core.registration import register_pair
 from semantic_matcher_core.viz.registration import draw_registration
 
+PHOTOGRAPH = Path(__file__).parents[1] / "ros_ws/src/semantic_matcher/semantic_matcher/demo/grace_hopper.jpg"
+
 
 def bent_photograph() -> tuple[np.ndarray, np.ndarray]:
-    """A photograph that comes with matplotlib, and the same bent by a spline: 16 points, each moved by up to 30 px."""
-    flat = read_image(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+    """A photograph (the demo's), and the same bent by a spline: 16 points, each moved by up to 30 px."""
+    flat = read_image(PHOTOGRAPH)
     height, width = flat.shape[:2]
     y, x = torch.meshgrid(torch.linspace(0, height - 1, 4), torch.linspace(0, width - 1, 4), indexing="ij")
     control = torch.stack([x, y], dim=-1).reshape(-1, 2)

@@ -15,17 +15,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib import cbook
 
 import semantic_matcher_core as smc
 from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.io.video import VideoWriter
 from semantic_matcher_core.registration import register_video
 
+PHOTOGRAPH = Path(__file__).parents[1] / "ros_ws/src/semantic_matcher/semantic_matcher/demo/grace_hopper.jpg"
+
 
 def waving_photograph(path: Path, frames: int = 12) -> None:
-    """A video of a photograph that comes with matplotlib, waving like a flag."""
-    flat = read_image(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+    """A video of a photograph (the demo's), waving like a flag."""
+    flat = read_image(PHOTOGRAPH)
     y, x = np.mgrid[: flat.shape[0], : flat.shape[1]].astype(np.float32)
     with VideoWriter(path, fps=10) as writer:
         for frame in range(frames):

@@ -77,7 +77,6 @@ REQUIRED_PACKAGES = {
     "typer": "typer",
     "rich": "rich",
     "poselib": "poselib",
-    "matplotlib": "matplotlib",
 }
 OPTIONAL_PACKAGES = {"rosbags": "rosbags", "rosbags-image": "rosbags.image", "lightning": "lightning"}
 

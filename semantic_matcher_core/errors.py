@@ -68,5 +68,9 @@ class BagError(SemanticMatcherError, ValueError):
     """A bag is damaged or truncated, or holds no such topic or message type; the message lists what it does hold."""
 
 
+class MissingPackageError(SemanticMatcherError, ImportError):
+    """What was asked for needs a package that is not installed; the message has the command that installs it."""
+
+
 class OutputError(SemanticMatcherError, OSError):
     """A result cannot be written (folder missing, no permission, disk full); nothing is left under its final name."""

@@ -44,7 +44,7 @@ def matcher(record: Path, seconds: float) -> None:
             super().process(source, message)
             self._file.write(_line(time.perf_counter() - received, time.thread_time() - computing))
 
-    run_node(Timed, [sys.argv[0]])
+    run_node("temporal_matcher", "Measures.", Timed, [sys.argv[0]])
 
 
 def floor(record: Path) -> None:

@@ -46,7 +46,7 @@ def register_surface_command(
 
       semantic-matcher register-surface a.png a_depth.png b.png b_depth.png --intrinsics 525,525,319.5,239.5 -o b.ply
     """
-    from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.errors import ConfigError, MissingPackageError
     from semantic_matcher_core.io.atomic import check_output
 
     for path in (output, rest):
@@ -77,7 +77,7 @@ def register_surface_command(
     except ModuleNotFoundError as error:
         if error.name != "scipy":
             raise
-        raise ConfigError("surfaces need scipy: pip install 'semantic-matcher[surfaces]'") from error
+        raise MissingPackageError("surfaces need scipy, not installed here: pip install scipy") from error
 
     with spinner("loading the model"):
         matcher = model.load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import importlib.metadata
 import logging
 import tempfile
 from collections import Counter
@@ -19,11 +20,13 @@ import numpy as np
 from semantic_matcher_core.errors import BagError, ImageError
 from semantic_matcher_core.io.bag_files import bag_files, is_missing, open_part, unpack_message
 from semantic_matcher_core.io.bag_part import Channel, Part, plural
+from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
 from semantic_matcher_core.io.messages import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
     IMAGE,
     PACKAGE,
+    import_for_bags,
     import_rosbags,
     stamp_of,
     typestore,
@@ -111,8 +114,6 @@ class BagImage:
         Raises:
             ImageError: unknown encoding, wrong size or damaged data; the message names topic and number.
         """
-        from semantic_matcher_core.io.image_messages import compressed_to_rgb, image_to_rgb
-
         if self.message is None:
             raise ImageError(f"image {self.index} of {self.topic}: {self.error}")
         convert = compressed_to_rgb if self.message.__msgtype__ == COMPRESSED_IMAGE else image_to_rgb
@@ -120,6 +121,22 @@ class BagImage:
             return convert(self.message)
         except ImageError as error:
             raise ImageError(f"image {self.index} of {self.topic}: {error}") from error
+
+
+def load_libraries() -> None:
+    """Import all that reading and writing recordings needs; for who will do so in a thread.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    typestore()
+    conversion_library()
+    for module in ("rosbag1", "rosbag2", "serde.primitives", "typesys"):
+        import_rosbags(module)
+    for module in ("mcap.data_stream", "mcap.records", "mcap.stream_reader", "zstandard", "lz4.frame"):
+        import_for_bags(module)
+    # rosbags' writer asks for this, and it is imported in parts.
+    importlib.metadata.version("rosbags")
 
 
 class BagReader:

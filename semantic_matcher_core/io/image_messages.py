@@ -33,7 +33,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.errors import ConfigError, ImageError, MissingPackageError
 from semantic_matcher_core.io.decoding import decode
 from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
 
@@ -169,7 +169,12 @@ def compressed_to_rgb(message: Any, *, full_scale: float | None = None) -> np.nd
 
 
 def conversion_library() -> str:
-    """What converts colours here: ``"cv_bridge"`` or ``"rosbags-image"``."""
+    """What converts colours here: ``"cv_bridge"`` or ``"rosbags-image"``; imported by then, as threads must find it.
+
+    Raises:
+        MissingPackageError: neither is installed.
+    """
+    _converter()
     return "cv_bridge" if _cv_bridge_works() else "rosbags-image"
 
 
@@ -206,8 +211,8 @@ def _rosbags_converter() -> Converter:
     try:
         from rosbags.image import image_to_cvimage
     except ImportError as error:
-        raise ImportError(
-            "converting ROS images needs cv_bridge (from a ROS installation) or the package rosbags-image: "
+        raise MissingPackageError(
+            "converting ROS images needs cv_bridge (from a ROS installation) or rosbags-image, neither installed here: "
             "pip install rosbags-image"
         ) from error
     return lambda pixels, source, target: image_to_cvimage(_tight_message(pixels, source), target)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ImageError, ShapeError
+from semantic_matcher_core.errors import ImageError, MissingPackageError, ShapeError
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -47,7 +47,7 @@ def typestore() -> Typestore:
     """The common ROS 2 messages and semantic_matcher_msgs; shared, not to be changed.
 
     Raises:
-        ImportError: rosbags is not installed; the message names the extra that has it.
+        MissingPackageError: rosbags is not installed.
     """
     rosbags_typesys = import_rosbags("typesys")
     store = rosbags_typesys.get_typestore(rosbags_typesys.Stores.ROS2_JAZZY)
@@ -62,7 +62,11 @@ def import_rosbags(module: str) -> Any:
 
 
 def import_for_bags(module: str) -> Any:
-    """A module of the packages that recordings need (rosbags, mcap, zstandard), or an error that says how to get it."""
+    """A module of the packages that recordings need (rosbags, mcap, zstandard).
+
+    Raises:
+        MissingPackageError: it is not installed; the message has the command that installs them.
+    """
     import importlib
 
     package = module.partition(".")[0]
@@ -71,9 +75,9 @@ def import_for_bags(module: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:
             raise
-        raise ModuleNotFoundError(
-            f"reading and writing bags needs the package {package}: pip install 'semantic-matcher[bags]'",
-            name=error.name,
+        raise MissingPackageError(
+            f"reading and writing recordings needs {package}, not installed here: pip install "
+            "rosbags rosbags-image mcap"
         ) from error
 
 
@@ -96,8 +100,8 @@ def stamp_of(header: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(nanoseconds)
 
 
-def keypoints_message(features: Features, header: Any) -> Any:
-    """A Keypoints message.
+def keypoints_message(features: Features, header: Any, image_name: str = "") -> Any:
+    """A Keypoints message; ``image_name`` is a stored image's.
 
     Raises:
         ShapeError: ``features`` is a batch of several images or has padding; take ``features[i]``.
@@ -110,12 +114,13 @@ def keypoints_message(features: Features, header: Any) -> Any:
         height=height,
         xy=_flat(features.keypoints),
         scores=_flat(features.scores),
+        image_name=image_name,
     )
 
 
-def descriptors_message(features: Features, variant: str, header: Any) -> Any:
+def descriptors_message(features: Features, variant: str, header: Any, image_name: str = "") -> Any:
     """A Descriptors message with what matching compares: the reasoned descriptors where there are any, else the local
-    ones, and the semantic ones where matching uses them.
+    ones, and the semantic ones where matching uses them; ``image_name`` is a stored image's.
 
     Raises:
         ShapeError: ``features`` is a batch of several images or has padding; take ``features[i]``.
@@ -130,10 +135,11 @@ def descriptors_message(features: Features, variant: str, header: Any) -> Any:
         data=_flat(data),
         semantic_dim=0 if semantic is None else semantic.shape[-1],
         semantic_data=np.zeros(0, np.float32) if semantic is None else _flat(semantic),
+        image_name=image_name,
     )
 
 
-def matches_message(matches: Matches, mode: str, header: Any, reference_header: Any) -> Any:
+def matches_message(matches: Matches, mode: str, header: Any, reference_header: Any, reference_name: str = "") -> Any:
     """A Matches message.
 
     Args:
@@ -141,6 +147,7 @@ def matches_message(matches: Matches, mode: str, header: Any, reference_header: 
         mode: ``"temporal"``, ``"stereo"`` or ``"reference"``.
         header: of the current or right image.
         reference_header: of the previous, left or stored image.
+        reference_name: what a stored image is called.
 
     Raises:
         ShapeError: ``matches`` are of several pairs; take ``matches.of_pair(i)``.
@@ -162,6 +169,7 @@ def matches_message(matches: Matches, mode: str, header: Any, reference_header: 
         inlier=inlier,
         model=np.ascontiguousarray(model, dtype=np.float64),
         model_type=matches.model_type,
+        reference_name=reference_name,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import poselib
 import torch
 from torch import Tensor
 
@@ -205,8 +206,6 @@ def _estimate_poselib(
     cameras: tuple[np.ndarray, np.ndarray] | None,
     seed: int,
 ) -> np.ndarray | None:
-    import poselib
-
     options = {"seed": seed, "max_iterations": _MAX_ITERATIONS, "success_prob": _CONFIDENCE}
     if kind == "homography":
         model, info = poselib.estimate_homography(points0, points1, {**options, "max_reproj_error": threshold}, {})

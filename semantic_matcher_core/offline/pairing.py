@@ -250,7 +250,10 @@ class ReferenceWork(Pairing):
         self._prefixes = _prefixes(streams)
         self._stream = ReferenceStream(matcher, verify)
         tagged = [
-            (pixels, SourceImage(-1 - i, "reference", f"reference/{name}", 0, 0, name, _constant(pixels)))
+            (
+                pixels,
+                SourceImage(-1 - i, "reference", f"reference/{name}", 0, 0, "", _constant(pixels), stored_name=name),
+            )
             for i, (name, pixels) in enumerate(references)
         ]
         self._stream.set_references(tagged)

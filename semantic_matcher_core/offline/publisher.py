@@ -66,7 +66,8 @@ class Publisher:
             header, reference_header = _header(pair.current.tag), _header(pair.reference.tag)
             topic = f"{self._node}/{self._pair_prefix(result)}matches"
             self._note(PAIR_TOPIC, name0=pair.reference.tag.name, name1=pair.current.tag.name)
-            self._work.write(topic, matches_message(pair.matches, mode, header, reference_header), self.clock)
+            message = matches_message(pair.matches, mode, header, reference_header, pair.reference.tag.stored_name)
+            self._work.write(topic, message, self.clock)
 
     def _pair_prefix(self, result: Result) -> str:
         # Of several cameras each has matches of its own; left and right share theirs.
@@ -80,13 +81,17 @@ class Publisher:
         if keep or (self._exports.colmap is not None and self._exports.colmap_images):
             topic = f"{self._node}/{prefix}image" if prefix == "reference/" else f"/{image.stream.strip('/')}"
             topic = topic.removesuffix("/compressed") + "/compressed"
-            message = _compressed(image, frame, header, self._options.jpeg_quality)
+            # A picture has no other field that could say which of the stored ones it is.
+            labelled = header_message(image.stamp_ns, image.stored_name) if image.stored_name else header
+            message = _compressed(image, frame, labelled, self._options.jpeg_quality)
             self._work.write(topic if keep else f"{INTERNAL}/image", message, self.clock)
-        self._work.write(f"{self._node}/{prefix}keypoints", keypoints_message(frame.features, header), self.clock)
+        keypoints = keypoints_message(frame.features, header, image.stored_name)
+        self._work.write(f"{self._node}/{prefix}keypoints", keypoints, self.clock)
         keep = self._options.descriptors
         if keep or self._exports.features is not None:
             topic = f"{self._node}/{prefix}descriptors" if keep else f"{INTERNAL}/descriptors"
-            self._work.write(topic, descriptors_message(frame.features, self._variant, header), self.clock)
+            descriptors = descriptors_message(frame.features, self._variant, header, image.stored_name)
+            self._work.write(topic, descriptors, self.clock)
 
     def _note(self, topic: str, **content: str) -> None:
         if self._exports.any:

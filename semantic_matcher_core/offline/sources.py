@@ -35,6 +35,7 @@ class SourceImage:
         decode: gives the ``H x W x 3`` or ``H x W`` uint8 RGB pixels; raises ImageError where it cannot.
         encoded: (format, data) of a sensor_msgs/CompressedImage that was recorded as JPEG or PNG, or ``None``.
         error: why nothing is known of it, not even its stamp; "" for an image that is worth decoding.
+        stored_name: what a stored (reference) image is called; "" for recorded ones.
     """
 
     index: int
@@ -46,6 +47,7 @@ class SourceImage:
     decode: Callable[[], np.ndarray]
     encoded: tuple[str, Any] | None = None
     error: str = ""
+    stored_name: str = ""
 
 
 class ImageSource(ABC):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.inputs import as_image_batch
+from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.types import Features, Matches
 
 if TYPE_CHECKING:
@@ -105,8 +106,6 @@ class SemanticReuse:
 
 def _homography(matches: Matches) -> np.ndarray | None:
     """From the first to the second side; ``None`` where too few matches agree on one."""
-    from semantic_matcher_core.matching.verification import verify
-
     if matches.model_type != "homography":
         if len(matches) < _FEWEST_INLIERS:
             return None

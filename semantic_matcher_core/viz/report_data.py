@@ -19,7 +19,7 @@ HEAT_ROWS, HEAT_COLUMNS = 36, 48
 _COVERAGE_GRID = 8
 
 Key = tuple[int, str]
-"""Stamp and frame of a header: which image a message belongs to."""
+"""Stamp of an image, and its frame or, of a stored one, its name: which image a message belongs to."""
 
 
 @dataclass
@@ -129,7 +129,7 @@ def collect(path: Path) -> ReportData:
         sizes: dict[Key, tuple[int, int]] = {}
         for item in bag.messages(keypoints_topics):
             counts[item.topic].append(len(item.message.scores))
-            sizes[_key(item.message.header)] = (item.message.width, item.message.height)
+            sizes[_key_of_features(item.message)] = (item.message.width, item.message.height)
         streams = {name: MatchStream(name) for name in matches_topics}
         for item in bag.messages(matches_topics):
             _add(streams[item.topic], item.message, item.received_ns, sizes)
@@ -141,8 +141,13 @@ def collect(path: Path) -> ReportData:
     return ReportData(path, read_run_info(path), medians, list(streams.values()))
 
 
-def _key(header: Any) -> Key:
-    return stamp_of(header), header.frame_id
+def _key(header: Any, name: str = "") -> Key:
+    return stamp_of(header), name or header.frame_id
+
+
+def _key_of_features(message: Any) -> Key:
+    # Recordings made before stored images had a name of their own have it in the frame.
+    return _key(message.header, getattr(message, "image_name", ""))
 
 
 def _add(stream: MatchStream, message: Any, received_ns: int, sizes: dict[Key, tuple[int, int]]) -> None:
@@ -194,7 +199,9 @@ def _fetch_matches(bag: BagReader, streams: dict[str, MatchStream]) -> None:
         for pair in streams[item.topic].pairs:
             if pair.number == numbers[item.topic]:
                 pair.matches = _matches_of(item.message)
-                pair.keys = (_key(item.message.reference_header), _key(item.message.header))
+                message = item.message
+                name = getattr(message, "reference_name", "")
+                pair.keys = (_key(message.reference_header, name), _key(message.header))
         numbers[item.topic] += 1
 
 
@@ -204,7 +211,7 @@ def _fetch_images(bag: BagReader, pairs: list[DrawnPair], keypoints_topics: Sequ
         for side, key in enumerate(pair.keys):
             wanted.setdefault(key, []).append((pair, side))
     for item in bag.messages(keypoints_topics):
-        for pair, side in wanted.get(_key(item.message.header), ()):
+        for pair, side in wanted.get(_key_of_features(item.message), ()):
             if pair.features[side] is None and _may_be(item.topic, pair, side):
                 pair.features[side] = _features_of(item.message)
     image_topics = [topic.name for topic in bag.image_topics if topic.count and not topic.name.endswith("/debug_image")]

@@ -219,9 +219,12 @@ def test_reference(tmp_path: Path, matcher: SemanticMatcher, textured_image: np.
     found = topics(tmp_path / "out.mcap")
     assert found["/reference_matcher/matches"] == 6 and found["/reference_matcher/reference/keypoints"] == 2
     assert found["/reference_matcher/reference/image/compressed"] == 2
+    stored = messages(tmp_path / "out.mcap", "/reference_matcher/reference/keypoints")
+    assert [message.image_name for message in stored] == [path.name for path in references]
     for i, message in enumerate(messages(tmp_path / "out.mcap", "/reference_matcher/matches")):
         frame, reference = divmod(i, 2)
-        assert message.mode == "reference" and message.reference_header.frame_id == references[reference].name
+        assert message.mode == "reference" and message.reference_name == references[reference].name
+        assert message.reference_header.frame_id == ""
         moved = message.xy1.reshape(-1, 2) - message.xy0.reshape(-1, 2)
         expected = np.array(SHIFT) * (frame - (0, 4)[reference])
         assert (np.abs(moved - expected).max(axis=1) < 1).mean() > 0.6

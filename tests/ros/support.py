@@ -34,6 +34,13 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT
         time.sleep(every)
 
 
+def default_signals() -> None:
+    """Give the signals that end a process their own actions back; to be called in it before it runs its program."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 class NodeProcess:
     """A node of the package in a process of its own; what it prints is in ``output``.
 
@@ -53,14 +60,23 @@ class NodeProcess:
         arguments: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        command = [sys.executable, "-m", f"semantic_matcher.{module}", "--ros-args", *arguments]
+        command = [*self.command(module), "--ros-args", *arguments]
         for name, value in (parameters or {}).items():
             command += ["-p", f"{name}:={_ros_text(value)}"]
         self._log = log
         with open(log, "wb") as sink:
             self.process = subprocess.Popen(
-                command, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
+                command,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                # nohup, cron and a shell's & have all that they start ignore signals, the tests' processes too.
+                preexec_fn=default_signals,
             )
+
+    def command(self, module: str) -> list[str]:
+        """How it is started."""
+        return [sys.executable, "-m", f"semantic_matcher.{module}"]
 
     @property
     def output(self) -> str:

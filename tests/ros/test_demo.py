@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.ros.support import stamp_of
+from tests.ros.support import default_signals, stamp_of
 
 pytestmark = [pytest.mark.ros, pytest.mark.xdist_group("ros"), pytest.mark.usefixtures("ros")]
 
@@ -42,6 +42,7 @@ class Demo:
                 stderr=subprocess.STDOUT,
                 # A group of its own, as a shell gives it.
                 start_new_session=True,
+                preexec_fn=default_signals,
             )
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.ros.support import Client, wait_until
+from tests.ros.support import Client, default_signals, wait_until
 
 pytestmark = pytest.mark.ros
 
@@ -71,7 +71,10 @@ def launched(name: str, log: Path, *arguments: str) -> Iterator[subprocess.Popen
     """`ros2 launch semantic_matcher <name>.launch.py …`; its output is in ``log``."""
     command = [sys.executable, "-c", _LAUNCHER, str(FILES / f"{name}.launch.py"), *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "ROS_LOG_DIR": str(log.parent)}
-    with open(log, "wb") as sink, subprocess.Popen(command, stdout=sink, stderr=sink, env=environment) as process:
+    with (
+        open(log, "wb") as sink,
+        subprocess.Popen(command, stdout=sink, stderr=sink, env=environment, preexec_fn=default_signals) as process,
+    ):
         try:
             yield process
         finally:
@@ -123,12 +126,14 @@ def test_show_args_explains_every_argument(name: str, tmp_path: Path) -> None:
         ("cameras:=[front,front]", "something is in it twice"),
         ("cameras:=[a/b]", "'a/b' is no name of a camera"),
         ("log_level:=loud", '"loud" is not valid'),
-        ("params_file:=/nowhere.yaml", "params_file:=/nowhere.yaml is no file"),
+        ("params_file:={tmp}/broken.yaml", "is no YAML"),
+        ("params_file:=/nowhere.yaml", "cannot read the parameters file /nowhere.yaml"),
     ],
 )
 def test_bad_values_are_refused_by_name(tmp_path: Path, argument: str, named: str) -> None:
     log = tmp_path / "launch.log"
-    with launched("temporal", log, argument) as process:
+    (tmp_path / "broken.yaml").write_text("a: [b\n c: {")
+    with launched("temporal", log, argument.replace("{tmp}", str(tmp_path))) as process:
         assert process.wait(60) == 1
     assert named in log.read_text()
     assert "process started" not in log.read_text()
@@ -193,6 +198,63 @@ def test_several_cameras_have_their_topics_below_their_names(client: Client, tmp
         client.publisher(Image, "/rig/front/image_raw")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0, log.read_text()
+
+
+def test_rviz_is_looked_for_before_anything_starts(tmp_path: Path) -> None:
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    try:
+        get_package_prefix("rviz2")
+        pytest.skip("rviz2 is installed here")
+    except PackageNotFoundError:
+        pass
+    log = tmp_path / "launch.log"
+    with launched("temporal", log, "rviz:=true", "variant:=plain:sift") as process:
+        assert process.wait(60) == 1
+    assert "rviz:=true, but the package rviz2 is not installed" in log.read_text()
+    assert "process started" not in log.read_text()
+
+
+_CHAIN = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import EmitEvent, OpaqueFunction, RegisterEventHandler
+from launch.events import Shutdown
+from launch.launch_description_sources import get_launch_description_from_python_launch_file
+from launch_ros.actions import LifecycleNode
+from launch_ros.event_handlers import OnStateTransition
+
+def found(description):
+    for entity in description.entities:
+        if isinstance(entity, OpaqueFunction):
+            def then(context, function=entity):
+                (node,) = function.execute(context)
+                assert isinstance(node, LifecycleNode)
+                seen = OnStateTransition(
+                    target_lifecycle_node=node, goal_state="active",
+                    entities=[EmitEvent(event=Shutdown(reason="it is active"))],
+                )
+                return [RegisterEventHandler(seen), node]
+            yield OpaqueFunction(function=then)
+        else:
+            yield entity
+
+description = get_launch_description_from_python_launch_file(sys.argv[1])
+service = LaunchService(argv=sys.argv[2:])
+service.context.launch_configurations.update(a.split(":=", 1) for a in sys.argv[2:])
+service.include_launch_description(LaunchDescription(list(found(description))))
+sys.exit(service.run())
+"""
+
+
+def test_a_launch_file_can_wait_for_the_nodes_states(tmp_path: Path, installed: None) -> None:
+    command = [sys.executable, "-c", _CHAIN, str(FILES / "temporal.launch.py"), "variant:=plain:sift"]
+    environment = {**os.environ, "ROS_LOG_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    printed = done.stdout + done.stderr
+    assert "it is active" in printed or "process has finished cleanly" in printed, printed
+    assert done.returncode == 0, printed
+    assert "Traceback" not in printed
 
 
 def test_an_absolute_topic_for_several_cameras_is_refused(tmp_path: Path) -> None:

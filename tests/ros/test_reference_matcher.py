@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.ros.conftest import PLAIN_SIFT
+from tests.ros.slow_extractor import PLAIN_SLOW, install
 from tests.ros.support import Client, NodeProcess, floats, image_message, of_stamp, running, stamp_of, wait_until
 
 pytestmark = pytest.mark.ros
@@ -68,7 +69,9 @@ def test_files_and_the_service(
         for message, name in zip(matched(camera, view, matches, 2), pictures, strict=True):
             expected = core.match(core.extract(pictures[name]), core.extract(view))
             assert message.mode == "reference"
-            assert (message.reference_header.frame_id, message.header.frame_id) == (name, "cam")
+            assert (message.reference_name, message.header.frame_id) == (name, "cam")
+            # A file has no frame that tf could know.
+            assert message.reference_header.frame_id == ""
             assert stamp_of(message.reference_header) == 0
             np.testing.assert_array_equal(floats(message.index0), expected.indices[:, 0].numpy())
             np.testing.assert_array_equal(floats(message.index1), expected.indices[:, 1].numpy())
@@ -77,7 +80,8 @@ def test_files_and_the_service(
         latched = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
         client.node.create_subscription(Keypoints, f"{NAME}/reference/keypoints", stored.append, latched)
         wait_until(lambda: len(stored) >= 2, "the references' keypoints")
-        assert [m.header.frame_id for m in stored] == list(pictures)
+        assert [m.image_name for m in stored] == list(pictures)
+        assert {m.header.frame_id for m in stored} == {""}
         own = core.extract(pictures["map.png"]).keypoints[0].numpy()
         np.testing.assert_array_equal(floats(stored[0].xy).reshape(-1, 2), own)
         shown = diagnostics.wait_for(NAME, lambda s: s.values.get("matches"), "matches").values["references"]
@@ -90,7 +94,7 @@ def test_files_and_the_service(
         assert answer.success and "'dock'" in answer.message
         assert answer.keypoints == core.extract(other).keypoints.shape[1]
         message = matched(camera, other, matches, 1)[0]
-        assert message.reference_header.frame_id == "dock"
+        assert (message.reference_name, message.reference_header.frame_id) == ("dock", "left_optical")
         assert stamp_of(message.reference_header) == 12_345_000_000_000
         assert len(message.index0) > 0.8 * answer.keypoints
 
@@ -99,7 +103,7 @@ def test_files_and_the_service(
         broken.encoding = "rgb9"
         answer = client.call(SetReference, f"{NAME}/set_reference", image=broken)
         assert not answer.success and "'rgb9'" in answer.message and answer.keypoints == 0
-        assert matched(camera, other, matches, 1)[0].reference_header.frame_id == "dock"
+        assert matched(camera, other, matches, 1)[0].reference_name == "dock"
 
         # An empty image takes the newest frame of the camera.
         last = matched(camera, view, matches, 1, "cam")[0]
@@ -115,7 +119,7 @@ def test_files_and_the_service(
         assert not answer.success and "inactive" in answer.message
         assert client.change_state(NAME, "activate")
         wait_until(lambda: camera.get_subscription_count() == 1, "the subscription")
-        assert matched(camera, view, matches, 1)[0].reference_header.frame_id == "cam"
+        assert matched(camera, view, matches, 1)[0].reference_name == "cam"
         assert "Traceback" not in node.output
 
 
@@ -149,10 +153,53 @@ def test_two_cameras_share_a_node_without_a_reference_at_first(
         assert client.call(SetReference, f"{NAME}/set_reference", image=Image()).success
         for name in cameras:
             message = matched(publishers[name], pixels, matches[name], 1, name)[0]
-            assert (message.header.frame_id, message.reference_header.frame_id) == (name, "rear")
+            assert (message.header.frame_id, message.reference_name) == (name, "rear")
         diagnostics.wait_for(NAME, lambda s: s.level == 0 and "rear (" in s.values["references"], "OK")
         status = diagnostics.of(NAME)[-1]
         assert float(status.values["front rate out [Hz]"]) > 0 and float(status.values["rear rate out [Hz]"]) > 0
+        assert "Traceback" not in node.output
+
+
+def test_a_request_that_takes_long_holds_nothing_up_and_is_answered_with_what_happens(
+    client: Client, log: Path, tmp_path: Path, textured: Callable[..., np.ndarray]
+) -> None:
+    from rcl_interfaces.srv import GetParameters
+    from semantic_matcher_msgs.srv import SetReference
+
+    parameters = {**PLAIN_SLOW, "diagnostics_period": 0.1}
+    diagnostics = client.diagnostics()
+    with running("reference_matcher", log, parameters, environment=install(tmp_path, 3.0)) as node:
+        service = client.node.create_client(SetReference, f"{NAME}/set_reference")
+        wait_until(service.service_is_ready, "the service")
+        pixels = textured(64, 80, seed=50)
+
+        def ask(name: str) -> Any:
+            return service.call_async(SetReference.Request(image=image_message(pixels, 1), name=name))
+
+        first = ask("first")
+        reports = len(diagnostics.of(NAME))
+        assert client.call(GetParameters, f"{NAME}/get_parameters", names=["variant"]).values[0].string_value
+        wait_until(lambda: len(diagnostics.of(NAME)) > reports + 3, "diagnostics")
+        assert not first.done()
+        # One waits, and a newer one takes its place.
+        second, third = ask("second"), ask("third")
+        wait_until(second.done, "an answer")
+        assert not second.result().success and "a newer request" in second.result().message
+        assert not first.done() and not third.done()
+        wait_until(lambda: first.done() and third.done(), "the answers")
+        assert first.result().success and third.result().success
+        diagnostics.wait_for(NAME, lambda s: s.values["references"] == "third (1 keypoints)", "the third")
+
+        # Who is asked and deactivated meanwhile finishes what is begun, and refuses the rest.
+        begun = ask("begun")
+        seen = len(diagnostics.of(NAME))
+        wait_until(lambda: len(diagnostics.of(NAME)) > seen + 3, "diagnostics")
+        waiting = ask("waiting")
+        wait_until(lambda: len(diagnostics.of(NAME)) > seen + 6, "diagnostics")
+        assert client.change_state(NAME, "deactivate")
+        wait_until(lambda: begun.done() and waiting.done(), "the answers")
+        assert begun.result().success
+        assert not waiting.result().success and "deactivated" in waiting.result().message
         assert "Traceback" not in node.output
 
 

@@ -91,7 +91,7 @@ def test_a_sheet_is_followed(client: Client, log: Path, sheet: np.ndarray, templ
             assert 100 < track.inliers <= track.matches and track.residual_px < 2
         stamp = stamp_of(track.header)
         message = wait_until(lambda: of_stamp(matches, stamp), "matches")
-        assert message.mode == "reference" and message.reference_header.frame_id == "sheet.png"
+        assert message.mode == "reference" and message.reference_name == "sheet.png"
         assert len(message.index0) == track.matches and floats(message.inlier).sum() == track.inliers
         picture = wait_until(lambda: of_stamp(rectified, stamp), "the rectified image")
         pixels = np.frombuffer(picture.data, np.uint8).reshape(SIZE[0], SIZE[1], 3).astype(float)

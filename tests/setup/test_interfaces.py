@@ -13,7 +13,14 @@ PACKAGE = REPOSITORY / "ros_ws" / "src" / "semantic_matcher_msgs"
 HEADER = "std_msgs/Header"
 
 MESSAGES = {
-    "Keypoints": {"header": HEADER, "width": "uint32", "height": "uint32", "xy": "float32[]", "scores": "float32[]"},
+    "Keypoints": {
+        "header": HEADER,
+        "width": "uint32",
+        "height": "uint32",
+        "xy": "float32[]",
+        "scores": "float32[]",
+        "image_name": "string",
+    },
     "Descriptors": {
         "header": HEADER,
         "variant": "string",
@@ -21,6 +28,7 @@ MESSAGES = {
         "data": "float32[]",
         "semantic_dim": "uint32",
         "semantic_data": "float32[]",
+        "image_name": "string",
     },
     "Matches": {
         "header": HEADER,
@@ -34,6 +42,7 @@ MESSAGES = {
         "inlier": "uint8[]",
         "model": "float64[9]",
         "model_type": "string",
+        "reference_name": "string",
     },
     "TemplateTrack": {
         "header": HEADER,

@@ -11,6 +11,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.parameter import Parameter
 
 from semantic_matcher.parameters import ParameterSpec, Value
+from semantic_matcher.qos import override_refusal
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -33,6 +34,9 @@ class Parameters:
         self._refusal = refusal
         self._on_change: Callable[[SimpleNamespace], None] | None = None
         values = {spec.name: _declare(node, spec) for spec in self._specs.values()}
+        for name, override in getattr(node, "_parameter_overrides", {}).items():
+            if name.startswith("qos_overrides.") and (reason := override_refusal(name, override.value)):
+                raise ValueError(f"parameter {reason}")
         self.values = SimpleNamespace(**values)
         if reason := refusal(self.values):
             raise ValueError(reason)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
+from launch_ros.actions import LifecycleNode, Node
 
+from semantic_matcher.command_line import check_parameters_file
 from semantic_matcher.fastdds_profile import large_message_environment
 from semantic_matcher.parameters import TABLES, ParameterSpec, Value, named
 
@@ -68,10 +69,9 @@ def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDe
 
     def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         given = {name: LaunchConfiguration(name).perform(context) for name in _argument_names(specs, topics)}
-        nodes: list[LaunchDescriptionEntity] = [_node(executable, specs, topics, given)]
-        if _boolean("rviz", given["rviz"]):
-            nodes.append(_rviz(executable, given["namespace"]))
-        return nodes
+        # RViz first: where it is missing, nothing has been started that would have to be ended.
+        rviz = [_rviz(executable, given["namespace"])] if _boolean("rviz", given["rviz"]) else []
+        return [_node(executable, specs, topics, given), *rviz]
 
     return LaunchDescription(
         [
@@ -114,19 +114,19 @@ def _description(spec: ParameterSpec) -> str:
 
 def _node(
     executable: str, specs: Mapping[str, ParameterSpec], topics: Iterable[TopicArgument], given: Mapping[str, str]
-) -> Node:
+) -> LifecycleNode:
     parameters: list[Any] = []
     if given["params_file"]:
         path = Path(given["params_file"]).expanduser()
-        if not path.is_file():
-            raise ValueError(f"params_file:={given['params_file']} is no file")
+        check_parameters_file(str(path))
         parameters.append(str(path))
     explicit = {name: parameter_value(spec, given[name]) for name, spec in specs.items() if given[name] != ""}
     if given["use_sim_time"]:
         explicit["use_sim_time"] = _boolean("use_sim_time", given["use_sim_time"])
     if explicit:
         parameters.append(explicit)
-    return Node(
+    # Launch files that include this one may wait for its states (OnStateTransition).
+    return LifecycleNode(
         package="semantic_matcher",
         executable=executable,
         name=executable,
@@ -139,6 +139,13 @@ def _node(
 
 
 def _rviz(executable: str, namespace: str) -> Node:
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        raise ValueError(
+            "rviz:=true, but the package rviz2 is not installed: install it (Debian package ros-<distro>-rviz2), or "
+            "look at ~/debug_image with another tool"
+        ) from None
     config = Path(get_package_share_directory("semantic_matcher")) / "rviz" / "semantic_matcher.rviz"
     prefix = f"/{namespace.strip('/')}/{executable}"
     # The file names the topics of a node without a namespace.

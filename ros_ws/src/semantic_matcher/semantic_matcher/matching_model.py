@@ -8,18 +8,21 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from semantic_matcher_core.errors import ConfigError, SemanticMatcherError
-from semantic_matcher_core.variants import resolve_variant
+from semantic_matcher_core.matching.calibrated import verify_calibrated
+from semantic_matcher_core.matching.verification import verify
+from semantic_matcher_core.pipeline import SemanticMatcher
+from semantic_matcher_core.variants import licence_notes, resolve_variant
 from semantic_matcher_core.weights.hashing import sha256_of_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import SimpleNamespace
 
-    import torch
-
     from semantic_matcher_core.geometry.camera import Camera
-    from semantic_matcher_core.pipeline import SemanticMatcher
     from semantic_matcher_core.types import Matches
 
 _BACKENDS = {"magsac": "opencv", "poselib": "poselib"}
@@ -42,13 +45,9 @@ def verifier(
         return None
     options = {"threshold_px": settings.geometry_threshold, "backend": _BACKENDS[settings.geometry_backend]}
     if settings.geometry == "essential":
-        from semantic_matcher_core.matching.calibrated import verify_calibrated
-
         if cameras is None:
             return None
         return partial(verify_calibrated, camera0=cameras[0], camera1=cameras[1], **options)
-    from semantic_matcher_core.matching.verification import verify
-
     return partial(verify, kind=settings.geometry, **options)
 
 
@@ -79,11 +78,6 @@ class MatchingModel:
         Raises:
             SemanticMatcherError: unknown names, weights that are not here, an absent device, a damaged checkpoint.
         """
-        # Imported on first use: a node answers its lifecycle services before torch is loaded.
-        import torch
-
-        from semantic_matcher_core.pipeline import SemanticMatcher
-
         if settings.torch_threads > 0:
             torch.set_num_threads(settings.torch_threads)
         started = time.monotonic()
@@ -106,8 +100,6 @@ class MatchingModel:
 
     def facts(self) -> dict[str, str]:
         """What a user wants to know of the running model, for logs and diagnostics."""
-        import torch
-
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         return {
             "variant": self.variant,
@@ -119,8 +111,6 @@ class MatchingModel:
 
     def licence_notes(self) -> list[str]:
         """What the licences of the model's weights forbid, one sentence each."""
-        from semantic_matcher_core.variants import licence_notes
-
         return licence_notes(self.matcher)
 
     def refusal(self, settings: SimpleNamespace) -> str:
@@ -159,8 +149,6 @@ class MatchingModel:
         """Run once on a grey image, so that the first real one does not pay for allocation and kernel selection."""
         if width == 0 or height == 0:
             return
-        import numpy as np
-
         # A gradient has structure everywhere; a flat image would leave the later stages without keypoints.
         ramp = np.add.outer(np.arange(height), np.arange(width)) * 7 % 256
         features = self.matcher.extract(ramp.astype(np.uint8))
@@ -168,8 +156,6 @@ class MatchingModel:
 
     def device_memory(self) -> int | None:
         """Bytes that torch holds on the GPU, of this process; ``None`` on a CPU."""
-        import torch
-
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
 
     def to_device(self) -> None:
@@ -189,8 +175,6 @@ class MatchingModel:
         self._empty_cache()
 
     def _empty_cache(self) -> None:
-        import torch
-
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -9,7 +9,7 @@ Such a message is for publishing; it shares memory with what it was made of.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -43,20 +43,30 @@ def set_array(message: Any, field: str, values: Tensor | np.ndarray, typecode: s
         setattr(message, field, array(typecode, flat.tobytes()))
 
 
-def keypoints_message(frame: Frame, header: Header) -> Keypoints:
-    """Positions and scores of a frame's keypoints."""
+class StoredImage(NamedTuple):
+    """What a stored image is known by: its name, and the header that the messages about it carry."""
+
+    name: str
+    header: Header
+
+
+def keypoints_message(frame: Frame, header: Header, name: str = "") -> Keypoints:
+    """Positions and scores of a frame's keypoints; ``name`` is a stored image's."""
     height, width = frame.features.image_size
-    message = Keypoints(header=header, width=width, height=height)
+    message = Keypoints(header=header, width=width, height=height, image_name=name)
     set_array(message, "xy", frame.features.keypoints[0], "f")
     set_array(message, "scores", frame.features.scores[0], "f")
     return message
 
 
-def descriptors_message(frame: Frame, header: Header, variant: str) -> Descriptors:
-    """The descriptors that matching compares: the reasoned and semantic ones where there is a reasoner."""
+def descriptors_message(frame: Frame, header: Header, variant: str, name: str = "") -> Descriptors:
+    """The descriptors that matching compares; the reasoned and semantic ones where there is a reasoner.
+
+    ``name`` is a stored image's.
+    """
     features = frame.features
     main = features.descriptors if features.reasoned is None else features.reasoned
-    message = Descriptors(header=header, variant=variant, dim=main.shape[-1])
+    message = Descriptors(header=header, variant=variant, dim=main.shape[-1], image_name=name)
     set_array(message, "data", main[0], "f")
     if features.semantic is not None:
         message.semantic_dim = features.semantic.shape[-1]
@@ -64,10 +74,18 @@ def descriptors_message(frame: Frame, header: Header, variant: str) -> Descripto
     return message
 
 
-def matches_message(pair: MatchedPair, header: Header, reference_header: Header, mode: str) -> Matches:
-    """The matches of a pair; ``header`` is the current image's."""
+def matches_message(
+    pair: MatchedPair, header: Header, reference_header: Header, mode: str, reference_name: str = ""
+) -> Matches:
+    """The matches of a pair; ``header`` is the current image's, ``reference_name`` a stored reference's name."""
     matches = pair.matches
-    message = Matches(header=header, reference_header=reference_header, mode=mode, model_type=matches.model_type)
+    message = Matches(
+        header=header,
+        reference_header=reference_header,
+        mode=mode,
+        model_type=matches.model_type,
+        reference_name=reference_name,
+    )
     set_array(message, "index0", matches.indices[:, 0], "I")
     set_array(message, "index1", matches.indices[:, 1], "I")
     set_array(message, "xy0", matches.keypoints0, "f")

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from semantic_matcher.allocator import reuse_large_blocks
+from semantic_matcher.command_line import UsageError, check, help_text, wants_help
 
 if TYPE_CHECKING:
     from semantic_matcher.matcher_node import MatcherNode
 
 STOPPED = 0
-"""Exit code after SIGINT or SIGTERM."""
+"""Exit code after SIGINT, SIGTERM or SIGHUP, and after the help."""
 FAILED = 1
-"""Exit code when a parameter is refused, or when configuring or activating fails at autostart."""
+"""Exit code when an argument is refused, or when configuring or activating fails at autostart."""
 
 # A process has two seconds to end in. Of these, an image in work gets the first, and the whole node a little more.
 _WORK_GRACE_S = 0.8
@@ -29,20 +30,35 @@ _LAST_REPORTS = 10
 _LAST_REPORTS_EVERY_S = 0.25
 
 
-def run_node(create: Callable[[], MatcherNode], args: list[str] | None = None) -> NoReturn:
+def run_node(
+    executable: str, purpose: str, create: Callable[[], MatcherNode], args: list[str] | None = None
+) -> NoReturn:
     """Run a node until a signal ends it, and end the process with :data:`STOPPED` or :data:`FAILED`.
 
     The main thread only waits for signals; imports, loading and callbacks happen in a second thread, so that a signal
     is answered at any moment. What native code is computing then cannot be interrupted: after 1.2 s it is left behind.
 
     Args:
+        executable: its name, which that of its parameter table is.
+        purpose: what it does, one sentence, for ``--help``.
         create: imports and makes the node once rclpy is initialised.
         args: command line with the program's name first; ``None`` for the process's own.
     """
     # A SimpleQueue, because a signal handler may put into it at any moment without a deadlock.
     endings: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: endings.put(STOPPED))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # nohup is asked for with SIGHUP ignored: that terminal may go.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: endings.put(STOPPED))
+    arguments = (sys.argv if args is None else args)[1:]
+    if wants_help(arguments):
+        print(help_text(executable, purpose))
+        sys.exit(STOPPED)
+    try:
+        check(executable, arguments)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILED)
     reuse_large_blocks()
     runner = _Runner(create, args, endings)
     runner.start()
@@ -88,9 +104,20 @@ class _Runner(threading.Thread):
     def _run(self) -> None:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
+        from rclpy.logging import LoggingSeverity, set_logger_level
         from rclpy.signals import SignalHandlerOptions
 
-        rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
+        # rcl logs in its own words what is said better here.
+        set_logger_level("rcl", LoggingSeverity.FATAL)
+        try:
+            rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
+        except RuntimeError as error:
+            # What rclpy's errors of arguments derive from; they end in places of its source.
+            reason = str(error).partition(", at /")[0].removeprefix("failed to initialize rcl: ")
+            reason = f"unknown arguments after --ros-args: {reason}" if reason.startswith("[") else reason
+            print(f"error: {' '.join(reason.split()).rstrip('.,')}", file=sys.stderr)
+            return
+        set_logger_level("rcl", LoggingSeverity.UNSET)
         try:
             node = self._create()
         except ValueError as error:

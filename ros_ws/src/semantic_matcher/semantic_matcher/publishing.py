@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
 
-from semantic_matcher.messages import descriptors_message, keypoints_message, matches_message
+from semantic_matcher.messages import StoredImage, descriptors_message, keypoints_message, matches_message
 from semantic_matcher.views import publish_views, view_types
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ def publish_pairs(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], 
     Of several pairs, the one with the most matches is shown.
     """
     for pair in pairs:
-        current, reference = pair.current.tag, pair.reference.tag
+        current, tag = pair.current.tag, pair.reference.tag
+        name, reference = tag if isinstance(tag, StoredImage) else StoredImage("", tag)
         if node.outputs[f"{prefix}matches"].publish(
-            lambda p=pair, c=current, r=reference: matches_message(p, c, r, mode)
+            lambda p=pair, c=current, r=reference, n=name: matches_message(p, c, r, mode, n)
         ):
             node.statistics.count("published")
     best = max(pairs, key=lambda pair: len(pair.matches), default=None)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import (
+    QoSDurabilityPolicy,
+    QoSHistoryPolicy,
+    QoSLivelinessPolicy,
+    QoSProfile,
+    QoSReliabilityPolicy,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 _OUTPUT_DEPTH = 5
+_POLICIES = {
+    "durability": QoSDurabilityPolicy,
+    "history": QoSHistoryPolicy,
+    "liveliness": QoSLivelinessPolicy,
+    "reliability": QoSReliabilityPolicy,
+}
 _LATCHED_DEPTH = 20
 
 
@@ -29,6 +41,19 @@ def latched_qos() -> QoSProfile:
         reliability=QoSReliabilityPolicy.RELIABLE,
         durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
     )
+
+
+def override_refusal(name: str, value: object) -> str:
+    """Why a parameter ``qos_overrides.…`` cannot have a value, naming it; empty when it can."""
+    policy = name.rpartition(".")[2]
+    if policy in _POLICIES:
+        known = [member.lower() for member in _POLICIES[policy].__members__ if member != "UNKNOWN"]
+        good, expected = str(value).lower() in known, f"one of {', '.join(dict.fromkeys(known))}"
+    elif policy == "depth":
+        good, expected = type(value) is int and value >= 0, "0 or more"
+    else:
+        return ""
+    return "" if good else f"{name} = {value!r} is refused: expected {expected}"
 
 
 def overridable() -> QoSOverridingOptions:

@@ -19,7 +19,7 @@ def _create() -> ReferenceMatcher:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the node; see :func:`~semantic_matcher.node_main.run_node`."""
-    run_node(_create, args)
+    run_node("reference_matcher", "Matches the images of a camera with stored ones.", _create, args)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
-from semantic_matcher.messages import descriptors_message, keypoints_message, stamp_ns
+from semantic_matcher.messages import StoredImage, descriptors_message, keypoints_message, stamp_ns
 from semantic_matcher.output import Output
 from semantic_matcher.parameters import named
 from semantic_matcher.publishing import (
@@ -42,7 +42,7 @@ class ReferenceMatcher(MatcherNode):
         super().__init__("reference_matcher", **options)
         self._cameras = named(self.parameters.values.cameras) or [""]
         self._stream: ReferenceStream | None = None
-        self._stored: list[tuple[np.ndarray, Header]] = []
+        self._stored: list[tuple[np.ndarray, StoredImage]] = []
         self._announced = False
         self._service = ReferenceService(self)
 
@@ -103,7 +103,7 @@ class ReferenceMatcher(MatcherNode):
     def _take(self, message: Any, name: str) -> int:
         """Make an image the only reference; the number of its keypoints."""
         assert self._stream is not None
-        stored = [(self.image_of(message), Header(stamp=message.header.stamp, frame_id=name))]
+        stored = [(self.image_of(message), StoredImage(name, message.header))]
         self._stream.set_references(stored)
         self._stored = stored
         self._announce()
@@ -113,23 +113,24 @@ class ReferenceMatcher(MatcherNode):
     def _announce(self) -> None:
         assert self._stream is not None and self.model is not None
         for frame in self._stream.references:
-            self.outputs["reference/keypoints"].publish(lambda f=frame: keypoints_message(f, f.tag))
+            name, header = frame.tag
+            self.outputs["reference/keypoints"].publish(lambda f=frame, h=header, n=name: keypoints_message(f, h, n))
             self.outputs["reference/descriptors"].publish(
-                lambda f=frame, v=self.model.variant: descriptors_message(f, f.tag, v)
+                lambda f=frame, h=header, n=name, v=self.model.variant: descriptors_message(f, h, v, n)
             )
         self._announced = True
 
     def _show(self) -> None:
         assert self._stream is not None
         references = self._stream.references
-        shown = (f"{frame.tag.frame_id} ({frame.features.keypoints.shape[1]} keypoints)" for frame in references)
+        shown = (f"{frame.tag.name} ({frame.features.keypoints.shape[1]} keypoints)" for frame in references)
         self.statistics.set("references", ", ".join(shown))
         missing = f"no reference image yet: set reference_images, or call {self._service.topic}"
         self.set_problem("reference", "" if references else missing)
 
 
-def _read_references(paths: list[str]) -> list[tuple[np.ndarray, Header]]:
-    """Image files and the headers they are known by: no stamp, and the file's name as the frame.
+def _read_references(paths: list[str]) -> list[tuple[np.ndarray, StoredImage]]:
+    """Image files and what they are known by: the file's name, and a header without stamp and frame.
 
     Raises:
         ImageError: a file is missing or damaged.
@@ -140,5 +141,6 @@ def _read_references(paths: list[str]) -> list[tuple[np.ndarray, Header]]:
     if twice is not None:
         raise ConfigError(f"reference_images has two files named {twice!r}; give them names of their own")
     return [
-        (read_image(Path(path).expanduser()), Header(frame_id=name)) for path, name in zip(paths, names, strict=True)
+        (read_image(Path(path).expanduser()), StoredImage(name, Header()))
+        for path, name in zip(paths, names, strict=True)
     ]

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.task import Future
 from semantic_matcher_msgs.srv import SetReference
 
 from semantic_matcher_core.errors import SemanticMatcherError
@@ -13,26 +15,47 @@ from semantic_matcher_core.errors import SemanticMatcherError
 if TYPE_CHECKING:
     from semantic_matcher.matcher_node import MatcherNode
 
-# How long the service waits for its turn. Until then nothing else is answered; images wait as they always do.
-_ANSWER_WITHIN_S = 30.0
 _SET_REFERENCE = "~/set_reference"
 
 
 class ReferenceRequest:
     """A new reference, on its way to the worker's thread and back.
 
+    It is either worked on, and answered with what came of it, or refused before that: never both.
+
     Attributes:
         message: the image.
         name: what it is to be called.
+        answered: done when there is an answer; its result is the reason of a failure, or "".
+        keypoints: of the new reference.
     """
 
-    def __init__(self, message: Any, name: str) -> None:
+    def __init__(self, message: Any, name: str, executor: Any) -> None:
         self.message = message
         self.name = name
-        self.answered = threading.Event()
-        self.withdrawn = False
-        self.error = ""
+        self.answered = Future(executor=executor)
         self.keypoints = 0
+        self._executor = executor
+        self._taken = False
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Begin with it; false where it has been refused."""
+        with self._lock:
+            first, self._taken = not self._taken, True
+        return first
+
+    def refuse(self, reason: str) -> None:
+        """Answer that it will not be done, unless it has been begun."""
+        if self.take():
+            self.answer(reason)
+
+    def answer(self, error: str) -> None:
+        """Have it answered, from any thread."""
+        self.answered.set_result(error)
+        # The executor may be waiting for messages.
+        if self._executor is not None:
+            self._executor.wake()
 
 
 class ReferenceService:
@@ -45,7 +68,10 @@ class ReferenceService:
     def __init__(self, node: MatcherNode) -> None:
         self._node = node
         self._newest: Any = None
-        self._service = node.create_service(SetReference, _SET_REFERENCE, self._asked)
+        self._waiting: ReferenceRequest | None = None
+        # Of its own: while a request is in work, all others of the node are answered.
+        group = ReentrantCallbackGroup()
+        self._service = node.create_service(SetReference, _SET_REFERENCE, self._asked, callback_group=group)
 
     @property
     def topic(self) -> str:
@@ -57,28 +83,32 @@ class ReferenceService:
         self._newest = message
 
     def forget(self) -> None:
-        """Let go of the newest image."""
+        """Let go of the newest image, and of a request that has not been begun."""
         self._newest = None
+        if self._waiting is not None:
+            self._waiting.refuse("the node was deactivated before it was done; the reference stays as it was")
+            self._waiting = None
 
     def answer(self, request: ReferenceRequest, take: Callable[[Any, str], int]) -> None:
-        """Answer a request, in the worker's thread.
+        """Work on a request and answer it, in the worker's thread.
 
         Args:
             take: makes an image message the reference of that name; the number of its keypoints.
         """
-        if request.withdrawn:
+        if not request.take():
             return
+        error = ""
         try:
             request.keypoints = take(request.message, name_of(request.message.header, request.name))
-        except SemanticMatcherError as error:
-            request.error = str(error)
-        except Exception as error:
-            request.error = repr(error)
+        except SemanticMatcherError as refusal:
+            error = str(refusal)
+        except Exception as defect:
+            error = repr(defect)
             raise
         finally:
-            request.answered.set()
+            request.answer(error)
 
-    def _asked(self, request: Any, response: Any) -> Any:
+    async def _asked(self, request: Any, response: Any) -> Any:
         empty = request.image.width == 0 and request.image.height == 0
         message = self._newest if empty else request.image
         if self._node.state != "active":
@@ -86,13 +116,14 @@ class ReferenceService:
         elif message is None:
             response.message = "no image has come yet that could be the reference"
         else:
-            job = ReferenceRequest(message, request.name)
+            job = ReferenceRequest(message, request.name, self._node.executor)
+            if self._waiting is not None:
+                self._waiting.refuse("a newer request came before it was begun")
+            self._waiting = job
             self._node.offer(_SET_REFERENCE, job)
-            if not job.answered.wait(_ANSWER_WITHIN_S):
-                job.withdrawn = True
-                job.error = f"not done within {_ANSWER_WITHIN_S:g} s; the reference stays as it was"
-            response.success, response.keypoints = not job.error, job.keypoints
-            response.message = job.error or f"{name_of(message.header, request.name)!r} is the reference now"
+            error = await job.answered
+            response.success, response.keypoints = not error, job.keypoints
+            response.message = error or f"{name_of(message.header, request.name)!r} is the reference now"
         # Apart: rclpy allows one severity for each line of code.
         if response.success:
             self._node.get_logger().info(f"set_reference: {response.message}")
@@ -102,5 +133,5 @@ class ReferenceService:
 
 
 def name_of(header: Any, name: str) -> str:
-    """What a reference is called, in the frame of ``reference_header``, logs and diagnostics."""
+    """What a reference is called in ``reference_name``, logs and diagnostics: its frame where it was given no name."""
     return name or str(header.frame_id)

@@ -14,7 +14,7 @@ from visualization_msgs.msg import Marker
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel
-from semantic_matcher.messages import jpeg_message, rgb_image_message, stamp_ns
+from semantic_matcher.messages import StoredImage, jpeg_message, rgb_image_message, stamp_ns
 from semantic_matcher.output import Output
 from semantic_matcher.publishing import (
     frame_types,
@@ -56,8 +56,8 @@ class TemplateTrackerNode(MatcherNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("template_tracker", **options)
         self._tracker: TemplateTracker | None = None
-        self._picture: tuple[np.ndarray, np.ndarray | None, Header] | None = None
-        self._header = Header()
+        self._picture: tuple[np.ndarray, np.ndarray | None, StoredImage] | None = None
+        self._stored = StoredImage("", Header())
         self._model: MatchingModel | None = None
         self._count = 0
         self._service = ReferenceService(self)
@@ -109,10 +109,10 @@ class TemplateTrackerNode(MatcherNode):
         self.offer("image", message)
 
     def _publish(self, result: FrameRegistration, header: Header) -> None:
-        settings, outputs, name = self.settings, self.outputs, self._header.frame_id
+        settings, outputs, name = self.settings, self.outputs, self._stored.name
         image = result.frame.image
         current = Frame(result.frame.stamp_ns, image, result.features, header)
-        template = Frame(stamp_ns(self._header), result.template.image, result.template.features, self._header)
+        template = Frame(stamp_ns(self._stored.header), result.template.image, result.template.features, self._stored)
         publish_keypoints(self, "", current)
         publish_pairs(self, "", [MatchedPair(template, current, result.matches)], "reference")
 
@@ -129,7 +129,7 @@ class TemplateTrackerNode(MatcherNode):
 
     def _take(self, message: Any, name: str) -> int:
         """Make an image the template; the number of its keypoints."""
-        picture = (self.image_of(message), None, Header(stamp=message.header.stamp, frame_id=name))
+        picture = (self.image_of(message), None, StoredImage(name, message.header))
         self._set_template(*picture)
         self._picture = picture
         self.apply(self.settings)
@@ -137,12 +137,12 @@ class TemplateTrackerNode(MatcherNode):
         assert self._tracker is not None
         return int(self._tracker.template.features.keypoints.shape[1])
 
-    def _set_template(self, image: np.ndarray, mask: np.ndarray | None, header: Header) -> None:
+    def _set_template(self, image: np.ndarray, mask: np.ndarray | None, stored: StoredImage) -> None:
         assert self._model is not None
         matcher, config = self._model.matcher, _config(self.settings)
         template = Template.from_image(matcher, image, mask=mask, config=config)
         self._tracker = TemplateTracker(matcher, template, config)
-        self._header = header
+        self._stored = stored
 
     def _show_track(self, agreement: Agreement | None) -> None:
         self.statistics.set("tracked", agreement is not None)
@@ -153,7 +153,7 @@ class TemplateTrackerNode(MatcherNode):
         self.set_problem("template", "" if self._tracker else missing)
         if self._tracker is not None:
             count = self._tracker.template.features.keypoints.shape[1]
-            self.statistics.set("template", f"{self._header.frame_id} ({count} keypoints)")
+            self.statistics.set("template", f"{self._stored.name} ({count} keypoints)")
 
 
 def _config(settings: SimpleNamespace) -> RegistrationConfig:
@@ -165,8 +165,8 @@ def _config(settings: SimpleNamespace) -> RegistrationConfig:
     )
 
 
-def _read_template(image: str, mask: str) -> tuple[np.ndarray, np.ndarray | None, Header] | None:
-    """The template's picture, its mask, and the header it is known by: no stamp, the file's name as the frame.
+def _read_template(image: str, mask: str) -> tuple[np.ndarray, np.ndarray | None, StoredImage] | None:
+    """The template's picture, its mask, and what it is known by: the file's name, a header without stamp and frame.
 
     Raises:
         ImageError: a file is missing or damaged.
@@ -178,4 +178,4 @@ def _read_template(image: str, mask: str) -> tuple[np.ndarray, np.ndarray | None
         return None
     pixels = read_image(Path(image).expanduser())
     area = read_image(Path(mask).expanduser()).max(axis=-1) if mask else None
-    return pixels, area, Header(frame_id=Path(image).name)
+    return pixels, area, StoredImage(Path(image).name, Header())

@@ -19,7 +19,7 @@ def _create() -> TemplateTrackerNode:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the node; see :func:`~semantic_matcher.node_main.run_node`."""
-    run_node(_create, args)
+    run_node("template_tracker", "Follows a template that bends in the images of a camera.", _create, args)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def _create() -> TemporalMatcher:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the node; see :func:`~semantic_matcher.node_main.run_node`."""
-    run_node(_create, args)
+    run_node("temporal_matcher", "Matches each image of a camera with an earlier one.", _create, args)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+# Everything that making frames needs is imported here, before the threads that make them start.
+import rclpy
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
 from semantic_matcher.demo import sequences
 from semantic_matcher.demo.errors import DemoError
 from semantic_matcher.demo.processes import report
 from semantic_matcher.demo.sources import open_source
+from semantic_matcher.demo.topics import TOPICS
+from semantic_matcher.messages import rgb_image_message, stamp_ns
+from semantic_matcher_core.errors import SemanticMatcherError
+from semantic_matcher_core.io.atomic import atomic_output
 
 if TYPE_CHECKING:
     from rclpy.node import Node
-
-TOPICS = {"temporal": ("camera/image",), "stereo": ("left/image", "right/image")}
-"""Image topics of each sequence; what the user named goes to that of ``temporal``."""
 
 _SETTLE_S = 0.5
 _LATE_S = 0.25
@@ -43,8 +51,9 @@ def synthetic_shots(name: str, frames: int, rate: float) -> Shots:
 
 def source_shots(path: Path, topic: str | None, frames: int | None, rate: float | None) -> Shots:
     """Frames of what the user named."""
-    for seconds, image in itertools.islice(open_source(path, topic, rate).frames(), frames):
-        yield seconds, [image]
+    # Opened here, in the caller's thread, which imports what reads it; only the frames are made by another.
+    source = open_source(path, topic, rate)
+    return ((seconds, [image]) for seconds, image in itertools.islice(source.frames(), frames))
 
 
 class Ahead:
@@ -76,12 +85,6 @@ class Ahead:
 
 def play(node: Node, name: str, shots: Ahead, subscribers: int) -> list[dict[str, object]]:
     """Publish frames at their times, once enough subscribers have come; which frame got which stamp."""
-    from rclpy.qos import QoSProfile
-    from sensor_msgs.msg import Image
-    from std_msgs.msg import Header
-
-    from semantic_matcher.messages import rgb_image_message, stamp_ns
-
     publishers = [node.create_publisher(Image, topic, QoSProfile(depth=10)) for topic in TOPICS[name]]
     while any(publisher.get_subscription_count() < subscribers for publisher in publishers):
         time.sleep(0.02)
@@ -117,14 +120,8 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--log", type=Path, required=True, help="file for the frames' stamps (JSON)")
     options = parser.parse_args(args)
 
-    import rclpy
-    from rclpy.signals import SignalHandlerOptions
-
-    from semantic_matcher_core.errors import SemanticMatcherError
-    from semantic_matcher_core.io.atomic import atomic_output
-
     rclpy.init(args=["--ros-args", "--disable-external-lib-logs"], signal_handler_options=SignalHandlerOptions.NO)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
     node = rclpy.create_node("camera")
     log: list[dict[str, object]] = []

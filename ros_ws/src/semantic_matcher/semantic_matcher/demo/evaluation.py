@@ -11,6 +11,8 @@ import numpy as np
 
 from semantic_matcher.demo.scenes import transfer
 from semantic_matcher.demo.sequences import Sequence
+from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.messages import stamp_of
 
 CORRECT_PX = 3.0
 """A match is correct up to this distance from the true position, pixels."""
@@ -84,9 +86,6 @@ def read_recording(path: Path, matches_topic: str, keypoints_topics: tuple[str, 
     Raises:
         BagError: the file cannot be read.
     """
-    from semantic_matcher_core.io.bags import BagReader
-    from semantic_matcher_core.io.messages import stamp_of
-
     matches, keypoints = [], []
     with BagReader(path) as bag:
         for item in bag.messages([matches_topic, *keypoints_topics]):

@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from semantic_matcher.demo.camera import TOPICS
 from semantic_matcher.demo.errors import DemoError
 from semantic_matcher.demo.processes import Process, Processes
+from semantic_matcher.demo.topics import TOPICS
 
 _IMAGE = "sensor_msgs/msg/Image"
 _MESSAGES = "semantic_matcher_msgs/msg"

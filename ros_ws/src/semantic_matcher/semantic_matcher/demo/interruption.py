@@ -9,10 +9,11 @@ _requested = threading.Event()
 
 
 def listen() -> None:
-    """Have SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread."""
+    """Have SIGINT, SIGTERM and, unless the demo was started to ignore it, SIGHUP raise KeyboardInterrupt."""
     _requested.clear()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _request)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _request)
 
 
 def check() -> None:

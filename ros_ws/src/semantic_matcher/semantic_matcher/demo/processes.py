@@ -57,7 +57,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=_begin,
             )
         except OSError as error:
             raise DemoError(f"cannot start {name}: {error}") from error
@@ -181,6 +181,10 @@ class Processes:
         self._running = [process for process in self._running if process not in processes]
 
 
-def _end_with_parent() -> None:
-    """Have the kernel end this process when the demo is killed, so that none is left behind."""
+def _begin() -> None:
+    """In the new process: the signals' own actions, and an end when the demo is killed, so that none is left behind."""
+    # What nohup, cron or a shell's & have the demo ignore would be ignored here as well.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -14,7 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# Everything that writing needs is imported here, before the thread that writes starts.
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+
 from semantic_matcher.demo.processes import report
+from semantic_matcher_core.errors import SemanticMatcherError
+from semantic_matcher_core.io.bags import load_libraries
+from semantic_matcher_core.io.image_messages import image_to_rgb
+from semantic_matcher_core.io.mcap import McapWriter
+from semantic_matcher_core.io.messages import compressed_image_message, typestore
 
 _IMAGE = "sensor_msgs/msg/Image"
 _REPORT_EVERY_S = 0.1
@@ -37,6 +48,8 @@ class Writer(threading.Thread):
         # A bound, because a disk may be slower than a camera: what is beyond is lost, as the counts show.
         self._queue: queue.Queue[Item | None] = queue.Queue(maxsize=500)
         self.error: Exception | None = None
+        # Here, before the thread that would import it.
+        load_libraries()
         self.start()
 
     def put(self, item: Item) -> bool:
@@ -60,8 +73,6 @@ class Writer(threading.Thread):
             raise self.error
 
     def run(self) -> None:
-        from semantic_matcher_core.io.mcap import McapWriter
-
         try:
             with McapWriter(self._path) as mcap:
                 while (item := self._queue.get()) is not None:
@@ -75,9 +86,6 @@ class Writer(threading.Thread):
 
 
 def _compressed(data: bytes) -> Any:
-    from semantic_matcher_core.io.image_messages import image_to_rgb
-    from semantic_matcher_core.io.messages import compressed_image_message, typestore
-
     message = typestore().deserialize_cdr(data, _IMAGE)
     return compressed_image_message(image_to_rgb(message), message.header, quality=_JPEG_QUALITY)
 
@@ -95,15 +103,8 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--record", nargs=2, action="append", metavar=("TOPIC", "TYPE"), required=True)
     options = parser.parse_args(args)
 
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.qos import QoSProfile
-    from rclpy.signals import SignalHandlerOptions
-
-    from semantic_matcher_core.errors import SemanticMatcherError
-
     ending = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: ending.set())
     rclpy.init(args=["--ros-args", "--disable-external-lib-logs"], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("recorder")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.random import Generator, default_rng
 
 NO_LAYER = -1
 
@@ -93,7 +94,7 @@ def load_photo(path: Path) -> np.ndarray:
     """
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise FileNotFoundError(f"{path} is not there or no image")
+        raise FileNotFoundError(f"{path} is not there or no image; install the package again (`make build`)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -149,7 +150,7 @@ def render(scene: Scene, camera: Camera, *, exposure: float = 1.0, noise: float 
     if exposure != 1.0:
         image = cv2.convertScaleAbs(image, alpha=exposure)
     if noise > 0.0:
-        random = np.random.default_rng(seed)
+        random = default_rng(seed)
         image = cv2.add(image, _noise(camera.size, noise, random), dtype=cv2.CV_8U)
     return image
 
@@ -212,11 +213,11 @@ def _shown(layer: Layer, homography: np.ndarray, size: tuple[int, int]) -> np.nd
 
 @lru_cache(maxsize=2)
 def _noise_field(height: int, width: int, deviation: float) -> np.ndarray:
-    values = np.random.default_rng(0).normal(0.0, deviation, (height, width, 3))
+    values = default_rng(0).normal(0.0, deviation, (height, width, 3))
     return np.rint(values).astype(np.int16)
 
 
-def _noise(size: tuple[int, int], deviation: float, random: np.random.Generator) -> np.ndarray:
+def _noise(size: tuple[int, int], deviation: float, random: Generator) -> np.ndarray:
     """A window at a random place of one large noise field: as good to a matcher as fresh noise, and made faster."""
     margin = 64
     y, x = random.integers(0, margin, 2)

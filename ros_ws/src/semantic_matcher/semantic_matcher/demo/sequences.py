@@ -1,7 +1,7 @@
 """The two synthetic sequences of the demo: a moving camera before a picture, and a moving stereo rig before a relief.
 
-The photograph is the portrait of Rear Admiral Grace Hopper (James S. Davis, U.S. Navy, 1984; public domain), which
-matplotlib installs with its sample data. No ROS.
+The photograph beside this file is the portrait of Rear Admiral Grace Hopper (James S. Davis, U.S. Navy, 1984; public
+domain). No ROS.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from semantic_matcher.demo.scenes import (
     rotation,
 )
 
-PHOTO = "grace_hopper.jpg"
+PHOTO = Path(__file__).with_name("grace_hopper.jpg")
 SIZE = (480, 640)
 FOCAL = 900.0
 BASELINE = 0.08
@@ -84,17 +84,9 @@ def photo() -> np.ndarray:
     """The photograph.
 
     Raises:
-        FileNotFoundError: this matplotlib came without its sample data.
+        FileNotFoundError: the package was installed without it.
     """
-    from matplotlib.cbook import get_sample_data
-
-    path = Path(get_sample_data(PHOTO, asfileobj=False))
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"matplotlib's sample picture {path} is not installed; install matplotlib from its wheel, "
-            "or name pictures of your own with --input"
-        )
-    return load_photo(path)
+    return load_photo(PHOTO)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 
 from semantic_matcher.demo.errors import DemoError
+from semantic_matcher_core.io.bags import BAG_SUFFIXES, BagReader, load_libraries
+from semantic_matcher_core.io.images import is_image_file, list_images, read_image
+from semantic_matcher_core.io.video import read_video, video_info
 
 Frame = tuple[float, np.ndarray]
 """Seconds since the first frame, and ``H x W x 3`` uint8 RGB."""
@@ -42,9 +45,6 @@ def open_source(path: Path, topic: str | None = None, rate: float | None = None)
         DemoError: the path is none of these.
         SemanticMatcherError: it cannot be read.
     """
-    from semantic_matcher_core.io.bags import BAG_SUFFIXES
-    from semantic_matcher_core.io.images import is_image_file
-
     if not path.exists():
         raise DemoError(f"there is no {path}; give a video, a folder of images, or a bag")
     if path.suffix in BAG_SUFFIXES or (path / "metadata.yaml").is_file():
@@ -61,8 +61,6 @@ def open_source(path: Path, topic: str | None = None, rate: float | None = None)
 
 
 def _folder(path: Path) -> Source:
-    from semantic_matcher_core.io.images import list_images, read_image
-
     files = list_images(path)
     if len(files) < 2:
         raise DemoError(f"{path} holds one image; matching needs two or more")
@@ -75,8 +73,6 @@ def _folder(path: Path) -> Source:
 
 
 def _video(path: Path) -> Source:
-    from semantic_matcher_core.io.video import read_video, video_info
-
     count = video_info(path).frame_count
 
     def frames() -> Iterator[Frame]:
@@ -87,8 +83,7 @@ def _video(path: Path) -> Source:
 
 
 def _bag(path: Path, topic: str | None) -> Source:
-    from semantic_matcher_core.io.bags import BagReader
-
+    load_libraries()
     with BagReader(path) as bag:
         if topic is None:
             if not bag.image_topics:

@@ -1,0 +1,113 @@
+"""What a node's executable says to ``--help``, and to arguments that it would not hear. No ROS."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import yaml
+
+from semantic_matcher.parameters import TABLES
+
+_WIDTH = 100
+
+
+class UsageError(ValueError):
+    """An argument that means nothing to a node; the message is fit for the user."""
+
+
+def wants_help(arguments: Sequence[str]) -> bool:
+    """Whether ``--help`` or ``-h`` is among the arguments that are not for ROS."""
+    return any(argument in ("-h", "--help") for argument in own_arguments(arguments))
+
+
+def own_arguments(arguments: Sequence[str]) -> list[str]:
+    """What is left of a command line without what stands between ``--ros-args`` and ``--``."""
+    own, for_ros = [], False
+    for argument in arguments:
+        if argument == "--ros-args":
+            for_ros = True
+        elif for_ros and argument == "--":
+            for_ros = False
+        elif not for_ros:
+            own.append(argument)
+    return own
+
+
+def check(executable: str, arguments: Sequence[str]) -> None:
+    """See to it that nothing was given that ROS would pass over in silence.
+
+    Args:
+        executable: the node's.
+        arguments: the command line without the program's name.
+
+    Raises:
+        UsageError: an argument stands outside ``--ros-args``, or a file of parameters is missing or no such file.
+    """
+    own = own_arguments(arguments)
+    if own:
+        raise UsageError(
+            f"{own[0]!r} means nothing here; parameters and remappings come after --ros-args: "
+            f"{executable} --ros-args -p variant:=xfeat; see {executable} --help"
+        )
+    for option, path in pairwise(arguments):
+        if option == "--params-file":
+            check_parameters_file(path)
+
+
+def check_parameters_file(path: str) -> None:
+    """See to it that a file of parameters is there and is one; what the parameters mean, the node says.
+
+    Raises:
+        UsageError: it is missing, no YAML, or not laid out as ROS has it.
+    """
+    try:
+        # Not loaded: launch writes tags of Python's, which rcl passes over.
+        content = yaml.compose(Path(path).expanduser().read_text(encoding="utf-8"), yaml.SafeLoader)
+    except OSError as error:
+        raise UsageError(f"cannot read the parameters file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the parameters file {path} is no text in UTF-8") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"the parameters file {path} is no YAML: {' '.join(str(error).split())}") from error
+    if not _holds_nodes(content):
+        raise UsageError(
+            f"the parameters file {path} is not laid out as ROS has it: expected a node's name or /**, below it "
+            "ros__parameters, and below that the parameters"
+        )
+
+
+def _holds_nodes(value: yaml.Node | None) -> bool:
+    """Whether each value of a mapping holds ``ros__parameters``, or nodes of a namespace."""
+    if not isinstance(value, yaml.MappingNode) or not value.value:
+        return False
+    inner = {key.value: part for key, part in value.value if isinstance(key, yaml.ScalarNode)}
+    return all(
+        _holds_nodes(part) or (name == "ros__parameters" and isinstance(part, yaml.MappingNode))
+        for name, part in inner.items()
+    )
+
+
+def help_text(executable: str, purpose: str) -> str:
+    """The help of an executable.
+
+    Args:
+        executable: its name.
+        purpose: what it does, one sentence.
+    """
+    lines = [
+        f"usage: {executable} [--ros-args [-p NAME:=VALUE] [-r FROM:=TO] [--params-file FILE] [--log-level LEVEL]]",
+        "",
+        purpose,
+        "",
+        f"Start it for example with: {executable} --ros-args -p variant:=plain:sift -r image:=/camera/image_raw",
+        "",
+        "parameters:",
+    ]
+    for spec in TABLES[executable]:
+        default = str(spec.default).lower() if isinstance(spec.default, bool) else repr(spec.default)
+        about = f"{spec.description} [{spec.type_name}, default {default}]"
+        lines += textwrap.wrap(about, _WIDTH, initial_indent=f"  {spec.name}: ", subsequent_indent=" " * 6)
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""What the executables answer before there is a node."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("semantic_matcher.command_line")
+
+from semantic_matcher.command_line import UsageError, check_parameters_file, own_arguments
+from semantic_matcher.parameters import TABLES
+
+PURPOSES = {
+    "temporal_matcher": "earlier one",
+    "stereo_matcher": "left with right",
+    "reference_matcher": "stored ones",
+    "template_tracker": "template that bends",
+}
+
+
+def run(executable: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"semantic_matcher.{executable}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("executable", TABLES)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_is_printed_and_no_node_started(executable: str, option: str) -> None:
+    answer = run(executable, option)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.startswith(f"usage: {executable} ") and PURPOSES[executable] in answer.stdout
+    for spec in TABLES[executable]:
+        assert f"\n  {spec.name}: " in answer.stdout
+    assert max(map(len, answer.stdout.splitlines())) <= 120
+
+
+def test_help_beside_ros_arguments_is_the_nodes_own() -> None:
+    assert own_arguments(["--ros-args", "-p", "a:=1", "--", "--help"]) == ["--help"]
+    assert own_arguments(["--ros-args", "-p", "a:=-h"]) == []
+    assert run("temporal_matcher", "--ros-args", "--log-level", "warn", "--", "-h").stdout.startswith("usage:")
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["-p", "variant:=plain:sift"], "'-p' means nothing here"),
+        (["--ros-args", "-p"], "trailing -p"),
+        (["--ros-args", "--bogus"], "--bogus"),
+        (["--ros-args", "--log-level", "loud"], "'--log-level loud'"),
+        (["--ros-args", "-r", "a b:=c"], "'-r a b:=c'"),
+        (["--ros-args", "--params-file", "/nowhere.yaml"], "/nowhere.yaml: No such file"),
+        (["--ros-args", "-p", "variant:=[1, a]"], "variant:=[1, a]"),
+        (
+            ["--ros-args", "-p", "qos_overrides./image.subscription.reliability:=bogus"],
+            "reliability = 'bogus' is refused: expected one of system_default, reliable, best_effort",
+        ),
+        (["--ros-args", "-p", "qos_overrides./image.subscription.depth:=-1"], "depth = -1 is refused"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(ros: None, arguments: list[str], named: str) -> None:
+    answer = run("temporal_matcher", *arguments)
+    assert answer.returncode == 1 and answer.stdout == ""
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("error: ") and named in line
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a: [b\n c: {", "is no YAML"),
+        ("max_keypoints: 5\n", "not laid out as ROS has it"),
+        ("", "not laid out as ROS has it"),
+        ("- 1\n", "not laid out as ROS has it"),
+        ("/**:\n  max_keypoints: 5\n", "not laid out as ROS has it"),
+        ("/**:\n  ros__parameters: 5\n", "not laid out as ROS has it"),
+    ],
+)
+def test_a_parameters_file_that_is_none_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "parameters.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=f"{path} .*{named}"):
+        check_parameters_file(str(path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/**:\n  ros__parameters:\n    max_keypoints: 5\n",
+        "rig:\n  temporal_matcher:\n    ros__parameters: {ratio: 0.9}\n  other:\n    ros__parameters: {x: 1}\n",
+        # As launch writes it.
+        "/**:\n  ros__parameters:\n    cameras: !!python/tuple\n    - front\n    - rear\n",
+    ],
+)
+def test_a_parameters_file_is_taken(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "parameters.yaml"
+    path.write_text(text)
+    check_parameters_file(str(path))
+
+
+def test_a_parameters_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "parameters.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="no text in UTF-8"):
+        check_parameters_file(str(path))
