@@ -26,7 +26,7 @@ BOOTSTRAP := $(shell for p in $(PYTHON) python3 python3.13 python3.12 python3.11
 TOOL = $(if $(BOOTSTRAP),$(BOOTSTRAP),$(error Python 3.11 or later is needed; install the Debian package python3)) -m
 RUN = $(TOOL) tools.ros_env --venv $(VENV_PATH) --
 
-.PHONY: help setup build demo test test-fast lint format typecheck doctor wheel lock clean
+.PHONY: help setup build demo test test-fast lint format typecheck doctor wheel gpu-bundle lock clean
 
 help: ## Show this help
 	@echo "semantic_matcher: make <target>"
@@ -65,6 +65,9 @@ doctor: ## What was found on this machine and what is missing
 
 wheel: setup ## dist/semantic_matcher-*.whl of the core
 	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist . && ls dist/*.whl
+
+gpu-bundle: setup ## dist/gpu-bundle.tar: all that measures a GPU on a machine without network [WEIGHTS=folder] [DATA=folder]
+	@$(BIN)/python -m tools.gpu_bundle $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(DATA),--data "$(DATA)")
 
 lock: setup ## Write requirements/lock.txt from what is installed
 	@$(TOOL) tools.lock --venv "$(VENV_PATH)"
