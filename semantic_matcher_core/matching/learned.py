@@ -1,0 +1,213 @@
+"""LightGlue between Features: which extractors it was trained for, its weights, and matches from its assignment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from semantic_matcher_core.device import resolve_device
+from semantic_matcher_core.errors import ConfigError, DeviceError, ShapeError
+from semantic_matcher_core.matching.lightglue import Architecture, LightGlue, normalised_positions
+from semantic_matcher_core.types import Features, Matches
+
+
+@dataclass(frozen=True)
+class Published:
+    """A LightGlue that was trained for an extractor.
+
+    Attributes:
+        weights: its name in the weights catalogue.
+        architecture: its sizes.
+        depth_confidence, width_confidence: those it was published with, see :class:`LightGlueMatcher`.
+        options: of the extractor, as they were in training; they differ from its defaults.
+        offset: added to keypoints, in pixels: where the pixel centres were in training.
+    """
+
+    weights: str
+    architecture: Architecture
+    depth_confidence: float = 0.95
+    width_confidence: float = 0.99
+    options: dict[str, Any] = field(default_factory=dict)
+    offset: float = 0.0
+
+
+_ALIKED = Published("lightglue-aliked", Architecture(128))
+_DEDODE = {"options": {"normalize_descriptors": False}, "offset": 0.5}
+PUBLISHED: dict[str, Published] = {
+    "superpoint": Published("lightglue-superpoint", Architecture(256), options={"legacy_sampling": True}),
+    "disk": Published("lightglue-disk", Architecture(128)),
+    "aliked-n16": _ALIKED,
+    "aliked-n16rot": _ALIKED,
+    "aliked-n32": _ALIKED,
+    "sift": Published("lightglue-sift", Architecture(128, scale_and_orientation=True)),
+    "dedode-B": Published("lightglue-dedode-B", Architecture(256), **_DEDODE),
+    "dedode-G": Published("lightglue-dedode-G", Architecture(256), **_DEDODE),
+    "xfeat": Published("lighterglue-xfeat", Architecture(64, 96, 6, 1), depth_confidence=1.0, width_confidence=0.95),
+}
+
+
+def published_for(extractor: str) -> Published:
+    """Return the LightGlue of an extractor.
+
+    Raises:
+        ConfigError: none was trained for it; the message names those with one.
+    """
+    if extractor not in PUBLISHED:
+        raise ConfigError(
+            f"matcher 'lightglue' was not trained for extractor {extractor!r}; it was for {', '.join(PUBLISHED)}; "
+            f"for {extractor!r} take matcher 'nearest'"
+        )
+    return PUBLISHED[extractor]
+
+
+class LightGlueMatcher(nn.Module):
+    """LightGlue (Lindenberger et al., ICCV 2023) for the features of one extractor.
+
+    Each pair of a batch is matched by itself, so that its matches do not depend on the others.
+
+    Args:
+        extractor: its name, see ``PUBLISHED``.
+
+    Raises:
+        ConfigError: none was trained for that extractor.
+    """
+
+    def __init__(self, extractor: str) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.published = published_for(extractor)
+        self.net = LightGlue(self.published.architecture)
+
+    def forward(
+        self,
+        features0: Features,
+        features1: Features,
+        *,
+        filter_threshold: float = 0.1,
+        depth_confidence: float | None = None,
+        width_confidence: float | None = None,
+        band_px: float | None = None,
+    ) -> Matches:
+        """Match two batches of features, image by image.
+
+        A row whose keypoint or descriptor holds NaN or infinity is left out, and changes no other.
+
+        Args:
+            features0, features1: of the extractor this was made for, of the same batch size.
+            filter_threshold: keep matches whose probability is above this, in [0, 1).
+            depth_confidence: stop after a layer when this share of the keypoints is sure of itself, in (0, 1]; 1 runs
+                all layers, ``None`` is what the weights were published with.
+            width_confidence: drop keypoints on the way that are this sure to have no match, in (0, 1]; 1 drops none.
+            band_px: match only keypoints whose rows (y) differ by at most so many pixels; ``None`` for any.
+
+        Returns:
+            Matches whose confidence is their probability; none where a side has no keypoints.
+
+        Raises:
+            ShapeError: batch sizes differ, or the features are of another extractor.
+            DeviceError: the two are on different devices.
+        """
+        if len(features0) != len(features1):
+            raise ShapeError(f"cannot match a batch of {len(features0)} images with a batch of {len(features1)}")
+        if features0.device != features1.device:
+            raise DeviceError(f"features are on {features0.device} and {features1.device}; move one with .to()")
+        depth = self.published.depth_confidence if depth_confidence is None else depth_confidence
+        width = self.published.width_confidence if width_confidence is None else width_confidence
+        found = []
+        for b in range(len(features0)):
+            (rows0, positions0, vectors0), (rows1, positions1, vectors1) = (
+                self._inputs(f, b) for f in (features0, features1)
+            )
+            if not len(rows0) or not len(rows1):
+                continue
+            scores, kept0, kept1, _ = self.net(
+                positions0, positions1, vectors0, vectors1, depth_confidence=depth, width_confidence=width
+            )
+            rows0 = rows0 if kept0 is None else rows0[kept0]
+            rows1 = rows1 if kept1 is None else rows1[kept1]
+            if band_px is not None:
+                y0, y1 = features0.keypoints[b, rows0, 1], features1.keypoints[b, rows1, 1]
+                scores = scores.masked_fill((y0[:, None] - y1).abs() > band_px, -torch.inf)
+            best0, best1, confidence = mutual_matches(scores.float(), filter_threshold)
+            found.append((torch.full_like(best0, b), rows0[best0], rows1[best1], confidence))
+        none = torch.zeros(0, dtype=torch.int64, device=features0.device)
+        columns = zip(*found, strict=True) if found else ((none,), (none,), (none,), (none.float(),))
+        pair, index0, index1, confidences = (torch.cat(list(parts)) for parts in columns)
+        return Matches(
+            indices=torch.stack((index0, index1), dim=1),
+            keypoints0=features0.keypoints[pair, index0],
+            keypoints1=features1.keypoints[pair, index1],
+            confidence=confidences,
+            pair=pair if len(features0) > 1 else None,
+            batch_size=len(features0),
+        )
+
+    def _inputs(self, features: Features, image: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Usable rows of one image, and their positions and descriptors as the network takes them."""
+        dim = self.published.architecture.input_dim
+        if features.descriptors.shape[-1] != dim:
+            raise ShapeError(
+                f"descriptors have {features.descriptors.shape[-1]} dimensions, but LightGlue for {self.extractor!r} "
+                f"takes {dim}"
+            )
+        descriptors = features.descriptors[image].float()
+        keypoints = features.keypoints[image].float()
+        usable = descriptors.isfinite().all(dim=-1) & keypoints.isfinite().all(dim=-1)
+        if features.valid is not None:
+            usable &= features.valid[image]
+        (rows,) = usable.nonzero(as_tuple=True)
+        positions = normalised_positions(keypoints[rows] + self.published.offset, features.image_size)
+        if self.published.architecture.scale_and_orientation:
+            if features.scales is None or features.orientations is None:
+                raise ShapeError(f"LightGlue for {self.extractor!r} needs scales and orientations, which are not there")
+            more = torch.stack((features.scales[image, rows], features.orientations[image, rows]), dim=-1)
+            positions = torch.cat((positions, more.float()), dim=-1)
+        return rows, positions, descriptors[rows]
+
+
+def mutual_matches(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns that are each other's best and more probable than a threshold, and their probabilities.
+
+    Args:
+        scores: ``M x N`` log-probability.
+        threshold: of the probability.
+    """
+    if not scores.numel():
+        none = torch.zeros(0, dtype=torch.int64, device=scores.device)
+        return none, none, none.float()
+    best0, best1 = scores.argmax(dim=1), scores.argmax(dim=0)
+    rows = torch.arange(len(best0), device=scores.device)
+    confidence = scores[rows, best0].exp()
+    (keep,) = ((best1[best0] == rows) & (confidence > threshold)).nonzero(as_tuple=True)
+    return keep, best0[keep], confidence[keep]
+
+
+def create_lightglue(
+    extractor: str,
+    *,
+    weights: str | Path | None = None,
+    device: str | torch.device = "auto",
+    fetch: bool = False,
+) -> LightGlueMatcher:
+    """Return the LightGlue of an extractor with its published weights loaded, in evaluation mode.
+
+    Args:
+        extractor: its name, see ``PUBLISHED``.
+        weights: a weights file, or a folder to search before the usual places; ``None`` for the usual places.
+        device: see :func:`~semantic_matcher_core.device.resolve_device`.
+        fetch: download the weights when they are not here; otherwise nothing touches the network.
+
+    Raises:
+        ConfigError: none was trained for that extractor.
+        WeightsNotFoundError: its weights are not here (the message has the command that fetches them).
+        CheckpointError: the weights file does not fit.
+    """
+    from semantic_matcher_core.weights import find_weights, load_state_dict_strictly
+
+    matcher = LightGlueMatcher(extractor)
+    load_state_dict_strictly(matcher.net, find_weights(matcher.published.weights, weights, fetch=fetch))
+    return matcher.eval().requires_grad_(False).to(resolve_device(device))
