@@ -32,6 +32,8 @@ class Features:
         valid: ``B x N`` bool, true for real keypoints (which come first), or ``None`` when every row is real.
         reasoned: ``B x N x F`` output of the reasoner's texture branch, L2-normalised, or ``None`` without a reasoner.
         semantic: ``B x N x F`` output of its semantic branch, L2-normalised, or ``None`` where it is not used.
+        scales: ``B x N`` diameters in pixels of the image as given, from extractors that have them (SIFT).
+        orientations: ``B x N`` angles in radians, clockwise from x, from the same.
     """
 
     keypoints: Tensor
@@ -41,12 +43,14 @@ class Features:
     valid: Tensor | None = None
     reasoned: Tensor | None = None
     semantic: Tensor | None = None
+    scales: Tensor | None = None
+    orientations: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.keypoints.ndim != 3 or self.keypoints.shape[-1] != 2:
             raise ShapeError(f"keypoints must be B x N x 2, got {tuple(self.keypoints.shape)}")
         rows = self.keypoints.shape[:2]
-        for name in ("scores", "descriptors", "valid", "reasoned", "semantic"):
+        for name in ("scores", "descriptors", "valid", "reasoned", "semantic", "scales", "orientations"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape[:2] != rows:
                 raise ShapeError(
@@ -140,7 +144,8 @@ class Matches:
         indices: ``M x 2`` int64, rows of the two Features of the pair, ascending in the first column within a pair.
         keypoints0: ``M x 2`` float32 (x, y) in pixels of the first image.
         keypoints1: ``M x 2`` float32 (x, y) in pixels of the second image.
-        confidence: ``M`` float32, the similarity of the match (cosine, or its fusion with the semantic one).
+        confidence: ``M`` float32: the similarity of the match (cosine, or its fusion with the semantic one), or with
+            LightGlue its probability.
         pair: ``M`` int64, which pair of the batch a match belongs to, or ``None`` for a single pair.
         batch_size: number of pairs.
         inlier: ``M`` bool where a geometric check ran, else ``None``.

@@ -85,21 +85,26 @@ class Sift(Extractor):
         features = []
         for picture, area in zip(colour, areas, strict=True):
             grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-            keypoints, scores, descriptors = self._detect_and_describe(grey, area)
+            kept, descriptors = self._detect_and_describe(grey, area)
+            # x, y, response, size, angle in degrees
+            table = np.array([(*k.pt, k.response, k.size, k.angle) for k in kept], np.float32).reshape(-1, 5)
+            rows = torch.from_numpy(table)[None]
             features.append(
                 Features(
-                    keypoints=keypoints_at_size(torch.from_numpy(keypoints)[None], seen, given),
-                    scores=torch.from_numpy(scores)[None],
+                    keypoints=keypoints_at_size(rows[..., :2] - _BIAS, seen, given),
+                    scores=rows[..., 2].contiguous(),
                     descriptors=torch.from_numpy(root_sift(descriptors))[None],
                     image_size=given,
+                    scales=rows[..., 3] * (max(given) / max(seen)),
+                    orientations=rows[..., 4].deg2rad(),
                 )
             )
         return Features.stack(features).to(images.device)
 
     def _detect_and_describe(
         self, grey: np.ndarray, area: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keypoints ``N x 2``, responses ``N`` and OpenCV's descriptors ``N x 128``, all float32, best first."""
+    ) -> tuple[Sequence[cv2.KeyPoint], np.ndarray]:
+        """OpenCV's keypoints and its descriptors ``N x 128`` float32, best first."""
         kept: Sequence[cv2.KeyPoint]
         descriptors: np.ndarray | None
         if self.orientations == "upright":
@@ -117,8 +122,7 @@ class Sift(Extractor):
             descriptors = described[rows] if rows else None
         if descriptors is None:
             descriptors = np.zeros((0, self.descriptor_dim), np.float32)
-        places = np.array([k.pt for k in kept], np.float32).reshape(-1, 2) - np.float32(_BIAS)
-        return places, np.array([k.response for k in kept], np.float32), descriptors
+        return kept, descriptors
 
     def _sift(self, cap: int) -> cv2.SIFT:
         # Made anew each time, which takes microseconds: an OpenCV object can be neither copied nor pickled.

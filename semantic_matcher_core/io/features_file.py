@@ -5,6 +5,7 @@ Layout: one group per image, named by its key (``/`` makes nested groups), with
     - ``scores``: ``N`` float32;
     - ``descriptors``: ``D x N`` float32 (or float16), one *column* per keypoint: hloc's orientation;
     - ``reasoned``, ``semantic``: ``F x N``, where a reasoner made them;
+    - ``scales``, ``orientations``: ``N`` float32, pixels and radians, where the extractor has them (SIFT);
     - ``image_size``: (width, height) in pixels.
 Beside the images a file may hold arrays of other kinds, in a group of their own each, named with a leading ``@``.
 The file's attributes name what made it: ``variant``, ``format`` ("semantic_matcher features") and ``version``.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = "semantic_matcher features"
 VERSION = 1
 _DESCRIPTORS = ("descriptors", "reasoned", "semantic")
+_SHAPES = ("scales", "orientations")
 
 
 class FeaturesFileError(SemanticMatcherError, ValueError):
@@ -91,6 +93,10 @@ class FeaturesWriter:
                 tensor = getattr(features, name)
                 if tensor is not None:
                     group[name] = _array(tensor[0], self._dtype).T
+            for name in _SHAPES:
+                tensor = getattr(features, name)
+                if tensor is not None:
+                    group[name] = _array(tensor[0], np.float32)
             group["image_size"] = np.array([width, height], np.int64)
         self.count += 1
 
@@ -182,7 +188,8 @@ class FeaturesReader:
             width, height = (int(v) for v in group["image_size"][:])
             scores = _tensor(group["scores"]) if "scores" in group else torch.ones(len(keypoints))
             described = {name: _tensor(group[name]).T.contiguous()[None] for name in _DESCRIPTORS if name in group}
-            return Features(keypoints[None], scores[None], image_size=(height, width), **described)
+            shapes = {name: _tensor(group[name])[None] for name in _SHAPES if name in group}
+            return Features(keypoints[None], scores[None], image_size=(height, width), **described, **shapes)
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise FeaturesFileError(f"image {key!r} of {self.path} is not laid out as expected: {error}") from error
 

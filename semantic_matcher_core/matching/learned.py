@@ -36,7 +36,6 @@ class Published:
 
 
 _ALIKED = Published("lightglue-aliked", Architecture(128))
-_DEDODE = {"options": {"normalize_descriptors": False}, "offset": 0.5}
 PUBLISHED: dict[str, Published] = {
     "superpoint": Published("lightglue-superpoint", Architecture(256), options={"legacy_sampling": True}),
     "disk": Published("lightglue-disk", Architecture(128)),
@@ -44,8 +43,12 @@ PUBLISHED: dict[str, Published] = {
     "aliked-n16rot": _ALIKED,
     "aliked-n32": _ALIKED,
     "sift": Published("lightglue-sift", Architecture(128, scale_and_orientation=True)),
-    "dedode-B": Published("lightglue-dedode-B", Architecture(256), **_DEDODE),
-    "dedode-G": Published("lightglue-dedode-G", Architecture(256), **_DEDODE),
+    "dedode-B": Published(
+        "lightglue-dedode-B", Architecture(256), options={"normalize_descriptors": False}, offset=0.5
+    ),
+    "dedode-G": Published(
+        "lightglue-dedode-G", Architecture(256), options={"normalize_descriptors": False}, offset=0.5
+    ),
     "xfeat": Published("lighterglue-xfeat", Architecture(64, 96, 6, 1), depth_confidence=1.0, width_confidence=0.95),
 }
 
@@ -117,6 +120,10 @@ class LightGlueMatcher(nn.Module):
             raise DeviceError(f"features are on {features0.device} and {features1.device}; move one with .to()")
         depth = self.published.depth_confidence if depth_confidence is None else depth_confidence
         width = self.published.width_confidence if width_confidence is None else width_confidence
+        adaptive = {
+            "depth_confidence": depth if depth < 1 else None,
+            "width_confidence": width if width < 1 else None,
+        }
         found = []
         for b in range(len(features0)):
             (rows0, positions0, vectors0), (rows1, positions1, vectors1) = (
@@ -124,9 +131,7 @@ class LightGlueMatcher(nn.Module):
             )
             if not len(rows0) or not len(rows1):
                 continue
-            scores, kept0, kept1, _ = self.net(
-                positions0, positions1, vectors0, vectors1, depth_confidence=depth, width_confidence=width
-            )
+            scores, kept0, kept1, _ = self.net(positions0, positions1, vectors0, vectors1, **adaptive)
             rows0 = rows0 if kept0 is None else rows0[kept0]
             rows1 = rows1 if kept1 is None else rows1[kept1]
             if band_px is not None:

@@ -158,3 +158,20 @@ def test_wrong_options_are_refused(options):
     ((option, value),) = options.items()
     with pytest.raises(ConfigError, match=rf"{option}.*{value!r}"):
         Sift(**options)
+
+
+@pytest.mark.parametrize("orientations", ["all", "upright"])
+def test_scales_and_orientations_are_opencvs(textured, orientations):
+    picture = textured(120, 160, 2)
+    features = Sift(4000, orientations=orientations).extract(picture)
+    found = cv2.SIFT.create().detect(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), None)
+    expected = {(round(k.pt[0] - 0.25, 3), round(k.pt[1] - 0.25, 3), round(k.size, 3)) for k in found}
+    assert features.scales.dtype == features.orientations.dtype == torch.float32
+    rows = torch.cat((features.keypoints[0], features.scales[0, :, None]), dim=1)
+    assert {tuple(round(v, 3) for v in row) for row in rows.tolist()} <= expected
+    assert len(rows) > 50
+    angles = {round(float(np.deg2rad(k.angle)), 3) for k in found} if orientations == "all" else {0.0}
+    assert {round(v, 3) for v in features.orientations[0].tolist()} <= angles
+    # Twice the bound of the side, half the picture: scales are those of the image as given.
+    half = Sift(4000, max_side=80).extract(picture)
+    assert half.scales.min() > 2 * features.scales.min() * 0.9
