@@ -20,6 +20,7 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.io.decoding import decode
+from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.exif import read_exif, upright
 from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
 
@@ -76,26 +77,16 @@ def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) 
     """Write an RGB or grey uint8 image; the format follows the suffix, and the file appears whole or not at all.
 
     Raises:
-        ImageError: the array is no ``H x W x 3`` or ``H x W`` uint8 image, or no format has this suffix.
+        ImageError: the array is no ``H x W x 3`` or ``H x W`` uint8 image, or no format has this
+            suffix or holds an image of this size.
         OutputError: the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
-        raise ImageError(f"expected an H x W x 3 or H x W uint8 image, got {image.shape} {image.dtype}")
-    if 0 in image.shape:
-        raise ImageError(f"the image is empty: {image.shape}")
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ImageError(f"cannot write {path}: unknown image suffix {path.suffix!r}; use {_suffix_list()}")
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else np.ascontiguousarray(image)
-    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
-    try:
-        encoded, buffer = cv2.imencode(path.suffix.lower(), bgr, options)
-    except cv2.error as error:
-        raise ImageError(f"cannot encode {path}: {str(error).strip().splitlines()[-1]}") from error
-    if not encoded:
-        raise ImageError(f"cannot encode an image of shape {image.shape} as {path.suffix}")
+    data = encode_image(image, path.suffix, jpeg_quality=jpeg_quality, name=str(path))
     with atomic_output(path) as temporary:
-        temporary.write_bytes(buffer.tobytes())
+        temporary.write_bytes(data.tobytes())
 
 
 def list_images(folder: str | Path) -> list[Path]:

@@ -10,10 +10,10 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ImageError, MissingPackageError, ShapeError
+from semantic_matcher_core.io.encoding import encode_image
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -174,12 +174,14 @@ def matches_message(matches: Matches, mode: str, header: Any, reference_header: 
 
 
 def compressed_image_message(image: np.ndarray, header: Any, *, quality: int = 90) -> Any:
-    """A CompressedImage (JPEG) of an ``H x W x 3`` RGB or ``H x W`` grey uint8 image."""
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not encoded:
-        raise ImageError(f"cannot encode an image of shape {image.shape} as JPEG")
-    return typestore().types[COMPRESSED_IMAGE](header=header, format="jpeg", data=data.reshape(-1))
+    """A CompressedImage (JPEG) of an ``H x W x 3`` RGB or ``H x W`` grey uint8 image.
+
+    Raises:
+        ImageError: it is no such image, or too large for a JPEG.
+    """
+    return typestore().types[COMPRESSED_IMAGE](
+        header=header, format="jpeg", data=encode_image(image, jpeg_quality=quality)
+    )
 
 
 def image_message(image: np.ndarray, header: Any) -> Any:

@@ -19,6 +19,8 @@ _MESH = (64, 224, 128)
 _EDGE = (255, 196, 64)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4
+# Widths of a panel in its heights; four panels of the widest still fit into a JPEG and a video.
+_WIDEST, _NARROWEST = 3, 8
 # The grey-level difference that is drawn brightest.
 _FULL_SCALE = 96.0
 _NAMES = ("template", "image", "image on the template", "difference")
@@ -100,8 +102,9 @@ def _difference(template: np.ndarray, agreement: Agreement) -> np.ndarray:
 
 
 def _fit(image: np.ndarray, height: int) -> np.ndarray:
-    width = max(2, round(image.shape[1] * height / image.shape[0]))
-    shrinks = height < image.shape[0]
+    """The image at a height, in bounds: one that is far wider than high is stretched, one far higher widened."""
+    width = min(max(round(image.shape[1] * height / image.shape[0]), height // _NARROWEST), _WIDEST * height)
+    shrinks = height < image.shape[0] and width <= image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 

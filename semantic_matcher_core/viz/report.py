@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io.atomic import atomic_output, check_output
+from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.viz.charts import Curve, bar_chart, time_chart
 from semantic_matcher_core.viz.matches import draw_matches
 from semantic_matcher_core.viz.report_data import DrawnPair, MatchStream, ReportData, collect
@@ -20,6 +20,7 @@ _PAIR_HEIGHT = 400
 _HEAT_WIDTH = 640
 _JPEG_QUALITY = 82
 _BLANK = 40
+_LARGEST_BLANK = 8192
 
 
 def write_report(results: Path, output: Path) -> None:
@@ -187,13 +188,12 @@ def _image_of(pair: DrawnPair, side: int, stream: MatchStream) -> np.ndarray:
     points = (pair.matches.keypoints0, pair.matches.keypoints1)[side]
     height, width = features.image_size if features is not None else (stream.size[1], stream.size[0])
     if len(points):
-        reach = points.max(dim=0).values.tolist()
+        reach = points.nan_to_num().clamp(0, _LARGEST_BLANK).max(dim=0).values.tolist()
         width, height = max(width, int(reach[0]) + 1), max(height, int(reach[1]) + 1)
-    return np.full((max(1, height), max(1, width), 3), _BLANK, np.uint8)
+    # What a file says of sizes is not to decide how much memory is taken.
+    return np.full((min(max(1, height), _LARGEST_BLANK), min(max(1, width), _LARGEST_BLANK), 3), _BLANK, np.uint8)
 
 
 def _jpeg(picture: np.ndarray) -> str:
-    encoded, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    if not encoded:
-        raise ImageError(f"cannot encode a picture of shape {picture.shape} as JPEG")
+    data = encode_image(picture, jpeg_quality=_JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"

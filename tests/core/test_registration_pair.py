@@ -12,6 +12,7 @@ import torch
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError, ImageError, RegistrationError
 from semantic_matcher_core.registration import Registration, RegistrationConfig, Template, register_onto, register_pair
+from semantic_matcher_core.viz.registration import draw_registration
 from tests.core.bent_surfaces import best_homography_error, ground_truth, known_bend, render
 
 SIZE = (400, 520)
@@ -149,3 +150,11 @@ def test_bad_images_and_options_are_refused(sift: SemanticMatcher, sheet: np.nda
     for option in ({"threshold": 0}, {"regularisation": -1}, {"step_px": 0}, {"min_inliers": 2}, {"max_side": 8}):
         with pytest.raises(ConfigError, match=next(iter(option))):
             RegistrationConfig(**option)
+
+
+@pytest.mark.parametrize("shape", [(1, 10_000, 3), (10_000, 1, 3), (16, 2048, 3), (33, 47, 3)])
+def test_pictures_are_bounded_whatever_the_shapes(shape: tuple[int, int, int], sheet: np.ndarray) -> None:
+    for template, image in ((np.zeros(shape, np.uint8), sheet), (sheet, np.zeros(shape, np.uint8))):
+        picture = draw_registration(template, image, None, None, summary="no registration", height=360)
+        assert picture.shape[0] < 500 and 360 <= picture.shape[1] < 16_000
+        assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0

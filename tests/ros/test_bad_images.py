@@ -141,3 +141,27 @@ def test_the_first_bad_image_is_in_log_and_diagnostics(
         assert len(good.scores) > 20
         diagnostics.wait_for(NAME, lambda s: s.level == 0 and int(s.values["images refused"]) >= 1, "OK again")
         assert "Traceback" not in node.output
+
+
+@pytest.mark.parametrize("shape", [(16, 2048), (1500, 12)], ids=["a lidar's signal image", "a tall strip"])
+def test_images_of_extreme_shape_have_pictures_and_results(
+    client: Client, log: Path, textured: Callable[..., np.ndarray], shape: tuple[int, int]
+) -> None:
+    """2048 x 16 mono8 at the default height became wider than a JPEG can be, and took the descriptors along."""
+    import cv2
+    from semantic_matcher_msgs.msg import Descriptors, Keypoints
+    from sensor_msgs.msg import CompressedImage
+
+    pixels = np.ascontiguousarray(textured(*shape)[..., 0])
+    keypoints = client.listen(Keypoints, f"{NAME}/keypoints")
+    descriptors = client.listen(Descriptors, f"{NAME}/descriptors")
+    pictures = client.listen(CompressedImage, f"{NAME}/debug_image/compressed")
+    with running("temporal_matcher", log, PLAIN_SIFT) as node:
+        camera = Camera(client, node, pixels)
+        for _ in range(2):
+            stamp = camera.send_until(lambda s: of_stamp(descriptors, s) and s, "descriptors")
+            assert of_stamp(keypoints, stamp)
+        picture = wait_until(lambda: pictures, "a picture")[-1]
+        decoded = cv2.imdecode(np.frombuffer(picture.data, np.uint8), cv2.IMREAD_COLOR)
+        assert decoded is not None and max(decoded.shape[:2]) < 65500 and decoded.size < 50_000_000
+        assert "ERROR" not in node.output and "Traceback" not in node.output

@@ -195,3 +195,42 @@ def test_the_picture_is_drawn_once_and_only_for_somebody(
         # OpenCV reads BGR: a picture with its channels swapped would be far off.
         difference = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(int) - drawn[0]
         assert pixels.shape == drawn[0].shape and np.abs(difference).mean() < 4
+
+
+def test_a_picture_that_cannot_be_made_costs_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from semantic_matcher import views
+
+    published: list[str] = []
+    errors: list[tuple[str, str]] = []
+
+    class Listened:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def publish(self, build: Any) -> bool:
+            build()
+            published.append(self.name)
+            return True
+
+    names = ("debug_image", "debug_image/compressed")
+    node = SimpleNamespace(
+        settings=SimpleNamespace(publish_debug_image=True, publish_annotations=False, debug_jpeg_quality=80),
+        outputs={name: Listened(name) for name in names},
+        report_error=lambda text, details="": errors.append((text, details)),
+    )
+    pair = pair_of([(1, 2)], [(3, 2)], None)
+    # Too wide for a JPEG, and no trouble for the raw picture.
+    monkeypatch.setattr(views, "_draw", lambda *_: np.zeros((8, 70_000, 3), np.uint8))
+    views.publish_views(node, "", pair, "temporal")
+    assert published == ["debug_image"]
+    assert errors == [(f"~/debug_image/compressed was not made: {errors[0][0].partition(': ')[2]}", "")]
+    assert "up to 65500 a side" in errors[0][0]
+
+    def broken(*_: Any) -> Any:
+        raise IndexError("a defect of ours")
+
+    monkeypatch.setattr(views, "_draw", broken)
+    errors.clear()
+    views.publish_views(node, "", pair, "temporal")
+    assert published == ["debug_image"] and len(errors) == 2
+    assert all("IndexError('a defect of ours')" in text and "Traceback" in details for text, details in errors)

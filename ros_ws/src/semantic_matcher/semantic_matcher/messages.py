@@ -11,10 +11,11 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
+
+from semantic_matcher_core.io.encoding import encode_image
 
 if TYPE_CHECKING:
     from std_msgs.msg import Header
@@ -107,10 +108,13 @@ def rgb_image_message(pixels: np.ndarray, header: Header) -> Image:
 
 
 def jpeg_message(pixels: np.ndarray, header: Header, quality: int) -> CompressedImage:
-    """An ``H x W x 3`` uint8 RGB picture as JPEG of quality 1 to 100, named as image_transport names it."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    """An ``H x W x 3`` uint8 RGB picture as JPEG of quality 1 to 100, named as image_transport names it.
+
+    Raises:
+        ImageError: it is too large for a JPEG.
+    """
     message = CompressedImage(header=header, format="rgb8; jpeg compressed bgr8")
-    set_array(message, "data", data, "B")
+    set_array(message, "data", encode_image(pixels, jpeg_quality=quality), "B")
     return message
 
 

@@ -44,10 +44,7 @@ def publish_descriptors(node: MatcherNode, prefix: str, frame: Frame) -> None:
 
 
 def publish_pairs(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], mode: str) -> None:
-    """Matches of one image with others, and views of them where somebody looks, under its header.
-
-    Of several pairs, the one with the most matches is shown.
-    """
+    """Matches of one image with others, under its header."""
     for pair in pairs:
         current, tag = pair.current.tag, pair.reference.tag
         name, reference = tag if isinstance(tag, StoredImage) else StoredImage("", tag)
@@ -55,9 +52,20 @@ def publish_pairs(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], 
             lambda p=pair, c=current, r=reference, n=name: matches_message(p, c, r, mode, n)
         ):
             node.statistics.count("published")
-    best = max(pairs, key=lambda pair: len(pair.matches), default=None)
+    best = best_of(pairs)
     if best is not None:
         node.statistics.set(f"{prefix}matches", len(best.matches))
         if best.matches.inlier is not None:
             node.statistics.set(f"{prefix}inliers", int(best.matches.inlier.sum()))
+
+
+def publish_pictures(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], mode: str) -> None:
+    """Views of the pair with the most matches, where somebody looks; after all results, which do not wait for them."""
+    best = best_of(pairs)
+    if best is not None:
         publish_views(node, prefix, best, mode)
+
+
+def best_of(pairs: Sequence[MatchedPair]) -> MatchedPair | None:
+    """The pair with the most matches."""
+    return max(pairs, key=lambda pair: len(pair.matches), default=None)

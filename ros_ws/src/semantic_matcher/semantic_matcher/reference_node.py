@@ -20,6 +20,7 @@ from semantic_matcher.publishing import (
     publish_descriptors,
     publish_keypoints,
     publish_pairs,
+    publish_pictures,
 )
 from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
 from semantic_matcher.temporal_node import prefix_of
@@ -95,6 +96,7 @@ class ReferenceMatcher(MatcherNode):
         publish_pairs(self, prefix, pairs, "reference")
         publish_descriptors(self, prefix, frame)
         self.finished(source, item.header)
+        publish_pictures(self, prefix, pairs, "reference")
 
     def _receive(self, camera: str, message: Any) -> None:
         self._service.saw(message)

@@ -19,6 +19,7 @@ from semantic_matcher.publishing import (
     publish_descriptors,
     publish_keypoints,
     publish_pairs,
+    publish_pictures,
 )
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.stereo import sparse_points
@@ -84,6 +85,7 @@ class StereoMatcher(MatcherNode):
         for prefix, frame in sides.items():
             publish_descriptors(self, prefix, frame)
         self.finished(source, right.header)
+        publish_pictures(self, "", [pair], "stereo")
 
     def _calibrated(self, sizes: list[tuple[int, int]]) -> tuple[Camera, Camera] | None:
         if self.settings.geometry != "essential":

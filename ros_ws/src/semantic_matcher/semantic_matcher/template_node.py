@@ -22,9 +22,11 @@ from semantic_matcher.publishing import (
     publish_descriptors,
     publish_keypoints,
     publish_pairs,
+    publish_pictures,
 )
 from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
 from semantic_matcher.track_messages import confidence_of, grid_marker, track_message
+from semantic_matcher.views import publish_picture
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.io.video import VideoFrame
@@ -101,31 +103,38 @@ class TemplateTrackerNode(MatcherNode):
             return
         self._count += 1
         result = self._tracker.track(VideoFrame(self._count, stamp_ns(item.header), self.image_of(item)))
-        self._publish(result, item.header)
+        pair = self._publish(result, item.header)
         self.finished(source, item.header)
+        publish_pictures(self, "", [pair], "reference")
+        self._publish_rectified(result, item.header)
 
     def _receive(self, message: Any) -> None:
         self._service.saw(message)
         self.offer("image", message)
 
-    def _publish(self, result: FrameRegistration, header: Header) -> None:
+    def _publish(self, result: FrameRegistration, header: Header) -> MatchedPair:
         settings, outputs, name = self.settings, self.outputs, self._stored.name
         image = result.frame.image
         current = Frame(result.frame.stamp_ns, image, result.features, header)
         template = Frame(stamp_ns(self._stored.header), result.template.image, result.template.features, self._stored)
         publish_keypoints(self, "", current)
-        publish_pairs(self, "", [MatchedPair(template, current, result.matches)], "reference")
+        pair = MatchedPair(template, current, result.matches)
+        publish_pairs(self, "", [pair], "reference")
 
         outputs["track"].publish(lambda: track_message(result, name, header, settings.grid_columns))
         outputs["grid_marker"].publish(
             lambda: grid_marker(result, header, settings.grid_columns, settings.marker_scale)
         )
         self._show_track(result.agreement)
-        if settings.publish_rectified and result.agreement is not None:
-            warped = result.agreement.warped
-            outputs["rectified"].publish(lambda: rgb_image_message(warped, header))
-            outputs["rectified/compressed"].publish(lambda: jpeg_message(warped, header, settings.debug_jpeg_quality))
         publish_descriptors(self, "", current)
+        return pair
+
+    def _publish_rectified(self, result: FrameRegistration, header: Header) -> None:
+        if not self.settings.publish_rectified or result.agreement is None:
+            return
+        warped, quality = result.agreement.warped, self.settings.debug_jpeg_quality
+        publish_picture(self, "rectified", lambda: rgb_image_message(warped, header))
+        publish_picture(self, "rectified/compressed", lambda: jpeg_message(warped, header, quality))
 
     def _take(self, message: Any, name: str) -> int:
         """Make an image the template; the number of its keypoints."""

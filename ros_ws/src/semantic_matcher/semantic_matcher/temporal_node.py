@@ -18,6 +18,7 @@ from semantic_matcher.publishing import (
     publish_descriptors,
     publish_keypoints,
     publish_pairs,
+    publish_pictures,
 )
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.streams import StampOrder, TemporalPairing, TemporalStream
@@ -80,6 +81,8 @@ class TemporalMatcher(MatcherNode):
             publish_pairs(self, prefix, [pair], "temporal")
         publish_descriptors(self, prefix, frame)
         self.finished(source, item.header)
+        if pair is not None:
+            publish_pictures(self, prefix, [pair], "temporal")
 
     def _calibrated(self, source: str, size: tuple[int, int]) -> tuple[Camera, Camera] | None:
         """The camera of the reference and of the current image, where the check needs them and they are known."""

@@ -5,16 +5,20 @@ All of it is made only while somebody subscribes, and the picture once for both 
 
 from __future__ import annotations
 
+import traceback
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sensor_msgs.msg import CompressedImage, Image
 
 from semantic_matcher.annotations import annotations_message, foxglove_messages
 from semantic_matcher.messages import jpeg_message, rgb_image_message
+from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.viz.matches import draw_matches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from rclpy.node import Node
 
@@ -42,15 +46,26 @@ def publish_views(node: MatcherNode, prefix: str, pair: MatchedPair, mode: str) 
         return _draw(node, pair, mode)
 
     if settings.publish_debug_image:
-        outputs[f"{prefix}debug_image"].publish(lambda: rgb_image_message(picture(), header))
-        outputs[f"{prefix}debug_image/compressed"].publish(
-            lambda: jpeg_message(picture(), header, settings.debug_jpeg_quality)
+        publish_picture(node, f"{prefix}debug_image", lambda: rgb_image_message(picture(), header))
+        publish_picture(
+            node,
+            f"{prefix}debug_image/compressed",
+            lambda: jpeg_message(picture(), header, settings.debug_jpeg_quality),
         )
-    annotations = outputs.get(f"{prefix}annotations")
-    if settings.publish_annotations and annotations is not None:
+    if settings.publish_annotations and f"{prefix}annotations" in outputs:
         foxglove = foxglove_messages()
         assert foxglove is not None
-        annotations.publish(lambda: annotations_message(pair, header, foxglove))
+        publish_picture(node, f"{prefix}annotations", lambda: annotations_message(pair, header, foxglove))
+
+
+def publish_picture(node: MatcherNode, output: str, build: Callable[[], Any]) -> None:
+    """Publish what is only to be looked at: where it cannot be made, that is logged, and costs nothing else."""
+    try:
+        node.outputs[output].publish(build)
+    except Exception as error:  # noqa: BLE001 - whatever drawing and encoding raise; reported
+        details = "" if isinstance(error, ImageError) else traceback.format_exc()
+        text = str(error) if isinstance(error, ImageError) else repr(error)
+        node.report_error(f"~/{output} was not made: {text}", details)
 
 
 def _draw(node: MatcherNode, pair: MatchedPair, mode: str) -> np.ndarray:
