@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from semantic_matcher_core.extractors import create_extractor, list_extractors
+    from semantic_matcher_core.io.images import read_image
+    from semantic_matcher_core.matching.verification import verify
     from semantic_matcher_core.pipeline import SemanticMatcher
     from semantic_matcher_core.types import Features, Matches
     from semantic_matcher_core.variants import list_variants
+    from semantic_matcher_core.viz.matches import draw_matches
 
 __version__ = "0.1.0"
 
@@ -19,16 +23,31 @@ _PUBLIC = {
     "Matches": "types",
     "SemanticMatcher": "pipeline",
     "create_extractor": "extractors",
+    "draw_matches": "viz.matches",
     "list_extractors": "extractors",
     "list_variants": "variants",
+    "read_image": "io.images",
+    "verify": "matching.verification",
 }
 
-__all__ = ["Features", "Matches", "SemanticMatcher", "create_extractor", "list_extractors", "list_variants"]
+__all__ = [
+    "Features",
+    "Matches",
+    "SemanticMatcher",
+    "create_extractor",
+    "draw_matches",
+    "list_extractors",
+    "list_variants",
+    "read_image",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        near = difflib.get_close_matches(name, _PUBLIC, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 

@@ -1,4 +1,9 @@
-"""Images and masks as a caller has them, made into tensors the networks take."""
+"""Images and masks as a caller has them, made into tensors the networks take.
+
+One rule for all: values are 8-bit (uint8), or floating point in [0, 1]; channels are RGB, last in arrays as OpenCV,
+PIL and scikit-image have them, first in tensors as torch has them. Keypoints are pixels of the image as given: of a PIL
+image as ``np.asarray`` gives it, not turned by its EXIF tag; only a path is read upright, as viewers show it.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,16 @@ from torch import Tensor
 
 from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
 
 
 def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
     """``B x 3 x H x W`` float32 RGB in [0, 1] on ``device``.
 
     Args:
-        image: ``H x W x 3`` or ``H x W`` (grey) uint8 array, ``B x H x W x 3`` uint8 array, a tensor
-            ``B x 3 x H x W`` or ``3 x H x W`` (``1`` channel is repeated), uint8 or floating point with values in
-            [0, 1], or the path of a file.
+        image: an array ``H x W x 3``, ``H x W`` (grey) or ``B x H x W x 3``, or a tensor ``B x 3 x H x W`` or
+            ``3 x H x W`` (``1`` channel is repeated), uint8 or floating point with values in [0, 1]; a PIL image of
+            any mode (alpha is left out, 16 bits become 8 as those of files do); or the path of a file.
 
     Raises:
         ImageError: any other type or shape, an empty image, an unreadable file, or values that are not finite or not
@@ -28,6 +34,8 @@ def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
     """
     if isinstance(image, str | os.PathLike):
         image = read_image(Path(image))
+    if is_pil(image):
+        image = _from_pil(image)
     if isinstance(image, np.ndarray):
         return _from_array(image, device)
     if isinstance(image, Tensor):
@@ -37,9 +45,39 @@ def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
             "an image must be one array, tensor or path, got several; stack images of one size into a batch"
         )
     raise ImageError(
-        f"an image must be a numpy array, a torch tensor or a path, got {type(image).__name__}; of a PIL image, "
-        'np.asarray(image.convert("RGB")) is the array'
+        f"an image must be a numpy array, a torch tensor, a PIL image or a path, got {type(image).__name__}"
     )
+
+
+def as_picture(image: Any) -> np.ndarray:
+    """``H x W x 3`` uint8 RGB of one image, in any of the forms that :func:`as_image_batch` takes.
+
+    Raises:
+        ImageError: as there, or a batch of several.
+    """
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3:
+        if 0 in image.shape:
+            raise ImageError(f"the image is empty: {image.shape}")
+        return image
+    batch = as_image_batch(image)
+    if len(batch) != 1:
+        raise ImageError(f"a picture is made of one image, got a batch of {len(batch)}")
+    return (batch[0].clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def is_pil(image: Any) -> bool:
+    """Whether ``image`` is a PIL image; PIL need not be installed."""
+    return any(kind.__module__ == "PIL.Image" and kind.__name__ == "Image" for kind in type(image).__mro__)
+
+
+def _from_pil(image: Any) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        return to_8_bit(np.asarray(image).astype(np.uint16), FULL_SCALE_16, None, "16-bit images")
+    if image.mode == "F":
+        return np.asarray(image)
+    if image.mode == "I":
+        raise ImageError("a PIL image of mode I (32 bits) has no scale; make a float array in [0, 1] of it")
+    return np.asarray(image.convert("RGB"))
 
 
 def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
@@ -48,7 +86,7 @@ def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
     Raises:
         ImageError: the mask's size is not that of the images.
     """
-    tensor = torch.as_tensor(np.array(mask, order="C") if isinstance(mask, np.ndarray) else mask)
+    tensor = torch.as_tensor(np.array(mask, order="C") if isinstance(mask, np.ndarray) or is_pil(mask) else mask)
     if tensor.ndim == 2:
         tensor = tensor[None].expand(images.shape[0], -1, -1)
     if tensor.ndim != 3 or tensor.shape != (images.shape[0], *images.shape[-2:]):
@@ -59,8 +97,10 @@ def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
 
 
 def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
-    if image.dtype != np.uint8:
-        raise ImageError(f"a numpy image must be uint8, got {image.dtype}; pass floats as a torch tensor in [0, 1]")
+    floats = np.issubdtype(image.dtype, np.floating)
+    if image.dtype != np.uint8 and not floats:
+        hint = "; divide by the value that is to be white" if np.issubdtype(image.dtype, np.integer) else ""
+        raise ImageError(f"a numpy image must be uint8, or floating point in [0, 1], got {image.dtype}{hint}")
     shape = image.shape
     if image.ndim == 2:
         image = image[..., None]
@@ -68,14 +108,20 @@ def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
         image = image[None]
     if image.ndim != 4 or image.shape[-1] not in (1, 3):
         hint = "; leave out alpha: image[..., :3]" if shape[-1] == 4 else ""
+        if len(shape) == 3 and shape[0] in (1, 3):
+            hint = "; channels come last in arrays: image.transpose(1, 2, 0), or give torch.from_numpy(image)"
         raise ImageError(f"a numpy image must be H x W, H x W x 3 or B x H x W x 3, got {shape}{hint}")
     if 0 in image.shape:
         raise ImageError(f"the image is empty: {shape}")
     # torch warns of read-only arrays, which buffers of messages and files are.
     array = np.ascontiguousarray(image) if image.flags.writeable else np.array(image, order="C")
     # uint8 travels to the device and is converted there: a quarter of the bytes.
-    batch = torch.from_numpy(array).to(device)
-    batch = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255.0
+    batch = torch.from_numpy(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))).to(device)
+    batch = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    if floats:
+        _check_range(batch)
+    else:
+        batch = batch / 255.0
     return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
 
 

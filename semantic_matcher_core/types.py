@@ -11,16 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from semantic_matcher_core.device import moved
 from semantic_matcher_core.errors import ShapeError
 
+_MODELS = {"homography": "a homography", "fundamental": "a fundamental matrix", "essential": "an essential matrix"}
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Features:
     """Local features of a batch of B images, N rows each.
 
@@ -28,7 +32,7 @@ class Features:
         keypoints: ``B x N x 2`` float32, (x, y) in pixels of the image as given.
         scores: ``B x N`` float32 detection scores, larger is better, in descending order.
         descriptors: ``B x N x D``, L2-normalised rows.
-        image_size: ``(height, width)`` in pixels of the images as given.
+        image_size: ``(height, width)`` in pixels of the images as given; :attr:`size_wh` is the other way round.
         valid: ``B x N`` bool, true for real keypoints (which come first), or ``None`` when every row is real.
         reasoned: ``B x N x F`` output of the reasoner's texture branch, L2-normalised, or ``None`` without a reasoner.
         semantic: ``B x N x F`` output of its semantic branch, L2-normalised, or ``None`` where it is not used.
@@ -70,8 +74,23 @@ class Features:
         return self.valid.sum(dim=1)
 
     @property
+    def size_wh(self) -> tuple[int, int]:
+        """``(width, height)`` in pixels: the order of COLMAP, hloc and PIL."""
+        return self.image_size[1], self.image_size[0]
+
+    @property
     def device(self) -> torch.device:
         return self.keypoints.device
+
+    def __repr__(self) -> str:
+        counts = self.counts.tolist()
+        images = f"{len(self)} image{_s(len(self))} of {self.image_size[1]} x {self.image_size[0]} pixels"
+        few, many = min(counts, default=0), max(counts, default=0)
+        keypoints = f"{few} keypoint{_s(few)}" if few == many else f"{few} to {many} keypoints"
+        names = [n for n in ("descriptors", "reasoned", "semantic") if getattr(self, n) is not None]
+        vectors = ", ".join(f"{n} of {getattr(self, n).shape[-1]}" for n in names)
+        each = " each" if len(self) > 1 else ""
+        return f"Features({images}, {keypoints}{each}, {vectors}, on {self.device})"
 
     def __len__(self) -> int:
         return self.batch_size
@@ -136,9 +155,11 @@ class Features:
         return Features(image_size=items[0].image_size, valid=valid, **stacked)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Matches:
     """Matches between the images of two batches: M in all, the pairs of the batch one after another.
+
+    ``matches[keep]`` are some of them, :meth:`plot` shows them.
 
     Attributes:
         indices: ``M x 2`` int64, rows of the two Features of the pair, ascending in the first column within a pair.
@@ -171,6 +192,88 @@ class Matches:
         """Number of matches M over all pairs."""
         return self.indices.shape[0]
 
+    def __getitem__(self, keep: Any) -> Matches:
+        """The matches that a mask, indices, a slice or one index choose; ``model`` and ``model_type`` stay.
+
+        Args:
+            keep: ``M`` bool or integers (tensor, array or list), a slice, or one integer (which keeps one match).
+
+        Raises:
+            IndexError: a mask of another length, or indices out of range.
+            TypeError: none of these.
+
+        Example:
+            >>> ones = torch.ones(3, 2)
+            >>> matches = Matches(ones.long(), ones, ones, torch.tensor([0.2, 0.9, 0.6]))
+            >>> matches[matches.confidence > 0.5]
+            Matches(2 matches, confidence 0.60 to 0.90, on cpu)
+        """
+        rows = self._rows(keep)
+        values = {name: getattr(self, name) for name in ("indices", "keypoints0", "keypoints1", "confidence")}
+        values |= {name: t for name in ("pair", "inlier") if (t := getattr(self, name)) is not None}
+        chosen: dict[str, Any] = {name: tensor[rows.to(tensor.device)] for name, tensor in values.items()}
+        return replace(self, **chosen)
+
+    def _rows(self, keep: Any) -> Tensor:
+        count, device = len(self), self.indices.device
+        if isinstance(keep, int | np.integer) and not isinstance(keep, bool | np.bool_):
+            keep = [int(keep)]
+        if isinstance(keep, slice):
+            keep = list(range(*keep.indices(count)))
+        if not isinstance(keep, Tensor | np.ndarray | list | tuple):
+            hint = "; no geometric check ran, so there is no `inlier` (see `verify`)" if keep is None else ""
+            raise TypeError(f"matches are chosen by a mask, indices or a slice, got {type(keep).__name__}{hint}")
+        if isinstance(keep, list | tuple) and not keep:
+            keep = np.zeros(0, np.int64)
+        rows = torch.as_tensor(keep, device=device)
+        if rows.ndim != 1 or rows.is_floating_point() or rows.is_complex():
+            raise TypeError(f"a mask or indices of matches are one row of bool or integers, got {keep!r:.80}")
+        if rows.dtype == torch.bool:
+            if len(rows) != count:
+                raise IndexError(f"a mask of {len(rows)} for {count} matches; it must have one value for each")
+            return rows.nonzero()[:, 0]
+        rows = rows.long()
+        if len(rows) and not -count <= int(rows.min()) <= int(rows.max()) < count:
+            raise IndexError(f"match {int(rows.min())} to {int(rows.max())} of {count} matches")
+        return rows
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} match{'' if len(self) == 1 else 'es'}"]
+        if self.batch_size > 1:
+            parts[0] += f" of {self.batch_size} pairs"
+        if self.inlier is not None:
+            inliers = int(self.inlier.sum())
+            share = f" ({inliers / len(self):.0%})" if len(self) else ""
+            of = f" of {_MODELS.get(self.model_type, self.model_type)}" if self.model_type else ""
+            parts.append(f"{inliers} inlier{_s(inliers)}{share}{of}")
+        if len(self):
+            low, high = torch.aminmax(self.confidence.detach().float())
+            parts.append(f"confidence {float(low):.2f} to {float(high):.2f}")
+        return f"Matches({', '.join(parts)}, on {self.indices.device})"
+
+    def plot(self, image0: Any = None, image1: Any = None, *, path: str | Path | None = None, **options: Any) -> Any:
+        """Draw the matches of one pair; a notebook shows what comes back.
+
+        Args:
+            image0, image1: anything that ``SemanticMatcher.extract`` takes; ``None`` for an empty panel.
+            path: a picture file to write as well.
+            options: of :func:`~semantic_matcher_core.viz.matches.draw_matches`.
+
+        Returns:
+            ``H x W x 3`` uint8 RGB, a :class:`~semantic_matcher_core.viz.picture.Picture`.
+
+        Raises:
+            ShapeError: matches of several pairs; plot those of :meth:`of_pair`.
+            ImageError, ConfigError, OutputError: as ``draw_matches`` and ``io.images.write_image`` raise them.
+        """
+        # Drawing stands above this file, and only who draws pays for it.
+        from semantic_matcher_core.viz.matches import draw_matches
+
+        picture = draw_matches(image0, image1, self, **options)
+        if path is not None:
+            picture.save(path)
+        return picture
+
     def of_pair(self, index: int) -> Matches:
         """The matches of one pair of the batch."""
         if not 0 <= index < self.batch_size:
@@ -191,3 +294,7 @@ class Matches:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors: dict[str, Any] = moved({k: v for k, v in values.items() if isinstance(v, Tensor)}, device)
         return replace(self, **tensors)
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

@@ -17,7 +17,7 @@ def verify_calibrated(
     camera1: Camera,
     *,
     threshold_px: float = 2.0,
-    backend: str = "opencv",
+    backend: str = "magsac",
     seed: int = 0,
 ) -> Matches:
     """As :func:`~semantic_matcher_core.matching.verification.verify` of kind ``"essential"``, for lenses that distort.

@@ -20,7 +20,9 @@ from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.types import Matches
 
 KINDS = ("homography", "fundamental", "essential")
-BACKENDS = ("opencv", "poselib")
+BACKENDS = ("magsac", "poselib")
+# What the first of them was called before it had one name everywhere.
+_ALIASES = {"opencv": "magsac"}
 MINIMUM_MATCHES = {"homography": 4, "fundamental": 8, "essential": 5}
 
 _MAX_ITERATIONS = 10_000
@@ -34,7 +36,7 @@ def verify(
     threshold_px: float = 2.0,
     K0: Tensor | np.ndarray | None = None,
     K1: Tensor | np.ndarray | None = None,
-    backend: str = "opencv",
+    backend: str = "magsac",
     seed: int = 0,
 ) -> Matches:
     """The same matches with ``inlier``, and with ``model`` and ``model_type`` where a model was found.
@@ -47,7 +49,7 @@ def verify(
             (homography), or the Sampson distance to the epipolar geometry (the other two).
         K0, K1: ``3 x 3`` camera matrices of the first and second image in pixels; for ``"essential"`` alone.
             Lens distortion is to be removed from the keypoints before.
-        backend: ``"opencv"`` or ``"poselib"``.
+        backend: ``"magsac"``, OpenCV's MAGSAC++, or ``"poselib"``, PoseLib's LO-RANSAC.
         seed: start of the random numbers; the same seed gives the same result.
 
     Returns:
@@ -63,6 +65,7 @@ def verify(
     """
     if kind not in KINDS:
         raise ConfigError(f"unknown geometry {kind!r}; use one of {', '.join(KINDS)}")
+    backend = _ALIASES.get(backend, backend)
     if backend not in BACKENDS:
         raise ConfigError(f"unknown verification backend {backend!r}; use one of {', '.join(BACKENDS)}")
     if not (np.isfinite(threshold_px) and threshold_px > 0):
@@ -141,7 +144,7 @@ def _verify_pair(
     nothing = np.zeros(len(points0), bool)
     if len(points0) < MINIMUM_MATCHES[kind]:
         return None, nothing
-    estimate = _estimate_opencv if backend == "opencv" else _estimate_poselib
+    estimate = _estimate_opencv if backend == "magsac" else _estimate_poselib
     model = estimate(points0, points1, kind, threshold, cameras, seed)
     if model is None or model.shape != (3, 3) or not np.isfinite(model).all() or not np.abs(model).max() > 0:
         return None, nothing

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.inputs import as_picture
 from semantic_matcher_core.types import Features, Matches
+from semantic_matcher_core.viz.picture import Picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COLOURS = ("auto", "confidence", "inlier")
 
@@ -23,6 +29,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4
 # Widths of an image in its heights, and in pixels: two of them still fit into a JPEG (65500).
 _WIDEST, _MAX_WIDTH = 8, 16384
+_MAX_BLANK, _EMPTY = 8192, 40
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ class _Placement:
 
 
 def draw_matches(
-    image0: np.ndarray,
-    image1: np.ndarray,
+    image0: Any,
+    image1: Any,
     matches: Matches,
     *,
     features0: Features | None = None,
@@ -50,11 +57,12 @@ def draw_matches(
     colour: str = "auto",
     max_lines: int = 200,
     height: int = 480,
-) -> np.ndarray:
-    """A picture of the matches of one pair.
+) -> Picture:
+    """Draw the matches of one pair.
 
     Args:
-        image0, image1: ``H x W x 3`` or ``H x W`` uint8 RGB, as the matches' keypoints mean them.
+        image0, image1: anything that ``SemanticMatcher.extract`` takes, as the matches' keypoints mean it; ``None``
+            for an empty panel.
         matches: of this pair.
         features0, features1: draws the keypoints that found no match as well.
         title: what stands on the left of the strip above, e.g. the variant; counts follow by themselves.
@@ -68,7 +76,8 @@ def draw_matches(
         ``H x W x 3`` uint8 RGB.
 
     Raises:
-        ImageError: an image is neither grey nor RGB uint8, or is empty.
+        ImageError: an image is none, or is empty.
+        ShapeError: matches of several pairs.
         ConfigError: unknown ``colour``, or ``"inlier"`` without a geometric check; sizes out of range.
     """
     if colour not in COLOURS:
@@ -79,13 +88,22 @@ def draw_matches(
         raise ConfigError("colour 'inlier' needs matches that a geometric check has seen (`verify`)")
     if max_lines < 0 or not 32 <= height <= 8192:
         raise ConfigError(f"max_lines must be at least 0 and height 32 to 8192, got {max_lines} and {height}")
-    pictures = [_fit(_as_rgb(image), height) for image in (image0, image1)]
+    if matches.batch_size != 1:
+        raise ShapeError(f"a picture shows one pair, these are matches of {matches.batch_size}; use of_pair(index)")
+    images = [
+        _blank(features, points) if image is None else as_picture(image)
+        for image, features, points in (
+            (image0, features0, matches.keypoints0),
+            (image1, features1, matches.keypoints1),
+        )
+    ]
+    pictures = [_fit(image, height) for image in images]
     strip = max(30, round(height * 0.075))
     gap = max(4, height // 96)
     canvas = np.full((strip + height, sum(p.shape[1] for p in pictures) + gap, 3), _BACKGROUND, np.uint8)
     placements = []
     left = 0
-    for image, picture in zip((image0, image1), pictures, strict=True):
+    for image, picture in zip(images, pictures, strict=True):
         tall, width = picture.shape[:2]
         top = strip + (height - tall) // 2
         canvas[top : top + tall, left : left + width] = picture
@@ -121,15 +139,17 @@ def draw_matches(
     _dots(canvas, points0[below_first], colours[below_first], radius=2.3 * unit)
     _dots(canvas, points1[below_first], colours[below_first], radius=2.3 * unit)
     _strip(canvas[:strip], title, _summary(matches, features0, features1, len(shown)), colour, (low, high))
-    return canvas
+    return Picture.of(canvas)
 
 
-def _as_rgb(image: np.ndarray) -> np.ndarray:
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
-        raise ImageError(f"expected an H x W x 3 or H x W uint8 image, got {image.shape} {image.dtype}")
-    if 0 in image.shape:
-        raise ImageError(f"the image is empty: {image.shape}")
-    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image
+def _blank(features: Features | None, points: Tensor) -> np.ndarray:
+    """An empty panel that holds the keypoints."""
+    height, width = features.image_size if features is not None else (1, 1)
+    if len(points):
+        reach = points.detach().nan_to_num().clamp(0, _MAX_BLANK).max(dim=0).values.tolist()
+        width, height = max(width, int(reach[0]) + 1), max(height, int(reach[1]) + 1)
+    # What a file says of sizes is not to decide how much memory is taken.
+    return np.full((min(height, _MAX_BLANK), min(width, _MAX_BLANK), 3), _EMPTY, np.uint8)
 
 
 def _fit(image: np.ndarray, height: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from semantic_matcher_core.errors import ImageError
-from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
+from semantic_matcher_core.inputs import as_image_batch, as_mask_batch, as_picture
 from semantic_matcher_core.io.images import write_image
 
 
@@ -85,6 +85,60 @@ def test_files(picture, tmp_path):
         assert torch.equal(as_image_batch(path), as_image_batch(picture))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 1), (2, 5, 7, 3)])
+def test_float_arrays_lie_in_0_to_1(dtype, shape):
+    eight = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    batch = as_image_batch((eight / 255).astype(dtype))
+    assert torch.allclose(batch, as_image_batch(eight), atol=1e-3 if dtype == np.float16 else 1e-6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "CMYK", "1", "F", "I;16"])
+def test_pil_images_of_any_mode(picture, mode):
+    pil = pytest.importorskip("PIL.Image")
+    if mode == "F":
+        image, expected = pil.fromarray(picture[..., 0].astype(np.float32) / 255), picture[..., 0]
+    elif mode == "I;16":
+        image, expected = pil.fromarray(picture[..., 0].astype(np.uint16) << 8), picture[..., 0]
+    elif mode == "RGBA":
+        image, expected = pil.fromarray(np.dstack([picture, picture[..., :1]])), picture
+    elif mode == "LA":
+        image, expected = pil.fromarray(picture[..., 0]).convert("LA"), picture[..., 0]
+    else:
+        image = pil.fromarray(picture).convert(mode)
+        expected = np.asarray(image.convert("RGB"))
+    assert image.mode == mode
+    assert torch.allclose(as_image_batch(image), as_image_batch(expected), atol=1e-6)
+    assert np.array_equal(as_picture(image), as_picture(expected))
+
+
+def test_a_pil_image_is_taken_as_its_pixels_lie_and_a_path_upright(picture, tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    exif = pil.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    pil.fromarray(picture).save(tmp_path / "turned.png", exif=exif)
+    with pil.open(tmp_path / "turned.png") as opened:
+        assert as_image_batch(opened).shape == (1, 3, 5, 7)
+    assert as_image_batch(tmp_path / "turned.png").shape == (1, 3, 7, 5)
+    with pytest.raises(ImageError, match="mode I"):
+        as_image_batch(pil.fromarray(picture[..., 0].astype(np.int32)))
+
+
+def test_a_pil_mask(picture):
+    pil = pytest.importorskip("PIL.Image")
+    mask = pil.fromarray(np.eye(5, 7, dtype=np.uint8) * 255)
+    assert as_mask_batch(mask, as_image_batch(picture)).sum() == 5
+
+
+def test_a_picture_of_anything(picture, tmp_path):
+    write_image(tmp_path / "picture.png", picture)
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    for image in (picture, tensor, tensor / 255, picture / 255, tmp_path / "picture.png"):
+        assert np.array_equal(as_picture(image), picture)
+    with pytest.raises(ImageError, match="a batch of 2"):
+        as_picture(np.stack([picture, picture]))
+
+
 def test_values_may_overshoot_by_one_step_of_8_bits():
     assert as_image_batch(torch.full((3, 2, 2), 1 + 0.9 / 255)).max() > 1
 
@@ -94,8 +148,11 @@ def test_values_may_overshoot_by_one_step_of_8_bits():
     [
         ([[0, 1]], "got several; stack images"),
         (None, "a path, got NoneType"),
-        (np.zeros((4, 4, 3), np.float32), "must be uint8, got float32"),
-        (np.zeros((4, 4, 3), np.uint16), "must be uint8, got uint16"),
+        (np.full((4, 4, 3), 255.0, np.float32), "divide 8-bit values by 255"),
+        (np.full((4, 4), np.nan), r"in \[0, 1\]"),
+        (np.zeros((4, 4, 3), np.uint16), "must be uint8, or floating point.*got uint16; divide by"),
+        (np.zeros((4, 4, 3), bool), "got bool"),
+        (np.zeros((3, 4, 5), np.float32), r"channels come last in arrays: image.transpose\(1, 2, 0\)"),
         (np.zeros((4, 4, 2), np.uint8), r"got \(4, 4, 2\)"),
         (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\); leave out alpha"),
         (np.zeros(4, np.uint8), r"got \(4,\)"),

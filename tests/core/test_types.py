@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+import semantic_matcher_core as smc
 from semantic_matcher_core.errors import SemanticMatcherError, ShapeError
+from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.types import Features, Matches
 
 
@@ -141,3 +144,101 @@ def test_matches_of_a_batch_need_their_pair():
 def test_shape_errors_can_be_caught_as_ours_and_as_value_errors():
     assert issubclass(ShapeError, SemanticMatcherError)
     assert issubclass(ShapeError, ValueError)
+
+
+def make_matches(count: int = 5, **fields) -> Matches:
+    rows = torch.arange(count)
+    points = torch.rand(count, 2, generator=torch.Generator().manual_seed(1)) * 40
+    return Matches(torch.stack([rows, rows], 1), points, points + 1, torch.linspace(0.1, 0.9, count), **fields)
+
+
+@pytest.mark.parametrize(
+    ("keep", "rows"),
+    [
+        (torch.tensor([True, False, True, False, False]), [0, 2]),
+        (np.array([True, False, True, False, False]), [0, 2]),
+        ([True, False, True, False, False], [0, 2]),
+        (torch.tensor([4, 0]), [4, 0]),
+        (np.array([-1, 1], np.int32), [4, 1]),
+        ([], []),
+        (slice(1, 3), [1, 2]),
+        (slice(None, None, -2), [4, 2, 0]),
+        (2, [2]),
+        (np.int64(-1), [4]),
+    ],
+)
+def test_some_of_the_matches(keep, rows):
+    matches = make_matches(
+        inlier=torch.tensor([True, True, False, True, False]), model=torch.eye(3).double(), model_type="homography"
+    )
+    some = matches[keep]
+    assert some.indices[:, 0].tolist() == rows and len(some) == len(rows)
+    for name in ("keypoints0", "keypoints1", "confidence", "inlier"):
+        assert torch.equal(getattr(some, name), getattr(matches, name)[rows])
+    assert some.model is matches.model and some.model_type == "homography"
+
+
+def test_some_of_the_matches_of_several_pairs():
+    matches = make_matches(5, pair=torch.tensor([0, 0, 1, 1, 1]), batch_size=2)
+    some = matches[matches.confidence > 0.4]
+    assert some.batch_size == 2 and some.pair.tolist() == [1, 1, 1] and len(some.of_pair(0)) == 0
+    assert [len(one) for one in matches] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("keep", "error", "message"),
+    [
+        (torch.ones(4, dtype=torch.bool), IndexError, "a mask of 4 for 5 matches"),
+        (torch.ones(0, dtype=torch.bool), IndexError, "a mask of 0 for 5 matches"),
+        ([5], IndexError, "of 5 matches"),
+        (-6, IndexError, "of 5 matches"),
+        (None, TypeError, "no geometric check ran"),
+        ("inlier", TypeError, "got str"),
+        (torch.ones(5), TypeError, "bool or integers"),
+        (torch.ones(5, 2).bool(), TypeError, "one row"),
+        (True, TypeError, "got bool"),
+    ],
+)
+def test_what_chooses_no_matches(keep, error, message):
+    with pytest.raises(error, match=message):
+        make_matches()[keep]
+
+
+def test_features_and_matches_tell_what_they_are():
+    assert repr(make_features(5)) == "Features(1 image of 64 x 48 pixels, 5 keypoints, descriptors of 8, on cpu)"
+    batch = Features.stack([make_features(n, reasoned=torch.zeros(1, n, 4)) for n in (3, 1)])
+    assert repr(batch) == (
+        "Features(2 images of 64 x 48 pixels, 1 to 3 keypoints each, descriptors of 8, reasoned of 4, on cpu)"
+    )
+    assert repr(make_matches(0)) == "Matches(0 matches, on cpu)"
+    assert repr(make_matches(1)) == "Matches(1 match, confidence 0.10 to 0.10, on cpu)"
+    checked = make_matches(4, inlier=torch.tensor([True, True, True, False]), model_type="essential")
+    assert (
+        repr(checked) == "Matches(4 matches, 3 inliers (75%) of an essential matrix, confidence 0.10 to 0.90, on cpu)"
+    )
+    pairs = make_matches(5, pair=torch.tensor([0, 0, 1, 1, 1]), batch_size=2)
+    assert repr(pairs) == "Matches(5 matches of 2 pairs, confidence 0.10 to 0.90, on cpu)"
+
+
+def test_sizes_either_way_round():
+    features = make_features(1, size=(48, 64))
+    assert features.image_size == (48, 64) and features.size_wh == (64, 48)
+
+
+def test_matches_plot(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    matches = make_matches(inlier=torch.tensor([True, True, False, True, False]))
+    picture = matches.plot(image, torch.from_numpy(image).permute(2, 0, 1), path=tmp_path / "plot.png", height=96)
+    assert np.array_equal(read_image(tmp_path / "plot.png"), picture)
+    assert picture._repr_png_().startswith(b"\x89PNG") and picture[0]._repr_png_() is None
+    assert matches.plot().shape[0] > 480  # without images: empty panels
+    assert make_matches(0).plot().shape[-1] == 3
+    with pytest.raises(ShapeError, match="of_pair"):
+        make_matches(2, pair=torch.tensor([0, 1]), batch_size=2).plot(image, image)
+
+
+def test_the_public_names():
+    for name in smc.__all__:
+        assert callable(getattr(smc, name)), name
+    with pytest.raises(AttributeError, match="did you mean 'draw_matches'"):
+        smc.draw_match  # noqa: B018

@@ -208,8 +208,8 @@ def test_bad_arguments_are_named() -> None:
     matches, _ = scene("homography", 10, 0)
     with pytest.raises(ConfigError, match="'affine'; use one of homography, fundamental, essential"):
         verify(matches, "affine")
-    with pytest.raises(ConfigError, match="'magsac'; use one of opencv, poselib"):
-        verify(matches, "homography", backend="magsac")
+    with pytest.raises(ConfigError, match="'ransac'; use one of magsac, poselib"):
+        verify(matches, "homography", backend="ransac")
     for threshold in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="threshold_px"):
             verify(matches, "homography", threshold_px=threshold)
@@ -221,3 +221,8 @@ def test_bad_arguments_are_named() -> None:
         verify(matches, "essential", K0=K0, K1=np.eye(4))
     with pytest.raises(ConfigError, match="K0 is no camera matrix"):
         verify(matches, "essential", K0=np.zeros((3, 3)), K1=K1)
+
+
+def test_the_former_name_of_magsac_is_understood() -> None:
+    matches, _ = scene("homography", 30, 5)
+    assert torch.equal(verify(matches, "homography", backend="opencv").model, verify(matches, "homography").model)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from semantic_matcher_core.geometry.camera import Camera
     from semantic_matcher_core.types import Matches
 
-_BACKENDS = {"magsac": "opencv", "poselib": "poselib"}
-
 
 def name_refusal(settings: SimpleNamespace) -> str:
     """Why the parameters that name the model cannot be meant, without loading anything; empty when they can."""
@@ -43,7 +41,7 @@ def verifier(
     """The geometric check that ``settings`` ask for; ``None`` for none, and while the cameras it needs are missing."""
     if settings.geometry == "none":
         return None
-    options = {"threshold_px": settings.geometry_threshold, "backend": _BACKENDS[settings.geometry_backend]}
+    options = {"threshold_px": settings.geometry_threshold, "backend": settings.geometry_backend}
     if settings.geometry == "essential":
         if cameras is None:
             return None
