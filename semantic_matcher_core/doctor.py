@@ -22,6 +22,9 @@ from enum import Enum
 from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
+PROFILE_VARIABLES = {2: "FASTRTPS_DEFAULT_PROFILES_FILE", 3: "FASTDDS_DEFAULT_PROFILES_FILE"}
+"""What each major version of Fast DDS reads; neither reads the other's."""
+_FAST_DDS_2 = ("humble", "iron", "jazzy")
 
 
 class Status(str, Enum):  # noqa: UP042 - StrEnum needs the Python this has to ask for
@@ -73,12 +76,33 @@ REQUIRED_PACKAGES = {
     "opencv-python": "cv2",
     "h5py": "h5py",
     "safetensors": "safetensors",
+    "filelock": "filelock",
     "PyYAML": "yaml",
     "typer": "typer",
     "rich": "rich",
     "poselib": "poselib",
 }
-OPTIONAL_PACKAGES = {"rosbags": "rosbags", "rosbags-image": "rosbags.image", "lightning": "lightning"}
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A distribution that only some of the library needs: its module, and what does not work without it."""
+
+    module: str
+    purpose: str
+
+
+_RECORDINGS = "bag, video, images and report"
+OPTIONAL_PACKAGES = {
+    "rosbags": Extra("rosbags", _RECORDINGS),
+    "rosbags-image": Extra("rosbags.image", _RECORDINGS),
+    "mcap": Extra("mcap", _RECORDINGS),
+    "scipy": Extra("scipy", "register-surface"),
+    "onnxruntime": Extra("onnxruntime", "--backend onnx"),
+    "onnx": Extra("onnx", "export"),
+    "onnxscript": Extra("onnxscript", "export"),
+    "lightning": Extra("lightning", "training"),
+}
 
 
 def missing_build_tools(which: Callable[[Tool], str | None] = Tool.path) -> list[str]:
@@ -101,9 +125,10 @@ def examine(root: Path | None = None) -> list[Finding]:
         findings += _interpreter_parts()
         findings.append(_virtual_environment(root))
     if installed:
-        findings.append(_torch())
-        findings += [_package(name, module, Status.MISSING) for name, module in REQUIRED_PACKAGES.items()]
-        findings += [_package(name, module, Status.ABSENT) for name, module in OPTIONAL_PACKAGES.items()]
+        findings.append(_torch(root))
+        findings += [_package(name, module, Status.MISSING, root=root) for name, module in REQUIRED_PACKAGES.items()]
+        extras = {name: extra for name, extra in OPTIONAL_PACKAGES.items() if root is not None or name != "lightning"}
+        findings += [_package(name, extra.module, Status.ABSENT, extra.purpose) for name, extra in extras.items()]
     findings += _ros(root, installed)
     findings += _weights(installed)
     return findings
@@ -140,7 +165,16 @@ def report(findings: Iterable[Finding], width: int = 100) -> str:
         lines += ["", f"Nothing is missing. Still to do, by `make build`: {', '.join(to_do)}."]
     else:
         lines += ["", "Everything needed is here."]
+    # By what does not work, which several packages may share.
+    without = {name: OPTIONAL_PACKAGES[name].purpose for name in _absent(findings) if name in OPTIONAL_PACKAGES}
+    for purpose in dict.fromkeys(without.values()):
+        packages = " ".join(name for name, its in without.items() if its == purpose)
+        lines.append(f"Not here, and needed for {purpose}: pip install {packages}")
     return "\n".join(lines)
+
+
+def _absent(findings: Iterable[Finding]) -> list[str]:
+    return [finding.name for finding in findings if finding.status is Status.ABSENT]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -196,9 +230,10 @@ def _virtual_environment(root: Path) -> Finding:
     return Finding(name, Status.TODO, "`make setup` makes .venv, and everything else with it")
 
 
-def _torch() -> Finding:
+def _torch(root: Path | None = None) -> Finding:
+    again = "run `make setup`" if root is not None else "pip install torch"
     if not _is_importable("torch"):
-        return Finding("torch", Status.MISSING, "not installed; run `make setup`, or pip install torch.")
+        return Finding("torch", Status.MISSING, f"not installed; {again}.")
     code = (
         "import torch; c = torch.cuda; n = c.device_count() if c.is_available() else 0;"
         "print(torch.__version__, '- CUDA', torch.version.cuda or 'not built in', '-',"
@@ -206,18 +241,20 @@ def _torch() -> Finding:
     )
     answer = _run([sys.executable, "-c", code]).strip().splitlines()
     if not answer:
-        return Finding("torch", Status.MISSING, "installed but does not import; run `make setup`, or reinstall torch.")
+        return Finding("torch", Status.MISSING, f"installed but does not import; {again}, or reinstall it.")
     return Finding("torch", Status.OK, answer[-1])
 
 
-def _package(name: str, module: str, without: Status) -> Finding:
+def _package(name: str, module: str, without: Status, purpose: str = "", root: Path | None = None) -> Finding:
     try:
         return Finding(name, Status.OK, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         pass
     if _is_importable(module):
         return Finding(name, Status.OK, f"the system's ({_origin(module)})")
-    return Finding(name, without, f"not installed; run `make setup`, or pip install {name}.")
+    needed = f"needed for {purpose}; " if purpose else ""
+    way = "run `make setup`, or " if root is not None else ""
+    return Finding(name, without, f"not installed; {needed}{way}pip install {name}.")
 
 
 def _ros(root: Path | None, installed: bool) -> list[Finding]:
@@ -229,9 +266,10 @@ def _ros(root: Path | None, installed: bool) -> list[Finding]:
         if installed and root is not None:
             lacking = Status.MISSING
         what = f"ROS {distribution} is sourced, but {sys.executable} does not import it; " if distribution else ""
-        findings = [
-            Finding("rclpy", lacking, f"{what}`make setup` installs ROS 2 from wheels, or source a distribution")
-        ]
+        way = "`make setup` installs ROS 2 from wheels, or source a distribution"
+        if root is None:
+            way = "only the ROS nodes need it, which are built from a checkout"
+        findings = [Finding("rclpy", lacking, f"{what}{way}")]
     else:
         origin = _origin("rclpy")
         from_wheels = origin.startswith(sys.prefix + os.sep)
@@ -248,7 +286,9 @@ def _messages(root: Path | None) -> Finding:
         return Finding(name, Status.OK, f"built ({_origin(name)})")
     if root is not None and list(root.glob(f"ros_ws/install/{name}/share/{name}/package.xml")):
         return Finding(name, Status.OK, "built, but not in this shell: source tools/env.sh")
-    return Finding(name, Status.ABSENT if root is None else Status.TODO, "`make build` builds it")
+    if root is None:
+        return Finding(name, Status.ABSENT, "only the ROS nodes need it; `make build` builds it in a checkout")
+    return Finding(name, Status.TODO, "`make build` builds it")
 
 
 def _middleware(root: Path | None, environment: Mapping[str, str] = os.environ) -> Finding:
@@ -257,19 +297,29 @@ def _middleware(root: Path | None, environment: Mapping[str, str] = os.environ) 
     middleware = environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp (default)")
     if "fastrtps" not in middleware:
         return Finding(name, Status.OK, f"{middleware}: not Fast DDS, its own settings apply")
-    for variable in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+    right = profile_variables(environment.get("ROS_DISTRO", ""))
+    for variable in right:
         profile = environment.get(variable)
         if profile:
             if Path(profile).is_file():
                 return Finding(name, Status.OK, f"{middleware}: {variable}={profile}")
             return Finding(name, Status.MISSING, f"{variable}={profile} names no file; correct or unset it.")
+    other = next((v for v in PROFILE_VARIABLES.values() if v not in right and environment.get(v)), None)
+    if other is not None:
+        distribution = environment["ROS_DISTRO"]
+        return Finding(name, Status.MISSING, f"{other} is set, but Fast DDS of {distribution} reads {right[0]}.")
     shipped = next(iter(sorted(root.glob("ros_ws/src/semantic_matcher/config/*.xml"))), None) if root else None
     if shipped is None:
         return Finding(name, Status.ABSENT, f"{middleware}: none set; large images are dropped with the defaults")
-    hint = (
-        f"the launch files and the demo set {shipped}; for other processes export FASTDDS_DEFAULT_PROFILES_FILE to it"
-    )
+    hint = f"the launch files and the demo set {shipped}; for other processes export {' or '.join(right)} to it"
     return Finding(name, Status.OK, f"{middleware}: none set in this shell; {hint}")
+
+
+def profile_variables(distribution: str) -> tuple[str, ...]:
+    """The variable that Fast DDS of a ROS distribution takes its profile from; both where the release is not known."""
+    if distribution in _FAST_DDS_2:
+        return (PROFILE_VARIABLES[2],)
+    return (PROFILE_VARIABLES[3],) if distribution else tuple(PROFILE_VARIABLES.values())
 
 
 def _weights(installed: bool) -> list[Finding]:

@@ -121,6 +121,27 @@ class TestMiddleware:
         finding = doctor._middleware(None, {"FASTDDS_DEFAULT_PROFILES_FILE": str(profile)})
         assert finding.status is Status.OK and str(profile) in finding.detail
 
+    @pytest.mark.parametrize(("distribution", "major"), [("humble", 2), ("jazzy", 2), ("kilted", 3), ("rolling", 3)])
+    def test_the_variable_is_that_of_the_distribution(self, tmp_path: Path, distribution: str, major: int) -> None:
+        profile = tmp_path / "profile.xml"
+        profile.touch()
+        right, wrong = doctor.PROFILE_VARIABLES[major], doctor.PROFILE_VARIABLES[5 - major]
+        assert right in doctor._middleware(REPOSITORY, {"ROS_DISTRO": distribution}).detail
+        assert wrong not in doctor._middleware(REPOSITORY, {"ROS_DISTRO": distribution}).detail
+        environment = {"ROS_DISTRO": distribution, right: str(profile)}
+        assert doctor._middleware(None, environment).status is Status.OK
+        finding = doctor._middleware(None, {"ROS_DISTRO": distribution, wrong: str(profile)})
+        assert finding.status is Status.MISSING and f"reads {right}" in finding.detail
+
+    def test_the_library_reads_the_variable(self) -> None:
+        """The one of the wheels, which are Jazzy's, holds the name it asks the environment for."""
+        libraries = [p for name in ("fastrtps", "fastdds") for p in Path(sys.prefix, "lib").glob(f"lib{name}.so")]
+        if not libraries:
+            pytest.skip("Fast DDS is not in this environment (it comes with the ROS wheels: `make setup`)")
+        (variable,) = doctor.profile_variables("jazzy")
+        assert variable.encode() in libraries[0].read_bytes()
+        assert doctor.PROFILE_VARIABLES[3].encode() not in libraries[0].read_bytes()
+
     def test_a_profile_that_is_not_there_is_named(self) -> None:
         finding = doctor._middleware(None, {"FASTRTPS_DEFAULT_PROFILES_FILE": "/no/profile.xml"})
         assert finding.status is Status.MISSING
@@ -154,6 +175,35 @@ class TestWeights:
         monkeypatch.delenv("SEMANTIC_MATCHER_WEIGHTS", raising=False)
         (cache,) = doctor._weights(installed=True)
         assert cache.status is Status.OK and "weights fetch" in cache.detail
+
+
+class TestAnInstalledWheel:
+    """No checkout, and only what the library itself depends on."""
+
+    @pytest.fixture
+    def text(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        hidden = {"rosbags", "mcap", "scipy", "onnx", "onnxruntime", "onnxscript", "lightning", "rclpy"}
+        own = doctor._is_importable
+        monkeypatch.setattr(doctor, "checkout", lambda: None)
+        monkeypatch.setattr(doctor, "_is_importable", lambda m: m.partition(".")[0] not in hidden and own(m))
+        version = doctor.importlib.metadata.version
+
+        def hide(name: str) -> str:
+            if name.partition("-")[0] in hidden:
+                raise doctor.importlib.metadata.PackageNotFoundError(name)
+            return version(name)
+
+        monkeypatch.setattr(doctor.importlib.metadata, "version", hide)
+        return doctor.report(doctor.examine(), width=200)
+
+    def test_says_what_does_not_work_and_how_to_get_it(self, text: str) -> None:
+        assert "Not here, and needed for bag, video, images and report: pip install rosbags rosbags-image mcap" in text
+        assert "Not here, and needed for register-surface: pip install scipy" in text
+        assert "Everything needed is here." in text
+
+    def test_knows_of_no_makefile(self, text: str) -> None:
+        assert "make setup" not in text
+        assert "lightning" not in text and "cmake" not in text
 
 
 def test_build_tools_are_named_one_sentence_each() -> None:

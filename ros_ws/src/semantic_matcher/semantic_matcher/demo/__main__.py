@@ -121,7 +121,8 @@ def _run(options: argparse.Namespace, domain: int) -> None:
     print(_table(figures))
     for topic, count in outcome.lost.items():
         print(f"the recorder lost {count} messages of {topic}: the disk is too slow for this pace (--rate)")
-    print(f"\nlook at  {output / 'matches.png'}\nopen     {plan.recording}   in Foxglove, or with ros2 bag play")
+    page = f"{Path(sys.executable).with_name('semantic-matcher')} report {plan.recording} -o {output / 'report.html'}"
+    print(f"\nlook at  {output / 'matches.png'}\nopen     {plan.recording}   in Foxglove, or as a page: {page}")
 
 
 def _variant_line(variant: str) -> str:
