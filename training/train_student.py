@@ -1,6 +1,6 @@
-"""``python -m training.train_student CONFIG.yaml [key=value …]``: distil the bundled extractor.
+"""``python -m training.train_student CONFIG.yaml … [key=value …]``: distil the bundled extractor.
 
-Interrupted, the same command goes on where it was.
+Several configurations are trained side by side, on the same views. Interrupted, the same command goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from semantic_matcher_core.errors import ConfigError
 from training.cli import run_app
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -20,22 +21,34 @@ console = Console(stderr=True)
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="The YAML file; see training/configs/compact.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. steps=500")] = None,
+    configs: Annotated[list[str], typer.Argument(help="YAML files, and section.key=value for all, e.g. steps=500.")],
     minutes: Annotated[float | None, typer.Option(help="Time budget, loading included.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the weights go, too.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to copy the weights to.")] = None,
 ) -> None:
-    """Train the extractor as a YAML file says."""
+    """Train the extractor as YAML files say."""
+    import torch
+
     from semantic_matcher_core.device import resolve_device
     from training.student.config import read_config
-    from training.student.train import train_student
+    from training.student.train import train_students
 
-    settings = read_config(config, overrides or ())
-    file = train_student(settings, device=resolve_device(device), report=_say, minutes=minutes)
-    if output is not None:
-        shutil.copyfile(file, output)
-    _say(f"wrote {output or file} ({file.stat().st_size / 1e6:.2f} MB)")
+    overrides = [text for text in configs if "=" in text]
+    files = [text for text in configs if "=" not in text]
+    if not files:
+        raise ConfigError("name a YAML file, e.g. training/configs/compact.yaml")
+    settings = [read_config(file, overrides) for file in files]
+    where = resolve_device(device)
+    if where.type == "cuda":
+        # This process trains and does nothing else: shapes never change, and losses need no full float32 product.
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    made = train_students(settings, device=where, report=_say, minutes=minutes)
+    for file, setting in zip(made, settings, strict=True):
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            file = Path(shutil.copyfile(file, output / f"{setting.name}.safetensors"))
+        _say(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
 
 
 def _say(line: str) -> None:

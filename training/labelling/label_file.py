@@ -1,10 +1,11 @@
 """The label file: pictures, the teacher's keypoints, and confirmed matches of pairs, in one HDF5 file.
 
-- ``images/<number>`` (attributes ``key``, ``source``): ``jpeg`` (bytes of the picture as labelled) and ``keypoints``
-  (N x 2 float32 pixels, (0, 0) the centre of the top-left one).
-- ``pairs/<number>`` (attributes ``image0``, ``image1``, numbers of images, and ``projection_error``): ``indices``
-  (M x 2 int32 rows of keypoints), ``confidence`` (M float32), ``unmatchable0`` and ``unmatchable1`` (bool for each
-  keypoint of the image: sure to have no partner in the other).
+- ``images``: ``key``, ``source`` (text), ``jpeg`` (the bytes of all pictures as labelled, one after the other) and
+  ``jpeg_size``, ``keypoints`` (of all pictures, x 2 float32 pixels, (0, 0) the centre of the top-left one) and
+  ``keypoint_count``.
+- ``pairs``: ``images`` (P x 2 numbers of images), ``indices`` (of all pairs, x 2 int32 rows of their keypoints),
+  ``confidence`` and ``match_count``, ``unmatchable0`` and ``unmatchable1`` (bool for each keypoint of the images of
+  each pair: sure to have no partner), ``projection_error`` (P, median pixels, NaN where unknown).
 
 So anybody can train from the file alone.
 """
@@ -24,7 +25,8 @@ from semantic_matcher_core.io.images import decode_image
 from training.errors import DataError
 from training.labelling.checking import LabelledPair
 
-VERSION = 1
+VERSION = 2
+_CONCATENATED = ("indices", "confidence", "unmatchable0", "unmatchable1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,22 +75,25 @@ def write_labels(
     Raises:
         OutputError: it cannot be written.
     """
+    content = {
+        "images/jpeg": np.concatenate([np.frombuffer(data, np.uint8) for _, _, data, _ in images]),
+        "images/jpeg_size": np.array([len(data) for _, _, data, _ in images]),
+        "images/keypoints": np.concatenate([keypoints for *_, keypoints in images]),
+        "images/keypoint_count": np.array([len(keypoints) for *_, keypoints in images]),
+        "pairs/images": np.array([(first, second) for first, second, _ in pairs]),
+        "pairs/match_count": np.array([len(pair.indices) for _, _, pair in pairs]),
+        "pairs/projection_error": np.array([pair.projection_error for _, _, pair in pairs]),
+    }
+    for name in _CONCATENATED:
+        content[f"pairs/{name}"] = np.concatenate([getattr(pair, name) for _, _, pair in pairs])
     output = Hdf5Output(path)
     try:
         with output.writing() as file:
             file.attrs.update({"version": VERSION, "made_by": made_by})
-            file.create_group("images")
-            file.create_group("pairs")
-            for number, (key, source, jpeg, keypoints) in enumerate(images):
-                group = file.create_group(f"images/{number}")
-                group.attrs.update({"key": key, "source": source})
-                group["jpeg"] = np.frombuffer(jpeg, np.uint8)
-                group["keypoints"] = keypoints
-            for number, (first, second, pair) in enumerate(pairs):
-                group = file.create_group(f"pairs/{number}")
-                group.attrs.update({"image0": first, "image1": second, "projection_error": pair.projection_error})
-                for name in ("indices", "confidence", "unmatchable0", "unmatchable1"):
-                    group.create_dataset(name, data=getattr(pair, name), compression="gzip")
+            for name, values in content.items():
+                file.create_dataset(name, data=values, compression=None if name == "images/jpeg" else "gzip")
+            file["images/key"] = [key for key, *_ in images]
+            file["images/source"] = [source for _, source, *_ in images]
     except BaseException:
         output.discard()
         raise
@@ -105,29 +110,32 @@ def read_labels(path: Path) -> Labels:
         with h5py.File(path, "r") as file:
             if file.attrs.get("version") != VERSION:
                 raise DataError(f"{path} is no label file of version {VERSION}; make one with training.label_pairs")
-            images = [
+            images, pairs = file["images"], file["pairs"]
+            counts = images["keypoint_count"][()]
+            pictures = [
                 LabelledImage(
-                    str(group.attrs["key"]),
-                    str(group.attrs["source"]),
-                    decode_image(group["jpeg"][()].tobytes(), name=f"image {number} of {path}"),
-                    group["keypoints"][()],
+                    key.decode(), source.decode(), decode_image(data.tobytes(), name=f"image {i} of {path}"), keypoints
                 )
-                for number, group in _numbered(file["images"])
-            ]
-            pairs = [
-                (
-                    int(group.attrs["image0"]),
-                    int(group.attrs["image1"]),
-                    LabelledPair(
-                        *(group[name][()] for name in ("indices", "confidence", "unmatchable0", "unmatchable1")),
-                        float(group.attrs["projection_error"]),
-                    ),
+                for i, (key, source, data, keypoints) in enumerate(
+                    zip(
+                        images["key"][()],
+                        images["source"][()],
+                        _parts(images["jpeg"][()], images["jpeg_size"][()]),
+                        _parts(images["keypoints"][()], counts),
+                        strict=True,
+                    )
                 )
-                for _, group in _numbered(file["pairs"])
             ]
-    except (OSError, KeyError) as error:
+            ends, matches = pairs["images"][()], pairs["match_count"][()]
+            lengths = (matches, matches, counts[ends[:, 0]], counts[ends[:, 1]])
+            fields = [_parts(pairs[name][()], length) for name, length in zip(_CONCATENATED, lengths, strict=True)]
+            labelled = [
+                (int(first), int(second), LabelledPair(*values, float(error)))
+                for (first, second), error, *values in zip(ends, pairs["projection_error"][()], *fields, strict=True)
+            ]
+    except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a label file: {error}") from error
-    return Labels(images, pairs)
+    return Labels(pictures, labelled)
 
 
 def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
@@ -138,5 +146,8 @@ def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     return data.tobytes()
 
 
-def _numbered(group: h5py.Group) -> list[tuple[int, h5py.Group]]:
-    return [(number, group[str(number)]) for number in range(len(group))]
+def _parts(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Arrays that were put one after the other."""
+    if lengths.sum() != len(values):
+        raise ValueError(f"{len(values)} rows where {lengths.sum()} are announced")
+    return np.split(values, np.cumsum(lengths)[:-1])

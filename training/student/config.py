@@ -38,7 +38,7 @@ class DataConfig:
     holdout: int = 20
     side: int = 720
     view: int = 320
-    shares: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    shares: tuple[float, float, float] = (0.6, 0.4, 0.0)
     scale: tuple[float, float] = (0.35, 1.2)
     turn: float = 0.3
     tilt: float = 30.0

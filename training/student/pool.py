@@ -14,8 +14,8 @@ from training.student.config import DataConfig
 from training.student.pictures import PictureBank, through
 from training.student.windows import first_views, second_views
 
-# Rays are many: so many scenes are rendered at once.
-_RENDERED_AT_ONCE = 4
+# Rays are many: of so many pixels in all are the scenes that are rendered at once.
+_PIXELS_AT_ONCE = 2**20
 _MARGIN = 4.0
 _TEXTURE = 256
 
@@ -108,9 +108,8 @@ class PairMaker:
 
     def _rendered(self, count: int) -> Pairs:
         side, made = self.config.view, []
-        for number in [_RENDERED_AT_ONCE] * (count // _RENDERED_AT_ONCE) + [count % _RENDERED_AT_ONCE]:
-            if not number:
-                continue
+        at_once = max(1, _PIXELS_AT_ONCE // side**2)
+        for number in [at_once] * (count // at_once) + [count % at_once] * (count % at_once > 0):
             scenes = scenery.random_scenes(number, len(self.textures), self.generator, self.device)
             cameras = scenery.random_cameras(number, side, self.generator, self.device)
             images = torch.stack([scenery.render(scenes, self.textures, c, side) for c in cameras], dim=1)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 _FINER = 2
 _BOXES, _CYLINDERS, _WAVES = 7, 3, 4
-_MARCH, _BISECT = 40, 8
+_MARCH, _BISECT = 40, 14
 _FAR = 1e4
 
 
@@ -220,34 +220,31 @@ def _cast_cylinders(cylinders: Tensor, origin: Tensor, rays: Tensor) -> tuple[Te
 def _cast_ground(scenes: Scenes, origin: Tensor, rays: Tensor, limit: Tensor) -> Tensor:
     """March along each ray to where it first goes below the ground, and close in by bisection."""
 
-    def below(at: Tensor) -> Tensor:
-        point = origin + at[..., None] * rays
-        return point[..., 1] - _ground_height(scenes, point[..., 0], point[..., 2])
+    def below(at: Tensor, rays: Tensor) -> Tensor:
+        """``B x N x S`` whether rays are below the ground, at ``B x N x S`` of their parameter."""
+        x, y, z = (origin[..., i, None] + at * rays[..., i, None] for i in range(3))
+        amplitude, kx, kz, phase = (part[:, None, None] for part in scenes.waves.unbind(-1))
+        hills = (amplitude * torch.sin(kx * x[..., None] + kz * z[..., None] + phase)).sum(dim=-1)
+        return y > scenes.ground[:, None, None] + hills
 
     if not bool((scenes.ground < 40).any()):
         return torch.full_like(limit, _FAR)
     far = limit.clamp(max=40.0)
-    low, found = torch.zeros_like(far), torch.zeros_like(far, dtype=torch.bool)
-    high = far
-    before = torch.zeros_like(far)
-    for step in range(1, _MARCH + 1):
-        at = far * (step / _MARCH) ** 2
-        under = (below(at) > 0) & ~found
-        low, high = torch.where(under, before, low), torch.where(under, at, high)
-        found = found | under
-        before = at
-    for _ in range(_BISECT * 2):
-        middle = (low + high) / 2
-        under = below(middle) > 0
-        low, high = torch.where(under, low, middle), torch.where(under, middle, high)
-    return torch.where(found & (high > 0.05), high, _FAR)
-
-
-def _ground_height(scenes: Scenes, x: Tensor, z: Tensor) -> Tensor:
-    height = scenes.ground[:, None].expand_as(x)
-    for amount, kx, kz, phase in (wave.unbind(-1) for wave in scenes.waves.unbind(1)):
-        height = height + amount[:, None] * torch.sin(kx[:, None] * x + kz[:, None] * z + phase[:, None])
-    return height
+    steps = (torch.arange(_MARCH + 1, device=rays.device) / _MARCH) ** 2
+    # All of a ray's steps at once are few large operations; some rays at a time, so that they fit.
+    parts = max(1, rays.shape[1] * len(rays) // 2**20)
+    firsts = [
+        below(f[..., None] * steps[1:], r).to(torch.uint8).max(dim=-1)
+        for f, r in zip(far.tensor_split(parts, dim=1), rays.tensor_split(parts, dim=1), strict=True)
+    ]
+    hit = torch.cat([first.values for first in firsts], dim=1) > 0
+    first = torch.cat([first.indices for first in firsts], dim=1)  # of equal ones the first
+    near, after = far * steps[first], far * steps[first + 1]
+    for _ in range(_BISECT):
+        middle = (near + after) / 2
+        under = below(middle[..., None], rays)[..., 0]
+        near, after = torch.where(under, near, middle), torch.where(under, middle, after)
+    return torch.where(hit & (after > 0.05), after, _FAR)
 
 
 def _place(scenes: Scenes, which: Tensor, points: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from semantic_matcher_core.errors import CheckpointError
+from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.extractors.compact_network import StudentNetwork
@@ -34,94 +34,121 @@ from training.student.pictures import PictureBank
 from training.student.pool import LabelledPoints, PairMaker, Pairs, Pool
 
 _LOG_EVERY, _SAVE_SECONDS = 50, 60.0
+# Before the end of a time budget: for the last checkpoint and the weights.
+_CLOSING_SECONDS = 5.0
 # Of the initial pool, in batches: training begins when so many are there.
 _FIRST_BATCHES = 8
 
 
-def train_student(
-    config: StudentConfig,
+def train_students(
+    configs: Sequence[StudentConfig],
     *,
     device: torch.device,
     report: Callable[[str], None],
     minutes: float | None = None,
-) -> Path:
-    """Train, going on from a checkpoint where there is one.
+) -> list[Path]:
+    """Train one student or several on the same views, going on from checkpoints where there are some.
+
+    Several share pictures, teacher, pool and changes of light, which cost more than a student: what differs between
+    them (network, losses, rate) is compared at equal data and equal steps.
 
     Args:
-        config: of the distillation.
+        configs: of the distillations; name, network, losses, rate, average and beginning may differ.
         device: where everything lives.
         report: takes a line of progress.
         minutes: time budget, loading included; the schedule then follows the clock, or the steps where they are over
             first. ``None``: the steps alone.
 
     Returns:
-        The weights, batch normalisation folded in, as half-precision safetensors.
+        The weights of each, batch normalisation folded in, as half-precision safetensors.
 
     Raises:
+        ConfigError: configurations differ in what is shared, or share a name.
         DataError: too few photographs, or the loss is no longer finite.
-        CheckpointError: the folder holds a training with other settings.
+        CheckpointError: a folder holds a training with other settings, or one that is further on than the others.
         WeightsNotFoundError: the teacher's weights are not here.
     """
     began = time.monotonic()
-    folder = config.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    state = _State(config, device, folder)
-    if state.final.is_file():
-        return state.final
+    common = _common(configs)
+    states = [_State(config, device) for config in configs]
+    if all(state.final.is_file() for state in states):
+        return [state.final for state in states]
+    if len({state.step for state in states}) > 1:
+        steps = ", ".join(f"{s.config.name} {s.step}" for s in states)
+        raise CheckpointError(f"these runs stopped at different steps ({steps}); go on with each alone")
     deadline = None if minutes is None else began + 60 * minutes
-    maker = _maker(config, device, state.generator)
+    generator = torch.Generator(device).manual_seed(common.seed * 1_000_003 + states[0].step)
+    maker = _maker(common, device, generator)
     report(f"{len(maker.photos)} photographs, teacher and network on {device}, {time.monotonic() - began:.0f} s")
-    validation = _validation(config, device)
-    pool = Pool(maker, config.data.pool)
-    while pool.filled < min(config.data.pool, _FIRST_BATCHES * config.batch):
-        pool.renew(config.data.chunk)
+    validation = _validation(common, device)
+    pool = Pool(maker, common.data.pool)
+    while pool.filled < min(common.data.pool, _FIRST_BATCHES * common.batch):
+        pool.renew(common.data.chunk)
     report(f"first {pool.filled} pairs, {time.monotonic() - began:.0f} s")
-    light = Light(config.light.strength, state.generator)
-    renew_every = max(1, round(config.data.chunk * config.data.uses / config.batch))
-    started = saved = time.monotonic()
+    light = Light(common.light.strength, generator)
+    renew_every = max(1, round(common.data.chunk * common.data.uses / common.batch))
+    started = since = saved = time.monotonic()
     # What is left of the budget is divided into the steps that are left of the schedule.
-    first_share = state.share
-    sums, since, since_step = None, started, state.step
-    while state.step < config.steps and (deadline is None or time.monotonic() < deadline - 5):
-        share = state.step / config.steps
+    step = since_step = states[0].step
+    first_share = states[0].share
+    while step < common.steps and (deadline is None or time.monotonic() < deadline - _CLOSING_SECONDS):
+        share = step / common.steps
         if deadline is not None:
-            clock = (time.monotonic() - started) / max(1e-6, deadline - 5 - started)
+            clock = (time.monotonic() - started) / max(1e-6, deadline - _CLOSING_SECONDS - started)
             share = max(share, first_share + (1 - first_share) * clock)
-        state.share = min(1.0, share)
-        found = state.take_step(pool, light)
-        values = torch.stack([*found]).detach()
-        sums = values if sums is None else sums + values
-        if state.step % renew_every == 0:
-            pool.renew(config.data.chunk)
-        if state.step % _LOG_EVERY == 0:
-            means = dict(zip(Losses._fields, (sums / _LOG_EVERY).tolist(), strict=True))
-            now, sums = time.monotonic(), None
-            if not all(math.isfinite(value) for value in means.values()):
-                raise DataError(f"the loss is not finite at step {state.step}: {means}; lower lr")
-            rate = (state.step - since_step) / (now - since)
-            since, since_step = now, state.step
-            state.log({"share": round(state.share, 4), **{k: round(v, 4) for k, v in means.items()}})
-            if state.step % (10 * _LOG_EVERY) == 0 or deadline is None:
-                words = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-                report(f"step {state.step}, {state.share:.0%}, {rate:.1f} steps/s{_busy(device)}: {words}")
+        pairs = pool.draw(common.batch, generator)
+        with torch.no_grad():
+            images = light(pairs.images.flatten(0, 1).float() / 255, common.light.none)
+            images = standardised(images).contiguous(memory_format=torch.channels_last)
+        for state in states:
+            state.take_step(images, pairs, min(1.0, share))
+        step += 1
+        if step % renew_every == 0:
+            pool.renew(common.data.chunk)
+        if step % _LOG_EVERY == 0:
+            now = time.monotonic()
+            rate = (step - since_step) / (now - since)
+            since, since_step = now, step
+            for state in states:
+                words = state.log_means()
+                if step % (5 * _LOG_EVERY) == 0 or deadline is None:
+                    report(f"{state.config.name} {step}, {share:.0%}, {rate:.1f} steps/s{_busy(device)}: {words}")
         if time.monotonic() - saved > _SAVE_SECONDS:
-            state.save()
             saved = time.monotonic()
-            report(f"step {state.step}, validation: {_words(state.validate(validation))}")
-    state.share = 1.0
-    state.save()
-    report(f"step {state.step}, validation: {_words(state.validate(validation))}")
-    return state.finish()
+            for state in states:
+                state.save()
+                report(f"{state.config.name} {step}, saved, validation: {_words(state.validate(validation))}")
+    for state in states:
+        state.share = 1.0
+        state.save()
+        report(f"{state.config.name} {step}, validation: {_words(state.validate(validation))}")
+    return [state.finish() for state in states]
+
+
+def _common(configs: Sequence[StudentConfig]) -> StudentConfig:
+    """What all configurations share, as the first has it."""
+    first = configs[0]
+    if len({config.run_folder for config in configs}) < len(configs):
+        raise ConfigError(f"students need names of their own, got {', '.join(config.name for config in configs)}")
+    for config in configs[1:]:
+        for name in ("data", "teacher", "light", "batch", "steps", "seed", "precision"):
+            if getattr(config, name) != getattr(first, name):
+                raise ConfigError(
+                    f"{config.name} and {first.name} differ in {name}, which students trained together share"
+                )
+    return first
 
 
 class _State:
     """Network, average, optimizer and random numbers of a run, and its folder."""
 
-    def __init__(self, config: StudentConfig, device: torch.device, folder: Path) -> None:
+    def __init__(self, config: StudentConfig, device: torch.device) -> None:
         self.config = config
         self.device = device
-        self.final = folder / "final.safetensors"
-        self._folder = folder
+        self._folder = config.run_folder
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.final = self._folder / "final.safetensors"
+        self._sums: Tensor | None = None
         torch.manual_seed(config.seed)
         network = StudentNetwork(config.network, batch_norm=True)
         if config.start_from is not None:
@@ -131,22 +158,21 @@ class _State:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda"
         )
-        self.generator = torch.Generator(device)
         self.step, self.share = 0, 0.0
         self._restore()
-        # A pool is not kept: one that goes on gets another, of the same kind.
-        self.generator.manual_seed(config.seed * 1_000_003 + self.step)
 
-    def take_step(self, pool: Pool, light: Light) -> Losses:
-        """One optimisation step."""
-        config = self.config
-        rate = learning_rate(config.lr, self.share, self.step)
+    def take_step(self, images: Tensor, pairs: Pairs, share: float) -> None:
+        """One optimisation step.
+
+        Args:
+            images: ``2 B x 3 x S x S`` the changed and standardised views.
+            pairs: what the teacher says of them.
+            share: of the schedule.
+        """
+        config, self.share = self.config, share
+        rate = learning_rate(config.lr, share, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        pairs = pool.draw(config.batch, self.generator)
-        with torch.no_grad():
-            images = light(pairs.images.flatten(0, 1).float() / 255, config.light.none)
-            images = standardised(images).contiguous(memory_format=torch.channels_last)
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             maps = self.network(images)
@@ -161,7 +187,22 @@ class _State:
             kept, new = (list(n.state_dict().values()) for n in (self.average, self.network))
             floats = [(a, b) for a, b in zip(kept, new, strict=True) if a.is_floating_point()]
             torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - weight)
-        return found
+            values = torch.stack([*found])
+            self._sums = values if self._sums is None else self._sums + values
+
+    def log_means(self) -> str:
+        """Append the mean losses since the last time, and say them.
+
+        Raises:
+            DataError: one is not finite.
+        """
+        assert self._sums is not None
+        means = dict(zip(Losses._fields, (self._sums / _LOG_EVERY).tolist(), strict=True))
+        self._sums = None
+        if not all(math.isfinite(value) for value in means.values()):
+            raise DataError(f"the loss of {self.config.name} is not finite at step {self.step}: {means}; lower lr")
+        self.log({"share": round(self.share, 4), **{name: round(value, 4) for name, value in means.items()}})
+        return _words(means)
 
     @torch.inference_mode()
     def validate(self, held: tuple[Tensor, Any]) -> dict[str, float]:
