@@ -7,13 +7,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.conftest import REPOSITORY, make_textured_image
 
@@ -95,26 +93,6 @@ def test_the_versions_agree() -> None:
     assert f'version="{__version__}"' in (REPOSITORY / "ros_ws" / "src" / "semantic_matcher" / "setup.py").read_text()
 
 
-@pytest.fixture(scope="module")
-def wheel_and_source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The wheel, and the folder it was built from."""
-    pytest.importorskip("setuptools", minversion="77.0.3")
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source / name)
-    ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("semantic_matcher_core", "training", "benchmarks", "tests", "tools"):
-        if (REPOSITORY / name).is_dir():
-            shutil.copytree(REPOSITORY / name, source / name, ignore=ignored)
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    built = subprocess.run([*command, "-w", str(folder), str(source)], capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    (wheel,) = folder.glob("semantic_matcher-*.whl")
-    return wheel, source
-
-
 def test_the_wheel_holds_the_core_with_its_data_and_nothing_else(wheel_and_source: tuple[Path, Path]) -> None:
     wheel, source = wheel_and_source
     with zipfile.ZipFile(wheel) as archive:
@@ -152,18 +130,10 @@ print(len(off), (off < 3).mean())
 
 @pytest.mark.slow
 def test_the_wheel_alone_matches_semantically_without_a_network(
-    wheel_and_source: tuple[Path, Path], tmp_path: Path
+    wheel_python: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     np.save(tmp_path / "picture.npy", make_textured_image(260, 350, 3))
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    # What it depends on is lent; a path file does not bring that folder's editable installs along.
-    (folder,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    (folder / "lent.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
-    install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel_and_source[0]]
-    subprocess.run(install, check=True, cwd=tmp_path)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SEMANTIC_MATCHER"))}
-    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    python, environment = wheel_python
     done = subprocess.run(
         [python, "-c", MATCHES_ALONE, "picture.npy"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
