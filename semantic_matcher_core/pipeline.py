@@ -18,12 +18,13 @@ from semantic_matcher_core.geometry.homography import warp_points
 from semantic_matcher_core.inference import inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.matching import MatcherConfig, match_features
+from semantic_matcher_core.matching.turns import extract_turned
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import has_narrow_weights, narrowed
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder, sample_at_keypoints
 from semantic_matcher_core.semantics.semantic_map import SemanticMap
-from semantic_matcher_core.settings import check_registration
+from semantic_matcher_core.settings import check_registration, turns_of
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.variants.names import DEFAULT_VARIANT
 
@@ -209,6 +210,28 @@ class SemanticMatcher(nn.Module):
         return self.extract_with_map(image, mask)[0]
 
     @inference
+    def extract_turned(self, image: Any, mask: Any = None, *, rotation: str = "quarter") -> Features:
+        """:meth:`extract` at several turns: features of an image that others are matched with, however they are turned.
+
+        Matching takes the rows of the turn that fits; indices are rows of all of them. It takes as many extractions as
+        there are turns, once: an image that many are matched with is worth it.
+
+        Args:
+            image, mask: as for :meth:`extract`.
+            rotation: ``"upright"`` (as :meth:`extract`), ``"quarter"`` (four turns) or ``"any"`` (eight).
+
+        Raises:
+            ImageError: shape, type or value range is none of those.
+            ConfigError: no such rotation.
+        """
+        turns = turns_of(rotation)
+        if len(turns) == 1:
+            return self.extract(image, mask)
+        images = self._images(image)
+        masks = None if mask is None else as_mask_batch(mask, images)
+        return extract_turned(self.features_of, images, masks, turns)
+
+    @inference
     def extract_with_map(
         self,
         image: Any,
@@ -299,9 +322,10 @@ class SemanticMatcher(nn.Module):
         """
         return match_features(features0, features1, self.matching)
 
-    def match_images(self, image0: Any, image1: Any) -> Matches:
-        """:meth:`extract` both, then :meth:`match`."""
-        return self.match(self.extract(image0), self.extract(image1))
+    def match_images(self, image0: Any, image1: Any, *, rotation: str = "upright") -> Matches:
+        """:meth:`extract` both, then :meth:`match`; the first one turned as ``rotation`` says
+        (:meth:`extract_turned`), where the second may be."""
+        return self.match(self.extract_turned(image0, rotation=rotation), self.extract(image1))
 
     @inference
     def semantic_features(self, images: torch.Tensor, features: Features) -> torch.Tensor:

@@ -11,6 +11,12 @@ from semantic_matcher_core.errors import ConfigError
 FUSIONS = ("product", "sum", "concat")
 REGISTRATIONS = ("exact", "published")
 PRECISIONS = ("fp32", "fp16", "bf16")
+# Clockwise degrees at which the first image of a pair is looked at (``matching.turns``).
+ROTATIONS: dict[str, tuple[int, ...]] = {
+    "upright": (0,),
+    "quarter": (0, 90, 180, 270),
+    "any": (0, 45, 90, 135, 180, 225, 270, 315),
+}
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,17 @@ class Settings:
     def of_features(self) -> Settings:
         """The same without what matching alone depends on."""
         return replace(self, matching=MatcherConfig())
+
+
+def turns_of(rotation: str) -> tuple[int, ...]:
+    """Return the turns that a name stands for, clockwise degrees.
+
+    Raises:
+        ConfigError: it is none of :data:`ROTATIONS`.
+    """
+    if rotation not in ROTATIONS:
+        raise ConfigError(f"unknown rotation {rotation!r}; use one of {', '.join(ROTATIONS)}")
+    return ROTATIONS[rotation]
 
 
 def check_max_keypoints(value: Any) -> int:

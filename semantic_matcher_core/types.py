@@ -38,6 +38,8 @@ class Features:
         semantic: ``B x N x F`` output of its semantic branch, L2-normalised, or ``None`` where it is not used.
         scales: ``B x N`` diameters in pixels of the image as given, from extractors that have them (SIFT).
         orientations: ``B x N`` angles in radians, clockwise from x, from the same.
+        turn: ``B x N`` clockwise degrees by which the image was turned when a row was extracted, where it was looked at
+            more than once (``matching.turns``); matching takes the rows of the turn that fits. ``None`` for upright.
     """
 
     keypoints: Tensor
@@ -49,12 +51,13 @@ class Features:
     semantic: Tensor | None = None
     scales: Tensor | None = None
     orientations: Tensor | None = None
+    turn: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.keypoints.ndim != 3 or self.keypoints.shape[-1] != 2:
             raise ShapeError(f"keypoints must be B x N x 2, got {tuple(self.keypoints.shape)}")
         rows = self.keypoints.shape[:2]
-        for name in ("scores", "descriptors", "valid", "reasoned", "semantic", "scales", "orientations"):
+        for name in ("scores", "descriptors", "valid", "reasoned", "semantic", "scales", "orientations", "turn"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape[:2] != rows:
                 raise ShapeError(
@@ -105,6 +108,11 @@ class Features:
         n = int(self.counts[index])
         rows: dict[str, Any] = {k: t[index : index + 1, :n] for k, t in self._tensors() if k != "valid"}
         return replace(self, valid=None, **rows)
+
+    def rows(self, which: Tensor) -> Features:
+        """Some rows of one image, upright or of one turn: ``which`` is M int64; without ``turn`` and ``valid``."""
+        chosen: dict[str, Any] = {k: t[:, which] for k, t in self._tensors() if k not in ("valid", "turn")}
+        return replace(self, valid=None, turn=None, **chosen)
 
     def __iter__(self) -> Iterator[Features]:
         return (self[i] for i in range(len(self)))

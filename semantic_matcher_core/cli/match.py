@@ -38,6 +38,12 @@ def match_command(
     arrays: Annotated[bool, typer.Option("--arrays", help="With --json: the matches themselves as well.")] = False,
     max_lines: Annotated[int, typer.Option(min=0, help="Lines in the picture; more would hide each other.")] = 200,
     orientation: OrientationOption = "exif",
+    rotation: Annotated[
+        str,
+        typer.Option(
+            help="How the second image may be turned: upright; quarter, looked for at four turns; any, at eight."
+        ),
+    ] = "upright",
 ) -> None:
     """Match two images.
 
@@ -50,8 +56,10 @@ def match_command(
       semantic-matcher match A.jpg B.jpg --descriptor aliked --dino dinov2_vits14 --fetch --json
     """
     from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.settings import turns_of
 
     kind = matching.kind()
+    turns_of(rotation)
     if arrays and not as_json:
         raise ConfigError("--arrays adds to --json; give both, or write arrays to a file with --npz")
     _check_outputs(output, npz)
@@ -66,7 +74,7 @@ def match_command(
     with spinner("loading the model"), clock("load"):
         matcher = model.load(matching)
     with spinner("matching"):
-        features0, features1, matches = _match(matcher, images, kind, matching.geometry_threshold, clock)
+        features0, features1, matches = _match(matcher, images, kind, matching.geometry_threshold, clock, rotation)
     if output is not None:
         from semantic_matcher_core.viz.matches import draw_matches
 
@@ -106,10 +114,10 @@ def _check_outputs(output: Path | None, npz: Path | None) -> None:
 
 
 def _match(
-    matcher: SemanticMatcher, images: list[np.ndarray], kind: str | None, threshold: float, clock: Any
+    matcher: SemanticMatcher, images: list[np.ndarray], kind: str | None, threshold: float, clock: Any, rotation: str
 ) -> tuple[Features, Features, Matches]:
     with clock("extract0"):
-        features0 = matcher.extract(images[0])[0]
+        features0 = matcher.extract_turned(images[0], rotation=rotation)[0]
     with clock("extract1"):
         features1 = matcher.extract(images[1])[0]
     with clock("match"):

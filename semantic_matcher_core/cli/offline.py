@@ -199,6 +199,7 @@ def _jobs(
         pairing=pairing.temporal(),
         sync=pairing.sync,
         slop_s=pairing.slop,
+        rotation=pairing.rotation,
         geometry=matching.kind(),
         geometry_threshold=matching.geometry_threshold,
         descriptors=outputs.descriptors,

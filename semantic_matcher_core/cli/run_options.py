@@ -75,6 +75,15 @@ class PairingOptions:
         ),
     ] = 0.0
 
+    rotation: Annotated[
+        str,
+        typer.Option(
+            help="Mode reference: how images may be turned against those of --reference: upright; quarter, looked for "
+            "at four turns; any, at eight.",
+            rich_help_panel=_PAIRING,
+        ),
+    ] = "upright"
+
     def temporal(self) -> TemporalPairing:
         """The policy of temporal mode.
 

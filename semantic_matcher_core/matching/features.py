@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import DeviceError, ShapeError
 from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
 from semantic_matcher_core.matching.similarity import BandedSimilarity, FusedSimilarity, Similarity
+from semantic_matcher_core.matching.turns import best_turn
 from semantic_matcher_core.settings import MatcherConfig
 from semantic_matcher_core.types import Features, Matches
 
@@ -30,6 +33,8 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
         ShapeError: batch size, fields or descriptor dimensions differ.
         DeviceError: the two are on different devices.
     """
+    if features0.turn is not None:
+        return _match_turned(features0, features1, config)
     dense = match_features_densely(features0, features1, config, both_sides=False)
     pair, index0 = (dense.matches0 >= 0).nonzero(as_tuple=True)
     index1 = dense.matches0[pair, index0]
@@ -41,6 +46,25 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
         pair=pair if len(features0) > 1 else None,
         batch_size=len(features0),
     )
+
+
+def _match_turned(features0: Features, features1: Features, config: MatcherConfig | None) -> Matches:
+    """Matches with the rows of the turn that fits; of a batch, pair by pair."""
+    assert features0.turn is not None
+    if len(features0) != 1:
+        parts = [_match_turned(features0[i], features1[i], config) for i in range(len(features0))]
+        pair = torch.cat([torch.full_like(part.indices[:, 0], i) for i, part in enumerate(parts)])
+        names = ("indices", "keypoints0", "keypoints1", "confidence")
+        joined = [torch.cat([getattr(part, name) for part in parts]) for name in names]
+        return Matches(*joined, pair=pair, batch_size=len(parts))
+    candidates = []
+    for degrees in features0.turn.unique_consecutive().tolist():
+        rows = (features0.turn[0] == degrees).nonzero()[:, 0]
+        found = match_features(features0.rows(rows), features1, config)
+        candidates.append(replace(found, indices=torch.stack((rows[found.indices[:, 0]], found.indices[:, 1]), dim=1)))
+    if not candidates:
+        return match_features(replace(features0, turn=None), features1, config)
+    return candidates[best_turn(candidates)]
 
 
 def match_features_densely(

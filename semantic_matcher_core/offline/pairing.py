@@ -228,6 +228,7 @@ class ReferenceWork(Pairing):
         streams: names of the streams; with several, each has topics of its own.
         references: (name, pixels) of the stored images.
         verify: geometric check, or ``None``.
+        rotation: how images may be turned against the stored ones.
 
     Raises:
         ConfigError: two stored images have the same name.
@@ -242,13 +243,14 @@ class ReferenceWork(Pairing):
         streams: Sequence[str],
         references: Sequence[tuple[str, np.ndarray]],
         verify: Verifier | None,
+        rotation: str = "upright",
     ) -> None:
         super().__init__()
         names = [name for name, _ in references]
         if len(set(names)) != len(names):
             raise ConfigError(f"reference images must have names of their own, got {', '.join(names)}")
         self._prefixes = _prefixes(streams)
-        self._stream = ReferenceStream(matcher, verify)
+        self._stream = ReferenceStream(matcher, verify, rotation=rotation)
         tagged = [
             (
                 pixels,

@@ -227,7 +227,9 @@ def _pairing(
     if options.mode == "reference":
         from semantic_matcher_core.io.images import read_image
 
-        return ReferenceWork(matcher, source.streams, [(path.name, read_image(path)) for path in references], verify)
+        return ReferenceWork(
+            matcher, source.streams, [(path.name, read_image(path)) for path in references], verify, options.rotation
+        )
     return TemporalWork(matcher, source.streams, options.pairing, verify)
 
 

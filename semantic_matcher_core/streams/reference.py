@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from semantic_matcher_core.settings import turns_of
 from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, match_frames
+from semantic_matcher_core.types import Features
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.pipeline import SemanticMatcher
 
 
 class ReferenceStream:
-    """Matches frames with one or several stored images; arguments as for :class:`TemporalStream`."""
+    """Matches frames with one or several stored images.
 
-    def __init__(self, matcher: FeatureMatcher, verify: Verifier | None = None) -> None:
+    Args:
+        matcher, verify: as for :class:`TemporalStream`.
+        rotation: how frames may be turned against the stored images: ``"upright"``, ``"quarter"`` or ``"any"``; see
+            :meth:`SemanticMatcher.extract_turned
+            <semantic_matcher_core.pipeline.SemanticMatcher.extract_turned>`.
+    """
+
+    def __init__(self, matcher: FeatureMatcher, verify: Verifier | None = None, *, rotation: str = "upright") -> None:
+        turns_of(rotation)
         self.matcher = matcher
         self.verify = verify
+        self.rotation = rotation
         self.references: tuple[Frame, ...] = ()
 
     def set_references(self, images: Iterable[tuple[Any, Any]]) -> None:
@@ -22,7 +36,12 @@ class ReferenceStream:
         Raises:
             ImageError: an image cannot be used.
         """
-        self.references = tuple(Frame(0, image, self.matcher.extract(image)[0], tag) for image, tag in images)
+        self.references = tuple(Frame(0, image, self._extract(image)[0], tag) for image, tag in images)
+
+    def _extract(self, image: Any) -> Features:
+        if self.rotation == "upright":
+            return self.matcher.extract(image)
+        return cast("SemanticMatcher", self.matcher).extract_turned(image, rotation=self.rotation)
 
     def process(self, image: Any, stamp: int = 0, tag: Any = None) -> tuple[Frame, list[MatchedPair]]:
         """The frame's features, and its matches with each stored image, in their order.

@@ -316,6 +316,13 @@ REFERENCE = (
         [""],
         "Image files to match with; empty to wait for the service ~/set_reference",
     ),
+    ParameterSpec(
+        "rotation",
+        "upright",
+        "How images may be turned against the stored ones, each of which is extracted once at so many turns: quarter, "
+        "four; any, eight",
+        choices=("upright", "quarter", "any"),
+    ),
 )
 
 MODEL_OF_TRACKER = tuple(

@@ -49,6 +49,7 @@ class ReferenceMatcher(MatcherNode):
 
     def prepare(self, settings: SimpleNamespace) -> None:
         self._stored = _read_references(named(settings.reference_images))
+        self._rotation: str = settings.rotation
 
     def create_outputs(self) -> dict[str, Output]:
         types: dict[str, type] = {}
@@ -67,7 +68,7 @@ class ReferenceMatcher(MatcherNode):
         ]
 
     def begin(self, model: MatchingModel) -> None:
-        self._stream = ReferenceStream(model.matcher)
+        self._stream = ReferenceStream(model.matcher, rotation=self._rotation)
         self._stream.set_references(self._stored)
         self._announced = False
         self._service.forget()

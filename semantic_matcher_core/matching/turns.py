@@ -1,0 +1,139 @@
+"""A second look: the first image seen at several turns, so that a second one that is turned finds its like.
+
+Most learned features are blind to an image turned by a quarter. Extracted once at four or eight turns, and matched with
+each, the turn whose matches are the most similar is the right one: for every extractor, at no cost to upright pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from semantic_matcher_core.types import Features, Matches
+
+# Of all matches at all turns, the most similar that decide which turn is right.
+_DECISIVE_SHARE = 0.1
+
+
+def turned(images: Tensor, degrees: int) -> Tensor:
+    """``B x C x H x W`` images turned clockwise about their middle, in the smallest frame that holds all of them; what
+    lies outside the image is black. Quarter turns are exact."""
+    if degrees % 90 == 0:
+        return images.rot90(-degrees // 90, (-2, -1)) if degrees % 360 else images
+    size = (images.shape[-2], images.shape[-1])
+    height, width = _turned_size(size, degrees)
+    y, x = torch.meshgrid(
+        torch.arange(height, device=images.device) + 0.0, torch.arange(width, device=images.device) + 0.0, indexing="ij"
+    )
+    at = turned_back(torch.stack((x, y), dim=-1).view(1, -1, 2), degrees, size).view(1, height, width, 2)
+    grid = (2 * at + 1) / at.new_tensor([size[1], size[0]]) - 1
+    return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False)
+
+
+def turned_back(points: Tensor, degrees: int, size: tuple[int, int]) -> Tensor:
+    """``B x N x 2`` pixels of a :func:`turned` image as pixels of the image of ``(height, width)`` before."""
+    c, s = _cos_sin(degrees)
+    height, width = _turned_size(size, degrees)
+    x, y = (points - points.new_tensor([(width - 1) / 2, (height - 1) / 2])).unbind(-1)
+    middle = points.new_tensor([(size[1] - 1) / 2, (size[0] - 1) / 2])
+    return torch.stack((c * x + s * y, c * y - s * x), dim=-1) + middle
+
+
+def extract_turned(
+    extract: Callable[[Tensor, Tensor | None], Features],
+    images: Tensor,
+    masks: Tensor | None,
+    turns: Sequence[int],
+) -> Features:
+    """Features of images at several turns, one set of rows after the other; ``turn`` says which a row is of.
+
+    Args:
+        extract: features of ``B x 3 x H x W`` images, and ``B x H x W`` bool masks or ``None``.
+        images, masks: what ``extract`` takes.
+        turns: clockwise degrees.
+
+    Returns:
+        Keypoints in pixels of the images as given, at every turn. Rows are sorted by score within a turn.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    found = []
+    for degrees in turns:
+        mask = _turned_masks(masks, images, degrees)
+        features = extract(turned(images, degrees), mask)
+        keypoints = turned_back(features.keypoints, degrees, size)
+        changes: dict[str, Any] = {"turn": torch.full_like(features.scores, degrees, dtype=torch.int64)}
+        if features.orientations is not None:
+            changes["orientations"] = features.orientations - math.radians(degrees)
+        if degrees % 90:
+            # What stands beyond the image's edge, where the black begins, is no keypoint of it.
+            inside = ((keypoints >= 0) & (keypoints <= keypoints.new_tensor([size[1] - 1, size[0] - 1]))).all(dim=-1)
+            changes["valid"] = inside if features.valid is None else inside & features.valid
+        found.append(replace(features, keypoints=keypoints, image_size=size, **changes))
+    return _joined(found)
+
+
+def best_turn(candidates: Sequence[Matches]) -> int:
+    """Return which of the matches of one pair at several turns are the right ones.
+
+    Those with the most of the tenth of all that is most similar; the first of equals, so that an upright pair stays so.
+    """
+    confidence = [matches.confidence for matches in candidates]
+    every = torch.cat(confidence)
+    if not len(every):
+        return 0
+    threshold = every.topk(max(1, int(_DECISIVE_SHARE * len(every)))).values[-1]
+    counts = torch.stack([(values >= threshold).sum() for values in confidence])
+    return int(counts.argmax())
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    """Features of the same images, their rows one after the other; padding rows stay where they are, marked."""
+    if len(parts) == 1:
+        return parts[0]
+    valid = None
+    if any(part.valid is not None for part in parts):
+        valid = torch.cat(
+            [torch.ones_like(p.scores, dtype=torch.bool) if p.valid is None else p.valid for p in parts], dim=1
+        )
+    names = ("keypoints", "scores", "descriptors", "reasoned", "semantic", "scales", "orientations", "turn")
+    tensors: dict[str, Any] = {
+        name: None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts], dim=1)
+        for name in names
+    }
+    joined = replace(parts[0], valid=None, **tensors)
+    if valid is None:
+        return joined
+    if len(joined) > 1:
+        order = valid.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+        rows = {n: t.gather(1, _like(order, t)) for n, t in tensors.items() if t is not None}
+        return replace(joined, valid=valid.gather(1, order), **rows)
+    return replace(joined, **{n: t[:, valid[0]] for n, t in tensors.items() if t is not None})
+
+
+def _like(order: Tensor, values: Tensor) -> Tensor:
+    return order if values.ndim == 2 else order[..., None].expand(-1, -1, values.shape[-1])
+
+
+def _turned_masks(masks: Tensor | None, images: Tensor, degrees: int) -> Tensor | None:
+    if degrees % 90 == 0:
+        return None if masks is None else turned(masks, degrees)
+    given = torch.ones_like(images[:, 0]) if masks is None else masks.to(images.dtype)
+    return turned(given[:, None], degrees)[:, 0] > 0.999
+
+
+def _turned_size(size: tuple[int, int], degrees: int) -> tuple[int, int]:
+    c, s = (abs(value) for value in _cos_sin(degrees))
+    height, width = size
+    return math.ceil(width * s + height * c - 1e-6), math.ceil(width * c + height * s - 1e-6)
+
+
+def _cos_sin(degrees: int) -> tuple[float, float]:
+    if degrees % 90 == 0:
+        return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[degrees // 90 % 4]
+    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
