@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from semantic_matcher_core.errors import SemanticMatcherError
 from semantic_matcher_core.offline.exports import Exports
 from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.run import Progress, RunHooks, run
+from semantic_matcher_core.process_pool import process_pool
 
 if TYPE_CHECKING:
     from semantic_matcher_core.offline.sources import ImageSource
@@ -140,43 +141,58 @@ def _do(job: Job, progress: Callable[[Progress], None], notice: Callable[[str], 
 
 
 def _side_by_side(jobs: Sequence[Job], workers: int, threads: int, hooks: JobHooks) -> list[Outcome]:
-    # A fresh interpreter each: torch's and CUDA's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
     threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
-    with context.Manager() as manager:
-        events = manager.Queue()
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
-            waiting = {pool.submit(_work, index, job, events): index for index, job in enumerate(jobs)}
-            outcomes: dict[int, Outcome] = {}
-            while waiting:
-                ended = [future for future in waiting if future.done()]
-                # What a job had to say before it ended is told before its end.
-                _tell(events, hooks, 0 if ended else _POLL_S)
-                for future in ended:
-                    index = waiting.pop(future)
-                    outcomes[index] = _outcome(jobs[index], future)
-                    hooks.ended(index, outcomes[index])
+    context = multiprocessing.get_context("spawn")
+    events, events_of_workers = context.Pipe(duplex=False)
+    outcomes: dict[int, Outcome] = {}
+    with process_pool(workers, _begin_worker, threads, events_of_workers, context.Lock()) as pool:
+        waiting = {pool.submit(_work, index, job): index for index, job in enumerate(jobs)}
+        while waiting:
+            ended = [future for future in waiting if future.done()]
+            # What a job had to say before it ended is told before its end.
+            _tell(events, hooks, 0 if ended else _POLL_S)
+            for future in ended:
+                index = waiting.pop(future)
+                outcomes[index] = _outcome(jobs[index], future)
+                hooks.ended(index, outcomes[index])
     return [outcomes[index] for index in range(len(jobs))]
 
 
-def _tell(events: Any, hooks: JobHooks, wait_s: float) -> None:
-    try:
-        while True:
-            kind, index, value = events.get(timeout=wait_s) if wait_s else events.get_nowait()
-            (hooks.progress if kind == "progress" else hooks.notice)(index, value)
-    except queue.Empty:
-        return
+def _tell(events: Connection, hooks: JobHooks, wait_s: float) -> None:
+    while events.poll(wait_s):
+        kind, index, value = events.recv()
+        (hooks.progress if kind == "progress" else hooks.notice)(index, value)
 
 
-def _begin_worker(threads: int) -> None:
+class _Events:
+    """What a worker tells; several share the pipe."""
+
+    def __init__(self, pipe: Connection, lock: Any) -> None:
+        self._pipe = pipe
+        self._lock = lock
+
+    def tell(self, kind: str, index: int, value: Any) -> None:
+        with self._lock:
+            self._pipe.send((kind, index, value))
+
+
+_events: _Events | None = None
+
+
+def _begin_worker(threads: int, pipe: Connection, lock: Any) -> None:
+    global _events
+    _events = _Events(pipe, lock)
     _set_threads(threads)
 
 
-def _work(index: int, job: Job, events: Any) -> Outcome:
-    def progress(now: Progress) -> None:
-        events.put(("progress", index, replace(now, left_out=dict(now.left_out))))
+def _work(index: int, job: Job) -> Outcome:
+    assert _events is not None
+    tell = _events.tell
 
-    return _do(job, progress, lambda text: events.put(("notice", index, text)))
+    def progress(now: Progress) -> None:
+        tell("progress", index, replace(now, left_out=dict(now.left_out)))
+
+    return _do(job, progress, lambda text: tell("notice", index, text))
 
 
 def _outcome(job: Job, future: Future[Outcome]) -> Outcome:

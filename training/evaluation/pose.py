@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from semantic_matcher_core.process_pool import process_pool
 from training.errors import DataError
 from training.evaluation.metrics import area_under_curve, pose_errors
 
@@ -105,7 +104,7 @@ def pose_error_table(
         for (points0, points1), pair in zip(matches, pairs, strict=True)
     ]
     if workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with process_pool(workers) as pool:
             rows = list(pool.map(_job, jobs, chunksize=16))
     else:
         rows = [_job(job) for job in jobs]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from enum import StrEnum
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from semantic_matcher_core.errors import SemanticMatcherError
+from semantic_matcher_core.process_pool import process_pool
 from training.cli import run_app
 
 app = typer.Typer(
@@ -163,13 +163,7 @@ def _for_each(
         raise typer.Exit(0 if done else 1)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     total, damaged = 0, []
-    # Spawned, not forked: torch's threads do not survive a fork.
-    with (
-        Progress(*columns, console=console) as bars,
-        ProcessPoolExecutor(
-            min(workers, len(paths)), mp_context=get_context("spawn"), initializer=_alone_on_a_core
-        ) as pool,
-    ):
+    with Progress(*columns, console=console) as bars, process_pool(min(workers, len(paths)), _alone_on_a_core) as pool:
         task = bars.add_task("scenes", total=len(paths))
         futures = {pool.submit(job, path): path for path in paths}
         for future in as_completed(futures):
@@ -177,7 +171,6 @@ def _for_each(
                 total += future.result()
             except SemanticMatcherError as error:
                 if on_damage is OnDamage.fail:
-                    pool.shutdown(cancel_futures=True)
                     raise
                 damaged.append(futures[future])
                 console.print(f"skipped: {error}")
