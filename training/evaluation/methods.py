@@ -13,12 +13,15 @@ import cv2
 import numpy as np
 import torch
 
+from semantic_matcher_core.matching.learned import create_lightglue
+from semantic_matcher_core.settings import turns_of
 from training.errors import DataError
 
 if TYPE_CHECKING:
     from semantic_matcher_core import SemanticMatcher
 
 PLAIN = "plain:"
+_LIGHTGLUE = "+lightglue"
 # What has a colon and is no module.
 _PREFIXES = ("plain", "easy")
 # (image0, image1), uint8 RGB arrays, to matched pixels (points0, points1), both N x 2.
@@ -33,7 +36,8 @@ def match_function(
     Args:
         method: a variant (``xfeat``), ``plain:<extractor>``, a checkpoint folder or zip, or ``module:function`` for a
             Python function ``(image0, image1) -> (points0, points1)`` that can be imported. One that takes
-            ``max_keypoints`` is given it.
+            ``max_keypoints`` is given it. ``@quarter`` or ``@any`` after any other looks at the first image at several
+            turns (``semantic_matcher_core.matching.turns``); ``+lightglue`` before that matches with LightGlue.
         max_keypoints: of each image.
         full_budget: see :func:`load_matcher`.
         keep: images whose features are remembered.
@@ -45,7 +49,15 @@ def match_function(
     function = imported_function(method, max_keypoints)
     if function is not None:
         return function
-    return FeatureMatching(load_matcher(method, full_budget=full_budget, max_keypoints=max_keypoints, **options), keep)
+    name, _, rotation = method.partition("@")
+    matcher = load_matcher(
+        name.removesuffix(_LIGHTGLUE), full_budget=full_budget, max_keypoints=max_keypoints, **options
+    )
+    match = None
+    if name.endswith(_LIGHTGLUE):
+        where = {key: options[key] for key in ("weights", "device") if key in options}
+        match = create_lightglue(matcher.extractor.name, **where)
+    return FeatureMatching(matcher, keep, rotation or "upright", match)
 
 
 def imported_function(method: str, max_keypoints: int = 2048) -> MatchFunction | None:
@@ -136,24 +148,31 @@ class FeatureMatching:
     Benchmarks list the pairs of an image one after another: its features are computed once.
     """
 
-    def __init__(self, matcher: SemanticMatcher, keep: int = 8) -> None:
+    def __init__(self, matcher: SemanticMatcher, keep: int = 8, rotation: str = "upright", match: Any = None) -> None:
+        turns_of(rotation)
+        self.match = match or matcher.match
         self.matcher = matcher
+        self.rotation = rotation
         self._keep = keep
         self._features: dict[bytes, Any] = {}
 
     def __call__(self, image0: np.ndarray, image1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        matches = self.matcher.match(self.features(image0), self.features(image1))
+        with torch.inference_mode():
+            matches = self.match(self.features(image0, self.rotation), self.features(image1))
         return matches.keypoints0.cpu().numpy(), matches.keypoints1.cpu().numpy()
 
-    def features(self, image: np.ndarray) -> Any:
-        """Features of an image, remembered for the next calls with the same pixels."""
+    def features(self, image: np.ndarray, rotation: str = "upright") -> Any:
+        """Features of an image, remembered for the next calls with the same pixels and rotation."""
         import hashlib
 
-        key = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() + str(image.shape).encode()
+        key = (
+            hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+            + f"{image.shape} {rotation}".encode()
+        )
         if key not in self._features:
             while len(self._features) >= self._keep:
                 self._features.pop(next(iter(self._features)))
-            self._features[key] = self.matcher.extract(image)
+            self._features[key] = self.matcher.extract_turned(image, rotation=rotation)
         return self._features[key]
 
 
