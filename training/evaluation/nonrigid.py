@@ -8,7 +8,7 @@ each target to the master. Definitions follow DALF's published evaluation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -87,7 +87,10 @@ def evaluate_nonrigid_pair(pair: NonrigidPair, matcher: SemanticMatcher) -> Row:
     inliers = 0
     if len(index0):
         nearest = match_features_densely(
-            _rows(features0, torch.from_numpy(index0)), features1, MatcherConfig(mutual=False), both_sides=False
+            features0.rows(torch.from_numpy(index0).to(features0.device)),
+            features1,
+            MatcherConfig(mutual=False),
+            both_sides=False,
         )
         inliers = int((nearest.matches0[0].cpu().numpy() == index1).sum())
     fewer = min(len(keypoints0), len(keypoints1))
@@ -163,17 +166,7 @@ def _features_on(image: np.ndarray, mask: np.ndarray, matcher: SemanticMatcher) 
     # Keypoints are found in the whole picture and then filtered, as published: the mask must not change the choice.
     features = matcher.extract(image)[0]
     on = _lies_on(features.keypoints[0].cpu().numpy(), mask)
-    return _rows(features, torch.from_numpy(np.flatnonzero(on)))
-
-
-def _rows(features: Features, rows: torch.Tensor) -> Features:
-    rows = rows.to(features.device)
-    kept = {
-        name: values[:, rows]
-        for name in ("keypoints", "scores", "descriptors", "reasoned", "semantic")
-        if (values := getattr(features, name)) is not None
-    }
-    return replace(features, **kept)
+    return features.rows(torch.from_numpy(np.flatnonzero(on)).to(features.device))
 
 
 def _lies_on(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
