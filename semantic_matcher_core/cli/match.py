@@ -36,7 +36,15 @@ def match_command(
         bool, typer.Option("--json", help="Print counts, timings and geometry as JSON on stdout.")
     ] = False,
     arrays: Annotated[bool, typer.Option("--arrays", help="With --json: the matches themselves as well.")] = False,
-    max_lines: Annotated[int, typer.Option(min=0, help="Lines in the picture; more would hide each other.")] = 200,
+    max_lines: Annotated[int, typer.Option(min=0, help="Lines in the picture; more would hide each other.")] = 120,
+    view: Annotated[
+        str,
+        typer.Option(
+            help="What the picture shows: lines from image to image; arrows of motion on the second one; warp, the first "
+            "laid over the second (--geometry homography); epipolar lines (--geometry fundamental)."
+        ),
+    ] = "lines",
+    theme: Annotated[str, typer.Option(help="Surroundings of the picture: dark or light.")] = "dark",
     orientation: OrientationOption = "exif",
     rotation: Annotated[
         str,
@@ -63,6 +71,7 @@ def match_command(
     if arrays and not as_json:
         raise ConfigError("--arrays adds to --json; give both, or write arrays to a file with --npz")
     _check_outputs(output, npz)
+    _check_view(view, theme, kind)
     model.name()
 
     from semantic_matcher_core.cli.progress import Stopwatch, spinner
@@ -86,6 +95,8 @@ def match_command(
             features1=features1,
             title=matcher.variant,
             max_lines=max_lines,
+            view=view,
+            theme=theme,
         )
         write_image(output, picture)
     if npz is not None:
@@ -96,6 +107,21 @@ def match_command(
         typer.echo(json.dumps({**summary, **(_arrays(matches) if arrays else {})}, indent=None if arrays else 2))
     else:
         typer.echo(_sentence(summary))
+
+
+def _check_view(view: str, theme: str, kind: str | None) -> None:
+    """Refuse before the work what the picture could not show after it."""
+    from semantic_matcher_core.errors import ConfigError
+
+    for name, value, known in (
+        ("view", view, ("lines", "arrows", "warp", "epipolar")),
+        ("theme", theme, ("dark", "light")),
+    ):
+        if value not in known:
+            raise ConfigError(f"unknown --{name} {value!r}; use one of {', '.join(known)}")
+    needed = {"warp": "homography", "epipolar": "fundamental"}.get(view)
+    if needed and kind != needed:
+        raise ConfigError(f"--view {view} shows a {needed}; add --geometry {needed}")
 
 
 def _check_outputs(output: Path | None, npz: Path | None) -> None:

@@ -8,15 +8,12 @@ import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.viz.palette import INLIER, MARK, THEMES, amount_colours
 
 if TYPE_CHECKING:
     from semantic_matcher_core.registration.pair import Agreement
 
-_BACKGROUND = (24, 26, 30)
-_TEXT = (236, 238, 242)
-_FAINT = (150, 156, 166)
-_MESH = (64, 224, 128)
-_EDGE = (255, 196, 64)
+_BACKGROUND, _TEXT, _FAINT = THEMES["dark"].background, THEMES["dark"].text, THEMES["dark"].faint
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 4
 # Widths of a panel in its heights; four panels of the widest still fit into a JPEG and a video.
@@ -83,21 +80,21 @@ def _with_mesh(image: np.ndarray, lattice: np.ndarray) -> np.ndarray:
     across = [*points[::every], points[-1], *points.transpose(1, 0, 2)[::every], points[:, -1]]
     lines = [np.ascontiguousarray(line) for line in across]
     thickness = max(1, round(max(image.shape) / 900))
-    cv2.polylines(drawn, lines, False, _MESH, thickness, cv2.LINE_AA, _SHIFT)
+    cv2.polylines(drawn, lines, False, INLIER, thickness, cv2.LINE_AA, _SHIFT)
     return drawn
 
 
 def _supported(agreement: Agreement) -> np.ndarray:
     dimmed = np.where(agreement.support[..., None], agreement.warped, agreement.warped // 3)
     edges, _ = cv2.findContours(agreement.support.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(dimmed, edges, -1, _EDGE, max(1, round(max(dimmed.shape) / 600)), cv2.LINE_AA)
+    cv2.drawContours(dimmed, edges, -1, MARK, max(1, round(max(dimmed.shape) / 600)), cv2.LINE_AA)
     return dimmed
 
 
 def _difference(template: np.ndarray, agreement: Agreement) -> np.ndarray:
     grey, warped = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY).astype(np.float32) for i in (template, agreement.warped))
     level = np.clip(np.abs(grey - warped) / _FULL_SCALE * 255, 0, 255).astype(np.uint8)
-    heat = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    heat = amount_colours(level / 255)
     return np.where(agreement.support[..., None], heat, np.array(_BACKGROUND, np.uint8))
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.viz.matches import _spread, _summary, draw_matches
+from semantic_matcher_core.viz.palette import INLIER, OUTLIER, THEMES, amount
 
 STRIP, GAP = 36, 5  # of a picture 480 high
 
@@ -74,19 +78,22 @@ def test_keypoints_scale_with_the_image(scale: float) -> None:
     assert rows.mean() == pytest.approx((y + 0.5) / scale - 0.5, abs=0.3)
 
 
-def test_inliers_are_green_and_outliers_red() -> None:
+def near(pixel: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool(np.abs(pixel.astype(int) - colour).max() < 40)
+
+
+def test_inliers_are_blue_and_outliers_vermilion() -> None:
     picture = draw_matches(black(), black(), matches([[100, 100], [100, 300]], [[200, 100], [200, 300]], [True, False]))
     right, wrong = picture[STRIP + 100, 100].astype(int), picture[STRIP + 300, 100].astype(int)
-    assert right[1] > right[0] + 80 and right[1] > right[2] + 50
-    assert wrong[0] > wrong[1] + 80 and wrong[0] > wrong[2] + 80
+    assert near(right, INLIER) and near(wrong, OUTLIER)
     assert picture[STRIP + 100, 400].max() > picture[STRIP + 300, 400].max()  # the line of an inlier stands out
 
 
-def test_confidence_runs_from_blue_to_red() -> None:
+def test_confidence_runs_from_dark_blue_to_yellow() -> None:
     given = matches([[100, 100], [100, 300]], [[200, 100], [200, 300]], [True, True])
     picture = draw_matches(black(), black(), given, colour="confidence")
     least, most = picture[STRIP + 100, 100].astype(int), picture[STRIP + 300, 100].astype(int)
-    assert least[2] > least[0] and most[0] > most[2]
+    assert near(least, amount(0)) and near(most, amount(1))
 
 
 def test_equal_confidence_and_none_at_all_are_drawn() -> None:
@@ -155,6 +162,14 @@ def test_refusals() -> None:
     given = matches([[0, 0]], [[0, 0]])
     with pytest.raises(ConfigError, match="'rainbow'; use one of auto, confidence, inlier"):
         draw_matches(black(), black(), given, colour="rainbow")
+    with pytest.raises(ConfigError, match="'dots'; use one of lines, arrows, warp, epipolar"):
+        draw_matches(black(), black(), given, view="dots")
+    with pytest.raises(ConfigError, match="'grey'; use one of dark, light"):
+        draw_matches(black(), black(), given, theme="grey")
+    with pytest.raises(ConfigError, match=r"verify\(matches, 'homography'\)"):
+        draw_matches(black(), black(), given, view="warp")
+    with pytest.raises(ConfigError, match=r"verify\(matches, 'fundamental'\)"):
+        draw_matches(black(), black(), given, view="epipolar")
     with pytest.raises(ConfigError, match="geometric check"):
         draw_matches(black(), black(), given, colour="inlier")
     with pytest.raises(ConfigError, match="height"):
@@ -165,8 +180,14 @@ def test_refusals() -> None:
         draw_matches(black(0, 5), black(), given)
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 10_000), (16, 2048), (10_000, 1), (1, 1), (3000, 3)])
-@pytest.mark.parametrize("picture_height", [32, 480, 8192])
+@pytest.mark.parametrize(
+    ("height", "width", "picture_height"),
+    [
+        *((h, w, at) for h, w in ((1, 10_000), (16, 2048), (10_000, 1), (1, 1), (3000, 3)) for at in (32, 480)),
+        (10_000, 1, 8192),
+        (1, 10_000, 4096),
+    ],
+)
 def test_extreme_shapes_give_bounded_pictures_that_a_jpeg_holds(height: int, width: int, picture_height: int) -> None:
     image = np.zeros((height, width), np.uint8)
     places = torch.tensor([[0.0, 0.0], [width - 1.0, height - 1.0]])
@@ -177,3 +198,71 @@ def test_extreme_shapes_give_bounded_pictures_that_a_jpeg_holds(height: int, wid
     if picture_height == 480:
         encoded, _ = cv2.imencode(".jpg", picture)
         assert encoded
+
+
+def test_arrows_run_on_the_second_image_from_where_it_was_to_where_it_is() -> None:
+    picture = draw_matches(black(), black(), matches([[100, 100]], [[200, 140]], [True]), view="arrows")
+    assert picture.shape == (2 * STRIP + 480, 640, 3)
+    drawn = picture[2 * STRIP :].max(axis=-1) > 60
+    assert drawn[100, 100] and drawn[120, 150] and drawn[140, 200] and not drawn[:80].any() and not drawn[:, 230:].any()
+    # The head is at the second end.
+    assert drawn[:, 185:].sum() > 1.5 * drawn[:, :115].sum()
+    still = draw_matches(black(), black(), matches([[100, 100]], [[100.5, 100]], [False]), view="arrows")
+    assert lit(still[STRIP:]).sum() > 4  # no motion: a mark all the same
+
+
+def test_light_surroundings() -> None:
+    given = matches([[10, 10]], [[20, 20]])
+    light = draw_matches(black(), black(), given, theme="light")
+    assert tuple(light[0, 0]) == THEMES["light"].background == (255, 255, 255)
+    assert np.array_equal(light[STRIP:, :640], draw_matches(black(), black(), given)[STRIP:, :640])
+
+
+def test_a_warp_lays_the_first_image_where_the_homography_puts_it() -> None:
+    rng = np.random.default_rng(0)
+    image0 = cv2.resize(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+    model = np.array([[0.9, 0.1, 30.0], [-0.05, 1.05, 10.0], [1e-4, 0, 1]])
+    image1 = cv2.warpPerspective(image0, model, (640, 480))
+    points0 = rng.uniform((50, 50), (590, 430), (60, 2))
+    points1 = cv2.perspectiveTransform(points0[None], model)[0]
+    checked = verify(matches(points0.tolist(), points1.tolist()), "homography")
+    picture = draw_matches(image0, image1, checked, view="warp")
+    beside, over = picture[STRIP:, :640].astype(int), picture[STRIP:, 645:].astype(int)
+    assert np.array_equal(beside, image1)
+    # The squares of the first image look like the second, and most of the picture is in both.
+    assert np.median(np.abs(over - beside).max(axis=-1)) <= 3
+    unlike = draw_matches(255 - image0, image1, checked, view="warp")[STRIP:, 645:].astype(int)
+    assert 0.25 < (np.abs(unlike - beside).max(axis=-1) > 20).mean() < 0.6
+
+
+@pytest.mark.parametrize("kind", ["fundamental", "essential"])
+def test_epipolar_lines_run_through_the_matches(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    camera = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+    world = rng.uniform((-1.5, -1, 3), (1.5, 1, 8), (60, 3))
+    sides = [world, world - (0.5, 0.1, 0)]
+    points0, points1 = ((p @ camera.T)[:, :2] / p[:, 2:] for p in sides)
+    given = matches(points0.tolist(), points1.tolist())
+    checked = verify(given, kind, **({"K0": camera, "K1": camera} if kind == "essential" else {}))
+    picture = draw_matches(
+        black(), black(), checked, view="epipolar", cameras=(camera, camera) if kind == "essential" else None
+    )
+    blue = (np.abs(picture.astype(int) - INLIER).max(axis=-1) < 90)[STRIP:, 645:]
+    # All lines run along the motion: (0.5, 0.1) of x to y; each from edge to edge.
+    columns = np.flatnonzero(blue.any(axis=0))
+    assert blue.sum() > 16 * 200 and columns.min() < 5 and columns.max() > 634
+    if kind == "essential":
+        with pytest.raises(ConfigError, match="needs cameras"):
+            draw_matches(black(), black(), checked, view="epipolar")
+
+
+@pytest.mark.parametrize("view", ["lines", "arrows", "warp", "epipolar"])
+def test_no_view_minds_strange_input(view: str) -> None:
+    strange = matches(
+        [[float("nan"), 1], [1e9, -1e9], [3, 3]], [[1, 1], [float("inf"), 0], [4, 4]], [True, False, True]
+    )
+    model = torch.tensor([[1e-9, 0, 5], [0, 1, 0], [0, 3, 1e-12]], dtype=torch.float64)
+    kind = {"warp": "homography"}.get(view, "fundamental")
+    given = dataclasses.replace(strange, model=model, model_type=kind)
+    for shape in ((1, 1), (48, 64, 3), (16, 2048)):
+        assert draw_matches(np.zeros(shape, np.uint8), black(), given, view=view, height=64).dtype == np.uint8

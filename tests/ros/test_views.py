@@ -15,6 +15,7 @@ import torch
 
 from semantic_matcher_core.streams import Frame, MatchedPair
 from semantic_matcher_core.types import Features, Matches
+from semantic_matcher_core.viz import palette
 
 annotations = pytest.importorskip("semantic_matcher.annotations")
 
@@ -112,8 +113,9 @@ def test_inliers_and_outliers_differ_in_colour() -> None:
     _, outliers, inliers = annotations.annotations_message(pair, HEADER, foxglove()).points
     assert xy(outliers) == [(5.5, 5.5), (6.5, 5.5)]
     assert xy(inliers) == [(1.5, 2.5), (2.5, 2.5), (7.5, 7.5), (8.5, 9.5)]
-    assert inliers.outline_color.g > inliers.outline_color.r
-    assert outliers.outline_color.r > outliers.outline_color.g
+    for drawn, colour in ((inliers, palette.INLIER), (outliers, palette.OUTLIER)):
+        shade = drawn.outline_color
+        assert [round(255 * v) for v in (shade.r, shade.g, shade.b)] == list(colour)
 
 
 @pytest.mark.parametrize("inlier", [None, []])

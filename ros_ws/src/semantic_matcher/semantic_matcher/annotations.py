@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from semantic_matcher_core.viz import palette
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -32,10 +34,14 @@ class _Colour:
     a: float
 
 
-_KEYPOINT = _Colour(0.67, 0.71, 0.75, 0.8)
-_MATCH = _Colour(0.35, 0.70, 1.00, 0.9)
-_INLIER = _Colour(0.25, 0.88, 0.50, 0.9)
-_OUTLIER = _Colour(0.92, 0.27, 0.27, 0.5)
+def _shade(colour: palette.Colour, opacity: float) -> _Colour:
+    return _Colour(*(value / 255 for value in colour), opacity)
+
+
+_KEYPOINT = _shade(palette.KEYPOINT, 0.8)
+_MATCH = _shade(palette.amount(1.0), 0.9)
+_INLIER = _shade(palette.INLIER, 0.9)
+_OUTLIER = _shade(palette.OUTLIER, 0.6)
 
 
 def foxglove_messages() -> ModuleType | None:
@@ -53,8 +59,8 @@ def annotations_message(pair: MatchedPair, header: Header, messages: ModuleType)
     """What is to be drawn on the current image of a pair.
 
     Keypoints are ``POINTS``. Matches are a ``LINE_LIST`` with a segment for each match, from the place in the reference
-    image (previous, left, stored) to the place in the current one. With a geometric check, inliers are green and
-    outliers, in a list of their own, red.
+    image (previous, left, stored) to the place in the current one. With a geometric check, inliers are blue and
+    outliers, in a list of their own, vermilion, as everywhere (:mod:`semantic_matcher_core.viz.palette`).
 
     Args:
         pair: frames with their matches.

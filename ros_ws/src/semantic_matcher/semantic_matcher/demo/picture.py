@@ -18,7 +18,7 @@ class Panel:
         title: what stands above it (ASCII).
         topics: topics of the reference and the current image in the recording.
         match: the matches of the pair.
-        good: ``M`` bool, drawn green; the others are red.
+        good: ``M`` bool, drawn blue; the others vermilion.
     """
 
     title: str
