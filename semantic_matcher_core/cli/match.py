@@ -40,7 +40,7 @@ def match_command(
     view: Annotated[
         str,
         typer.Option(
-            help="What the picture shows: lines from image to image; arrows of motion on the second one; warp, the first "
+            help="What the picture shows: lines from image to image; arrows of motion on the second; warp, the first "
             "laid over the second (--geometry homography); epipolar lines (--geometry fundamental)."
         ),
     ] = "lines",

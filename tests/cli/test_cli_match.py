@@ -65,6 +65,30 @@ def test_picture_and_arrays_are_written(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first.png", "matches.npz", "matches.png", "second.png"]
 
 
+@pytest.mark.parametrize(
+    ("view", "geometry"), [("arrows", "none"), ("warp", "homography"), ("epipolar", "fundamental")]
+)
+def test_views(pair: tuple[str, str], tmp_path: Path, view: str, geometry: str) -> None:
+    picture = tmp_path / "picture.png"
+    arguments = ["match", *pair, *SIFT, "-o", str(picture), "--geometry", geometry, "--view", view, "--theme", "light"]
+    assert main(arguments) == 0
+    drawn = read_image(picture)
+    assert (drawn.shape[1] > 2 * drawn.shape[0]) == (view != "arrows")
+    assert drawn[0, 0].tolist() == [255, 255, 255]
+
+
+def test_a_view_that_cannot_be_is_refused_before_the_work(
+    pair: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for extra, message in (
+        (["--view", "warp"], "--view warp shows a homography; add --geometry homography"),
+        (["--view", "dots"], "unknown --view 'dots'; use one of lines, arrows, warp, epipolar"),
+        (["--theme", "grey"], "unknown --theme 'grey'"),
+    ):
+        assert main(["match", *pair, *SIFT, *extra]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_ratio_and_similarity_thin_out_the_matches(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     counts = []
     for extra in ([], ["--ratio", "0.7"], ["--min-similarity", "0.98"]):

@@ -64,7 +64,7 @@ def test_compressed_images_checked_and_drawn(client: Client, log: Path, textured
         pictures = client.listen(Image, f"{NAME}/debug_image")
         drawn = send_until(camera, compressed, lambda: pictures and pictures[-1], "a debug image")
         assert drawn.encoding == "rgb8" and drawn.header.frame_id == "cam"
-        assert drawn.width > 2 * 160 and drawn.height > 120
+        assert drawn.width == 160 and drawn.height > 120  # one image, 320 x 240, and the strip
         assert len(drawn.data) == drawn.step * drawn.height == 3 * drawn.width * drawn.height
         assert np.unique(np.frombuffer(drawn.data, np.uint8)).size > 100
 

@@ -77,6 +77,8 @@ def _draw(node: MatcherNode, pair: MatchedPair, mode: str) -> np.ndarray:
         features0=pair.reference.features,
         features1=pair.current.features,
         title=f"{node.model.variant}, {mode}",
+        # A camera moves little between two frames: what moved where says more than two images beside each other.
+        view="arrows" if mode == "temporal" else "lines",
         max_lines=node.settings.debug_max_matches,
         height=node.settings.debug_height,
     )
