@@ -7,6 +7,9 @@ anything else surface as the defect it is.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SemanticMatcherError(Exception):
     """Base of every error this library raises on purpose."""
@@ -74,3 +77,20 @@ class MissingPackageError(SemanticMatcherError, ImportError):
 
 class OutputError(SemanticMatcherError, OSError):
     """A result cannot be written (folder missing, no permission, disk full); nothing is left under its final name."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str], more: str = "") -> UnknownNameError:
+    """Make the error for a name that nothing has: it names the nearest that exists, then all of them.
+
+    Args:
+        what: what the name should be of, e.g. ``"extractor"``.
+        name: as it was given.
+        known: the names that exist.
+        more: what else may be given, after the known names.
+    """
+    known = list(known)
+    # Compared without regard to case: XFeat is what papers write.
+    lower = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    hint = f"; did you mean {lower[near[0]]!r}?" if near else ";"
+    return UnknownNameError(f"unknown {what} {name!r}{hint} known: {', '.join(known)}{more}")

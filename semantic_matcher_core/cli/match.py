@@ -10,6 +10,7 @@ import typer
 
 from semantic_matcher_core.cli.flatten import flattened
 from semantic_matcher_core.cli.options import MatchingOptions, ModelOptions, OrientationOption
+from semantic_matcher_core.cli.progress import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,12 +197,20 @@ def _summary(
     }
 
 
+_MODELS = {
+    "homography": "one homography",
+    "fundamental": "one fundamental matrix",
+    "essential": "one essential matrix",
+}
+
+
 def _sentence(summary: dict[str, Any]) -> str:
     counts = " + ".join(str(image["keypoints"]) for image in summary["images"])
-    text = f"{summary['matches']} matches between {counts} keypoints"
+    text = f"{counted(summary['matches'], 'match', 'matches')} between {counts} keypoints"
     if summary["geometry"] is not None:
-        share = summary["geometry"]["inlier_share"]
-        text += f", {summary['geometry']['inliers']} of them ({share:.0%}) fit a {summary['geometry']['kind']}"
+        found = summary["geometry"]
+        share, model = found["inlier_share"], _MODELS[found["kind"]]
+        text += f", {found['inliers']} of them ({share:.0%}) agree with {model}"
     text += f" ({summary['variant']} on {summary['device']})"
     return text + "".join(f"\nwrote {path}" for path in summary["written"])
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class JobBars:
             return  # complete already; it said so
         seconds = time.monotonic() - self._started
         text = (
-            f"wrote {outcome.job.output}: {progress.frames} images, {progress.pairs} pairs, {progress.matches} matches"
+            f"wrote {outcome.job.output}: {counted(progress.frames, 'image')}, {counted(progress.pairs, 'pair')}, "
+            f"{counted(progress.matches, 'match', 'matches')}"
         )
         left_out = ", ".join(f"{count} {reason}" for reason, count in progress.left_out.items() if count)
         text += f", left out {left_out}" if left_out else ""
@@ -98,17 +100,24 @@ class JobBars:
 
 
 def _bar(console: Any) -> Any:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
+    class Times(ProgressColumn):
+        """How long it has taken and, until it is done, how long it will take."""
+
+        def render(self, task: Task) -> Text:
+            taken = str(timedelta(seconds=int((task.finished_time if task.finished else task.elapsed) or 0)))
+            left = None if task.finished else task.time_remaining
+            return Text(taken if left is None else f"{taken}, {timedelta(seconds=int(left))} left")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Times())
+    return Progress(*columns, console=console)
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number with its noun: ``1 pair``, ``2 pairs``."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 class Stopwatch:

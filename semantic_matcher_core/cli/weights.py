@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,11 +35,11 @@ def list_command(
     as_json: _AsJson = False,
 ) -> None:
     """Show every entry of the catalogue: what it is, its licence and size, and where it lies on this machine."""
-    from semantic_matcher_core.errors import UnknownNameError
+    from semantic_matcher_core.errors import unknown_name
     from semantic_matcher_core.weights.catalogue import KINDS, list_entries
 
     if kind is not None and kind not in KINDS:
-        raise UnknownNameError(f"unknown kind {kind!r}; use one of {', '.join(KINDS)}")
+        raise unknown_name("kind", kind, KINDS)
     rows = [_row(entry) for entry in list_entries(kind)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -52,7 +54,7 @@ def list_command(
                 row["kind"],
                 "?" if row["size_mb"] is None else f"{row['size_mb']:.1f}",
                 row["licence"],
-                row["path"] or "-",
+                _shown(row["path"]),
             )
             for row in rows
         ],
@@ -121,14 +123,25 @@ def verify_command(
     if not names:
         results = [result for result in results if result.status != MISSING]
     if as_json:
-        rows = [{"name": r.name, "status": r.status, "path": str(r.path or ""), "detail": r.detail} for r in results]
+        rows = [
+            {"name": r.name, "status": r.status, "path": str(r.path or ""), "detail": r.detail, "note": r.note}
+            for r in results
+        ]
         typer.echo(json.dumps(rows, indent=2))
     elif results:
         from semantic_matcher_core.cli.tables import print_table
 
         print_table(
-            ("name", "status", "where", "detail"), [(r.name, r.status, str(r.path or "-"), r.detail) for r in results]
+            ("name", "status", "where", "detail"),
+            # Whole hashes are in the JSON.
+            [
+                (r.name, r.status, _shown(r.path), re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", r.detail))
+                for r in results
+            ],
         )
+        for result in results:
+            if result.note:
+                typer.echo(f"{result.name}: {result.note}")
     else:
         typer.echo("no weights are on this machine; fetch some with: semantic-matcher weights fetch xfeat")
     if any(result.status in (MISMATCH, MISSING) for result in results):
@@ -159,3 +172,19 @@ def _row(entry: Entry) -> dict[str, Any]:
         "note": entry.note,
         "path": None if path is None else str(path),
     }
+
+
+def _shown(path: Any) -> str:
+    """A path as a table shows it: short where that says it all."""
+    from semantic_matcher_core.weights.places import BUNDLED
+
+    if not path:
+        return "-"
+    if Path(path).is_relative_to(BUNDLED):
+        return "in the package"
+    parts = Path(path).parts
+    for folder in ("site-packages", "dist-packages"):
+        if folder in parts[:-1]:
+            return f"in the package {parts[parts.index(folder) + 1]}"
+    home = Path.home()
+    return f"~/{Path(path).relative_to(home)}" if Path(path).is_relative_to(home) else str(path)

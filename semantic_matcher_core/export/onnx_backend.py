@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def use_onnx(
     folder = Path(folder)
     if matcher.precision != "fp32":
         raise ConfigError(f"ONNX graphs are fp32, but the matcher has precision {matcher.precision!r}; use 'fp32'")
-    exported, precision = _read_manifest(folder)
+    exported, precision = _read_manifest(folder, matcher.variant)
     # An export to int8 leaves the extractor as it is.
     graphs = {graph.name: graph for graph in graphs_of(matcher, extractor=precision != "int8")}
     if set(graphs) != set(exported):
@@ -160,12 +161,13 @@ def _provider(device: torch.device) -> str:
     return _PROVIDERS[device.type]
 
 
-def _read_manifest(folder: Path) -> tuple[dict[str, dict[str, Any]], str]:
+def _read_manifest(folder: Path, variant: str) -> tuple[dict[str, dict[str, Any]], str]:
     """What it says of each graph, and what they compute in."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(
-            f"{folder} is no export (it has no {MANIFEST}); make one: semantic-matcher export --format onnx"
+            f"{folder} is no export (it has no {MANIFEST}); make one: "
+            f"semantic-matcher export --variant {shlex.quote(variant)} -o {shlex.quote(str(folder))}"
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import UnknownNameError
+from semantic_matcher_core.errors import unknown_name
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.dkd import detect_keypoints
@@ -70,7 +70,7 @@ class Alike(DenseExtractor):
     ) -> None:
         super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         if model not in _MODELS:
-            raise UnknownNameError(f"unknown ALIKE model {model!r}; known: {', '.join(_MODELS)}")
+            raise unknown_name("ALIKE model", model, _MODELS)
         self.name = model
         channels, self.descriptor_dim, hidden_head = _MODELS[model]
         self.detection_threshold = check_detection_threshold(detection_threshold)

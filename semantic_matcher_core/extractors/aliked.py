@@ -16,7 +16,7 @@ from kornia.feature import ALIKED
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import UnknownNameError
+from semantic_matcher_core.errors import unknown_name
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.deformable import DeformableConv
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
@@ -68,7 +68,7 @@ class Aliked(DenseExtractor):
     ) -> None:
         super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         if model not in _MODELS:
-            raise UnknownNameError(f"unknown ALIKED model {model!r}; known: {', '.join(_MODELS)}")
+            raise unknown_name("ALIKED model", model, _MODELS)
         self.name = model
         self.descriptor_dim = _MODELS[model]
         self.detection_threshold = check_detection_threshold(detection_threshold)

@@ -17,7 +17,7 @@ from kornia.feature.dedode.encoder import VGG19
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import UnknownNameError
+from semantic_matcher_core.errors import unknown_name
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.selection import best_candidates
@@ -68,7 +68,7 @@ class DeDoDe(DenseExtractor):
     ) -> None:
         super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         if descriptor not in _DESCRIPTORS:
-            raise UnknownNameError(f"unknown DeDoDe descriptor {descriptor!r}; known: {', '.join(_DESCRIPTORS)}")
+            raise unknown_name("DeDoDe descriptor", descriptor, _DESCRIPTORS)
         self.name = f"dedode-{descriptor}"
         self.normalize_descriptors = normalize_descriptors
         self.detector: Any = dedode_detector_L()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import ConfigError, UnknownNameError
+from semantic_matcher_core.errors import ConfigError, unknown_name
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.types import Features
 
@@ -163,9 +163,7 @@ def _method_class(method: str) -> Any:
         missing = _missing_module(error)
         if missing is not None:
             raise _needs(method, missing) from error
-        raise UnknownNameError(
-            f"easy-local-features has no method {method!r}; it has: {', '.join(package.available_methods)}"
-        ) from error
+        raise unknown_name("method of easy-local-features", method, package.available_methods) from error
 
 
 def _needs(method: str, module: str | None) -> ConfigError:

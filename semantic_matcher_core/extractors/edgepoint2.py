@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import UnknownNameError
+from semantic_matcher_core.errors import unknown_name
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
 from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
@@ -80,7 +80,7 @@ class EdgePoint2(Extractor):
     ) -> None:
         super().__init__(max_keypoints)
         if model not in MODELS:
-            raise UnknownNameError(f"unknown EdgePoint2 model {model!r}; known: {', '.join(MODELS)}")
+            raise unknown_name("EdgePoint2 model", model, MODELS)
         self.name = model
         size = model.removeprefix("edgepoint2-")
         self.descriptor_dim = int(size[1:])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from semantic_matcher_core.device import resolve_device
-from semantic_matcher_core.errors import ConfigError, UnknownNameError
+from semantic_matcher_core.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from semantic_matcher_core.extractors.base import Extractor
@@ -190,7 +190,7 @@ def _third_party() -> dict[str, EntryPoint]:
 def _entry_point(name: str) -> EntryPoint:
     point = _third_party().get(name)
     if point is None:
-        raise UnknownNameError(f"unknown extractor {name!r}; known: {', '.join(list_extractors())}")
+        raise unknown_name("extractor", name, list_extractors())
     return point
 
 

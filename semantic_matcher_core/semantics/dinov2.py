@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semantic_matcher_core.errors import ShapeError, UnknownNameError
+from semantic_matcher_core.errors import ShapeError, unknown_name
 from semantic_matcher_core.layers import attention
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import to_weight
@@ -61,7 +61,7 @@ class DinoV2(SemanticEncoder):
     def __init__(self, name: str = "dinov2_vits14") -> None:
         super().__init__()
         if name not in _ARCHITECTURES:
-            raise UnknownNameError(f"unknown DINOv2 model {name!r}; known: {', '.join(_ARCHITECTURES)}")
+            raise unknown_name("DINOv2 model", name, _ARCHITECTURES)
         architecture = _ARCHITECTURES[name]
         self.name = name
         self.feature_dim = dim = architecture.dim

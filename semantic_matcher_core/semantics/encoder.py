@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from semantic_matcher_core.device import resolve_device
-from semantic_matcher_core.errors import UnknownNameError
+from semantic_matcher_core.errors import unknown_name
 
 
 class SemanticEncoder(nn.Module, ABC):
@@ -69,7 +69,7 @@ def create_semantic_encoder(
     from semantic_matcher_core.weights import find_weights, load_state_dict_strictly
 
     if name not in _ENCODERS:
-        raise UnknownNameError(f"unknown semantic encoder {name!r}; known: {', '.join(_ENCODERS)}")
+        raise unknown_name("semantic encoder", name, _ENCODERS)
     # Before the network is built: the giant variant takes seconds and 4.5 GB to build.
     path = find_weights(name, weights, fetch=fetch)
     module, class_name = _ENCODERS[name]

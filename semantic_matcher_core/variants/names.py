@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from semantic_matcher_core.errors import UnknownNameError
+from semantic_matcher_core.errors import UnknownNameError, unknown_name
 from semantic_matcher_core.weights.catalogue import Entry, get_entry, list_entries
 from semantic_matcher_core.weights.places import locate
 
@@ -113,10 +113,9 @@ def is_known(variant: str) -> bool:
 
 def unknown_variant(name: str) -> UnknownNameError:
     """The error for a name that is no variant; it lists those that exist."""
-    published = ", ".join(entry.name for entry in list_entries("variant"))
-    return UnknownNameError(
-        f"unknown variant {name!r}; known: {published}; "
-        "or give plain:<extractor>, or the path of a checkpoint folder or zip"
+    published = [entry.name for entry in list_entries("variant")]
+    return unknown_name(
+        "variant", name, published, "; or give plain:<extractor>, or the path of a checkpoint folder or zip"
     )
 
 
@@ -153,7 +152,7 @@ def _encoder_name(text: str) -> str:
         size = name.removeprefix("dinov2_")  # vitb14
         if wanted in (name, size, size.removeprefix("vit").removesuffix("14")):
             return name
-    raise UnknownNameError(f"unknown dino {text!r}; known: {', '.join(known)}, or none for descriptors alone")
+    raise unknown_name("dino", text, known, ", or none for descriptors alone")
 
 
 def _is_of_family(entry: Entry, wanted: str) -> bool:

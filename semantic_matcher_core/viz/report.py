@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -43,7 +44,7 @@ def write_report(results: Path, output: Path) -> None:
 def render(data: ReportData) -> str:
     """The page as a string; the same data gives the same page."""
     style = (files("semantic_matcher_core.viz") / "report.css").read_text(encoding="utf-8")
-    title = f"Matches of {data.path.name}"
+    title = f"Report on {data.path.name}"
     sections = "".join(_section(data, stream) for stream in data.streams)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -66,13 +67,19 @@ def _facts(data: ReportData) -> str:
             ("made by", f"{run['program']}, offline"),
             ("from", f"{run['source']['name']} ({', '.join(run['source']['streams'])})"),
             ("variant", run["variant"]),
-            ("weights", f"sha256 {run['weights_sha256'][:16]}…"),
+            ("weights", _weights(run["weights_sha256"])),
             ("precision", run["precision"]),
         ]
     for topic, count in data.keypoints.items():
         rows.append((topic, f"{count:.0f} keypoints per image (median)"))
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return f"<table>{cells}</table>"
+
+
+def _weights(digest: str) -> str:
+    # What has no weights (SIFT) has the hash of nothing.
+    has_some = digest and digest != hashlib.sha256().hexdigest()
+    return f"sha256 {digest[:16]}…" if has_some else "none: this variant has no weights"
 
 
 def _section(data: ReportData, stream: MatchStream) -> str:
@@ -100,7 +107,9 @@ def _section(data: ReportData, stream: MatchStream) -> str:
     if data.run is None:
         charts += _latency_charts(stream, seconds)
     pictures = _heat(stream) + "".join(_pair(stream, pair) for pair in stream.pairs)
-    return f'{heading}<div class="charts">{"".join(charts)}</div>{pictures}'
+    # One pair has no course over time; its figures stand in the tiles.
+    drawn = f'<div class="charts">{"".join(charts)}</div>' if len(series.matches) > 1 else ""
+    return f"{heading}{drawn}{pictures}"
 
 
 def _tiles(data: ReportData, stream: MatchStream, seconds: np.ndarray) -> str:

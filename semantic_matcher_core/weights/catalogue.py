@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from semantic_matcher_core.errors import ConfigError, UnknownNameError
+from semantic_matcher_core.errors import ConfigError, unknown_name
 
 KINDS = ("extractor", "matcher", "semantic_encoder", "variant")
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
@@ -95,7 +95,7 @@ def get_entry(name: str) -> Entry:
     """
     catalogue = _catalogue()
     if name not in catalogue:
-        raise UnknownNameError(f"no weights named {name!r} in the catalogue; it has: {', '.join(catalogue)}")
+        raise unknown_name("weights", name, catalogue)
     return catalogue[name]
 
 

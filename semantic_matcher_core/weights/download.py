@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import ssl
 import time
 import urllib.error
@@ -30,6 +31,7 @@ ATTEMPTS = 5
 BACKOFF_S = 1.0
 MAX_WAIT_S = 60.0
 _CHUNK = 2**20
+_NO_NETWORK = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 _log = logging.getLogger(__name__)
 
 
@@ -174,6 +176,10 @@ def _transfer(url: str, part: _Part, size: int | None, progress: Progress | None
             raise DownloadError(
                 f"{url}: the server's certificate is not valid: {error.reason.verify_message}"
             ) from error
+        if isinstance(error.reason, socket.gaierror) or getattr(error.reason, "errno", None) in _NO_NETWORK:
+            # Seconds of trying do not bring a network.
+            kept = f"; {part.size / 1e6:.1f} MB are kept, the next try goes on from there" if part.size else ""
+            raise DownloadError(f"{url} could not be reached: {error.reason}; is there a network?{kept}") from error
         raise _TryAgainError(str(error.reason)) from error
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise _TryAgainError(str(error) or type(error).__name__) from error

@@ -24,12 +24,14 @@ class Verification:
         status: ``ok``, ``not here``, ``no hash on record`` or ``mismatch``.
         path: what was checked.
         detail: which record it was held against, or what differs.
+        note: what the catalogue has to say of another hash; "" where nothing differs.
     """
 
     name: str
     status: str
     path: Path | None = None
     detail: str = ""
+    note: str = ""
 
 
 def verify_weights(name: str) -> Verification:
@@ -56,8 +58,7 @@ def _verify_file(entry: Entry, path: Path) -> Verification:
     record = "published" if entry.sha256 else "recorded at first fetch"
     actual = sha256_of(path)
     if actual != expected:
-        note = f" ({entry.note})" if entry.note else ""
-        return Verification(entry.name, MISMATCH, path, f"SHA-256 {actual}, {record} {expected}{note}")
+        return Verification(entry.name, MISMATCH, path, f"SHA-256 {actual}, {record} {expected}", entry.note or "")
     return Verification(entry.name, OK, path, f"SHA-256 as {record}")
 
 

@@ -67,7 +67,7 @@ def test_list_filters_and_gives_json(home: Path, run: Callable[..., Run]) -> Non
     assert all(row["path"] is None and row["url"].startswith("https://") for row in rows[1:])
     code, _, err = run("weights", "list", "--kind", "nets")
     assert code == 2
-    assert "unknown kind 'nets'; use one of extractor, matcher, semantic_encoder, variant" in err
+    assert "unknown kind 'nets'; known: extractor, matcher, semantic_encoder, variant" in err
 
 
 def test_fetch_brings_all_that_a_variant_needs(home: Path, published: Published, run: Callable[..., Run]) -> None:

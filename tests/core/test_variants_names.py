@@ -62,7 +62,10 @@ def test_words_that_mean_a_variant(home: Path, choice: dict[str, str], name: str
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"variant": "xfeat-5_layers"}, r"unknown variant 'xfeat-5_layers'; known: compact, xfeat, superpoint"),
+        (
+            {"variant": "xfeat-5_layers"},
+            r"unknown variant 'xfeat-5_layers'; did you mean 'xfeat-9_layers'\? known: compact, xfeat, superpoint",
+        ),
         ({"variant": "plain:"}, "unknown variant"),
         (
             {"descriptor": "aliked", "dino": "dinov2_vitb14"},

@@ -131,7 +131,10 @@ def test_an_unsafe_zip(home: Path, published: Published, tmp_path: Path) -> None
 
 
 def test_names_and_paths_that_are_nothing(home: Path, checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown variant 'xfeet'; known: compact, xfeat, .*plain:<extractor>"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"unknown variant 'xfeet'; did you mean 'xfeat'\? known: compact, xfeat, .*plain:<extractor>",
+    ):
         SemanticMatcher.from_pretrained("xfeet", device="cpu")
     for path in (str(tmp_path / "nowhere"), tmp_path / "nowhere", "nowhere.zip"):
         with pytest.raises(WeightsNotFoundError, match="does not exist"):

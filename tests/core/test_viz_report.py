@@ -123,6 +123,7 @@ def test_one_pair_is_best_median_and_worst(tmp_path: Path) -> None:
     assert [p.rank for p in data.streams[0].pairs] == ["best and median and worst"]
     page = render(data)
     assert "Best and median and worst pair by matches (its images are not in the file)" in page
+    assert 'class="chart' not in page, "one pair has no course over time"
 
 
 def test_left_and_right_of_the_same_stamp_and_frame_are_told_apart(tmp_path: Path) -> None:
@@ -346,7 +347,7 @@ def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
     assert "CONSOLE" not in done.stderr, done.stderr
     assert set(server.requested) <= {"/measure.html", "/report.html", "/favicon.ico"}
     result = json.loads(done.stdout.partition('<pre id="result">')[2].partition("</pre>")[0])
-    assert result["title"] == "Matches of a_rather_long_name_of_results.mcap"
+    assert result["title"] == "Report on a_rather_long_name_of_results.mcap"
     assert result["width"] == width and result["widest"] <= width  # nothing to scroll sideways
     assert result["smallest"] >= 12
     assert len(result["charts"]) == 6 and all(w > 250 and h > 150 for w, h in result["charts"])

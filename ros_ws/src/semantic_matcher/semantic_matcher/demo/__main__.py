@@ -105,7 +105,12 @@ def _run(options: argparse.Namespace, domain: int) -> None:
         raise DemoError(f"cannot write to the folder {output}: {error.strerror}; name another with --output") from error
     names = " + ".join(MATCHERS[mode].executable for mode in modes)
     print(f"graph of this machine alone, ROS_DOMAIN_ID={domain}: camera → {names} → recorder", flush=True)
-    outcome = run_graph(plan, graph_environment(domain), _progress)
+    try:
+        outcome = run_graph(plan, graph_environment(domain), _progress)
+    except BaseException:
+        # Part of a recording looks like a whole one; the logs tell what happened.
+        plan.recording.unlink(missing_ok=True)
+        raise
     _progress("", 0)
     figures, panels = {}, []
     for mode in plan.modes:
