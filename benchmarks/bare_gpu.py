@@ -52,11 +52,11 @@ def steps(out: Path, data: Path, weights: Path) -> list[Step]:
     train = (
         "-m",
         "training.train_student",
-        "training/configs/compact.student.yaml",
+        "training/configs/student-positions.yaml",
         f"data.photos={data / 'photos'}",
         f"folder={out / 'runs'}",
         "--output",
-        str(out / "compact.safetensors"),
+        str(out),
         "--minutes",
         "{minutes}",
     )
