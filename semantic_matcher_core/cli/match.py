@@ -42,9 +42,18 @@ def match_command(
         str,
         typer.Option(
             help="What the picture shows: lines from image to image; arrows of motion on the second; warp, the first "
-            "laid over the second (--geometry homography); epipolar lines (--geometry fundamental)."
+            "laid over the second (--geometry homography); epipolar lines (--geometry fundamental); semantics, "
+            "what the semantic map tells apart."
         ),
     ] = "lines",
+    point: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --view: what this point of the first image (X,Y in pixels) resembles in the second by "
+            "texture, by semantics and by both.",
+            show_default=False,
+        ),
+    ] = None,
     theme: Annotated[str, typer.Option(help="Surroundings of the picture: dark or light.")] = "dark",
     orientation: OrientationOption = "exif",
     rotation: Annotated[
@@ -72,7 +81,7 @@ def match_command(
     if arrays and not as_json:
         raise ConfigError("--arrays adds to --json; give both, or write arrays to a file with --npz")
     _check_outputs(output, npz)
-    _check_view(view, theme, kind)
+    place = _check_view(view, theme, kind, point)
     model.name()
 
     from semantic_matcher_core.cli.progress import Stopwatch, spinner
@@ -86,19 +95,15 @@ def match_command(
     with spinner("matching"):
         features0, features1, matches = _match(matcher, images, kind, matching.geometry_threshold, clock, rotation)
     if output is not None:
-        from semantic_matcher_core.viz.matches import draw_matches
+        style = {"title": matcher.variant, "theme": theme}
+        found = (features0, features1)
+        if place is not None or view == "semantics":
+            picture = _semantic_picture(matcher, images, found, place, style)
+        else:
+            from semantic_matcher_core.viz.matches import draw_matches
 
-        picture = draw_matches(
-            images[0],
-            images[1],
-            matches,
-            features0=features0,
-            features1=features1,
-            title=matcher.variant,
-            max_lines=max_lines,
-            view=view,
-            theme=theme,
-        )
+            keypoints = {"features0": features0, "features1": features1}
+            picture = draw_matches(*images, matches, **keypoints, max_lines=max_lines, view=view, **style)
         write_image(output, picture)
     if npz is not None:
         _write_npz(npz, matches)
@@ -110,12 +115,12 @@ def match_command(
         typer.echo(_sentence(summary))
 
 
-def _check_view(view: str, theme: str, kind: str | None) -> None:
-    """Refuse before the work what the picture could not show after it."""
+def _check_view(view: str, theme: str, kind: str | None, point: str | None) -> tuple[float, float] | None:
+    """The point as numbers; refuses before the work what the picture could not show after it."""
     from semantic_matcher_core.errors import ConfigError
 
     for name, value, known in (
-        ("view", view, ("lines", "arrows", "warp", "epipolar")),
+        ("view", view, ("lines", "arrows", "warp", "epipolar", "semantics")),
         ("theme", theme, ("dark", "light")),
     ):
         if value not in known:
@@ -123,6 +128,27 @@ def _check_view(view: str, theme: str, kind: str | None) -> None:
     needed = {"warp": "homography", "epipolar": "fundamental"}.get(view)
     if needed and kind != needed:
         raise ConfigError(f"--view {view} shows a {needed}; add --geometry {needed}")
+    if point is None:
+        return None
+    try:
+        x, y = (float(value) for value in point.split(","))
+    except ValueError:
+        raise ConfigError(f"--point {point!r} is no X,Y in pixels, such as 320,240") from None
+    return x, y
+
+
+def _semantic_picture(
+    matcher: SemanticMatcher,
+    images: list[np.ndarray],
+    features: tuple[Features, Features],
+    point: tuple[float, float] | None,
+    style: dict[str, Any],
+) -> np.ndarray:
+    from semantic_matcher_core.viz.semantics import draw_point, draw_semantics
+
+    if point is not None:
+        return draw_point(*images, *features, point, matching=matcher.matching, **style)
+    return draw_semantics(*images, *(matcher.extract_with_map(image)[1] for image in images), **style)
 
 
 def _check_outputs(output: Path | None, npz: Path | None) -> None:

@@ -97,7 +97,7 @@ def draw_matches(
         legend = Legend(((INLIER, "dot", "inlier"), (OUTLIER, "cross", "outlier")))
     else:
         colours = amount_colours((confidence - low) / (high - low))
-        legend = Legend((), "similarity", (low, high))
+        legend = Legend((), "similarity", (f"{low:.2f}", f"{high:.2f}"))
 
     unit = height / 480
     sides = [(features0, placements[0]), (features1, placements[1])]

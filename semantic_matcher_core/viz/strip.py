@@ -17,12 +17,12 @@ class Legend:
     Attributes:
         marks: (colour, "dot", "cross" or "" for none, word) of each.
         amount: what the scale from dark blue to yellow shows, or "" for none.
-        scale: the values at its ends.
+        scale: what stands at its ends.
     """
 
     marks: tuple[tuple[Colour, str, str], ...] = ()
     amount: str = ""
-    scale: tuple[float, float] = (0.0, 1.0)
+    scale: tuple[str, str] = ("", "")
 
     def also(self, mark: tuple[Colour, str, str]) -> Legend:
         """The same with one mark more, once."""
@@ -60,7 +60,7 @@ def _legend_width(legend: Legend, size: float, row: int) -> int:
     small = size * 0.85
     width = sum(row // 2 + text_width(word, small) + row // 3 for _, _, word in legend.marks)
     if legend.amount:
-        labels = [legend.amount, *(f"{value:.2f}" for value in legend.scale)]
+        labels = [legend.amount, *legend.scale]
         width += sum(text_width(label, small) for label in labels) + 3 * row + row
     return width
 
@@ -69,12 +69,12 @@ def _legend(strip: np.ndarray, left: int, right: int, middle: int, size: float, 
     row, small = round(size * 62), size * 0.85
     if legend.amount:
         left = text(strip, legend.amount, left, right, middle, small, theme.faint) + row // 4
-        left = text(strip, f"{legend.scale[0]:.2f}", left, right, middle, small, theme.faint) + row // 5
+        left = text(strip, legend.scale[0], left, right, middle, small, theme.faint) + row // 5
         length, thick = 3 * row, max(4, row // 5)
         length = max(0, min(length, right - left))
         bar = strip[middle - thick // 2 : middle - thick // 2 + thick, left : left + length]
         bar[:] = amount_colours(np.linspace(0, 1, bar.shape[1]))[None]
-        left = text(strip, f"{legend.scale[1]:.2f}", left + length + row // 5, right, middle, small, theme.faint)
+        left = text(strip, legend.scale[1], left + length + row // 5, right, middle, small, theme.faint)
         left += row // 3
     for colour, kind, word in legend.marks:
         centre, radius = np.array([[left + row / 5, middle]]), row / 8

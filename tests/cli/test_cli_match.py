@@ -65,6 +65,15 @@ def test_picture_and_arrays_are_written(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["first.png", "matches.npz", "matches.png", "second.png"]
 
 
+def test_semantics_and_a_point(pair: tuple[str, str], tmp_path: Path) -> None:
+    model = ["--variant", "compact", "--device", "cpu", "--max-keypoints", "200"]
+    assert main(["match", *pair, *model, "--view", "semantics", "-o", str(tmp_path / "map.png")]) == 0
+    assert main(["match", *pair, *model, "--point", "130,100", "-o", str(tmp_path / "point.png")]) == 0
+    drawn, panels = read_image(tmp_path / "map.png"), read_image(tmp_path / "point.png")
+    assert drawn.shape[1] > 2 * drawn.shape[0] and drawn.std() > 20
+    assert panels.shape[1] > 4.5 * panels.shape[0]  # the image, and three of the other
+
+
 @pytest.mark.parametrize(
     ("view", "geometry"), [("arrows", "none"), ("warp", "homography"), ("epipolar", "fundamental")]
 )
@@ -82,8 +91,11 @@ def test_a_view_that_cannot_be_is_refused_before_the_work(
 ) -> None:
     for extra, message in (
         (["--view", "warp"], "--view warp shows a homography; add --geometry homography"),
-        (["--view", "dots"], "unknown --view 'dots'; use one of lines, arrows, warp, epipolar"),
+        (["--view", "dots"], "unknown --view 'dots'; use one of lines, arrows, warp, epipolar, semantics"),
         (["--theme", "grey"], "unknown --theme 'grey'"),
+        (["--point", "3"], "--point '3' is no X,Y in pixels"),
+        (["--view", "semantics", "-o", "never.png"], "a plain matcher has no semantic map"),
+        (["--point", "300,3", "-o", "never.png"], "point 300,3 is outside the first image, 260 x 200 pixels"),
     ):
         assert main(["match", *pair, *SIFT, *extra]) == 2
         assert message in capsys.readouterr().err
