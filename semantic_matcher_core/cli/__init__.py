@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     usage_error: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
     quiet_libraries()
     show_own_logs()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file may be called what the terminal's encoding does not have.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(
             args=list(sys.argv[1:] if argv is None else argv), prog_name="semantic-matcher", standalone_mode=False

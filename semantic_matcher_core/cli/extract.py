@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from semantic_matcher_core.cli.flatten import flattened
-from semantic_matcher_core.cli.options import ModelOptions, OrientationOption
+from semantic_matcher_core.cli.options import FullScaleOption, ModelOptions, OrientationOption
 
 
 @flattened
@@ -34,11 +34,13 @@ def extract_command(
     ] = False,
     half: Annotated[bool, typer.Option("--half", help="Store descriptors in 16 bits: half the size.")] = False,
     orientation: OrientationOption = "exif",
+    image_full_scale: FullScaleOption = 0.0,
 ) -> None:
     """Write keypoints and descriptors of many images into one HDF5 file.
 
     The file is laid out as hloc does: one group per image with keypoints, scores, descriptors and image_size, and with
-    reasoned and semantic descriptors where the variant has a reasoner. It appears when all is done.
+    reasoned and semantic descriptors where the variant has a reasoner. Keypoints are pixels of the file as it is
+    stored, as hloc and COLMAP read it. The file appears when all is done.
 
     Examples:
 
@@ -57,8 +59,10 @@ def extract_command(
     files = collect_images(images, recursive=recursive, root=root)
 
     from semantic_matcher_core.cli.progress import progress_bar, spinner
+    from semantic_matcher_core.io.exif import read_exif
     from semantic_matcher_core.io.features_file import FeaturesWriter
-    from semantic_matcher_core.io.images import read_image
+    from semantic_matcher_core.io.images import decode_image, read_bytes
+    from semantic_matcher_core.io.stored import as_stored
 
     with spinner("loading the model"):
         matcher = model.load()
@@ -69,14 +73,16 @@ def extract_command(
     ):
         for done, (key, path) in enumerate(files, start=1):
             try:
-                image = read_image(path, orientation=orientation)
+                data = read_bytes(path)
+                image = decode_image(data, name=str(path), orientation=orientation, full_scale=image_full_scale or None)
             except ImageError as error:
                 if not skip_unreadable:
                     raise ImageError(f"{error} (--skip-unreadable goes on without it)") from error
                 typer.echo(f"skipped: {error}", err=True)
                 skipped += 1
             else:
-                writer.write(key, matcher.extract(image)[0])
+                turn = read_exif(data).orientation if orientation == "exif" else 1
+                writer.write(key, as_stored(matcher.extract(image)[0].to("cpu"), turn))
             advance(done)
         if writer.count == 0:
             raise ImageError(f"none of the {len(files)} images could be read; nothing is written")

@@ -16,13 +16,15 @@ def collect_images(
     Args:
         names: files, folders, or patterns with ``*``, ``?``, ``[…]`` or ``**``.
         recursive: look into the folders of a folder as well.
-        root: keys are paths below this folder; default: the folder that all have in common.
+        root: keys are paths below this folder (as text, :func:`~semantic_matcher_core.io.names.readable`); default: the
+            folder that all have in common.
 
     Raises:
         ImageError: a file or folder is missing, a folder holds no image, or a pattern matches none.
-        ConfigError: an image lies outside ``root``.
+        ConfigError: an image lies outside ``root``, or two names become one as text.
     """
     from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.io.names import readable
 
     paths: dict[Path, None] = {}
     folders: list[Path] = []
@@ -35,7 +37,13 @@ def collect_images(
     for path in paths:
         if not path.is_relative_to(base):
             raise ConfigError(f"{path} does not lie below --root {base}")
-        keyed.append((path.relative_to(base).as_posix(), path))
+        keyed.append((readable(path.relative_to(base).as_posix()), path))
+    if len({key for key, _ in keyed}) < len(keyed):
+        seen: dict[str, Path] = {}
+        for key, path in keyed:
+            if key in seen:
+                raise ConfigError(f"two images would both be called {key!r}, read as UTF-8 and as Latin-1; rename one")
+            seen[key] = path
     return keyed
 
 

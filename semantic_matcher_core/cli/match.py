@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semantic_matcher_core.cli.flatten import flattened
-from semantic_matcher_core.cli.options import MatchingOptions, ModelOptions, OrientationOption
+from semantic_matcher_core.cli.options import (
+    GEOMETRY_BACKENDS,
+    FullScaleOption,
+    MatchingOptions,
+    ModelOptions,
+    OrientationOption,
+)
 from semantic_matcher_core.cli.progress import counted
 
 if TYPE_CHECKING:
@@ -62,8 +68,11 @@ def match_command(
             help="How the second image may be turned: upright; quarter, looked for at four turns; any, at eight."
         ),
     ] = "upright",
+    image_full_scale: FullScaleOption = 0.0,
 ) -> None:
     """Match two images.
+
+    The picture shows them upright; coordinates (--json, --npz) are pixels of the files as they are stored.
 
     Examples:
 
@@ -85,15 +94,23 @@ def match_command(
     model.name()
 
     from semantic_matcher_core.cli.progress import Stopwatch, spinner
-    from semantic_matcher_core.io.images import read_image, write_image
+    from semantic_matcher_core.io.exif import read_exif
+    from semantic_matcher_core.io.exif import turns as exchanged
+    from semantic_matcher_core.io.images import decode_image, read_bytes, write_image
+    from semantic_matcher_core.io.stored import matches_as_stored
 
     clock = Stopwatch()
     with clock("read"):
-        images = [read_image(path, orientation=orientation) for path in (image0, image1)]
+        data = [(path, read_bytes(path)) for path in (image0, image1)]
+        images = [
+            decode_image(raw, name=str(path), orientation=orientation, full_scale=image_full_scale or None)
+            for path, raw in data
+        ]
+    turns = [read_exif(raw).orientation if orientation == "exif" else 1 for _, raw in data]
     with spinner("loading the model"), clock("load"):
         matcher = model.load(matching)
     with spinner("matching"):
-        features0, features1, matches = _match(matcher, images, kind, matching.geometry_threshold, clock, rotation)
+        features0, features1, matches = _match(matcher, images, kind, matching, clock, rotation)
     if output is not None:
         style = {"title": matcher.variant, "theme": theme}
         found = (features0, features1)
@@ -105,10 +122,13 @@ def match_command(
             keypoints = {"features0": features0, "features1": features1}
             picture = draw_matches(*images, matches, **keypoints, max_lines=max_lines, view=view, **style)
         write_image(output, picture)
+    sizes = images[0].shape[:2], images[1].shape[:2]
+    matches = matches_as_stored(matches, (turns[0], turns[1]), sizes)
     if npz is not None:
         _write_npz(npz, matches)
     written = [str(path) for path in (output, npz) if path is not None]
-    summary = _summary(matcher, (image0, image1), images, (features0, features1), matches, kind, clock, written)
+    stored = [size[::-1] if exchanged(turn) else size for size, turn in zip(sizes, turns, strict=True)]
+    summary = _summary(matcher, (image0, image1), stored, (features0, features1), matches, kind, clock, written)
     if as_json:
         typer.echo(json.dumps({**summary, **(_arrays(matches) if arrays else {})}, indent=None if arrays else 2))
     else:
@@ -167,7 +187,12 @@ def _check_outputs(output: Path | None, npz: Path | None) -> None:
 
 
 def _match(
-    matcher: SemanticMatcher, images: list[np.ndarray], kind: str | None, threshold: float, clock: Any, rotation: str
+    matcher: SemanticMatcher,
+    images: list[np.ndarray],
+    kind: str | None,
+    matching: MatchingOptions,
+    clock: Any,
+    rotation: str,
 ) -> tuple[Features, Features, Matches]:
     with clock("extract0"):
         features0 = matcher.extract_turned(images[0], rotation=rotation)[0]
@@ -179,14 +204,15 @@ def _match(
         from semantic_matcher_core.matching.verification import verify
 
         with clock("verify"):
-            matches = verify(matches, kind, threshold_px=threshold)
+            backend = GEOMETRY_BACKENDS[matching.geometry_backend]
+            matches = verify(matches, kind, threshold_px=matching.geometry_threshold, backend=backend)
     return features0.to("cpu"), features1.to("cpu"), matches
 
 
 def _summary(
     matcher: SemanticMatcher,
     paths: tuple[Path, Path],
-    images: list[np.ndarray],
+    sizes: list[tuple[int, ...]],
     features: tuple[Features, Features],
     matches: Matches,
     kind: str | None,
@@ -209,11 +235,11 @@ def _summary(
         "images": [
             {
                 "path": str(path),
-                "width": image.shape[1],
-                "height": image.shape[0],
+                "width": size[1],
+                "height": size[0],
                 "keypoints": item.keypoints.shape[1],
             }
-            for path, image, item in zip(paths, images, features, strict=True)
+            for path, size, item in zip(paths, sizes, features, strict=True)
         ],
         "matches": len(matches),
         "mean_confidence": float(matches.confidence.mean()) if len(matches) else None,

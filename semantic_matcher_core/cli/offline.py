@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semantic_matcher_core.cli.flatten import flattened
-from semantic_matcher_core.cli.options import MatchingOptions, ModelOptions
-from semantic_matcher_core.cli.run_options import OutputOptions, PairingOptions, ProcessOptions
+from semantic_matcher_core.cli.options import FullScaleOption, MatchingOptions, ModelOptions, OrientationOption
+from semantic_matcher_core.cli.run_options import CalibrationOptions, OutputOptions, PairingOptions, ProcessOptions
 
 if TYPE_CHECKING:
     from semantic_matcher_core.offline.jobs import Job
@@ -31,11 +31,12 @@ OutputPath = Annotated[
 
 @dataclass(frozen=True)
 class _Input:
-    """One recording: what messages call it, what its output is called, and how it is opened."""
+    """One recording: what messages call it, what its output is called, how it is opened, its images where known."""
 
     name: str
     stem: str
     open_source: Callable[[], ImageSource]
+    images: int | None = None
 
 
 @flattened
@@ -47,6 +48,7 @@ def bag_command(
     output: OutputPath,
     pairing: PairingOptions,
     matching: MatchingOptions,
+    calibration: CalibrationOptions,
     outputs: OutputOptions,
     model: ModelOptions,
     processes: ProcessOptions,
@@ -60,6 +62,7 @@ def bag_command(
             show_default=False,
         ),
     ] = None,
+    image_full_scale: FullScaleOption = 0.0,
 ) -> None:
     """Match the images of bags, as the ROS nodes do, into MCAP files.
 
@@ -77,8 +80,9 @@ def bag_command(
     from semantic_matcher_core.offline.sources import BagSource
 
     topics = tuple(image_topic or ())
-    inputs = [_Input(str(bag), _stem(bag), partial(BagSource, bag, topics)) for bag in bags]
-    _run(_jobs(inputs, output, pairing, matching, outputs, model), processes)
+    full_scale = image_full_scale or None
+    inputs = [_Input(str(bag), _stem(bag), partial(BagSource, bag, topics, full_scale=full_scale)) for bag in bags]
+    _run(_jobs(inputs, output, pairing, matching, calibration, outputs, model), processes)
 
 
 @flattened
@@ -89,6 +93,7 @@ def video_command(
     output: OutputPath,
     pairing: PairingOptions,
     matching: MatchingOptions,
+    calibration: CalibrationOptions,
     outputs: OutputOptions,
     model: ModelOptions,
     processes: ProcessOptions,
@@ -106,7 +111,7 @@ def video_command(
 
     groups = [tuple(videos)] if pairing.mode == "stereo" else [(video,) for video in videos]
     inputs = [_Input(str(group[0]), _stem(group[0]), partial(VideoSource, group, every)) for group in groups]
-    _run(_jobs(inputs, output, pairing, matching, outputs, model), processes)
+    _run(_jobs(inputs, output, pairing, matching, calibration, outputs, model), processes)
 
 
 @flattened
@@ -122,24 +127,24 @@ def images_command(
     output: OutputPath,
     pairing: PairingOptions,
     matching: MatchingOptions,
+    calibration: CalibrationOptions,
     outputs: OutputOptions,
     model: ModelOptions,
     processes: ProcessOptions,
     fps: Annotated[float, typer.Option(help="Images a second, for the time stamps.")] = 10.0,
     stamps_from_names: Annotated[
         bool,
-        typer.Option("--stamps-from-names", help="Take time stamps in seconds from the names (1311868169.16.png)."),
-    ] = False,
-    orientation: Annotated[
-        str | None,
         typer.Option(
-            help="exif: turn images as their EXIF tag says. stored: leave them as they lie in the file. "
-            "(default: exif, and stored with --colmap, as COLMAP reads them)",
-            show_default=False,
+            "--stamps-from-names",
+            help="Take time stamps from the names: seconds (1311868169.16.png), milli-, micro- or nanoseconds.",
         ),
-    ] = None,
+    ] = False,
+    orientation: OrientationOption = "exif",
+    image_full_scale: FullScaleOption = 0.0,
 ) -> None:
     """Match a sequence of image files into an MCAP file.
+
+    The MCAP file holds images and keypoints upright; --hdf5 and --colmap hold pixels of the files as they are stored.
 
     Examples:
 
@@ -147,19 +152,31 @@ def images_command(
 
       semantic-matcher images left/ right/ -o matches.mcap --mode stereo
 
-      semantic-matcher images shots/ -o shots.mcap --colmap --geometry fundamental
+      semantic-matcher images shots/ -o shots.mcap --colmap
     """
     from semantic_matcher_core.cli.inputs import collect_images
     from semantic_matcher_core.offline.sources import FilesSource
 
+    # Named by their paths below one folder, which is COLMAP's image folder.
+    everything = collect_images(images)
+    root = everything[0][1]
+    for _ in everything[0][0].split("/"):
+        root = root.parent
     groups = [[name] for name in images] if pairing.mode == "stereo" else [images]
-    sequences = [collect_images(group) for group in groups]
-    orientation = orientation or ("stored" if outputs.colmap else "exif")
-    source = partial(FilesSource, sequences, fps=fps, stamps_from_names=stamps_from_names, orientation=orientation)
+    sequences = [collect_images(group, root=root) for group in groups]
+    source = partial(
+        FilesSource,
+        sequences,
+        fps=fps,
+        stamps_from_names=stamps_from_names,
+        orientation=orientation,
+        full_scale=image_full_scale or None,
+    )
     folder = sequences[0][0][1].parent
-    inputs = [_Input(str(folder), folder.name, source)]
+    inputs = [_Input(str(folder), folder.name, source, len(everything))]
     # They are files already: COLMAP takes their folder instead of a copy.
-    _run(_jobs(inputs, output, pairing, matching, outputs, model, copy_images=False), processes)
+    jobs = _jobs(inputs, output, pairing, matching, calibration, outputs, model, copy_images=False)
+    _run(jobs, processes)
 
 
 def _run(jobs: list[Job], processes: ProcessOptions) -> None:
@@ -184,6 +201,7 @@ def _jobs(
     output: Path,
     pairing: PairingOptions,
     matching: MatchingOptions,
+    calibration: CalibrationOptions,
     outputs: OutputOptions,
     model: ModelOptions,
     *,
@@ -200,8 +218,13 @@ def _jobs(
         sync=pairing.sync,
         slop_s=pairing.slop,
         rotation=pairing.rotation,
-        geometry=matching.kind(),
+        geometry=matching.kind(calibrated=True),
         geometry_threshold=matching.geometry_threshold,
+        geometry_backend=matching.geometry_backend,
+        rectified=calibration.rectified,
+        epipolar_band=calibration.epipolar_band,
+        points=calibration.publish_points,
+        min_disparity=calibration.min_disparity,
         descriptors=outputs.descriptors,
         images=outputs.write_images,
         namespace=outputs.namespace,
@@ -212,6 +235,7 @@ def _jobs(
     model = model.on_local_device()
     model.name()
     load = partial(model.load, matching)
+    camera = outputs.camera()
     jobs = []
     for item, path in zip(inputs, _output_files(inputs, output), strict=True):
         exports = Exports(
@@ -219,8 +243,22 @@ def _jobs(
             matches=path.with_suffix(".matches.h5") if outputs.hdf5 else None,
             colmap=path.with_suffix(".colmap") if outputs.colmap else None,
             colmap_images=copy_images,
+            pairs=outputs.pair_choice(item.images),
+            camera=camera,
         )
-        jobs.append(Job(item.name, item.open_source, load, path, options, references, exports, outputs.overwrite))
+        jobs.append(
+            Job(
+                item.name,
+                item.open_source,
+                load,
+                path,
+                options,
+                references,
+                exports,
+                outputs.overwrite,
+                tuple(calibration.calibration or ()),
+            )
+        )
     return jobs
 
 

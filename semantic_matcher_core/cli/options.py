@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _MODEL = "Model"
 _MATCHING = "Matching"
+# As the nodes' parameter names what estimates a model, and as `matching.verification` does.
+GEOMETRY_BACKENDS = {"magsac": "opencv", "poselib": "poselib"}
 # Those of `backends`, which imports torch.
 _BACKENDS = ("eager", "compile", "onnx", "tensorrt")
 
@@ -26,7 +28,7 @@ class MatchingOptions:
         str,
         typer.Option(
             help="Check which matches fit one motion: none; homography (flat scenes, or a camera that only turns); "
-            "fundamental (any rigid scene).",
+            "fundamental (any rigid scene); for recordings also essential (the same, of calibrated cameras).",
             rich_help_panel=_MATCHING,
         ),
     ] = "none"
@@ -34,6 +36,13 @@ class MatchingOptions:
         float,
         typer.Option(help="With --geometry: how far an inlier may be off, in pixels.", rich_help_panel=_MATCHING),
     ] = 2.0
+    geometry_backend: Annotated[
+        str,
+        typer.Option(
+            help="With --geometry: what estimates the model: magsac (OpenCV's MAGSAC++) or poselib (LO-RANSAC).",
+            rich_help_panel=_MATCHING,
+        ),
+    ] = "magsac"
     ratio: Annotated[
         float | None,
         typer.Option(
@@ -49,18 +58,26 @@ class MatchingOptions:
         ),
     ] = None
 
-    def kind(self) -> str | None:
+    def kind(self, *, calibrated: bool = False) -> str | None:
         """The kind of check for :func:`~semantic_matcher_core.matching.verification.verify`; ``None`` for none.
 
+        Args:
+            calibrated: ``essential`` is possible.
+
         Raises:
-            ConfigError: neither none, homography nor fundamental, or a threshold that is not positive.
+            ConfigError: an unknown kind or backend, or a threshold that is not positive.
         """
         from semantic_matcher_core.errors import ConfigError
 
-        if self.geometry not in ("none", "homography", "fundamental"):
-            raise ConfigError(f"unknown --geometry {self.geometry!r}; use none, homography or fundamental")
+        kinds = ["none", "homography", "fundamental", *(["essential"] if calibrated else [])]
+        if self.geometry not in kinds:
+            raise ConfigError(f"unknown --geometry {self.geometry!r}; use {', '.join(kinds[:-1])} or {kinds[-1]}")
         if not self.geometry_threshold > 0:
             raise ConfigError(f"--geometry-threshold must be above 0 pixels, got {self.geometry_threshold}")
+        if self.geometry_backend not in GEOMETRY_BACKENDS:
+            raise ConfigError(
+                f"unknown --geometry-backend {self.geometry_backend!r}; use {' or '.join(GEOMETRY_BACKENDS)}"
+            )
         return None if self.geometry == "none" else self.geometry
 
 
@@ -219,7 +236,16 @@ class ModelOptions:
 OrientationOption = Annotated[
     str,
     typer.Option(
-        help="exif: turn images as their EXIF tag says, as viewers do. stored: leave pixels as they lie in the file, "
-        "as COLMAP does.",
+        help="How images are looked at. exif: upright, as their EXIF tag says and viewers show them. stored: as they "
+        "lie in the file.",
+    ),
+]
+
+FullScaleOption = Annotated[
+    float,
+    typer.Option(
+        "--image-full-scale",
+        min=0.0,
+        help="Value of 16-bit and float images that becomes white, e.g. 4096 for 12 bits; 0 for what fits the image.",
     ),
 ]

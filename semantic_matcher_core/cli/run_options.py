@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from semantic_matcher_core.io.colmap import Intrinsics
+    from semantic_matcher_core.offline.pair_choice import PairChoice
     from semantic_matcher_core.streams import TemporalPairing
 
 _PAIRING = "Pairing"
+_CALIBRATION = "Calibrated cameras"
 _OUTPUT = "Output"
 
 
@@ -96,6 +99,46 @@ class PairingOptions:
 
 
 @dataclass(frozen=True)
+class CalibrationOptions:
+    """What is known of the cameras, and what it is used for."""
+
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A calibration file (YAML of ROS's camera_calibration); repeatable, one for each camera in order. "
+            "(default: the camera_info recorded beside the images)",
+            show_default=False,
+            rich_help_panel=_CALIBRATION,
+        ),
+    ] = None
+    rectified: Annotated[
+        bool,
+        typer.Option(
+            "--rectified",
+            help="The images are rectified: the calibration's P holds for them. Mode stereo: matches keep to their "
+            "row, and become points in space.",
+            rich_help_panel=_CALIBRATION,
+        ),
+    ] = False
+    epipolar_band: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="With --rectified, mode stereo: pixels that the rows of a match may differ by; 0 for no limit.",
+            rich_help_panel=_CALIBRATION,
+        ),
+    ] = 2.0
+    publish_points: Annotated[
+        bool,
+        typer.Option(help="With --rectified, mode stereo: write points in space.", rich_help_panel=_CALIBRATION),
+    ] = True
+    min_disparity: Annotated[
+        float,
+        typer.Option(help="Matches of a smaller disparity, in pixels, become no points.", rich_help_panel=_CALIBRATION),
+    ] = 1.0
+
+
+@dataclass(frozen=True)
 class OutputOptions:
     """What is written."""
 
@@ -121,12 +164,93 @@ class OutputOptions:
             "--colmap", help="Also write OUT.colmap/: a COLMAP database and its images.", rich_help_panel=_OUTPUT
         ),
     ] = False
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            help="With --colmap or --hdf5: which pairs of images these hold. matched: those of the run. exhaustive: "
+            "all. window: each image with the --pair-window ones before it. list: those of --pair-list. (default: "
+            "matched; with --colmap exhaustive up to 100 images, window of more)",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    pair_window: Annotated[
+        int, typer.Option(min=1, help="With --pairs window: images before each one.", rich_help_panel=_OUTPUT)
+    ] = 20
+    pair_list: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --pairs list: a text file with two names of images a line, as hloc has it.",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    camera_model: Annotated[
+        str | None,
+        typer.Option(
+            help="With --colmap: COLMAP's camera model of all images, e.g. PINHOLE, OPENCV; with --camera-params. "
+            "(default: what camera_info, --calibration or EXIF says, else SIMPLE_RADIAL with a guessed focal length)",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    camera_params: Annotated[
+        str | None,
+        typer.Option(
+            help="With --camera-model: its parameters in COLMAP's order, e.g. 525,525,320,240.",
+            show_default=False,
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
     namespace: Annotated[
         str, typer.Option(help="Put before all topics, as a node's namespace is.", rich_help_panel=_OUTPUT)
     ] = ""
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output of another run.", rich_help_panel=_OUTPUT)
     ] = False
+
+    def pair_choice(self, images: int | None) -> PairChoice:
+        """Which pairs the exports hold.
+
+        Args:
+            images: of the recording, where that is known.
+
+        Raises:
+            ConfigError: options contradict each other, or the list cannot be read.
+        """
+        from semantic_matcher_core.errors import ConfigError
+        from semantic_matcher_core.offline.pair_choice import PairChoice, read_pairs
+
+        if self.pairs is not None and not (self.colmap or self.hdf5):
+            raise ConfigError("--pairs is for --colmap and --hdf5; give one of them")
+        if (self.pair_list is not None) != (self.pairs == "list"):
+            raise ConfigError("--pairs list and --pair-list FILE belong together")
+        if self.pair_list is not None:
+            return PairChoice("list", listed=read_pairs(self.pair_list))
+        if self.pairs is None:
+            return PairChoice.for_colmap(images, self.pair_window) if self.colmap else PairChoice()
+        return PairChoice(self.pairs, self.pair_window)
+
+    def camera(self) -> Intrinsics | None:
+        """The intrinsics that COLMAP is given; ``None`` for none.
+
+        Raises:
+            ConfigError: an unknown model, or parameters that are not its own.
+        """
+        from semantic_matcher_core.errors import ConfigError
+        from semantic_matcher_core.io.colmap import Intrinsics
+
+        if self.camera_model is None and self.camera_params is None:
+            return None
+        if self.camera_model is None or self.camera_params is None or not self.colmap:
+            raise ConfigError("--camera-model, --camera-params and --colmap belong together")
+        try:
+            params = tuple(float(part) for part in self.camera_params.split(","))
+        except ValueError as error:
+            raise ConfigError(
+                f"--camera-params {self.camera_params!r} is no list of numbers; expected e.g. 525,525,320,240"
+            ) from error
+        return Intrinsics(self.camera_model.upper(), params)
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,11 @@ class BagImage:
             return None
         return self.message.format, self.message.data
 
-    def decode(self) -> np.ndarray:
+    def decode(self, full_scale: float | None = None) -> np.ndarray:
         """``H x W x 3`` uint8 RGB, or ``H x W`` uint8 for one-channel encodings.
+
+        Args:
+            full_scale: see :func:`~semantic_matcher_core.io.image_messages.image_to_rgb`.
 
         Raises:
             ImageError: unknown encoding, wrong size or damaged data; the message names topic and number.
@@ -118,7 +121,7 @@ class BagImage:
             raise ImageError(f"image {self.index} of {self.topic}: {self.error}")
         convert = compressed_to_rgb if self.message.__msgtype__ == COMPRESSED_IMAGE else image_to_rgb
         try:
-            return convert(self.message)
+            return convert(self.message, full_scale=full_scale)
         except ImageError as error:
             raise ImageError(f"image {self.index} of {self.topic}: {error}") from error
 

@@ -6,13 +6,16 @@ top-left pixel, so half a pixel is added to our keypoints.
 
 from __future__ import annotations
 
+import math
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, OutputError
+from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.io.atomic import check_output, output_error, remove
 
 # src/colmap/scene/database.cc of release 3.9; the numbers are of its enumerations.
@@ -34,10 +37,75 @@ CREATE TABLE two_view_geometries (pair_id INTEGER PRIMARY KEY NOT NULL, rows INT
     data BLOB, config INTEGER NOT NULL, F BLOB, E BLOB, H BLOB, qvec BLOB, tvec BLOB);
 """
 _MAX_IMAGE_ID = 2147483647
-_SIMPLE_RADIAL = 2
 _FOCAL_OF_LONG_SIDE = 1.2  # COLMAP's own guess where nothing is known
+_FILM_DIAGONAL_MM = 43.267  # of 36 mm x 24 mm, by which lenses are compared
+# src/colmap/sensor/models.h: number, and number of parameters.
+CAMERA_MODELS = {
+    "SIMPLE_PINHOLE": (0, 3),
+    "PINHOLE": (1, 4),
+    "SIMPLE_RADIAL": (2, 4),
+    "RADIAL": (3, 5),
+    "OPENCV": (4, 8),
+    "OPENCV_FISHEYE": (5, 8),
+    "FULL_OPENCV": (6, 12),
+    "FOV": (7, 5),
+    "SIMPLE_RADIAL_FISHEYE": (8, 4),
+    "RADIAL_FISHEYE": (9, 5),
+    "THIN_PRISM_FISHEYE": (10, 12),
+}
 _CONFIGS = {"essential": 2, "fundamental": 3, "homography": 6}  # CALIBRATED, UNCALIBRATED, PLANAR_OR_PANORAMIC
 _COLUMNS = {"essential": "E", "fundamental": "F", "homography": "H"}
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A camera as COLMAP has it.
+
+    Attributes:
+        model: one of :data:`CAMERA_MODELS`.
+        params: of that model, in its order; the principal point is measured from the corner of the top-left pixel.
+        known: the focal length is measured, not guessed.
+
+    Raises:
+        ConfigError: an unknown model, or another number of parameters than it has.
+    """
+
+    model: str
+    params: tuple[float, ...]
+    known: bool = True
+
+    def __post_init__(self) -> None:
+        if self.model not in CAMERA_MODELS:
+            raise ConfigError(f"unknown camera model {self.model!r}; use one of {', '.join(CAMERA_MODELS)}")
+        expected = CAMERA_MODELS[self.model][1]
+        if len(self.params) != expected or not all(math.isfinite(value) for value in self.params):
+            raise ConfigError(f"camera model {self.model} has {expected} parameters, got {list(self.params)}")
+        if not self.params[0] > 0:
+            raise ConfigError(f"the focal length must be above 0 pixels, got {self.params[0]:g}")
+
+    @classmethod
+    def guessed(cls, size: tuple[int, int], focal_35mm: float = 0.0) -> Intrinsics:
+        """Of an image of (width, height) pixels of which EXIF knows the focal length, or nothing is known."""
+        known = focal_35mm > 0
+        focal = focal_35mm / _FILM_DIAGONAL_MM * math.hypot(*size) if known else _FOCAL_OF_LONG_SIDE * max(size)
+        return cls("SIMPLE_RADIAL", (focal, size[0] / 2, size[1] / 2, 0.0), known)
+
+    @classmethod
+    def of_camera(cls, camera: Camera) -> Intrinsics:
+        """Of a calibrated camera."""
+        k = camera.matrix
+        pinhole = (float(k[0, 0]), float(k[1, 1]), float(k[0, 2]) + 0.5, float(k[1, 2]) + 0.5)
+        if not camera.distorts:
+            return cls("PINHOLE", pinhole)
+        distortion = [float(value) for value in camera.distortion]
+        if camera.distortion_model == "equidistant":
+            return cls("OPENCV_FISHEYE", (*pinhole, *distortion[:4]))
+        if any(distortion[8:]):
+            raise ConfigError("COLMAP has no model of a lens with thin prism or tilt coefficients; rectify the images")
+        distortion = (distortion + [0.0] * 8)[:8]
+        if not any(distortion[4:]):
+            return cls("OPENCV", (*pinhole, *distortion[:4]))
+        return cls("FULL_OPENCV", (*pinhole, *distortion))
 
 
 class ColmapWriter:
@@ -56,7 +124,7 @@ class ColmapWriter:
         self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         self._database: sqlite3.Connection | None = None
         self._images: dict[str, int] = {}
-        self._cameras: dict[tuple[str, int, int], int] = {}
+        self._cameras: dict[tuple[str, int, int, Intrinsics], int] = {}
         self._pairs: set[int] = set()
 
     def __enter__(self) -> ColmapWriter:
@@ -69,7 +137,14 @@ class ColmapWriter:
             raise self._failed(error) from error
         return self
 
-    def add_image(self, name: str, keypoints: np.ndarray, size: tuple[int, int], camera: str = "") -> int:
+    def add_image(
+        self,
+        name: str,
+        keypoints: np.ndarray,
+        size: tuple[int, int],
+        camera: str = "",
+        intrinsics: Intrinsics | None = None,
+    ) -> int:
         """Add an image and its keypoints.
 
         Args:
@@ -88,14 +163,15 @@ class ColmapWriter:
         if name in self._images:
             raise ConfigError(f"image {name!r} is in {self.path} already")
         width, height = size
-        camera_id = self._cameras.get((camera, width, height))
+        intrinsics = intrinsics or Intrinsics.guessed(size)
+        camera_id = self._cameras.get((camera, width, height, intrinsics))
         if camera_id is None:
-            params = np.array([_FOCAL_OF_LONG_SIDE * max(size), width / 2, height / 2, 0.0], np.float64)
+            params = np.array(intrinsics.params, np.float64)
             camera_id = self._insert(
-                "INSERT INTO cameras (model, width, height, params, prior_focal_length) VALUES (?, ?, ?, ?, 0)",
-                (_SIMPLE_RADIAL, width, height, params.tobytes()),
+                "INSERT INTO cameras (model, width, height, params, prior_focal_length) VALUES (?, ?, ?, ?, ?)",
+                (CAMERA_MODELS[intrinsics.model][0], width, height, params.tobytes(), int(intrinsics.known)),
             )
-            self._cameras[(camera, width, height)] = camera_id
+            self._cameras[(camera, width, height, intrinsics)] = camera_id
         image_id = self._insert("INSERT INTO images (name, camera_id) VALUES (?, ?)", (name, camera_id))
         corner = np.asarray(keypoints, np.float32).reshape(-1, 2) + np.float32(0.5)
         self._insert("INSERT INTO keypoints VALUES (?, ?, 2, ?)", (image_id, len(corner), corner.tobytes()))

@@ -33,7 +33,7 @@ def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.n
     array = data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
     if array.size == 0:
         raise ImageError(f"{name} is empty (0 bytes)")
-    view = memoryview(np.ascontiguousarray(array)).cast("B")
+    view = np.ascontiguousarray(array).data.cast("B")
     # OpenCV fills what is missing of a JPEG with grey and reports success.
     if bytes(view[:2]) == b"\xff\xd8" and not _jpeg_is_complete(view):
         raise ImageError(f"{name} is a JPEG cut short ({len(view)} bytes, no end marker)")

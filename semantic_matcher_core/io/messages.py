@@ -28,6 +28,9 @@ MATCHES = f"{PACKAGE}/msg/Matches"
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
+_POINT_FIELD = "sensor_msgs/msg/PointField"
+_FLOAT32 = 7  # PointField.FLOAT32
 _HEADER = "std_msgs/msg/Header"
 _TIME = "builtin_interfaces/msg/Time"
 
@@ -181,6 +184,27 @@ def compressed_image_message(image: np.ndarray, header: Any, *, quality: int = 9
     """
     return typestore().types[COMPRESSED_IMAGE](
         header=header, format="jpeg", data=encode_image(image, jpeg_quality=quality)
+    )
+
+
+def points_message(points: np.ndarray, confidence: np.ndarray, header: Any) -> Any:
+    """A PointCloud2 of ``K x 3`` points and ``K`` confidences: float32 fields x, y, z, confidence, without order."""
+    types = typestore().types
+    rows = np.column_stack([points, confidence]).astype(np.float32)
+    fields = [
+        types[_POINT_FIELD](name=name, offset=4 * i, datatype=_FLOAT32, count=1)
+        for i, name in enumerate(("x", "y", "z", "confidence"))
+    ]
+    return types[POINT_CLOUD](
+        header=header,
+        height=1,
+        width=len(rows),
+        fields=fields,
+        is_bigendian=False,
+        point_step=4 * len(fields),
+        row_step=4 * len(fields) * len(rows),
+        data=rows.reshape(-1).view(np.uint8),
+        is_dense=True,
     )
 
 

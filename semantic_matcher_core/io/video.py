@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +15,9 @@ import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError, OutputError
 from semantic_matcher_core.io.atomic import atomic_output, check_output
+from semantic_matcher_core.io.names import readable
 
+_log = logging.getLogger(__name__)
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
 _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
 
@@ -67,12 +72,16 @@ def video_info(path: str | Path) -> VideoInfo:
         capture.release()
 
 
-def read_video(path: str | Path, *, every: int = 1) -> Iterator[VideoFrame]:
+def read_video(
+    path: str | Path, *, every: int = 1, report: Callable[[str], None] | None = None
+) -> Iterator[VideoFrame]:
     """Frames of a video file, in order.
 
     Args:
         path: a file that OpenCV's FFmpeg reads.
         every: yield each ``every``-th frame; the others are skipped without being converted.
+        report: takes a sentence where fewer frames can be read than the file states; by default it becomes a warning in
+            the log.
 
     Raises:
         ImageError: there is no such file, it is no video, or not one frame of it decodes.
@@ -84,7 +93,8 @@ def read_video(path: str | Path, *, every: int = 1) -> Iterator[VideoFrame]:
     capture = _open(path)
     try:
         fps = _fps(capture)
-        stamp_ns, index, decoded_any = -1, -1, False
+        stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        stamp_ns, index, decoded_any, undecoded = -1, -1, False, 0
         while capture.grab():
             index += 1
             stamp_ns = _stamp(capture.get(cv2.CAP_PROP_POS_MSEC), index, fps, stamp_ns)
@@ -92,6 +102,7 @@ def read_video(path: str | Path, *, every: int = 1) -> Iterator[VideoFrame]:
                 continue
             decoded, frame = capture.retrieve()
             if not decoded or frame is None:
+                undecoded += 1
                 continue
             decoded_any = True
             if frame.ndim == 2:
@@ -99,6 +110,11 @@ def read_video(path: str | Path, *, every: int = 1) -> Iterator[VideoFrame]:
             yield VideoFrame(index, stamp_ns, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
         if not decoded_any:
             raise ImageError(f"video {path} has no frame that decodes; it is empty, cut short, or its codec is missing")
+        if index + 1 < stated or undecoded:
+            (report or _log.warning)(
+                f"video {path} states {stated} frames, of which {index + 1 - undecoded} can be read: "
+                "it is cut short, damaged, or of a frame rate that varies"
+            )
     finally:
         capture.release()
 
@@ -122,6 +138,8 @@ class VideoWriter:
             )
         if not fps > 0:
             raise ConfigError(f"fps must be above 0, got {fps}")
+        if readable(str(self.path)) != str(self.path):
+            raise OutputError(f"cannot write {self.path}: the encoder takes names in UTF-8 only")
         check_output(self.path)
         self.fps = fps
         self._context = atomic_output(self.path)
@@ -177,10 +195,24 @@ class VideoWriter:
 def _open(path: Path) -> cv2.VideoCapture:
     if not path.is_file():
         raise ImageError(f"no such video file: {path}")
-    capture = cv2.VideoCapture(str(path))
+    with _utf8_name(path) as name:
+        capture = cv2.VideoCapture(name)
     if not capture.isOpened():
         raise ImageError(f"{path} is no video that can be read (unknown format, missing codec, or damaged)")
     return capture
+
+
+@contextmanager
+def _utf8_name(path: Path) -> Iterator[str]:
+    """A name that OpenCV takes: it wants UTF-8, and file systems allow more."""
+    name = str(path)
+    if readable(name) == name:
+        yield name
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"video{readable(path.suffix)}"
+        link.symlink_to(path.absolute())
+        yield str(link)
 
 
 def _fps(capture: cv2.VideoCapture) -> float:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from semantic_matcher_core.errors import OutputError
 from semantic_matcher_core.io.atomic import atomic_output, check_output, output_error
+from semantic_matcher_core.io.colmap import ColmapWriter, Intrinsics
+from semantic_matcher_core.io.exif import to_stored, turns
 from semantic_matcher_core.io.messages import COMPRESSED_IMAGE, DESCRIPTORS, KEYPOINTS, MATCHES, typestore
-from semantic_matcher_core.types import Features
+from semantic_matcher_core.io.stored import as_stored, model_as_stored, transformed
+from semantic_matcher_core.matching import match_features
+from semantic_matcher_core.offline.pair_choice import PairChoice
+from semantic_matcher_core.types import Features, Matches
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.pipeline import SemanticMatcher
+    from semantic_matcher_core.streams import Verifier
 
 # Messages on topics below this one are for the exports, and do not get into the output.
 INTERNAL = "/_work"
@@ -33,6 +42,8 @@ class Exports:
         colmap: folder that gets ``database.db``, and with ``colmap_images`` the images below ``images``.
         colmap_images: write the images as well; image files that exist already need no copy.
         half: store descriptors in 16 bits.
+        pairs: which pairs of images they hold beside those that the run matched.
+        camera: intrinsics of all images in the COLMAP project; ``None`` for what the recording or EXIF says.
     """
 
     features: Path | None = None
@@ -40,6 +51,8 @@ class Exports:
     colmap: Path | None = None
     colmap_images: bool = True
     half: bool = False
+    pairs: PairChoice = field(default_factory=PairChoice)
+    camera: Intrinsics | None = None
 
     @property
     def any(self) -> bool:
@@ -49,6 +62,21 @@ class Exports:
     def paths(self) -> list[Path | None]:
         """The files that appear, as far as they are wanted."""
         return [self.features, self.matches, None if self.colmap is None else self.colmap / "database.db"]
+
+    @property
+    def needs_descriptors(self) -> bool:
+        """Whether the exports are made of descriptors, so that a run must keep them until its end."""
+        return self.features is not None or (self.any and self.pairs.kind != "matched")
+
+    def settings(self) -> dict[str, Any]:
+        """What decides their content (JSON)."""
+        return {
+            "wanted": [path is not None for path in self.paths()],
+            "colmap_images": self.colmap_images,
+            "half": self.half,
+            "pairs": self.pairs.settings(),
+            "camera": None if self.camera is None else asdict(self.camera),
+        }
 
     def missing(self) -> list[Path]:
         """Wanted files that are not there."""
@@ -67,46 +95,90 @@ class Exports:
                 check_output(path)
 
 
-def write_exports(exports: Exports, variant: str, messages: Iterable[tuple[str, str, int, bytes]]) -> None:
+def write_exports(
+    exports: Exports,
+    matcher: SemanticMatcher,
+    messages: Iterable[tuple[str, str, int, bytes]],
+    verify: Verifier,
+    cameras: Mapping[str, Intrinsics],
+    notice: Callable[[str], None],
+) -> None:
     """Make the files of a run's messages.
+
+    Keypoints and models are those of the files as they are stored, whatever turn their EXIF asks for: that is what the
+    tools that read the exports see.
 
     Args:
         exports: what is wanted.
-        variant: what made the features.
+        matcher: what made the features; it matches the further pairs.
         messages: (topic, msgtype, time, CDR data) in the order they were written: a note on :data:`FRAME_TOPIC`, then
             the frame's image, keypoints and descriptors; a note on :data:`PAIR_TOPIC`, then the pair's matches.
+        verify: geometric check of further pairs, and for COLMAP of pairs that the run did not check: COLMAP maps only
+            what was verified.
+        cameras: intrinsics by stream, where they are known.
+        notice: is told what of the wanted pairs is missing.
 
     Raises:
         OutputError: the disk is full, or a folder cannot be made. What is complete stays.
     """
     with contextlib.ExitStack() as stack:
-        sink = _Sink(exports, variant, stack)
+        sink = _Sink(exports, matcher, stack, verify, cameras)
         note: dict[str, Any] = {}
         for topic, msgtype, _, data in messages:
             if topic in (FRAME_TOPIC, PAIR_TOPIC):
                 note = json.loads(typestore().deserialize_cdr(data, msgtype).data)  # type: ignore[attr-defined]
+                if topic == FRAME_TOPIC:
+                    sink.finish_frame()
             elif msgtype in sink.takers and note:
                 sink.takers[msgtype](note, typestore().deserialize_cdr(data, msgtype))
+        sink.finish_frame()
+        unknown = sorted(set(exports.pairs.names()) - sink.names)
+        if unknown:
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+            notice(f"warning: the list of pairs names images that are not here: {', '.join(unknown[:3])}{more}")
+
+
+@dataclass(frozen=True, eq=False)
+class _FrameInfo:
+    """What is kept of a frame: its way into the file's pixels, its number of keypoints, and its features."""
+
+    name: str
+    to_stored: np.ndarray
+    count: int
+    features: Features | None = None
 
 
 class _Sink:
-    def __init__(self, exports: Exports, variant: str, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        exports: Exports,
+        matcher: SemanticMatcher,
+        stack: contextlib.ExitStack,
+        verify: Verifier,
+        cameras: Mapping[str, Intrinsics],
+    ) -> None:
         self._exports = exports
-        self._counts: dict[str, int] = {}
+        self._matcher = matcher
+        self._verify = verify
+        self._cameras = cameras
+        self._frames: dict[str, _FrameInfo] = {}
+        self._done: set[frozenset[str]] = set()
+        self._earlier = exports.pairs.memory()
+        self._newest: _FrameInfo | None = None
         self._keypoints: Any = None
         self._features = self._matches = self._colmap = None
         # A file that needs a reader's patience opens first and closes last; each is complete or absent.
         if exports.features is not None:
             from semantic_matcher_core.io.features_file import FeaturesWriter
 
-            self._features = stack.enter_context(FeaturesWriter(exports.features, variant=variant, half=exports.half))
+            self._features = stack.enter_context(
+                FeaturesWriter(exports.features, variant=matcher.variant, half=exports.half)
+            )
         if exports.matches is not None:
             from semantic_matcher_core.io.matches_file import MatchesWriter
 
-            self._matches = stack.enter_context(MatchesWriter(exports.matches, variant=variant))
+            self._matches = stack.enter_context(MatchesWriter(exports.matches, variant=matcher.variant))
         if exports.colmap is not None:
-            from semantic_matcher_core.io.colmap import ColmapWriter
-
             _make_folder(exports.colmap)
             self._colmap = stack.enter_context(ColmapWriter(exports.colmap / "database.db"))
         self.takers = {
@@ -115,6 +187,31 @@ class _Sink:
             DESCRIPTORS: self._take_descriptors,
             MATCHES: self._take_matches,
         }
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the images so far."""
+        return set(self._frames)
+
+    def finish_frame(self) -> None:
+        """Pair the newest frame with earlier ones; what the run itself matched it with has come by now."""
+        newest, self._newest = self._newest, None
+        if newest is None:
+            return
+        for earlier in self._earlier:
+            if frozenset((earlier.name, newest.name)) in self._done:
+                continue
+            if self._exports.pairs.wants(earlier.name, newest.name):
+                self._match(earlier, newest)
+        self._earlier.append(newest)
+
+    def _match(self, first: _FrameInfo, second: _FrameInfo) -> None:
+        assert first.features is not None and second.features is not None
+        device = self._matcher.device
+        # Rows say nothing where the two are no stereo pair.
+        config = replace(self._matcher.matching, band_px=None)
+        matches = self._verify(match_features(first.features.to(device), second.features.to(device), config).to("cpu"))
+        self._write_pair(first, second, matches, matches)
 
     def _take_image(self, note: dict[str, Any], message: Any) -> None:
         if self._exports.colmap is None or not self._exports.colmap_images:
@@ -126,40 +223,81 @@ class _Sink:
 
     def _take_keypoints(self, note: dict[str, Any], message: Any) -> None:
         self._keypoints = message
-        points = message.xy.reshape(-1, 2)
-        self._counts[note["name"]] = len(points)
+        matrix = to_stored(note["orientation"], (message.height, message.width))
+        points = transformed(matrix, message.xy.reshape(-1, 2))
+        self._newest = _FrameInfo(note["name"], matrix, len(points))
+        self._frames[note["name"]] = self._newest
         if self._colmap is not None:
-            self._colmap.add_image(note["name"], points, (message.width, message.height), camera=note["camera"])
+            size = (message.width, message.height)
+            size = size[::-1] if turns(note["orientation"]) else size
+            known = self._exports.camera or self._cameras.get(note["stream"])
+            intrinsics = known or Intrinsics.guessed(size, note["focal_35mm"])
+            self._colmap.add_image(note["name"], points, size, camera=note["camera"], intrinsics=intrinsics)
 
     def _take_descriptors(self, note: dict[str, Any], message: Any) -> None:
-        if self._features is None:
+        if not self._exports.needs_descriptors:
             return
         keypoints = self._keypoints
         count = len(keypoints.scores)
         semantic = message.semantic_data.reshape(count, message.semantic_dim) if message.semantic_dim else None
+        data = _batch(message.data.reshape(count, message.dim))
         features = Features(
             _batch(keypoints.xy.reshape(count, 2)),
             _batch(keypoints.scores),
-            _batch(message.data.reshape(count, message.dim)),
+            data,
             (keypoints.height, keypoints.width),
+            reasoned=data if semantic is not None else None,
             semantic=None if semantic is None else _batch(semantic),
         )
-        self._features.write(note["name"], features)
+        frame = self._newest
+        assert frame is not None
+        if self._exports.pairs.kind != "matched":
+            self._newest = replace(frame, features=features)
+        if self._features is not None:
+            self._features.write(note["name"], as_stored(replace(features, reasoned=None), note["orientation"]))
 
     def _take_matches(self, note: dict[str, Any], message: Any) -> None:
-        indices = np.stack([message.index0, message.index1], axis=1)
-        checked = bool(len(message.inlier)) or not len(indices)
-        geometry: dict[str, Any] = {}
+        first, second = self._frames[note["name0"]], self._frames[note["name1"]]
+        matches = Matches(
+            torch.from_numpy(np.stack([message.index0, message.index1], axis=1).astype(np.int64)),
+            torch.from_numpy(np.array(message.xy0).reshape(-1, 2)),
+            torch.from_numpy(np.array(message.xy1).reshape(-1, 2)),
+            torch.from_numpy(np.array(message.confidence)),
+        )
+        checked = bool(len(message.inlier)) or not len(matches)
         if message.model_type and checked:
-            geometry = {"model": message.model.reshape(3, 3), "model_type": message.model_type}
-        inlier = message.inlier.astype(bool) if len(message.inlier) else None
-        name0, name1 = note["name0"], note["name1"]
+            inlier = torch.from_numpy(message.inlier.astype(bool))
+            model = torch.from_numpy(message.model.reshape(3, 3).copy())
+            matches = replace(matches, inlier=inlier, model=model, model_type=message.model_type)
+        elif len(message.inlier):
+            matches = replace(matches, inlier=torch.from_numpy(message.inlier.astype(bool)))
+        verified = matches if matches.inlier is not None or self._colmap is None else self._verify(matches)
+        self._write_pair(first, second, matches, verified)
+
+    def _write_pair(self, first: _FrameInfo, second: _FrameInfo, matches: Matches, verified: Matches) -> None:
+        self._done.add(frozenset((first.name, second.name)))
         if self._matches is not None:
             self._matches.write(
-                name0, name1, self._counts[name0], indices, message.confidence, inlier=inlier, **geometry
+                first.name,
+                second.name,
+                first.count,
+                matches.indices.numpy(),
+                matches.confidence.numpy(),
+                **_geometry(matches, first, second),
             )
         if self._colmap is not None:
-            self._colmap.add_matches(name0, name1, indices, inlier=inlier, **geometry)
+            geometry = _geometry(verified, first, second)
+            self._colmap.add_matches(first.name, second.name, verified.indices.numpy(), **geometry)
+
+
+def _geometry(matches: Matches, first: _FrameInfo, second: _FrameInfo) -> dict[str, Any]:
+    """What a check found, for pixels of the files as they are stored."""
+    found: dict[str, Any] = {"inlier": None if matches.inlier is None else matches.inlier.numpy()}
+    if matches.model is not None and matches.model_type:
+        model = matches.model.double().numpy()
+        model = model_as_stored(model, matches.model_type, first.to_stored, second.to_stored)
+        found |= {"model": model, "model_type": matches.model_type}
+    return found
 
 
 def _batch(array: np.ndarray) -> torch.Tensor:

@@ -32,7 +32,8 @@ class Job:
     Attributes:
         name: what it is called in messages.
         open_source, load_matcher: called in the process that does the work.
-        output, options, references, exports, overwrite: see :func:`~semantic_matcher_core.offline.run.run`.
+        output, options, references, exports, overwrite, calibration: see
+            :func:`~semantic_matcher_core.offline.run.run`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Job:
     references: tuple[Path, ...] = ()
     exports: Exports = field(default_factory=Exports)
     overwrite: bool = False
+    calibration: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def _do(job: Job, progress: Callable[[Progress], None], notice: Callable[[str], 
             job.output,
             job.options,
             references=job.references,
+            calibration=job.calibration,
             exports=job.exports,
             overwrite=job.overwrite,
             hooks=RunHooks(progress=remember, notice=notice),

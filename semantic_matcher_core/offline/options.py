@@ -10,6 +10,8 @@ from semantic_matcher_core.settings import turns_of
 from semantic_matcher_core.streams import TemporalPairing, slop_of
 
 IMAGE_CHOICES = ("jpeg", "none")
+GEOMETRY_BACKENDS = {"magsac": "opencv", "poselib": "poselib"}
+"""What estimates a model, as the nodes' parameter names it, and as ``matching.verification`` does."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,14 @@ class RunOptions:
             frame period.
         queue_size: images of each side that wait for their partner, in stereo mode.
         rotation: how images may be turned against the stored ones (mode reference): ``upright``, ``quarter``, ``any``.
-        geometry: ``None``, ``"homography"`` or ``"fundamental"``.
+        geometry: ``None``, ``"homography"``, ``"fundamental"`` or ``"essential"``; the last needs calibrated cameras.
         geometry_threshold: largest distance of an inlier from the model, in pixels.
+        geometry_backend: what estimates the model, ``"magsac"`` (OpenCV's MAGSAC++) or ``"poselib"`` (LO-RANSAC).
+        rectified: the images are rectified: the calibration's ``P`` holds for them, and nothing distorts.
+        epipolar_band: of rectified stereo images, match only keypoints whose rows differ by at most so many pixels; 0
+            for no such limit.
+        points: write the matches of rectified stereo images as points in space, where their calibration is known.
+        min_disparity: matches of a smaller disparity, in pixels, become no points.
         descriptors: write descriptors as well; they are large.
         images: ``"jpeg"`` to write the images beside the results, or ``"none"``.
         jpeg_quality: 1 to 100.
@@ -41,6 +49,11 @@ class RunOptions:
     rotation: str = "upright"
     geometry: str | None = None
     geometry_threshold: float = 2.0
+    geometry_backend: str = "magsac"
+    rectified: bool = False
+    epipolar_band: float = 2.0
+    points: bool = True
+    min_disparity: float = 1.0
     descriptors: bool = False
     images: str = "jpeg"
     jpeg_quality: int = 90
@@ -51,6 +64,18 @@ class RunOptions:
             raise ConfigError(f"unknown mode {self.mode!r}; use one of {', '.join(MODES)}")
         slop_of(self.sync, self.slop_s)
         turns_of(self.rotation)
+        if self.geometry not in (None, "homography", "fundamental", "essential"):
+            raise ConfigError(f"unknown geometry {self.geometry!r}; use homography, fundamental, essential or None")
+        if self.geometry == "essential" and self.mode == "reference":
+            raise ConfigError("geometry 'essential' needs the calibration of both cameras; stored images have none")
+        if self.geometry_backend not in GEOMETRY_BACKENDS:
+            raise ConfigError(
+                f"unknown geometry_backend {self.geometry_backend!r}; use one of {', '.join(GEOMETRY_BACKENDS)}"
+            )
+        if not self.epipolar_band >= 0:
+            raise ConfigError(f"epipolar_band must be 0 or more pixels, got {self.epipolar_band}")
+        if not self.min_disparity > 0:
+            raise ConfigError(f"min_disparity must be above 0 pixels, got {self.min_disparity}")
         if self.images not in IMAGE_CHOICES:
             raise ConfigError(f"unknown choice of images {self.images!r}; use one of {', '.join(IMAGE_CHOICES)}")
         if not 1 <= self.jpeg_quality <= 100:

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.io.exif import Exif
 from semantic_matcher_core.offline.sources import SourceImage
 from semantic_matcher_core.streams import (
     FeatureMatcher,
@@ -29,6 +30,7 @@ from semantic_matcher_core.streams import (
     Verifier,
 )
 
+T = TypeVar("T")
 MODES = ("temporal", "stereo", "reference")
 
 
@@ -40,11 +42,18 @@ class Result:
         frames: (prefix of the topics, frame); a frame's tag is its :class:`SourceImage`.
         pairs: the current image of each is the last frame.
         image: the image whose time of recording is that of the result.
+        points: ``K x 3`` points in the left camera's frame and ``K`` confidences, of a rectified stereo pair.
     """
 
     frames: list[tuple[str, Frame]]
     pairs: list[MatchedPair]
     image: SourceImage
+    points: tuple[np.ndarray, np.ndarray] | None = None
+
+
+VerifierOf = Callable[[str, tuple[int, int]], Verifier | None]
+"""The geometric check for two images of a stream that are of one size (height, width); ``None`` for none."""
+PointsOf = Callable[[MatchedPair], tuple[np.ndarray, np.ndarray] | None]
 
 
 class Pairing(ABC):
@@ -105,17 +114,26 @@ class TemporalWork(Pairing):
         matcher: features and matches.
         streams: names of the streams; with several, each has topics of its own.
         pairing: which earlier image.
-        verify: geometric check, or ``None``.
+        verify: gives the geometric check.
+        across_sizes: the check holds for two images of unlike size as well; else such pairs are not checked, because
+            one calibration does not describe both.
     """
 
     mode = "temporal"
 
     def __init__(
-        self, matcher: FeatureMatcher, streams: Sequence[str], pairing: TemporalPairing, verify: Verifier | None
+        self,
+        matcher: FeatureMatcher,
+        streams: Sequence[str],
+        pairing: TemporalPairing,
+        verify: VerifierOf,
+        *,
+        across_sizes: bool = True,
     ) -> None:
         super().__init__()
         self._matcher = matcher
-        self._streams = {name: _ResumableTemporalStream(matcher, pairing, verify) for name in streams}
+        self._verify, self._across_sizes = verify, across_sizes
+        self._streams = {name: _ResumableTemporalStream(matcher, pairing) for name in streams}
         self._prefixes = _prefixes(streams)
         self._wanted: dict[str, tuple[int | None, int]] = {}
         self._references: dict[str, SourceImage] = {}
@@ -126,7 +144,12 @@ class TemporalWork(Pairing):
         if not order.usable:
             self.counts[f"{order.value} stamp"] += 1
             return None
-        frame, pair = stream.process(image.decode(), image.stamp_ns, image)
+        pixels = image.decode()
+        size = pixels.shape[:2]
+        reference = stream.reference
+        alike = self._across_sizes or reference is None or reference.features.image_size == size
+        stream.verify = self._verify(image.stream, size) if alike else None
+        frame, pair = stream.process(pixels, image.stamp_ns, image)
         return Result([(self._prefixes[image.stream], frame)], [] if pair is None else [pair], image)
 
     def replay(self, image: SourceImage) -> None:
@@ -164,7 +187,8 @@ class StereoWork(Pairing):
         left, right: names of the two streams.
         slop_ns: largest difference between the stamps of a pair; ``None`` leaves it to the frame period.
         queue_size: images of each side that wait for their partner.
-        verify: geometric check, or ``None``.
+        verify: geometric check of images of these sizes of the left and the right one.
+        points: gives the points in space of a pair, or ``None``.
     """
 
     mode = "stereo"
@@ -177,10 +201,12 @@ class StereoWork(Pairing):
         *,
         slop_ns: int | None = 0,
         queue_size: int = 10,
-        verify: Verifier | None = None,
+        verify: Callable[[tuple[int, int], tuple[int, int]], Verifier | None] = lambda left, right: None,
+        points: PointsOf = lambda pair: None,
     ) -> None:
         super().__init__()
-        self._stream = StereoStream(matcher, verify)
+        self._stream = StereoStream(matcher)
+        self._verify, self._points = verify, points
         self._synchronizer: StereoSynchronizer[SourceImage] = StereoSynchronizer(slop_ns, queue_size)
         self._left, self._right = left, right
         self._finished = False
@@ -207,8 +233,11 @@ class StereoWork(Pairing):
         self._finished = state["finished"]
 
     def _match(self, left: SourceImage, right: SourceImage, image: SourceImage) -> Result:
-        matched = self._stream.process(left.decode(), right.decode(), (left.stamp_ns, right.stamp_ns), (left, right))
-        return Result([("left/", matched.reference), ("right/", matched.current)], [matched], image)
+        pixels = left.decode(), right.decode()
+        self._stream.verify = self._verify(pixels[0].shape[:2], pixels[1].shape[:2])
+        matched = self._stream.process(*pixels, (left.stamp_ns, right.stamp_ns), (left, right))
+        frames = [("left/", matched.reference), ("right/", matched.current)]
+        return Result(frames, [matched], image, self._points(matched))
 
     def _add(self, image: SourceImage) -> tuple[SourceImage, SourceImage] | None:
         add = self._synchronizer.add_left if image.stream == self._left else self._synchronizer.add_right
@@ -226,7 +255,7 @@ class ReferenceWork(Pairing):
     Args:
         matcher: features and matches.
         streams: names of the streams; with several, each has topics of its own.
-        references: (name, pixels) of the stored images.
+        references: (name, pixels, EXIF) of the stored images.
         verify: geometric check, or ``None``.
         rotation: how images may be turned against the stored ones.
 
@@ -241,12 +270,12 @@ class ReferenceWork(Pairing):
         self,
         matcher: FeatureMatcher,
         streams: Sequence[str],
-        references: Sequence[tuple[str, np.ndarray]],
+        references: Sequence[tuple[str, np.ndarray, Exif]],
         verify: Verifier | None,
         rotation: str = "upright",
     ) -> None:
         super().__init__()
-        names = [name for name, _ in references]
+        names = [name for name, _, _ in references]
         if len(set(names)) != len(names):
             raise ConfigError(f"reference images must have names of their own, got {', '.join(names)}")
         self._prefixes = _prefixes(streams)
@@ -254,9 +283,19 @@ class ReferenceWork(Pairing):
         tagged = [
             (
                 pixels,
-                SourceImage(-1 - i, "reference", f"reference/{name}", 0, 0, "", _constant(pixels), stored_name=name),
+                SourceImage(
+                    -1 - i,
+                    "reference",
+                    f"reference/{name}",
+                    0,
+                    0,
+                    "",
+                    _constant(pixels),
+                    stored_name=name,
+                    exif=_constant(exif),
+                ),
             )
-            for i, (name, pixels) in enumerate(references)
+            for i, (name, pixels, exif) in enumerate(references)
         ]
         self._stream.set_references(tagged)
 
@@ -283,5 +322,5 @@ def _prefixes(streams: Sequence[str]) -> dict[str, str]:
     return {name: "" if len(streams) == 1 else f"{name.strip('/')}/" for name in streams}
 
 
-def _constant(pixels: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: pixels
+def _constant(value: T) -> Callable[[], T]:
+    return lambda: value

@@ -12,6 +12,7 @@ from semantic_matcher_core.io.messages import (
     header_message,
     keypoints_message,
     matches_message,
+    points_message,
     typestore,
 )
 from semantic_matcher_core.offline.exports import FRAME_TOPIC, INTERNAL, PAIR_TOPIC, Exports
@@ -62,6 +63,9 @@ class Publisher:
     def publish(self, result: Result, mode: str) -> None:
         for prefix, frame in result.frames:
             self._frame(prefix, frame)
+        if result.points is not None:
+            header = _header(result.pairs[0].reference.tag)
+            self._work.write(f"{self._node}/points", points_message(*result.points, header), self.clock)
         for pair in result.pairs:
             header, reference_header = _header(pair.current.tag), _header(pair.reference.tag)
             topic = f"{self._node}/{self._pair_prefix(result)}matches"
@@ -76,7 +80,16 @@ class Publisher:
     def _frame(self, prefix: str, frame: Frame) -> None:
         image: SourceImage = frame.tag
         header = _header(image)
-        self._note(FRAME_TOPIC, name=image.name, camera=image.stream)
+        if self._exports.any:
+            exif = image.exif()
+            self._note(
+                FRAME_TOPIC,
+                name=image.name,
+                stream=image.stream,
+                camera=image.camera or image.stream,
+                orientation=exif.orientation,
+                focal_35mm=exif.focal_35mm,
+            )
         keep = self._options.images == "jpeg"
         if keep or (self._exports.colmap is not None and self._exports.colmap_images):
             topic = f"{self._node}/{prefix}image" if prefix == "reference/" else f"/{image.stream.strip('/')}"
@@ -88,12 +101,12 @@ class Publisher:
         keypoints = keypoints_message(frame.features, header, image.stored_name)
         self._work.write(f"{self._node}/{prefix}keypoints", keypoints, self.clock)
         keep = self._options.descriptors
-        if keep or self._exports.features is not None:
+        if keep or self._exports.needs_descriptors:
             topic = f"{self._node}/{prefix}descriptors" if keep else f"{INTERNAL}/descriptors"
             descriptors = descriptors_message(frame.features, self._variant, header, image.stored_name)
             self._work.write(topic, descriptors, self.clock)
 
-    def _note(self, topic: str, **content: str) -> None:
+    def _note(self, topic: str, **content: str | float) -> None:
         if self._exports.any:
             self._work.write(topic, typestore().types[_STRING](json.dumps(content)), self.clock)
 

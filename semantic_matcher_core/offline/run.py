@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semantic_matcher_core.errors import BagError, ConfigError, ImageError, OutputError
+from semantic_matcher_core.io.exif import read_exif
+from semantic_matcher_core.io.names import readable
+from semantic_matcher_core.offline.calibration import BandedMatcher, Calibrations, stereo_points, verifier
 from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
 from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result, StereoWork, TemporalWork
@@ -19,9 +22,12 @@ from semantic_matcher_core.offline.work_folder import WorkFolder
 from semantic_matcher_core.streams import slop_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from semantic_matcher_core.geometry.camera import Camera
     from semantic_matcher_core.offline.sources import ImageSource, SourceImage
     from semantic_matcher_core.pipeline import SemanticMatcher
-    from semantic_matcher_core.streams import Verifier
+    from semantic_matcher_core.streams import MatchedPair, Verifier
 
 
 @dataclass(kw_only=True)
@@ -62,6 +68,7 @@ def run(
     options: RunOptions,
     *,
     references: tuple[Path, ...] = (),
+    calibration: tuple[Path, ...] = (),
     exports: Exports | None = None,
     overwrite: bool = False,
     part_seconds: float = 15.0,
@@ -79,6 +86,7 @@ def run(
         output: a file name ending in ``.mcap``; it appears when the run is complete.
         options: what to do.
         references: image files to match with, in reference mode.
+        calibration: calibration files of the streams' cameras, in their order; none for what is recorded.
         exports: further files to make of the results.
         overwrite: replace a file that is there; otherwise a complete result of the same run is left as it is.
         part_seconds: how much work an interruption may lose.
@@ -91,14 +99,15 @@ def run(
         ConfigError: options contradict each other or the recording.
     """
     hooks, exports = hooks or RunHooks(), exports or Exports()
-    info = run_info(source, matcher, options, references)
+    info = run_info(source, matcher, options, references, exports, calibration)
     if output.exists() and not overwrite:
         _require_complete(output, info, exports)
         hooks.notice(f"{output} is complete already")
         return Progress(done=source.total or 0, resumed=source.total or 0, total=source.total)
     exports.prepare()
-    pairing = _pairing(source, matcher, options, references)
-    key = {"info": info, "environment": environment(matcher), "exports": [p is not None for p in exports.paths()]}
+    calibrations = Calibrations.of(source, calibration)
+    pairing = _pairing(source, matcher, options, references, calibrations, hooks)
+    key = {"info": info, "environment": environment(matcher)}
     with WorkFolder(output, key) as work:
         if work.restarted:
             hooks.notice(f"{work.folder} was of another run (options, weights or software differ); starting anew")
@@ -108,7 +117,7 @@ def run(
             raise ImageError(f"{source.path} gave no usable image: {_reasons(progress)}")
         work.assemble(lambda topic: not topic.startswith(INTERNAL))
         if exports.any:
-            write_exports(exports, matcher.variant, work.messages())
+            _write_exports(exports, matcher, work, options, calibrations, hooks)
         work.publish()
     return progress
 
@@ -209,36 +218,97 @@ def _state(progress: Progress, pairing: Pairing) -> dict[str, Any]:
 
 
 def _pairing(
-    source: ImageSource, matcher: SemanticMatcher, options: RunOptions, references: tuple[Path, ...]
+    source: ImageSource,
+    matcher: SemanticMatcher,
+    options: RunOptions,
+    references: tuple[Path, ...],
+    calibrations: Calibrations,
+    hooks: RunHooks,
 ) -> Pairing:
-    verify = _verifier(options)
     if (options.mode == "reference") != bool(references):
         raise ConfigError(
             "mode 'reference' needs reference images (--reference)"
             if options.mode == "reference"
             else f"reference images are of no use in mode {options.mode!r}"
         )
+    if options.geometry == "essential":
+        calibrations.require(source, "geometry 'essential'")
     if options.mode == "stereo":
-        if len(source.streams) != 2:
-            raise ConfigError(f"mode 'stereo' needs a left and a right stream, got {len(source.streams)}")
-        slop = slop_of(options.sync, options.slop_s)
-        left, right = source.streams
-        return StereoWork(matcher, left, right, slop_ns=slop, queue_size=options.queue_size, verify=verify)
+        return _stereo(source, matcher, options, calibrations, hooks)
     if options.mode == "reference":
-        from semantic_matcher_core.io.images import read_image
+        from semantic_matcher_core.io.images import decode_image, read_bytes
 
-        return ReferenceWork(
-            matcher, source.streams, [(path.name, read_image(path)) for path in references], verify, options.rotation
-        )
-    return TemporalWork(matcher, source.streams, options.pairing, verify)
+        data = [(path, read_bytes(path)) for path in references]
+        stored = [(readable(path.name), decode_image(raw, name=str(path)), read_exif(raw)) for path, raw in data]
+        return ReferenceWork(matcher, source.streams, stored, verifier(options), options.rotation)
+
+    def check(stream: str, size: tuple[int, int]) -> Verifier | None:
+        def cameras() -> tuple[Camera, Camera]:
+            camera = _camera(calibrations, stream, size, options.rectified)
+            return camera, camera
+
+        return verifier(options, cameras)
+
+    across = options.geometry != "essential"
+    return TemporalWork(matcher, source.streams, options.pairing, check, across_sizes=across)
 
 
-def _verifier(options: RunOptions) -> Verifier | None:
-    if options.geometry is None:
-        return None
-    from semantic_matcher_core.matching.verification import verify
+def _stereo(
+    source: ImageSource, matcher: SemanticMatcher, options: RunOptions, calibrations: Calibrations, hooks: RunHooks
+) -> StereoWork:
+    if len(source.streams) != 2:
+        raise ConfigError(f"mode 'stereo' needs a left and a right stream, got {len(source.streams)}")
+    left, right = source.streams
+    banded = options.rectified and options.epipolar_band > 0
+    points = options.points and options.rectified
+    if points and len(calibrations.infos) < 2:
+        missing = ", ".join(name for name in source.streams if name not in calibrations.infos)
+        hooks.notice(f"warning: no points: there is no camera_info beside {missing}, and no calibration file was given")
+        points = False
 
-    return partial(verify, kind=options.geometry, threshold_px=options.geometry_threshold)
+    def check(size0: tuple[int, int], size1: tuple[int, int]) -> Verifier | None:
+        def cameras() -> tuple[Camera, Camera]:
+            camera0 = _camera(calibrations, left, size0, options.rectified)
+            return camera0, _camera(calibrations, right, size1, options.rectified)
+
+        return verifier(options, cameras)
+
+    def points_of(pair: MatchedPair) -> tuple[np.ndarray, np.ndarray] | None:
+        return stereo_points(pair, options, calibrations, (left, right)) if points else None
+
+    return StereoWork(
+        BandedMatcher(matcher, options.epipolar_band) if banded else matcher,
+        left,
+        right,
+        slop_ns=slop_of(options.sync, options.slop_s),
+        queue_size=options.queue_size,
+        verify=check,
+        points=points_of,
+    )
+
+
+def _camera(calibrations: Calibrations, stream: str, size: tuple[int, int], rectified: bool) -> Camera:
+    try:
+        return calibrations.camera(stream, size, rectified)
+    except ConfigError as error:
+        # Of one image; where it is so of all of them, the run ends with this reason.
+        raise ImageError(str(error)) from error
+
+
+def _write_exports(
+    exports: Exports,
+    matcher: SemanticMatcher,
+    work: WorkFolder,
+    options: RunOptions,
+    calibrations: Calibrations,
+    hooks: RunHooks,
+) -> None:
+    # Further pairs are of one scene that does not move; COLMAP finds the essential matrix itself where it can.
+    kind = options.geometry if options.geometry in ("homography", "fundamental") else "fundamental"
+    check = verifier(replace(options, geometry=kind))
+    assert check is not None
+    cameras = calibrations.intrinsics(options.rectified) if exports.colmap is not None else {}
+    write_exports(exports, matcher, work.messages(), check, cameras, hooks.notice)
 
 
 def _require_complete(output: Path, info: dict[str, Any], exports: Exports) -> None:
@@ -246,10 +316,12 @@ def _require_complete(output: Path, info: dict[str, Any], exports: Exports) -> N
         there = read_run_info(output)
     except BagError:
         there = None
-    if there != info:
+    if there is None or {**there, "exports": 0} != {**info, "exports": 0}:
         raise OutputError(f"{output} is there already, and not of this run; use --overwrite, or another name")
     if missing := exports.missing():
         raise OutputError(f"{output} is complete, but {missing[0]} is not there; --overwrite makes both anew")
+    if exports.any and there.get("exports") != info.get("exports"):
+        raise OutputError(f"{output} is complete, but its exports were made with other options; use --overwrite")
 
 
 def _reasons(progress: Progress) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semantic_matcher_core.errors import BagError
 from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.images import read_bytes
+from semantic_matcher_core.io.names import readable
 
 if TYPE_CHECKING:
+    from semantic_matcher_core.offline.exports import Exports
     from semantic_matcher_core.offline.options import RunOptions
     from semantic_matcher_core.offline.sources import ImageSource
     from semantic_matcher_core.pipeline import SemanticMatcher
@@ -34,34 +37,70 @@ def read_run_info(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def model_digest(matcher: SemanticMatcher) -> str:
-    """SHA-256 of all the matcher's weights, by name; the same on every machine."""
-    import torch
+def model_settings(matcher: SemanticMatcher) -> dict[str, Any]:
+    """Everything but the weights that decides what a matcher gives, by its place in the matcher.
 
-    total = hashlib.sha256()
-    for name, tensor in sorted(matcher.state_dict().items()):
-        array = tensor.detach().cpu().contiguous()
-        total.update(f"{name}\0{array.dtype}\0{tuple(array.shape)}\0".encode())
-        total.update(array.flatten().view(torch.uint8).numpy())
-    return total.hexdigest()
+    These are all plain values among the public attributes of the matcher and of every network in it, found by going
+    through them: an option that is added to any of them is in here without being named.
+    """
+    found: dict[str, Any] = {"": {"kind": type(matcher).__name__, **_plain_attributes(matcher)}}
+    for name, module in matcher.named_modules():
+        if name:
+            found[name] = {"kind": type(module).__name__, **_plain_attributes(module)}
+    return json.loads(json.dumps(found, default=repr, sort_keys=True))
+
+
+def _plain_attributes(module: Any) -> dict[str, Any]:
+    return {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_") and name != "training" and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if is_dataclass(value) and not isinstance(value, type):
+        return _is_plain([getattr(value, f.name) for f in fields(value)])
+    return value is None or isinstance(value, (bool, int, float, str, Path))
 
 
 def run_info(
-    source: ImageSource, matcher: SemanticMatcher, options: RunOptions, references: tuple[Path, ...]
+    source: ImageSource,
+    matcher: SemanticMatcher,
+    options: RunOptions,
+    references: tuple[Path, ...],
+    exports: Exports | None = None,
+    calibration: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
+    """What identifies a run: with the same, and the same software, it gives the same file."""
     from semantic_matcher_core import __version__
+    from semantic_matcher_core.weights.hashing import sha256_of_weights
 
     info = {
         "program": f"semantic-matcher {__version__}",
-        "source": {"name": source.path.resolve().name, "streams": list(source.streams), "digest": source.digest()},
+        "source": {
+            "name": readable(source.path.resolve().name),
+            "streams": list(source.streams),
+            "digest": source.digest(),
+            **source.settings(),
+        },
         "variant": matcher.variant,
-        "weights_sha256": model_digest(matcher),
+        "weights_sha256": sha256_of_weights(matcher),
         "precision": matcher.precision,
-        "max_keypoints": matcher.extractor.max_keypoints,
-        "matching": asdict(matcher.matching),
+        "model": model_settings(matcher),
         "options": asdict(options),
-        "references": [{"name": p.name, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in references],
+        "references": [
+            {"name": readable(p.name), "sha256": hashlib.sha256(read_bytes(p)).hexdigest()} for p in references
+        ],
     }
+    if calibration:
+        info["calibration"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in calibration]
+    if exports is not None and exports.any:
+        info["exports"] = exports.settings()
     return json.loads(json.dumps(info))
 
 
@@ -71,7 +110,10 @@ def environment(matcher: SemanticMatcher) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from semantic_matcher_core.optimisations import NAMES, is_enabled
+
     return {
+        "optimisations": [name for name in NAMES if is_enabled(name)],
         "device": str(matcher.device.type),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

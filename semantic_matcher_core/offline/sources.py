@@ -15,10 +15,16 @@ import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.bags import BagReader
-from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.io.exif import Exif, read_exif
+from semantic_matcher_core.io.images import read_bytes, read_image
+from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.io.video import VideoFrame, read_video, video_info
 
 _DIGEST_BYTES = 1 << 20
+# The least number that is taken for (nano-, micro-, milli-) seconds since the epoch, and the unit in nanoseconds.
+_UNITS = ((10**17, 1), (10**14, 1_000), (10**11, 1_000_000))
+# Of builtin_interfaces/Time: 31 bits of seconds.
+_STAMP_END = 2**31 * 1_000_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +42,8 @@ class SourceImage:
         encoded: (format, data) of a sensor_msgs/CompressedImage that was recorded as JPEG or PNG, or ``None``.
         error: why nothing is known of it, not even its stamp; "" for an image that is worth decoding.
         stored_name: what a stored (reference) image is called; "" for recorded ones.
+        camera: what took it: images of one name (and size) share their intrinsics; "" for the stream's own.
+        exif: gives what its file says of it; how it was turned by ``decode``, above all.
     """
 
     index: int
@@ -48,6 +56,8 @@ class SourceImage:
     encoded: tuple[str, Any] | None = None
     error: str = ""
     stored_name: str = ""
+    camera: str = ""
+    exif: Callable[[], Exif] = Exif
 
 
 class ImageSource(ABC):
@@ -84,6 +94,14 @@ class ImageSource(ABC):
     def digest(self) -> str:
         """A hash that tells this recording from others, without reading all of it."""
 
+    def settings(self) -> dict[str, Any]:
+        """Everything else that decides which images come, with which stamps and pixels (JSON)."""
+        return {}
+
+    def calibration(self, stream: str) -> Any:
+        """The sensor_msgs/CameraInfo recorded with a stream, or ``None``."""
+        return None
+
 
 class BagSource(ImageSource):
     """Image topics of a bag.
@@ -91,14 +109,16 @@ class BagSource(ImageSource):
     Args:
         path: see :class:`~semantic_matcher_core.io.bags.BagReader`.
         topics: image topics; none for the bag's only one.
+        full_scale: value of 16-bit and float images that becomes white; ``None`` for what fits them.
 
     Raises:
         BagError: no such bag or topic, no images in it, or a choice is needed; the message lists the topics.
     """
 
-    def __init__(self, path: Path, topics: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, topics: Sequence[str] = (), *, full_scale: float | None = None) -> None:
         super().__init__()
         self.path = path
+        self._full_scale = full_scale
         with BagReader(path, report=self.note_problem) as bag:
             found = bag.require_images(topics) if topics else [bag.only_image_topic()]
         self.streams = tuple(topic.name for topic in found)
@@ -116,7 +136,7 @@ class BagSource(ImageSource):
                     image.stamp_ns,
                     image.received_ns,
                     image.frame_id,
-                    image.decode,
+                    partial(image.decode, full_scale=self._full_scale),
                     image.encoded,
                     image.error and f"image {image.index} of {image.topic}: {image.error}",
                 )
@@ -124,6 +144,13 @@ class BagSource(ImageSource):
     def digest(self) -> str:
         files = [self.path] if self.path.is_file() else sorted(p for p in self.path.iterdir() if p.is_file())
         return _digest(files)
+
+    def settings(self) -> dict[str, Any]:
+        return {"full_scale": self._full_scale}
+
+    def calibration(self, stream: str) -> Any:
+        with BagReader(self.path, report=self.note_problem) as bag:
+            return bag.camera_info(stream)
 
 
 class VideoSource(ImageSource):
@@ -149,7 +176,7 @@ class VideoSource(ImageSource):
 
     def images(self) -> Iterator[SourceImage]:
         readers = [
-            map(partial(_named_frame, stream), read_video(path, every=self._every))
+            map(partial(_named_frame, stream), read_video(path, every=self._every, report=self.note_problem))
             for stream, path in self._files.items()
         ]
         # Left before right where both have the same stamp: merge keeps the order of its arguments.
@@ -159,18 +186,22 @@ class VideoSource(ImageSource):
     def digest(self) -> str:
         return _digest(list(self._files.values()))
 
+    def settings(self) -> dict[str, Any]:
+        return {"every": self._every}
+
 
 class FilesSource(ImageSource):
     """Image files in a given order, or a left and a right sequence of as many.
 
     Args:
-        sequences: one or two lists of (name, path); the streams are called ``images``, or ``left`` and ``right``.
+        sequences: one or two lists of (name, path); the streams are called ``images``, or ``left`` and ``right``. Names
+            are paths below one folder, which is COLMAP's image folder; each folder in it is a camera of its own.
         fps: images a second, for the time stamps.
-        stamps_from_names: take the stamp in seconds from the file's name (``1311868169.163498.png``) instead.
-        orientation: see :func:`~semantic_matcher_core.io.images.read_image`.
+        stamps_from_names: take the stamps from the files' names instead: see :func:`stamps_in_names`.
+        orientation, full_scale: see :func:`~semantic_matcher_core.io.images.read_image`.
 
     Raises:
-        ConfigError: neither one nor two sequences, two of unlike length, or a name that is no number.
+        ConfigError: neither one nor two sequences, two of unlike length, or a name that is no time stamp.
     """
 
     def __init__(
@@ -180,6 +211,7 @@ class FilesSource(ImageSource):
         fps: float = 10.0,
         stamps_from_names: bool = False,
         orientation: str = "exif",
+        full_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.streams = tuple(_stream_names("images", sequences))
@@ -191,22 +223,37 @@ class FilesSource(ImageSource):
             raise ConfigError(f"fps must be above 0, got {fps}")
         self.path = sequences[0][0][1].parent
         self.total = sum(len(sequence) for sequence in sequences)
-        self._orientation = orientation
+        self._settings = {"fps": fps, "stamps_from_names": stamps_from_names, "orientation": orientation,
+                          "full_scale": full_scale}  # fmt: skip
+        self._paths = [path for sequence in sequences for _, path in sequence]
+        self._names = [name for sequence in sequences for name, _ in sequence]
+        stamps = stamps_in_names(self._paths) if stamps_from_names else {}
+        # The same folder given twice: names must differ all the same.
+        alike = len(set(self._names)) < len(self._names)
         self._items: list[SourceImage] = []
         for position, row in enumerate(zip(*sequences, strict=True)):
             for stream, (name, path) in zip(self.streams, row, strict=True):
-                stamp = _stamp_in_name(path) if stamps_from_names else round(position / fps * 1e9)
-                if len(sequences) > 1:
-                    name = f"{stream}/{name}"
-                decode = partial(read_image, path, orientation=orientation)
-                self._items.append(SourceImage(len(self._items), stream, name, stamp, stamp, stream, decode))
-        self._paths = [path for sequence in sequences for _, path in sequence]
+                stamp = stamps.get(path, round(position / fps * 1e9))
+                unique = f"{stream}/{name}" if alike else name
+                decode = partial(read_image, path, orientation=orientation, full_scale=full_scale)
+                camera = f"{stream} {unique.rpartition('/')[0]}".strip()
+                exif = partial(_exif_of, path, orientation)
+                image = SourceImage(len(self._items), stream, unique, stamp, stamp, stream, decode)
+                self._items.append(replace(image, camera=camera, exif=exif))
 
     def images(self) -> Iterator[SourceImage]:
         return iter(self._items)
 
     def digest(self) -> str:
         return _digest(self._paths)
+
+    def settings(self) -> dict[str, Any]:
+        return {**self._settings, "names": self._names}
+
+
+def _exif_of(path: Path, orientation: str) -> Exif:
+    found = read_exif(read_bytes(path))
+    return found if orientation == "exif" else replace(found, orientation=1)
 
 
 def _stream_names(single: str, given: Sequence[Any]) -> list[str]:
@@ -222,12 +269,41 @@ def _named_frame(stream: str, frame: VideoFrame) -> SourceImage:
     )
 
 
-def _stamp_in_name(path: Path) -> int:
-    whole, _, fraction = path.stem.partition(".")
-    if not (whole.isdigit() and (not fraction or fraction.isdigit())):
-        raise ConfigError(f"{path.name} is no time stamp in seconds, such as 1311868169.163498.png")
+def stamps_in_names(paths: Sequence[Path]) -> dict[Path, int]:
+    """Time stamps in nanoseconds of files that are named by them.
+
+    The unit is told from the size of the largest number before the point, for all files alike: seconds since the epoch
+    have up to 11 digits until the year 5138, milliseconds 12 to 14, microseconds 15 to 17, nanoseconds 18 or 19.
+
+    Raises:
+        ConfigError: a name is no number, or no time that a message can hold; it says which names are.
+    """
+    parts = {}
+    for path in paths:
+        whole, _, fraction = path.stem.partition(".")
+        if not (_is_number(whole) and (not fraction or _is_number(fraction))):
+            raise ConfigError(
+                f"{readable(path.name)} is named by no time stamp: expected a number of seconds "
+                "(1311868169.163498.png), milliseconds, microseconds or nanoseconds (1403636579763555584.png)"
+            )
+        parts[path] = (int(whole), fraction)
+    largest = max((whole for whole, _ in parts.values()), default=0)
+    unit = next((unit for least, unit in _UNITS if largest >= least), 1_000_000_000)
+    digits = len(str(unit)) - 1
     # Not through a float: it has too few digits for nanoseconds since the epoch.
-    return int(whole) * 1_000_000_000 + int(f"{fraction:0<9.9}")
+    stamps = {
+        path: whole * unit + int(f"{fraction:0<{digits}.{digits}}" or 0) for path, (whole, fraction) in parts.items()
+    }
+    for path, stamp in stamps.items():
+        if stamp >= _STAMP_END:
+            raise ConfigError(
+                f"{readable(path.name)} is no time stamp that a message can hold: it is after the year 2038"
+            )
+    return stamps
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _digest(files: Sequence[Path]) -> str:
@@ -235,7 +311,7 @@ def _digest(files: Sequence[Path]) -> str:
     for path in files:
         try:
             size = path.stat().st_size
-            total.update(f"{path.name}\0{size}\0".encode())
+            total.update(f"{readable(path.name)}\0{size}\0".encode())
             with path.open("rb") as file:
                 total.update(file.read(_DIGEST_BYTES))
                 file.seek(max(0, size - _DIGEST_BYTES))

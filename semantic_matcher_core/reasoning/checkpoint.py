@@ -20,9 +20,8 @@ from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.reasoning.config import ModelConfig
 from semantic_matcher_core.reasoning.reasoner import Reasoner
 from semantic_matcher_core.weights.loading import load_strictly, read_state_dict
+from semantic_matcher_core.weights.places import CONFIG_FILE, WEIGHTS_SUFFIXES
 
-CONFIG_FILE = "model_config.yaml"
-_SUFFIXES = (".pt", ".safetensors")
 # Parts that training kept in the same state dict.
 _FOREIGN = ("dino.", "extractor.", "semantic_reconstruction.")
 
@@ -71,13 +70,15 @@ def find_checkpoint_file(folder: str | Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a checkpoint folder; give a folder with {CONFIG_FILE} and a .pt")
     # Hidden files are some program's unfinished work.
-    files = [f for f in folder.iterdir() if f.suffix in _SUFFIXES and f.is_file() and not f.name.startswith(".")]
+    files = [f for f in folder.iterdir() if f.suffix in WEIGHTS_SUFFIXES and f.is_file() and not f.name.startswith(".")]
     if not (folder / CONFIG_FILE).is_file():
         inner = sorted(f.parent.name for f in folder.glob(f"*/{CONFIG_FILE}"))
         hint = f"; did you mean {folder / inner[0]}?" if inner else ""
         raise CheckpointError(f"{folder} has no {CONFIG_FILE}, which says what its weights are{hint}")
     if not files:
-        raise CheckpointError(f"{folder} has no weights file ({' or '.join(_SUFFIXES)}) beside its {CONFIG_FILE}")
+        raise CheckpointError(
+            f"{folder} has no weights file ({' or '.join(WEIGHTS_SUFFIXES)}) beside its {CONFIG_FILE}"
+        )
     return max(files, key=lambda f: (f.stat().st_mtime_ns, _numbers(f.name), f.name))
 
 

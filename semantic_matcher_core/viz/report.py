@@ -13,6 +13,7 @@ import numpy as np
 
 from semantic_matcher_core.io.atomic import atomic_output, check_output
 from semantic_matcher_core.io.encoding import encode_image
+from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.viz.charts import Curve, bar_chart, time_chart
 from semantic_matcher_core.viz.matches import draw_matches
 from semantic_matcher_core.viz.report_data import DrawnPair, MatchStream, ReportData, collect
@@ -44,7 +45,7 @@ def write_report(results: Path, output: Path) -> None:
 def render(data: ReportData) -> str:
     """The page as a string; the same data gives the same page."""
     style = (files("semantic_matcher_core.viz") / "report.css").read_text(encoding="utf-8")
-    title = f"Report on {data.path.name}"
+    title = f"Report on {readable(data.path.name)}"
     sections = "".join(_section(data, stream) for stream in data.streams)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'

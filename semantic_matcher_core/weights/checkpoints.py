@@ -19,7 +19,7 @@ from semantic_matcher_core.errors import CheckpointError, OutputError, SemanticM
 from semantic_matcher_core.io.atomic import is_write_failure
 from semantic_matcher_core.weights.archive import extract_member, open_checked
 from semantic_matcher_core.weights.hashing import sha256_of
-from semantic_matcher_core.weights.places import CONFIG_FILE, cache_folder, is_checkpoint_folder
+from semantic_matcher_core.weights.places import CONFIG_FILE, WEIGHTS_SUFFIXES, cache_folder, is_checkpoint_folder
 
 PROVENANCE_FILE = "provenance.json"
 
@@ -43,9 +43,10 @@ def unpack_local(archive: Path) -> Path:
 def unpack_checkpoint(archive: Path, target: Path, origin: dict[str, Any]) -> None:
     """Unpack a zip in the published layout, whole or not at all.
 
-    The zip holds one folder with ``model_config.yaml`` and one or more ``.pt``; of several, the one with the newest
-    modification time in the zip is meant (of equally new ones the one with the highest number in its name). Its
-    parameters are saved again alone, without optimizer state, which is most of a published file.
+    The zip holds one folder with ``model_config.yaml`` and one or more ``.pt`` or ``.safetensors``, as a checkpoint
+    folder does; of several, the one with the newest modification time in the zip is meant (of equally new ones the one
+    with the highest number in its name). Its parameters are saved again alone, without optimizer state, which is most
+    of a published file.
 
     Args:
         archive: the zip.
@@ -75,7 +76,12 @@ def unpack_checkpoint(archive: Path, target: Path, origin: dict[str, Any]) -> No
         except CheckpointError as error:
             reason = str(error).removeprefix(str(whole) + os.sep)
             raise CheckpointError(f"{archive}, in {checkpoint.filename}: {reason}") from error
-        torch.save(state, temporary / name)
+        if name.endswith(".safetensors"):
+            from safetensors.torch import save_file
+
+            save_file({key: value.contiguous() for key, value in state.items()}, temporary / name)
+        else:
+            torch.save(state, temporary / name)
         shutil.rmtree(whole)
         record = {**origin, "checkpoint": checkpoint.filename, "files": {}}
         for path in sorted(temporary.iterdir()):
@@ -122,11 +128,17 @@ def _choose(archive: Path, members: list[zipfile.ZipInfo]) -> tuple[zipfile.ZipI
         found = f"{len(configs)} files" if configs else "no file"
         raise CheckpointError(f"{archive} has {found} named {CONFIG_FILE}; expected one folder with one")
     folder = PurePosixPath(configs[0].filename).parent
+    beside = [m for m in files if PurePosixPath(m.filename).parent == folder]
+    # Hidden files are some program's unfinished work, in a folder and in a zip of it.
     checkpoints = [
-        m for m in files if PurePosixPath(m.filename).parent == folder and PurePosixPath(m.filename).suffix == ".pt"
+        m
+        for m in beside
+        if PurePosixPath(m.filename).suffix in WEIGHTS_SUFFIXES and not PurePosixPath(m.filename).name.startswith(".")
     ]
     if not checkpoints:
-        raise CheckpointError(f"{archive} has no .pt file beside its {CONFIG_FILE}")
+        raise CheckpointError(
+            f"{archive} has no weights file ({' or '.join(WEIGHTS_SUFFIXES)}) beside its {CONFIG_FILE}"
+        )
     return configs[0], max(checkpoints, key=lambda m: (m.date_time, _numbers(m.filename), m.filename))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from semantic_matcher_core.weights.catalogue import Entry
 
 CONFIG_FILE = "model_config.yaml"
+WEIGHTS_SUFFIXES = (".pt", ".safetensors")
+"""Of the weights files of a checkpoint, in a folder and in a zip of one."""
 BUNDLED = Path(__file__).with_name("bundled")
 
 

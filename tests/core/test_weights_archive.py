@@ -209,7 +209,7 @@ def test_an_encrypted_archive_is_refused(home: Path, tmp_path: Path, published: 
     [
         ({"xfeat/model_config.yaml": None}, r"has no file named model_config\.yaml"),
         ({"other/model_config.yaml": CONFIG}, r"has 2 files named model_config\.yaml"),
-        ({"xfeat/checkpoint_2_1024000.pt": None}, r"has no \.pt file beside"),
+        ({"xfeat/checkpoint_2_1024000.pt": None}, r"has no weights file .*beside"),
         (
             {"xfeat/checkpoint_2_1024000.pt": b"cut off"},
             r"a\.zip, in xfeat/checkpoint_2_1024000\.pt: checkpoint.*damaged",
@@ -248,3 +248,20 @@ def test_a_cache_that_cannot_be_written_is_one_error(
     monkeypatch.setenv("SEMANTIC_MATCHER_HOME", str(tmp_path / "file"))
     with pytest.raises(OutputError, match="SEMANTIC_MATCHER_HOME"):
         unpack_local(path)
+
+
+@pytest.mark.parametrize("prefix", ["", "compact/", "deep/er/"])
+def test_a_zip_is_its_folder(home: Path, tmp_path: Path, prefix: str) -> None:
+    from semantic_matcher_core.weights.places import BUNDLED
+
+    folder = BUNDLED / "compact"
+    files = {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".yaml", ".safetensors", ".pt")
+    }
+    assert any(name.endswith(".safetensors") for name in files)
+    path = write_zip(tmp_path / "my.zip", {f"{prefix}{name}": content for name, content in files.items()})
+    unpacked = unpack_local(path)
+    (weights,) = (file for file in unpacked.iterdir() if file.suffix == ".safetensors")
+    (original,) = (file for file in folder.iterdir() if file.suffix == ".safetensors")
+    state, expected = read_state_dict(weights), read_state_dict(original)
+    assert state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)

@@ -1,0 +1,18 @@
+"""File names as text: what a file system allows is more than what messages, HDF5 and terminals take."""
+
+from __future__ import annotations
+
+import os
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be written anywhere.
+
+    A name whose bytes are no UTF-8 (from an old disk, say) is read as Latin-1. Python gives it with lone surrogates,
+    which neither messages nor HDF5 take.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("latin-1")
+    return name

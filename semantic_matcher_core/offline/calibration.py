@@ -1,0 +1,177 @@
+"""The cameras of a run: what was recorded with the images, or what their user has on file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.geometry.camera_info import camera_of, projection_of
+from semantic_matcher_core.io.colmap import Intrinsics
+from semantic_matcher_core.matching import match_features
+from semantic_matcher_core.offline.options import GEOMETRY_BACKENDS
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.offline.options import RunOptions
+    from semantic_matcher_core.offline.sources import ImageSource
+    from semantic_matcher_core.pipeline import SemanticMatcher
+    from semantic_matcher_core.streams import MatchedPair, Verifier
+    from semantic_matcher_core.types import Features, Matches
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrations:
+    """What is known of the cameras of a source's streams: their sensor_msgs/CameraInfo, or messages with its fields."""
+
+    infos: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, source: ImageSource, files: tuple[Path, ...] = ()) -> Calibrations:
+        """Those of calibration files, one for each stream in their order, or else those recorded with the images.
+
+        Raises:
+            ConfigError: a file is no calibration, or there are not as many as streams.
+        """
+        if files and len(files) != len(source.streams):
+            streams = ", ".join(source.streams)
+            raise ConfigError(f"{len(files)} calibration files for the streams {streams}; give one for each, in order")
+        if files:
+            return cls({name: read_calibration(path) for name, path in zip(source.streams, files, strict=True)})
+        found = {name: source.calibration(name) for name in source.streams}
+        return cls({name: info for name, info in found.items() if info is not None})
+
+    def require(self, source: ImageSource, purpose: str) -> None:
+        """Raise ConfigError where a stream's camera is not known."""
+        missing = [name for name in source.streams if name not in self.infos]
+        if missing:
+            raise ConfigError(
+                f"{purpose} needs calibrated cameras, and there is no camera_info beside {', '.join(missing)}; give "
+                "calibration files (--calibration)"
+            )
+
+    def camera(self, stream: str, size: tuple[int, int], rectified: bool) -> Camera:
+        """The camera of images of a stream.
+
+        Raises:
+            ConfigError: the calibration is empty, or for images of another size.
+        """
+        return _named(stream, lambda: camera_of(self.infos[stream], size, rectified=rectified))
+
+    def projection(self, stream: str, size: tuple[int, int]) -> np.ndarray:
+        """``P`` of a stream; raises as :meth:`camera`."""
+        return _named(stream, lambda: projection_of(self.infos[stream], size))
+
+    def intrinsics(self, rectified: bool) -> dict[str, Intrinsics]:
+        """Of all streams that are calibrated, as COLMAP has them."""
+        found = {}
+        for stream, info in self.infos.items():
+            size = (int(info.height), int(info.width))
+            if info.roi.height == info.roi.width == 0 and info.binning_x <= 1 and info.binning_y <= 1 and all(size):
+                found[stream] = Intrinsics.of_camera(self.camera(stream, size, rectified))
+        return found
+
+
+class BandedMatcher:
+    """A matcher of rectified stereo images: it matches only keypoints whose rows are near each other."""
+
+    def __init__(self, matcher: SemanticMatcher, band_px: float) -> None:
+        self._matcher, self._band = matcher, band_px
+
+    def extract(self, image: Any) -> Features:
+        """See :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
+        return self._matcher.extract(image)
+
+    def match(self, features0: Features, features1: Features) -> Matches:
+        """See :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
+        return match_features(features0, features1, replace(self._matcher.matching, band_px=self._band))
+
+
+def verifier(options: RunOptions, cameras: Callable[[], tuple[Camera, Camera]] | None = None) -> Verifier | None:
+    """The geometric check that options ask for; ``None`` for none. ``cameras`` are asked for by ``essential`` alone."""
+    if options.geometry is None:
+        return None
+    choice: dict[str, Any] = {
+        "threshold_px": options.geometry_threshold,
+        "backend": GEOMETRY_BACKENDS[options.geometry_backend],
+    }
+    if options.geometry == "essential":
+        from semantic_matcher_core.matching.calibrated import verify_calibrated
+
+        assert cameras is not None
+        camera0, camera1 = cameras()
+        return partial(verify_calibrated, camera0=camera0, camera1=camera1, **choice)
+    from semantic_matcher_core.matching.verification import verify
+
+    return partial(verify, kind=options.geometry, **choice)
+
+
+def stereo_points(
+    pair: MatchedPair, options: RunOptions, calibrations: Calibrations, streams: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points in space of a rectified stereo pair, as the node publishes them."""
+    from semantic_matcher_core.geometry.stereo import sparse_points
+    from semantic_matcher_core.motion.disparity import aligned_matches
+
+    frames = pair.reference, pair.current
+    left, right = (
+        calibrations.projection(stream, frame.features.image_size)
+        for stream, frame in zip(streams, frames, strict=True)
+    )
+    measured, _ = aligned_matches(pair.matches, *(frame.image for frame in frames))
+    return sparse_points(
+        measured,
+        left,
+        right,
+        max_row_difference=options.epipolar_band or options.geometry_threshold,
+        min_disparity=options.min_disparity,
+    )
+
+
+def read_calibration(path: Path) -> Any:
+    """A calibration file as ROS's camera_calibration writes it (YAML), with the fields of sensor_msgs/CameraInfo.
+
+    Raises:
+        ConfigError: there is no such file, or it lacks what a calibration has.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        size = int(content["image_height"]), int(content["image_width"])
+        k = np.array(content["camera_matrix"]["data"], np.float64).reshape(9)
+        d = np.array((content.get("distortion_coefficients") or {}).get("data", []), np.float64).reshape(-1)
+        p = np.array(
+            (content.get("projection_matrix") or {}).get("data", np.hstack([k.reshape(3, 3), np.zeros((3, 1))])),
+            np.float64,
+        ).reshape(12)
+    except OSError as error:
+        raise ConfigError(f"cannot read the calibration {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is no calibration file: expected the YAML of camera_calibration (image_width, image_height, "
+            "camera_matrix, distortion_model, distortion_coefficients, projection_matrix)"
+        ) from error
+    return SimpleNamespace(
+        height=size[0],
+        width=size[1],
+        k=k,
+        d=d,
+        p=p,
+        distortion_model=str(content.get("distortion_model", "plumb_bob")),
+        binning_x=0,
+        binning_y=0,
+        roi=SimpleNamespace(x_offset=0, y_offset=0, height=0, width=0),
+    )
+
+
+def _named(stream: str, find: Callable[[], Any]) -> Any:
+    try:
+        return find()
+    except ConfigError as error:
+        raise ConfigError(f"calibration of {stream}: {error}") from error
