@@ -32,7 +32,7 @@ def reasoning(pretrained: str = "xfeat", **options: Any) -> Reasoning:
         WeightsNotFoundError, DownloadError, LicenseNotAcceptedError, CheckpointError: weights cannot be had or used.
     """
     from semantic_matcher_core.compat import Reasoning, load_reasoning_from_checkpoint
-    from semantic_matcher_core.variants.build import checkpoint_folder
+    from semantic_matcher_core.loading import checkpoint_folder
 
     fetch = options.pop("fetch", True)
     folder = checkpoint_folder(pretrained, weights=options.get("weights"), fetch=fetch)

@@ -20,8 +20,7 @@ import torch
 
 from benchmarks.models import Case, add_common_options, build_matcher, common_setting
 from benchmarks.timing import machine_description, time_interleaved
-from semantic_matcher_core import Matches, SemanticMatcher
-from semantic_matcher_core.backends import apply_backend
+from semantic_matcher_core import Matches, SemanticMatcher, extraction
 from semantic_matcher_core.export import export_onnx
 from semantic_matcher_core.inputs import as_image_batch
 from semantic_matcher_core.semantics import resize_for_encoder
@@ -56,26 +55,26 @@ def build(way: Way, case: Case, device: torch.device, weights: str | None, folde
     """A matcher whose networks run this way; graphs are exported to ``folder`` where they are not there yet."""
     matcher, _ = build_matcher(case.with_(precision=way.precision), device, weights)
     if way.backend != "onnx":
-        return apply_backend(matcher, way.backend)
+        return matcher.with_backend(way.backend)
     graphs = folder / str(way)
     if not graphs.exists():
         export_onnx(build_matcher(case, torch.device("cpu"), weights)[0], graphs, int8=way.int8)
-    return apply_backend(matcher, "onnx", onnx_folder=graphs)
+    return matcher.with_backend("onnx", onnx_folder=graphs)
 
 
 def calls(matcher: SemanticMatcher, images: tuple[np.ndarray, np.ndarray]) -> dict[str, Callable[[], object]]:
     """What is timed, by stage; intermediate results are made beforehand."""
-    encoder, reasoner = matcher.semantic_encoder, matcher.reasoner
-    assert encoder is not None and reasoner is not None
+    encoder, encode, reason = matcher.semantic_encoder, matcher.networks.encode, matcher.networks.reason
+    assert encoder is not None and encode is not None and reason is not None
     batch = as_image_batch(images[0], matcher.device)
     resized, _ = resize_for_encoder(batch, matcher.semantic_size, encoder.patch_size, registration="published")
-    features = matcher.local_features(batch)
+    features = extraction.local_features(matcher.networks, matcher.settings, batch)
     semantic = matcher.semantic_features(batch, features)
     before = matcher.extract(images[0])
     return {
-        "extract": lambda: matcher.local_features(batch),
-        "encode": lambda: encoder(resized),
-        "reason": lambda: reasoner(features.descriptors, semantic),
+        "extract": lambda: extraction.local_features(matcher.networks, matcher.settings, batch),
+        "encode": lambda: encode(resized),
+        "reason": lambda: reason(features.descriptors, semantic, None),
         "new frame": lambda: matcher.match(before, matcher.extract(images[1])),
     }
 

@@ -262,7 +262,7 @@ def compiled(setting: Setting) -> Iterator[str]:
     fast = torch.compile(encoder, dynamic=False, **mode)
     calls: dict[str, Callable[[], Any]] = {"eager": lambda: encoder(resized), "compiled": lambda: fast(resized)}
     if setting.device.type == "cuda":
-        from semantic_matcher_core.cuda.graphs import CudaRecorder
+        from semantic_matcher_core.networks.graphs import CudaRecorder
 
         _, replay = CudaRecorder().record(lambda: {"map": encoder(resized)})
         calls["recorded"] = replay

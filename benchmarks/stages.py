@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import reference
 from benchmarks.models import Case, batched
-from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core import SemanticMatcher, extraction
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.inputs import as_image_batch
@@ -34,15 +34,16 @@ def our_stages(matcher: SemanticMatcher, case: Case, images: tuple[np.ndarray, n
     batch = as_image_batch(inputs[0], device)
     features = extractor(batch)
     resized, _ = resize_for_encoder(batch, case.semantic_size, encoder.patch_size, registration="published")
-    semantic_map = matcher.semantic_map(batch)
-    semantic = matcher._sample(semantic_map, features.keypoints)
+    networks, settings = matcher.networks, matcher.settings
+    semantic_map = extraction.encode(networks, settings, batch)
+    semantic = extraction.sample(networks, settings, semantic_map, features.keypoints)
     reasoned = [matcher.extract(image) for image in inputs]
     matches = matcher.match(reasoned[0], reasoned[1]).of_pair(0).to("cpu")
     return {
         "decode": {"ours": lambda: as_image_batch(inputs[0], device)},
         "extract": {"ours": lambda: extractor(batch)},
         "encode": {"ours": lambda: encoder(resized)},
-        "sample": {"ours": lambda: matcher._sample(semantic_map, features.keypoints)},
+        "sample": {"ours": lambda: extraction.sample(networks, settings, semantic_map, features.keypoints)},
         "reason": {"ours": lambda: reasoner(features.descriptors, semantic, features.valid)},
         "match": {"ours": lambda: matcher.match(reasoned[0], reasoned[1])},
         "geometry": {"ours": lambda: verify(matches, "homography")},

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.models import Case, add_common_options, build_matcher, common_setting
 from benchmarks.timing import machine_description, time_interleaved
-from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core import SemanticMatcher, extraction
 from semantic_matcher_core.errors import WeightsNotFoundError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.base import Extractor
@@ -30,7 +30,6 @@ from semantic_matcher_core.inputs import as_image_batch
 from semantic_matcher_core.matching import MatcherConfig
 from semantic_matcher_core.matching.features import match_features
 from semantic_matcher_core.optimisations import NAMES, VARIABLE
-from semantic_matcher_core.streams import StereoStream
 
 _WARMUP = 2
 # Where their weights are not found.
@@ -67,11 +66,11 @@ class Suite:
 
     def encode(self, precision: str) -> Callable[[], object]:
         matcher, batch = self.matcher(precision), as_image_batch(self.images[0], self.device)
-        return lambda: matcher.semantic_map(batch)
+        return lambda: extraction.encode(matcher.networks, matcher.settings, batch)
 
     def reason(self, precision: str) -> Callable[[], object]:
         matcher, batch = self.matcher(precision), as_image_batch(self.images[0], self.device)
-        features = matcher.local_features(batch)
+        features = extraction.local_features(matcher.networks, matcher.settings, batch)
         semantic = matcher.semantic_features(batch, features)
         assert matcher.reasoner is not None
         reasoner = matcher.reasoner
@@ -90,10 +89,6 @@ class Suite:
         sides = [matcher.extract(image) for image in self.images]
         config = MatcherConfig(**options)
         return lambda: match_features(*sides, config)
-
-    def stereo(self, precision: str) -> Callable[[], object]:
-        stream = StereoStream(self.matcher(precision))
-        return lambda: stream.process(*self.images)
 
     def frame(self, precision: str) -> Callable[[], object]:
         matcher = self.matcher(precision)
@@ -119,8 +114,6 @@ class Suite:
                 Work("compact", lambda: self.extract("compact")),
             ],
             "folded_norms": [Work("dalf", lambda: self.extract("dalf"))],
-            "position_cache": [Work("DINOv2-S, bf16", lambda: self.encode("bf16"))],
-            "stereo_batch": [Work("stereo pair, bf16", lambda: self.stereo("bf16"))],
             "candidate_ranking": [Work("xfeat", lambda: self.extract("xfeat"))],
             "sliding_maximum": [Work("xfeat", lambda: self.extract("xfeat"))],
             "grouped_maxima": [Work("matching", lambda: self.match("fp32"))],

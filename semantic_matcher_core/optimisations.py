@@ -16,14 +16,11 @@ NAMES = {
     "fused_attention": "attention that never holds its N x N weights (read when a network is built)",
     "channels_last": "CPU: convolutions with the channels of a pixel side by side (read when a network is built)",
     "folded_norms": "DALF: batch normalisation folded into the convolutions before it",
-    "position_cache": "DINOv2: the position encoding of an image size is kept",
-    "stereo_batch": "both images of a stereo pair go through the networks as one batch",
     "candidate_ranking": "CPU: keypoints are ranked among the local maxima alone",
     "sliding_maximum": "maxima of windows by doubling the window, instead of by max-pooling",
     "grouped_maxima": "CPU: maxima of groups first, without their places, which is vectorised",
     "cuda_graphs": "CUDA: the networks of an image size recorded once and replayed",
     "streams": "CUDA: extractor and semantic encoder side by side on two streams",
-    "pinned_upload": "CUDA: images copied as uint8 from pinned memory, without waiting",
 }
 
 

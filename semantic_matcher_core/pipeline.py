@@ -3,48 +3,53 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from semantic_matcher_core.backends import apply_backend, check_backend
+from semantic_matcher_core import extraction
 from semantic_matcher_core.device import is_slow, resolve_device, resolve_precision
-from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.geometry.homography import warp_points
 from semantic_matcher_core.inference import inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
-from semantic_matcher_core.matching import MatcherConfig, match_features
+from semantic_matcher_core.loading import load_parts, make_networks
+from semantic_matcher_core.matching import match_features
 from semantic_matcher_core.matching.turns import extract_turned
-from semantic_matcher_core.optimisations import is_enabled
-from semantic_matcher_core.precision import has_narrow_weights, narrowed
+from semantic_matcher_core.networks import Networks, Parts
+from semantic_matcher_core.networks.graphs import RecordedExtraction
 from semantic_matcher_core.reasoning import Reasoner
-from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder, sample_at_keypoints
+from semantic_matcher_core.semantics import SemanticEncoder
 from semantic_matcher_core.semantics.semantic_map import SemanticMap
-from semantic_matcher_core.settings import check_registration, turns_of
+from semantic_matcher_core.settings import Settings, check_backend, turns_of
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.variants.names import DEFAULT_VARIANT
 
-if TYPE_CHECKING:
-    from semantic_matcher_core.cuda.extraction import CudaExtraction
-
-
 _log = logging.getLogger(__name__)
+_SETTINGS = frozenset(item.name for item in fields(Settings))
 
 
 class SemanticMatcher(nn.Module):
     """Matches images by local features, and by what they are part of where a reasoner is given.
 
-    Build one with :meth:`from_pretrained` or :meth:`from_parts`.
+    Build one with :meth:`from_pretrained` or :meth:`from_parts`. What decides its results stays as it is;
+    :meth:`with_settings` makes another one on the same networks. Several threads may use one matcher, and several
+    matchers may share parts: nothing that a call does is seen by another.
 
     Attributes:
         extractor, semantic_encoder, reasoner: the parts; the last two are ``None`` for plain descriptor matching.
-        matching: how two sets of features are matched; may be replaced at any time.
+        settings: what decides the results, beside the parts; its fields are attributes, too.
+        backend: what runs the networks.
         variant: the name this matcher was built from, or "".
     """
+
+    extractor: Extractor
+    semantic_encoder: SemanticEncoder | None
+    reasoner: Reasoner | None
 
     def __init__(
         self,
@@ -52,47 +57,32 @@ class SemanticMatcher(nn.Module):
         semantic_encoder: SemanticEncoder | None = None,
         reasoner: Reasoner | None = None,
         *,
-        matching: MatcherConfig | None = None,
-        semantic_size: int = 896,
-        registration: str = "exact",
-        precision: str = "fp32",
+        backend: str = "eager",
         variant: str = "",
+        backend_options: Mapping[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
-        if (semantic_encoder is None) != (reasoner is None):
-            raise ConfigError("a semantic encoder and a reasoner are only of use together; give both or neither")
-        check_registration(registration)
-        if semantic_encoder is not None and reasoner is not None:
-            config = reasoner.config
-            for what, wants, has in (
-                (
-                    f"extractor {extractor.name!r} gives descriptors",
-                    config.extractor_features_dim,
-                    extractor.descriptor_dim,
-                ),
-                (
-                    f"{semantic_encoder.name!r} gives features",
-                    config.semantic_features_dim,
-                    semantic_encoder.feature_dim,
-                ),
-            ):
-                if wants != has:
-                    raise ShapeError(f"{what} of {has} dimensions, but the reasoner was made for {wants}")
-            if semantic_size < semantic_encoder.patch_size:
-                raise ConfigError(
-                    f"semantic_size must be at least one patch ({semantic_encoder.patch_size} px), got {semantic_size}"
-                )
-        self.extractor = extractor
-        self.semantic_encoder = semantic_encoder
-        self.reasoner = reasoner
-        self.matching = matching or MatcherConfig()
-        self.semantic_size = semantic_size
-        self.registration = registration
-        self.precision = precision
-        self.variant = variant
-        self.backend = "eager"
-        self._cuda: CudaExtraction | None = None
-        self.eval()
+        chosen = _settings(extractor, settings)
+        parts = Parts(extractor, semantic_encoder, reasoner)
+        parts.check(chosen)
+        dtype = resolve_precision(chosen.precision, parts.device)
+        if is_slow(dtype, parts.device):
+            _log.warning(
+                "precision %r is slower than 'fp32' here: this CPU has no instructions for it", chosen.precision
+            )
+        parts = parts.narrowed(chosen.precision)
+        options = dict(backend_options or {})
+        networks = make_networks(parts, backend, precision=chosen.precision, variant=variant, **options)
+        self._take(networks, chosen, variant)
+
+    def _take(self, networks: Networks, settings: Settings, variant: str) -> None:
+        parts = networks.parts
+        self.extractor, self.semantic_encoder, self.reasoner = parts.extractor, parts.semantic_encoder, parts.reasoner
+        self._networks, self._settings, self.variant = networks, settings, variant
+        self._recorded = RecordedExtraction(extraction.extract)
+        # Its own mode alone: those of the parts are their owner's, and extraction goes by neither.
+        self.training = False
 
     @classmethod
     def from_parts(
@@ -104,9 +94,13 @@ class SemanticMatcher(nn.Module):
         device: str | torch.device = "auto",
         precision: str = "fp32",
         backend: str = "eager",
-        **options: Any,
+        onnx_folder: str | Path | None = None,
+        variant: str = "",
+        **settings: Any,
     ) -> SemanticMatcher:
-        """A matcher from parts; without a reasoner it is plain descriptor matching, through the same code.
+        """Make a matcher from parts; without a reasoner it is plain descriptor matching, through the same code.
+
+        The parts stay as they are: several matchers may share them, and one that is on another device is copied.
 
         Args:
             extractor: keypoints and descriptors.
@@ -115,28 +109,32 @@ class SemanticMatcher(nn.Module):
             precision: ``fp32``, ``bf16`` or ``fp16`` (GPU only): what the networks compute in; results stay float32.
                 DINOv2 and the reasoner are copied with weights of that type; an extractor whose keypoints would move
                 (XFeat's) stays float32.
-            backend: what runs the networks, see :func:`~semantic_matcher_core.backends.apply_backend`.
-            options: ``matching`` (:class:`~semantic_matcher_core.matching.MatcherConfig`), ``semantic_size`` (long
-                side in pixels at which the semantic encoder sees the image), ``registration``
-                (``"exact"`` or ``"published"``, see ``semantics.sampling``), ``variant`` (a name for logs).
+            backend: what runs the networks, see :func:`~semantic_matcher_core.loading.make_networks`.
+            onnx_folder: with backend ``"onnx"``, where the graphs are; ``None`` for where ``export`` puts those of the
+                variant.
+            variant: a name for logs, and for finding graphs.
+            settings: fields of :class:`~semantic_matcher_core.settings.Settings`, such as ``matching``
+                (:class:`~semantic_matcher_core.matching.MatcherConfig`) and ``semantic_size``; ``max_keypoints`` is the
+                extractor's unless given.
 
         Raises:
-            ConfigError, ShapeError: the parts or options do not fit together.
+            ConfigError, ShapeError: the parts or settings do not fit together.
             DeviceError: device or precision are not available here.
         """
         check_backend(backend)
         resolved = resolve_device(device)
-        dtype = resolve_precision(precision, resolved)
-        if is_slow(dtype, resolved):
-            _log.warning("precision %r is slower than 'fp32' here: this CPU has no instructions for it", precision)
-        if semantic_encoder is not None and has_narrow_weights(semantic_encoder):
-            semantic_encoder = narrowed(semantic_encoder, dtype)
-        if reasoner is not None:
-            reasoner = narrowed(reasoner, dtype)
-        matcher = cls(extractor, semantic_encoder, reasoner, precision=precision, **options).to(resolved)
-        apply_backend(matcher, backend)
-        matcher.backend = backend
-        return matcher
+        resolve_precision(precision, resolved)
+        parts = Parts(extractor, semantic_encoder, reasoner).on(resolved)
+        return cls(
+            parts.extractor,
+            parts.semantic_encoder,
+            parts.reasoner,
+            backend=backend,
+            variant=variant,
+            backend_options={} if onnx_folder is None else {"onnx_folder": onnx_folder},
+            precision=precision,
+            **settings,
+        )
 
     @classmethod
     def from_pretrained(
@@ -146,21 +144,22 @@ class SemanticMatcher(nn.Module):
         device: str | torch.device = "auto",
         precision: str = "fp32",
         backend: str = "eager",
+        onnx_folder: str | Path | None = None,
         max_keypoints: int | None = None,
         weights: str | Path | None = None,
         fetch: bool = False,
-        **options: Any,
+        **settings: Any,
     ) -> SemanticMatcher:
-        """A published variant, a checkpoint folder or zip, or ``plain:<extractor>``.
+        """Load a published variant, a checkpoint folder or zip, or ``plain:<extractor>``.
 
         Args:
             name_or_path: a catalogue name (:func:`~semantic_matcher_core.variants.list_variants`), a folder with
                 ``model_config.yaml`` and a ``.pt``, a ``.zip`` of one, or ``plain:<extractor>``.
-            device, precision, backend: see :meth:`from_parts`.
+            device, precision, backend, onnx_folder: see :meth:`from_parts`.
             max_keypoints: keypoints per image; ``None`` for what the variant's configuration says (2048 for plain).
             weights: a folder to search for weights before the usual places.
             fetch: download what is not here; otherwise nothing touches the network.
-            options: as in :meth:`from_parts`.
+            settings: as in :meth:`from_parts`.
 
         Raises:
             UnknownNameError: no such variant or extractor; the message lists those that exist.
@@ -168,46 +167,110 @@ class SemanticMatcher(nn.Module):
                 alternative.
             CheckpointError: the checkpoint is damaged or does not fit.
         """
-        from semantic_matcher_core.variants import build_parts
-
         check_backend(backend)
         resolved = resolve_device(device)
         resolve_precision(precision, resolved)
-        extractor, encoder, reasoner, defaults = build_parts(
+        parts, defaults = load_parts(
             name_or_path, max_keypoints=max_keypoints, weights=weights, fetch=fetch, device=resolved
         )
         return cls.from_parts(
-            extractor,
-            encoder,
-            reasoner,
+            parts.extractor,
+            parts.semantic_encoder,
+            parts.reasoner,
             device=resolved,
             precision=precision,
             backend=backend,
-            **{**defaults, **options},
+            onnx_folder=onnx_folder,
+            **{**defaults, **settings},
         )
+
+    def with_settings(self, **settings: Any) -> SemanticMatcher:
+        """Return a matcher with other settings, on the same networks; this one stays as it is.
+
+        Args:
+            settings: fields of :class:`~semantic_matcher_core.settings.Settings`. Another ``precision`` has networks of
+                its own.
+
+        Raises:
+            ConfigError: a value is of no use to these parts, or the weights were rounded to another precision already.
+        """
+        chosen = _replaced(self._settings, settings)
+        networks = self._networks
+        networks.parts.check(chosen)
+        if chosen.precision != self.precision:
+            if self.precision != "fp32":
+                raise ConfigError(
+                    f"this matcher's weights were rounded to {self.precision!r}; build another for {chosen.precision!r}"
+                )
+            return SemanticMatcher(
+                *(networks.parts.extractor, networks.parts.semantic_encoder, networks.parts.reasoner),
+                backend=self.backend,
+                variant=self.variant,
+                **{item.name: getattr(chosen, item.name) for item in fields(Settings)},
+            )
+        other = SemanticMatcher.__new__(SemanticMatcher)
+        nn.Module.__init__(other)
+        other._take(networks, chosen, self.variant)
+        other._recorded = self._recorded
+        return other
+
+    def with_backend(self, backend: str, **options: Any) -> SemanticMatcher:
+        """Return a matcher whose networks something else runs, on the same parts; this one stays as it is.
+
+        Args:
+            backend, options: see :func:`~semantic_matcher_core.loading.make_networks`.
+
+        Raises:
+            ConfigError, DeviceError, CheckpointError: the backend cannot run here, or not these parts.
+        """
+        networks = make_networks(self.parts, backend, precision=self.precision, variant=self.variant, **options)
+        other = SemanticMatcher.__new__(SemanticMatcher)
+        nn.Module.__init__(other)
+        other._take(networks, self._settings, self.variant)
+        return other
+
+    @property
+    def settings(self) -> Settings:
+        """What decides the results, beside the parts."""
+        return self._settings
+
+    @property
+    def networks(self) -> Networks:
+        """What runs the networks."""
+        return self._networks
+
+    @property
+    def parts(self) -> Parts:
+        """The parts, with weights of the matcher's precision."""
+        return self._networks.parts
+
+    @property
+    def backend(self) -> str:
+        """What runs the networks: ``"eager"``, ``"compile"``, ``"onnx"`` or ``"tensorrt"``."""
+        return self._networks.backend
 
     @property
     def device(self) -> torch.device:
         """Where the networks run (for an extractor without parameters, the reasoner decides, else the CPU)."""
-        parameter = next(self.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        return self._networks.parts.device
 
     @inference
     def extract(self, image: Any, mask: Any = None) -> Features:
-        """Keypoints with local, and where there is a reasoner reasoned and semantic, descriptors.
+        """Compute keypoints with local, and where there is a reasoner reasoned and semantic, descriptors.
 
         Args:
             image: ``H x W x 3`` or ``H x W`` uint8 array (RGB), ``B x 3 x H x W`` tensor (uint8, or float in [0, 1]),
                 or the path of a file.
             mask: ``H x W`` (or ``B x H x W``), non-zero where keypoints are wanted.
 
+        Returns:
+            Features on the matcher's device; of one image without padding.
+
         Raises:
             ImageError: shape, type or value range is none of those.
+            ForkError: this process was forked from one that had used torch.
         """
-        gpu = self._gpu()
-        if gpu is not None and gpu.can_replay(self, mask):
-            return gpu.replayed(self, self._images(image))
-        return self.extract_with_map(image, mask)[0]
+        return self._extract(*self._given(image, mask))
 
     @inference
     def extract_turned(self, image: Any, mask: Any = None, *, rotation: str = "quarter") -> Features:
@@ -225,28 +288,18 @@ class SemanticMatcher(nn.Module):
             ConfigError: no such rotation.
         """
         turns = turns_of(rotation)
-        if len(turns) == 1:
-            return self.extract(image, mask)
-        images = self._images(image)
-        masks = None if mask is None else as_mask_batch(mask, images)
-        return extract_turned(self.features_of, images, masks, turns)
+        images, masks = self._given(image, mask)
+        return self._extract(images, masks) if len(turns) == 1 else extract_turned(self._extract, images, masks, turns)
 
     @inference
     def extract_with_map(
-        self,
-        image: Any,
-        mask: Any = None,
-        *,
-        semantic_map: SemanticMap | None = None,
-        motion: torch.Tensor | None = None,
+        self, image: Any, mask: Any = None, *, semantic_map: SemanticMap | None = None, motion: Tensor | None = None
     ) -> tuple[Features, SemanticMap | None]:
         """:meth:`extract`, and the semantic map for use with a later image of the same scene.
 
         Args:
             image, mask: as for :meth:`extract`.
-            semantic_map: of an earlier image of this size and batch, to be looked up instead of running the semantic
-                encoder.
-            motion: ``3 x 3`` homography from this image to that earlier one; ``None`` for none.
+            semantic_map, motion: see :func:`~semantic_matcher_core.extraction.extract_with_map`.
 
         Returns:
             The features, and the map they were looked up in; ``None`` for a plain matcher.
@@ -254,73 +307,19 @@ class SemanticMatcher(nn.Module):
         Raises:
             ImageError: shape, type or value range is none of those.
         """
-        images = self._images(image)
-        masks = None if mask is None else as_mask_batch(mask, images)
-        if self.reasoner is None:
-            return self.local_features(images, masks), None
-        if semantic_map is None:
-            features, semantic_map = self._features_and_map(images, masks)
-        else:
-            features = self.local_features(images, masks)
-        places = features.keypoints
-        if motion is not None:
-            places = warp_points(places, motion, semantic_map.image_size)
-        return self._reasoned(features, self._sample(semantic_map, places), self.reasoner), semantic_map
-
-    def _images(self, image: Any) -> torch.Tensor:
-        gpu = self._gpu()
-        uploaded = None if gpu is None else gpu.uploaded(image)
-        return as_image_batch(image, self.device) if uploaded is None else uploaded
-
-    @inference
-    def local_features(self, images: torch.Tensor, masks: torch.Tensor | None = None) -> Features:
-        """What the extractor gives, at the matcher's precision.
-
-        Args:
-            images: ``B x 3 x H x W`` RGB float in [0, 1], on the matcher's device.
-            masks: ``B x H x W`` bool, true where keypoints are wanted.
-        """
-        with self._autocast(self.extractor):
-            return self.extractor(images, masks)
-
-    @inference
-    def features_of(self, images: torch.Tensor, masks: torch.Tensor | None = None) -> Features:
-        """:meth:`extract`, of images that are on the device already; arguments as for :meth:`local_features`."""
-        if self.reasoner is None:
-            return self.local_features(images, masks)
-        features, semantic_map = self._features_and_map(images, masks)
-        return self._reasoned(features, self._sample(semantic_map, features.keypoints), self.reasoner)
-
-    def _features_and_map(self, images: torch.Tensor, masks: torch.Tensor | None) -> tuple[Features, SemanticMap]:
-        gpu = self._gpu()
-        if gpu is not None and is_enabled("streams"):
-            return gpu.side_by_side(self, images, masks)
-        return self.local_features(images, masks), self.semantic_map(images)
-
-    def _gpu(self) -> CudaExtraction | None:
-        """What a GPU does otherwise than the CPU; ``None`` on the CPU."""
-        device = self.device
-        if device.type != "cuda":
-            return None
-        if self._cuda is None:
-            from semantic_matcher_core.cuda.extraction import CudaExtraction
-
-            self._cuda = CudaExtraction(device)
-        return self._cuda
-
-    def _apply(self, fn: Any, recurse: bool = True) -> SemanticMatcher:
-        # Recorded graphs read the weights where they were.
-        self._cuda = None
-        return super()._apply(fn, recurse)
+        images, masks = self._given(image, mask)
+        return extraction.extract_with_map(
+            self._networks, self._settings, images, masks, semantic_map=semantic_map, motion=motion
+        )
 
     @inference
     def match(self, features0: Features, features1: Features) -> Matches:
-        """Matches between two (batches of) features of this matcher.
+        """Match two (batches of) features of this matcher.
 
         Raises:
             ShapeError: batch sizes or descriptor dimensions differ.
         """
-        return match_features(features0, features1, self.matching)
+        return match_features(features0, features1, self._settings.matching)
 
     def match_images(self, image0: Any, image1: Any, *, rotation: str = "upright") -> Matches:
         """:meth:`extract` both, then :meth:`match`; the first one turned as ``rotation`` says
@@ -328,8 +327,8 @@ class SemanticMatcher(nn.Module):
         return self.match(self.extract_turned(image0, rotation=rotation), self.extract(image1))
 
     @inference
-    def semantic_features(self, images: torch.Tensor, features: Features) -> torch.Tensor:
-        """Semantic features at keypoints, as the reasoner takes them.
+    def semantic_features(self, images: Tensor, features: Features) -> Tensor:
+        """Compute semantic features at keypoints, as the reasoner takes them.
 
         Args:
             images: ``B x 3 x H x W`` RGB float in [0, 1], on the matcher's device.
@@ -341,54 +340,41 @@ class SemanticMatcher(nn.Module):
         Raises:
             ConfigError: this matcher has no semantic encoder.
         """
-        return self._sample(self.semantic_map(images), features.keypoints)
+        semantic_map = extraction.encode(self._networks, self._settings, images)
+        return extraction.sample(self._networks, self._settings, semantic_map, features.keypoints)
 
-    @inference
-    def semantic_map(self, images: torch.Tensor) -> SemanticMap:
-        """The semantic encoder's map of images.
+    def _extract(self, images: Tensor, masks: Tensor | None) -> Features:
+        run = self._recorded if images.device.type == "cuda" else extraction.extract
+        return run(self._networks, self._settings, images, masks)
 
-        Args:
-            images: ``B x 3 x H x W`` RGB float in [0, 1], on the matcher's device.
+    def _given(self, image: Any, mask: Any) -> tuple[Tensor, Tensor | None]:
+        images = as_image_batch(image, self.device)
+        return images, None if mask is None else as_mask_batch(mask, images)
 
-        Raises:
-            ConfigError: this matcher has no semantic encoder.
-        """
-        if self.reasoner is None or self.semantic_encoder is None:
-            raise ConfigError("a plain matcher has no semantic encoder; build one from a variant with a reasoner")
-        fixed, encoder = self.reasoner.config.fix_dino_size, self.semantic_encoder
-        size = fixed if fixed > 0 else self.semantic_size
-        resized, scale = resize_for_encoder(images, size, encoder.patch_size, registration=self.registration)
-        with self._autocast(encoder):
-            feature_map = encoder(resized)
-        return SemanticMap(feature_map.float(), (images.shape[-2], images.shape[-1]), scale)
+    def _apply(self, fn: Any, recurse: bool = True) -> SemanticMatcher:
+        # Recorded graphs read the weights where they were.
+        self._recorded = RecordedExtraction(extraction.extract)
+        return super()._apply(fn, recurse)
 
-    def _sample(self, semantic_map: SemanticMap, places: torch.Tensor) -> torch.Tensor:
-        assert self.semantic_encoder is not None and self.reasoner is not None
-        with torch.autocast(self.device.type, enabled=False):
-            return sample_at_keypoints(
-                semantic_map.features,
-                places,
-                semantic_map.image_size,
-                patch_size=self.semantic_encoder.patch_size,
-                scale=semantic_map.scale,
-                registration=self.registration,
-                mode=self.reasoner.config.semantic_interpolation_mode,
+    def __getattr__(self, name: str) -> Any:
+        if name in _SETTINGS:
+            return getattr(self._settings, name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SETTINGS:
+            raise AttributeError(
+                f"{name} of a matcher stays as it is; make another on the same networks: with_settings({name}=…)"
             )
+        super().__setattr__(name, value)
 
-    def _reasoned(self, features: Features, semantic: torch.Tensor, reasoner: Reasoner) -> Features:
-        # A caller's autocast changes nothing: the precision is the matcher's.
-        with torch.autocast(self.device.type, enabled=False):
-            texture, semantic_out = reasoner(features.descriptors, semantic, features.valid)
-        return replace(
-            features,
-            reasoned=nn.functional.normalize(texture.float(), dim=-1),
-            semantic=None if semantic_out is None else nn.functional.normalize(semantic_out.float(), dim=-1),
-        )
 
-    def _autocast(self, part: nn.Module) -> torch.autocast:
-        """For parts whose weights are float32 at every precision, and which do not want to run in float32."""
-        dtype = resolve_precision(self.precision, self.device)
-        wanted = (
-            dtype is not torch.float32 and not has_narrow_weights(part) and not getattr(part, "full_precision", False)
-        )
-        return torch.autocast(self.device.type, dtype=dtype, enabled=wanted)
+def _settings(extractor: Extractor, given: Mapping[str, Any]) -> Settings:
+    """The settings that are given; what is not is the extractor's, or the default."""
+    return _replaced(Settings(max_keypoints=extractor.max_keypoints), given)
+
+
+def _replaced(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    if unknown := sorted(set(given) - _SETTINGS):
+        raise ConfigError(f"there is no setting {', '.join(unknown)}; there are {', '.join(sorted(_SETTINGS))}")
+    return replace(settings, **given)

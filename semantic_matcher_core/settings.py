@@ -11,6 +11,7 @@ from semantic_matcher_core.errors import ConfigError
 FUSIONS = ("product", "sum", "concat")
 REGISTRATIONS = ("exact", "published")
 PRECISIONS = ("fp32", "fp16", "bf16")
+BACKENDS = ("eager", "compile", "onnx", "tensorrt")
 # Clockwise degrees at which the first image of a pair is looked at (``matching.turns``).
 ROTATIONS: dict[str, tuple[int, ...]] = {
     "upright": (0,),
@@ -141,6 +142,17 @@ def check_registration(registration: str) -> None:
     """Raise ConfigError unless ``registration`` is one of ``REGISTRATIONS``."""
     if registration not in REGISTRATIONS:
         raise ConfigError(f"unknown registration {registration!r}; use one of {', '.join(REGISTRATIONS)}")
+
+
+def check_backend(backend: str) -> str:
+    """Return the name of a backend as given.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown backend {backend!r}; use one of {', '.join(BACKENDS)}")
+    return backend
 
 
 def _is_whole(value: Any) -> bool:

@@ -117,6 +117,17 @@ class Features:
     def __iter__(self) -> Iterator[Features]:
         return (self[i] for i in range(len(self)))
 
+    def trimmed(self) -> Features:
+        """Return the features without rows that are padding in every image (one host synchronisation, if padded).
+
+        Where all images have as many keypoints, as a batch of one has, ``valid`` becomes ``None``.
+        """
+        if self.valid is None:
+            return self
+        fewest, most = torch.stack(torch.aminmax(self.counts)).tolist()
+        rows: dict[str, Any] = {k: t[:, :most] for k, t in self._tensors() if k != "valid"}
+        return replace(self, valid=self.valid[:, :most] if fewest < most else None, **rows)
+
     def to(self, device: torch.device | str) -> Features:
         """The same features on another device."""
         tensors: dict[str, Any] = moved(dict(self._tensors()), device)

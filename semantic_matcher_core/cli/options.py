@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from semantic_matcher_core.settings import BACKENDS, MatcherConfig
+
 if TYPE_CHECKING:
     from semantic_matcher_core.pipeline import SemanticMatcher
 
@@ -16,8 +18,6 @@ _MODEL = "Model"
 _MATCHING = "Matching"
 # As the nodes' parameter names what estimates a model, and as `matching.verification` does.
 GEOMETRY_BACKENDS = {"magsac": "opencv", "poselib": "poselib"}
-# Those of `backends`, which imports torch.
-_BACKENDS = ("eager", "compile", "onnx", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -199,36 +199,34 @@ class ModelOptions:
         # Names first: a mistyped one should not wait for torch.
         name = self.name()
         folder = self._graphs(name)
-        from semantic_matcher_core.matching import MatcherConfig
         from semantic_matcher_core.pipeline import SemanticMatcher
 
         matching = matching or MatchingOptions()
         chosen: dict[str, Any] = {} if self.semantic_size is None else {"semantic_size": self.semantic_size}
-        matcher = SemanticMatcher.from_pretrained(
+        return SemanticMatcher.from_pretrained(
             name,
             device=self.device,
             precision=self.precision,
             max_keypoints=self.max_keypoints,
             weights=self.weights,
             fetch=self.fetch,
+            backend=self.backend,
+            onnx_folder=folder,
             matching=MatcherConfig(ratio=matching.ratio, min_similarity=matching.min_similarity),
             **chosen,
         )
-        from semantic_matcher_core.backends import apply_backend
-
-        return apply_backend(matcher, self.backend, onnx_folder=folder)
 
     def _graphs(self, name: str) -> Path | None:
         """The folder of the variant's ONNX graphs, or ``None`` for another backend."""
         from semantic_matcher_core.errors import ConfigError
 
-        if self.backend not in _BACKENDS:
-            raise ConfigError(f"unknown --backend {self.backend!r}; use {', '.join(_BACKENDS)}")
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"unknown --backend {self.backend!r}; use {', '.join(BACKENDS)}")
         if self.backend != "onnx":
             if self.onnx_folder is not None:
                 raise ConfigError("--onnx-folder is for --backend onnx; give both")
             return None
-        from semantic_matcher_core.export import onnx_folder
+        from semantic_matcher_core.networks.onnx_files import onnx_folder
 
         return self.onnx_folder or onnx_folder(name)
 

@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.inputs import as_image_batch
+from semantic_matcher_core.loading import create_configured_extractor
 from semantic_matcher_core.matching import MatcherConfig, match_features
 from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.reasoning.checkpoint import find_checkpoint_file, load_reasoner_file
 from semantic_matcher_core.semantics import create_semantic_encoder
 from semantic_matcher_core.types import Features
-from semantic_matcher_core.variants.build import create_configured_extractor
 
 if TYPE_CHECKING:
     from semantic_matcher_core.extractors.base import Extractor

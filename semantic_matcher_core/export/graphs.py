@@ -5,23 +5,19 @@ Everything else (resizing, selection, sampling, matching) stays in torch: it dep
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.extractors.dense import DenseExtractor
-from semantic_matcher_core.pipeline import SemanticMatcher
+from semantic_matcher_core.inference import evaluating
+from semantic_matcher_core.networks import Parts
+from semantic_matcher_core.networks.onnx import exportable
 from semantic_matcher_core.reasoning import Reasoner
-from semantic_matcher_core.semantics.compact_context import CompactContext
-from semantic_matcher_core.semantics.dinov2 import DinoV2
-
-_SAMPLED = 256
+from semantic_matcher_core.semantics.encoder import NetworkEncoder
 
 
 @dataclass(frozen=True)
@@ -30,130 +26,76 @@ class Graph:
 
     Attributes:
         name: ``extractor``, ``semantic_encoder`` or ``reasoner``; also the file's.
-        module: from the inputs to a tensor or a tuple of tensors.
-        weights: the module that holds its parameters.
+        module: from the inputs to a tuple of tensors; its ``network`` holds the weights.
         inputs: their names.
         dynamic: for each input the dimensions that are free.
         examples: inputs of different sizes; the first is traced, all are checked.
     """
 
     name: str
-    module: nn.Module
-    weights: nn.Module
+    module: _Method
     inputs: tuple[str, ...]
     dynamic: tuple[tuple[int, ...], ...]
     examples: tuple[tuple[Tensor, ...], ...]
 
 
-def graphs_of(matcher: SemanticMatcher, *, extractor: bool = True) -> list[Graph]:
-    """The networks of a matcher: of the extractor, and of the semantic encoder and the reasoner where it has them.
+def graphs_of(parts: Parts, *, extractor: bool = True) -> list[Graph]:
+    """Return the networks of parts: of the extractor, and of semantic encoder and reasoner where there are some.
 
     Args:
-        matcher: as built.
+        parts: of a matcher.
         extractor: its network too.
 
     Raises:
         ConfigError: the extractor or the semantic encoder has no network that can be a graph.
     """
-    graphs = [_extractor_graph(matcher.extractor)] if extractor else []
-    if matcher.semantic_encoder is not None and matcher.reasoner is not None:
-        if not isinstance(matcher.semantic_encoder, (DinoV2, CompactContext)):
-            raise ConfigError(
-                f"semantic encoder {matcher.semantic_encoder.name!r} cannot be exported; DINOv2 and compact_context can"
-            )
-        graphs += [_encoder_graph(matcher.semantic_encoder), _reasoner_graph(matcher.reasoner)]
-    return graphs
+    make: dict[str, Callable[[Any], Graph]] = {
+        "extractor": _extractor_graph,
+        "semantic_encoder": _encoder_graph,
+        "reasoner": _reasoner_graph,
+    }
+    return [make[name](evaluating(module)) for name, module in exportable(parts, extractor=extractor).items()]
 
 
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and some values of all parameters: equal for equal weights, quick for large ones."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        flat = tensor.detach().flatten()
-        step = max(1, len(flat) // _SAMPLED)
-        digest.update(flat[::step].to("cpu", torch.float64).numpy().tobytes())
-    return digest.hexdigest()
+class _Method(nn.Module):
+    """A method of a network that takes one tensor, as a module, which is what an exporter takes."""
 
-
-class _Dense(nn.Module):
-    def __init__(self, extractor: DenseExtractor) -> None:
+    def __init__(self, network: nn.Module, method: str) -> None:
         super().__init__()
-        self.extractor = extractor
+        self.network = network
+        self.method = method
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        # The class's own: the instance's may already be another runtime.
-        return type(self.extractor).dense(self.extractor, images)
+    def forward(self, first: Tensor) -> tuple[Tensor, ...]:
+        return self._run(first)
 
-
-class _DenseAtPositions(_Dense):
-    def forward(self, images: Tensor, positions: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return type(self.extractor).dense(self.extractor, images, positions)
+    def _run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(outputs_of(getattr(self.network, self.method)(*inputs)))
 
 
-class _Encode(nn.Module):
-    def __init__(self, encoder: DinoV2) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor, positions: Tensor) -> Tensor:
-        return type(self.encoder).encode(self.encoder, images, positions)
+class _MethodOfTwo(_Method):
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return self._run(first, second)
 
 
-class _EncodeImages(nn.Module):
-    def __init__(self, encoder: CompactContext) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return type(self.encoder).encode(self.encoder, images)
-
-
-class _Reason(nn.Module):
-    def __init__(self, reasoner: Reasoner) -> None:
-        super().__init__()
-        self.reasoner = reasoner
-
-    def forward(self, descriptors: Tensor, semantic: Tensor) -> tuple[Tensor, ...]:
-        texture, semantic_out = type(self.reasoner).forward(self.reasoner, descriptors, semantic)
-        return (texture,) if semantic_out is None else (texture, semantic_out)
-
-
-def _extractor_graph(extractor: Extractor) -> Graph:
-    if not isinstance(extractor, DenseExtractor):
-        raise ConfigError(
-            f"extractor {extractor.name!r} cannot be exported; those with one dense network can: compact, xfeat, "
-            "superpoint, alike, aliked, dedode, disk"
-        )
+def _extractor_graph(extractor: DenseExtractor) -> Graph:
     step, channels = extractor.dense_step, extractor.dense_channels
     sizes = ((2, 3, 4), (1, 5, 2), (1, 2, 7), (3, 4, 4))
-    # As in the encoder's graph, a position encoding is given: resizing it depends on the size.
-    examples = tuple(
-        tuple(tensor.detach() for tensor in extractor.dense_inputs(images))
-        for images in (torch.rand(b, channels, h * step, w * step, generator=_random()) for b, h, w in sizes)
-    )
-    if len(examples[0]) == 1:
-        return Graph("extractor", _Dense(extractor), extractor, ("images",), ((0, 2, 3),), examples)
-    names = ("images", "positions")
-    return Graph("extractor", _DenseAtPositions(extractor), extractor, names, ((0, 2, 3), (1,)), examples)
+    seen = (torch.rand(b, channels, h * step, w * step, generator=_random()) for b, h, w in sizes)
+    return _image_graph("extractor", extractor, "dense", [extractor.dense_inputs(images) for images in seen])
 
 
-def _encoder_graph(encoder: DinoV2 | CompactContext) -> Graph:
-    if isinstance(encoder, CompactContext):
-        sizes = ((2, 6, 8), (1, 5, 9), (1, 2, 3))
-        patch = encoder.patch_size
-        seen = tuple((torch.randn(b, 3, h * patch, w * patch, generator=_random()),) for b, h, w in sizes)
-        return Graph("semantic_encoder", _EncodeImages(encoder), encoder, ("images",), ((0, 2, 3),), seen)
+def _encoder_graph(encoder: NetworkEncoder) -> Graph:
+    patch, sizes = encoder.patch_size, ((2, 6, 8), (1, 5, 9), (1, 2, 3))
+    seen = (torch.rand(b, 3, h * patch, w * patch, generator=_random()) for b, h, w in sizes)
+    return _image_graph("semantic_encoder", encoder, "encode", [encoder.encode_inputs(images) for images in seen])
 
+
+def _image_graph(name: str, network: nn.Module, method: str, examples: list[tuple[Tensor, ...]]) -> Graph:
+    given = tuple(tuple(tensor.detach() for tensor in example) for example in examples)
+    if len(given[0]) == 1:
+        return Graph(name, _Method(network, method), ("images",), ((0, 2, 3),), given)
     # The position encoding is resized in torch, and given: the resizing itself depends on the size.
-    def example(batch: int, rows: int, columns: int) -> tuple[Tensor, ...]:
-        sides = (rows * encoder.patch_size, columns * encoder.patch_size)
-        images = torch.rand(batch, 3, *sides, generator=_random())
-        return images, encoder.interpolate_pos_encoding(rows, columns).detach()
-
-    examples = (example(2, 5, 7), example(1, 12, 9), example(1, 2, 3))
-    names = ("images", "positions")
-    return Graph("semantic_encoder", _Encode(encoder), encoder, names, ((0, 2, 3), (1,)), examples)
+    return Graph(name, _MethodOfTwo(network, method), ("images", "positions"), ((0, 2, 3), (1,)), given)
 
 
 def _reasoner_graph(reasoner: Reasoner) -> Graph:
@@ -166,7 +108,7 @@ def _reasoner_graph(reasoner: Reasoner) -> Graph:
 
     examples = (example(2, 50), example(1, 333), example(1, 1))
     names = ("descriptors", "semantic")
-    return Graph("reasoner", _Reason(reasoner), reasoner, names, ((0, 1), (0, 1)), examples)
+    return Graph("reasoner", _MethodOfTwo(reasoner, "forward"), names, ((0, 1), (0, 1)), examples)
 
 
 def _random() -> torch.Generator:
@@ -174,5 +116,5 @@ def _random() -> torch.Generator:
 
 
 def outputs_of(result: Any) -> Iterator[Tensor]:
-    """The tensors that a graph's module gives."""
-    yield from ((result,) if isinstance(result, Tensor) else result)
+    """Yield the tensors that a network gives."""
+    yield from (tensor for tensor in ((result,) if isinstance(result, Tensor) else result) if tensor is not None)

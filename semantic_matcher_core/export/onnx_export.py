@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import shutil
@@ -16,13 +15,13 @@ import numpy as np
 import torch
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
-from semantic_matcher_core.export.graphs import Graph, fingerprint, graphs_of, outputs_of
+from semantic_matcher_core.export.graphs import Graph, graphs_of
 from semantic_matcher_core.export.quantization import loss, quantize
+from semantic_matcher_core.networks.onnx_files import FORMAT, MANIFEST, require
 from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.semantics.dinov2 import DinoV2
+from semantic_matcher_core.weights.hashing import sha256_of_weights
 
-MANIFEST = "manifest.json"
-FORMAT = "semantic_matcher onnx 1"
 # Largest difference from torch, relative to the largest value of an output.
 TOLERANCE = 1e-4
 # A protocol buffer ends at 2 GiB; above, weights go into a file beside the graph.
@@ -61,7 +60,7 @@ def export_onnx(
         raise ConfigError(
             f"int8 is for DINOv2, which variant {matcher.variant!r} does not have; export it without int8"
         )
-    graphs = graphs_of(matcher, extractor=not int8)
+    graphs = graphs_of(matcher.parts, extractor=not int8)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -84,15 +83,6 @@ def export_onnx(
     return differences
 
 
-def require(*packages: str) -> None:
-    """Raises:
-    ConfigError: a package is not installed; the message has the command that installs it.
-    """
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ConfigError(f"ONNX needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}")
-
-
 def _check_target(target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
@@ -113,7 +103,7 @@ def _write(graph: Graph, path: Path) -> None:
             input_names=list(graph.inputs),
             verbose=False,
         )
-    size = sum(p.numel() * p.element_size() for p in graph.weights.parameters())
+    size = sum(p.numel() * p.element_size() for p in graph.module.network.parameters())
     program.save(str(path), external_data=size > _ONE_FILE_BYTES)
 
 
@@ -124,7 +114,7 @@ def _checked(graph: Graph, path: Path, int8: bool) -> float:
     worst = 0.0
     for example in graph.examples:
         with torch.inference_mode():
-            expected = [tensor.numpy() for tensor in outputs_of(graph.module(*example))]
+            expected = [tensor.numpy() for tensor in graph.module(*example)]
         given = {name: tensor.numpy() for name, tensor in zip(graph.inputs, example, strict=True)}
         for ours, theirs in zip(expected, session.run(None, given), strict=True):
             if int8:
@@ -157,7 +147,7 @@ def _manifest(
             graph.name: {
                 "file": f"{graph.name}.onnx",
                 "inputs": list(graph.inputs),
-                "weights": fingerprint(graph.weights),
+                "weights": sha256_of_weights(graph.module.network),
                 "difference": differences[graph.name],
             }
             for graph in graphs

@@ -120,7 +120,7 @@ class Compact(DenseExtractor):
         self.nms_radius = check_nms_radius(nms_radius, least=1)
         self.net: Any = StudentNetwork(architecture) if architecture else CompactNetwork(widths, descriptor_dim)
         self.layout = convolution_layout()
-        self.net.to(memory_format=self.layout)
+        self.net.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack it
         self.eval()
 
     @staticmethod

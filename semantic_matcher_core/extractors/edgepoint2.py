@@ -10,6 +10,7 @@ only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import unknown_name
-from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.extractors.options import check_detection_threshold, check_max_side, check_nms_radius
-from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
+from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.extractors.dense import DenseExtractor, Found
+from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.selection import best_candidates, local_maxima, mask_at_size, zero_padding
 from semantic_matcher_core.layers import convolution_layout
-from semantic_matcher_core.types import Features
 
 _STRIDE = 32
 _MARGIN = 4
@@ -42,7 +42,7 @@ _WIDTHS = {
 MODELS = tuple(f"edgepoint2-{letter}{dim}" for letter in _WIDTHS for dim in (32, 48, 64) if (letter, dim) != ("t", 64))
 
 
-class EdgePoint2(Extractor):
+class EdgePoint2(DenseExtractor):
     """EdgePoint2's keypoints with 32-, 48- or 64-dimensional descriptors.
 
     Convention:
@@ -78,7 +78,7 @@ class EdgePoint2(Extractor):
         max_side: int | None = 2048,
         fixed_size: bool = False,
     ) -> None:
-        super().__init__(max_keypoints)
+        super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         if model not in MODELS:
             raise unknown_name("EdgePoint2 model", model, MODELS)
         self.name = model
@@ -86,8 +86,6 @@ class EdgePoint2(Extractor):
         self.descriptor_dim = int(size[1:])
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius)
-        self.max_side = check_max_side(max_side)
-        self.fixed_size = fixed_size
         self.net = EdgePoint2Network(*_WIDTHS[size[0]], self.descriptor_dim)
         self.layout = convolution_layout()
         self.net.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack it
@@ -100,43 +98,35 @@ class EdgePoint2(Extractor):
             return state
         return {f"net.{name}": tensor for name, tensor in fold_norms(state).items()}
 
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
-        given = (images.shape[-2], images.shape[-1])
-        images, masks = fit_long_side(images, masks, self.max_side)
+    def prepare(self, images: Tensor) -> Tensor:
+        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         seen = (images.shape[-2], images.shape[-1])
-        height, width = (max(_STRIDE, side // _STRIDE * _STRIDE) for side in seen)
         grey = images.mean(dim=1, keepdim=True)
-        if (height, width) != seen:
-            grey = F.interpolate(grey, (height, width), mode="bilinear", align_corners=True)
-        maps, logits = self.dense(_normalised(grey))
+        if _resized(seen) != seen:
+            grey = F.interpolate(grey, _resized(seen), mode="bilinear", align_corners=True)
+        return _normalised(grey)
 
-        # The network may run in half precision; a position or a rank may not.
-        with torch.autocast(images.device.type, enabled=False):
-            # Logits are compared and ranked: near 1, different logits give the same float32 probability.
-            score_map = logits[:, 0].float()
-            threshold = self.detection_threshold
-            lowest = math.log(threshold / (1 - threshold)) if threshold else -math.inf
-            keypoints, scores, valid = best_candidates(
-                score_map,
-                local_maxima(score_map, self.nms_radius) & (score_map > lowest),
-                self.max_keypoints,
-                margin=_MARGIN,
-                masks=None if masks is None else mask_at_size(masks, height, width),
-                fixed_size=self.fixed_size,
-            )
-            places = _corner_to_corner(keypoints.float(), (height, width), seen)
-            return Features(
-                keypoints=zero_padding(keypoints_at_size(places, seen, given), valid),
-                scores=zero_padding(scores.sigmoid(), valid),
-                descriptors=zero_padding(self.net.describe(maps.float(), keypoints), valid),
-                image_size=given,
-                valid=valid,
-            )
-
-    def dense(self, images: Tensor) -> tuple[Tensor, ...]:
+    def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Compute what the descriptors' last convolution sees, and logits of the score; see the network's forward."""
+        (images,) = inputs
         return self.net(images.contiguous(memory_format=self.layout))
+
+    def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
+        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
+        described, logits = maps
+        # Logits are compared and ranked: near 1, different logits give the same float32 probability.
+        score_map = logits[:, 0]
+        lowest = math.log(limits.threshold / (1 - limits.threshold)) if limits.threshold else -math.inf
+        keypoints, scores, valid = best_candidates(
+            score_map,
+            local_maxima(score_map, self.nms_radius) & (score_map > lowest),
+            limits.max_keypoints,
+            margin=_MARGIN,
+            masks=None if masks is None else mask_at_size(masks, *_resized(size)),
+            fixed_size=limits.fixed_size,
+        )
+        places = _corner_to_corner(keypoints.float(), _resized(size), size)
+        return Found(places, zero_padding(scores.sigmoid(), valid), self.net.describe(described, keypoints), valid)
 
 
 class EdgePoint2Network(nn.Module):
@@ -275,3 +265,9 @@ def _corner_to_corner(keypoints: Tensor, seen: tuple[int, int], given: tuple[int
         return keypoints
     x, y = keypoints.unbind(-1)
     return torch.stack((x * ((given[1] - 1) / (seen[1] - 1)), y * ((given[0] - 1) / (seen[0] - 1))), dim=-1)
+
+
+def _resized(seen: tuple[int, int]) -> tuple[int, int]:
+    """The next lower multiples of 32, at least 32."""
+    height, width = (max(_STRIDE, side // _STRIDE * _STRIDE) for side in seen)
+    return height, width

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.layers import attention, conv_stack, convolution_layout, standardised
 from semantic_matcher_core.optimisations import is_enabled
-from semantic_matcher_core.semantics.encoder import SemanticEncoder
+from semantic_matcher_core.semantics.encoder import NetworkEncoder
 
 _WIDTHS = (48, 96, 160, 192)
 _HEADS = 6
 _BLOCKS = 2
 
 
-class CompactContext(SemanticEncoder):
+class CompactContext(NetworkEncoder):
     """Image to 128 channels for every 16th pixel, any size that is a multiple of 16.
 
     Args:
@@ -49,12 +49,13 @@ class CompactContext(SemanticEncoder):
         """The weights as stored, in half precision, as this module's state dict."""
         return {name: tensor.float() for name, tensor in state.items()}
 
-    def forward(self, images: Tensor) -> Tensor:
-        """See :meth:`SemanticEncoder.forward <semantic_matcher_core.semantics.encoder.SemanticEncoder.forward>`."""
-        return self.encode(standardised(images).contiguous(memory_format=self.layout))
+    def encode_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Standardise images."""
+        return (standardised(images).contiguous(memory_format=self.layout),)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """The network alone, from standardised images: what another runtime can do in its place."""
+    def encode(self, *inputs: Tensor) -> Tensor:
+        """Run the network on standardised images."""
+        (images,) = inputs
         fine = self.stride16(self.stride8(self.stride4(F.pixel_unshuffle(images, 4))))
         coarse = self.stride32(fine)
         tokens = coarse.flatten(2).transpose(1, 2)

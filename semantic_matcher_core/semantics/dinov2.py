@@ -8,7 +8,6 @@ Parameters carry the names of the published state dicts (github.com/facebookrese
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from semantic_matcher_core.errors import ShapeError, unknown_name
 from semantic_matcher_core.layers import attention
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import to_weight
-from semantic_matcher_core.semantics.encoder import SemanticEncoder
+from semantic_matcher_core.semantics.encoder import NetworkEncoder
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,9 @@ _PATCH = 14
 _GRID = 37
 # Added to the number of patches before the scale is formed. Once against rounding, now part of what the weights expect.
 _INTERPOLATE_OFFSET = 0.1
-_CACHED_SIZES = 8
 
 
-class DinoV2(SemanticEncoder):
+class DinoV2(NetworkEncoder):
     """A DINOv2 ViT with 14 px patches.
 
     The image goes in as it is, in [0, 1]: the published reasoners were trained without ImageNet normalisation.
@@ -75,17 +73,12 @@ class DinoV2(SemanticEncoder):
             _Block(dim, architecture.heads, architecture.swiglu) for _ in range(architecture.depth)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self._positions: dict[tuple[Any, ...], Tensor] = {}
-        self.register_load_state_dict_post_hook(_forget_positions)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Patch tokens of the last layer after the final norm, as a map.
+    def encode_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return images as they are, and the position encoding for their size.
 
         Args:
             images: ``B x 3 x H x W`` in [0, 1], H and W positive multiples of 14.
-
-        Returns:
-            ``B x C x H/14 x W/14``, a view of ``B x (H/14 * W/14) x C`` memory.
 
         Raises:
             ShapeError: H or W is no such multiple, or there are not three channels.
@@ -98,10 +91,18 @@ class DinoV2(SemanticEncoder):
                 f"image height and width must be positive multiples of {_PATCH}, got {height} x {width}; "
                 "resize_for_encoder makes them so"
             )
-        return self.encode(images, self._position_encoding(height // _PATCH, width // _PATCH))
+        return images, self.interpolate_pos_encoding(height // _PATCH, width // _PATCH)
 
-    def encode(self, images: Tensor, positions: Tensor) -> Tensor:
-        """:meth:`forward` with its position encoding (:meth:`interpolate_pos_encoding`) given; nothing is checked."""
+    def encode(self, *inputs: Tensor) -> Tensor:
+        """Compute patch tokens of the last layer after the final norm, as a map.
+
+        Args:
+            inputs: images ``B x 3 x H x W`` and their position encoding, see :meth:`encode_inputs`.
+
+        Returns:
+            ``B x C x H/14 x W/14``, a view of ``B x (H/14 * W/14) x C`` memory.
+        """
+        images, positions = inputs
         rows, columns = images.shape[-2] // _PATCH, images.shape[-1] // _PATCH
         patches = self.patch_embed(images)
         tokens = torch.cat((self.cls_token.expand(len(images), -1, -1), patches), dim=1) + positions
@@ -127,32 +128,6 @@ class DinoV2(SemanticEncoder):
         scale = ((rows + _INTERPOLATE_OFFSET) / _GRID, (columns + _INTERPOLATE_OFFSET) / _GRID)
         resized = F.interpolate(grid, scale_factor=scale, mode="bicubic")
         return torch.cat((pos_embed[:, :1], resized.flatten(2).transpose(1, 2)), dim=1).to(self.pos_embed.dtype)
-
-    def _position_encoding(self, rows: int, columns: int) -> Tensor:
-        """:meth:`interpolate_pos_encoding`, kept for the last few sizes while no gradient is wanted."""
-        parameter = self.pos_embed
-        tracked = parameter.requires_grad and torch.is_grad_enabled()
-        if torch.compiler.is_compiling() or tracked or not is_enabled("position_cache"):
-            return self.interpolate_pos_encoding(rows, columns)
-        # The version counts in-place changes; replaced storage is seen by _apply and the load hook.
-        version = 0 if parameter.is_inference() else parameter._version
-        key = (rows, columns, parameter.device, parameter.dtype, version, torch.is_inference_mode_enabled())
-        cached = self._positions.get(key)
-        if cached is None:
-            cached = self.interpolate_pos_encoding(rows, columns)
-            while len(self._positions) >= _CACHED_SIZES:
-                del self._positions[next(iter(self._positions))]
-            self._positions[key] = cached
-        return cached
-
-    def _apply(self, fn: Any, recurse: bool = True) -> DinoV2:
-        self._positions.clear()
-        return super()._apply(fn, recurse)
-
-
-def _forget_positions(module: nn.Module, _incompatible: Any) -> None:
-    assert isinstance(module, DinoV2)
-    module._positions.clear()
 
 
 class _PatchEmbed(nn.Module):

@@ -31,6 +31,25 @@ class SemanticEncoder(nn.Module, ABC):
         """``B x 3 x H x W`` in [0, 1], H and W multiples of ``patch_size``, to ``B x C x H/patch x W/patch``."""
 
 
+class NetworkEncoder(SemanticEncoder):
+    """An encoder whose network stands apart from what prepares its inputs, so that another runtime can take its place.
+
+    A subclass implements :meth:`encode`, and :meth:`encode_inputs` where there is something to prepare.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See :meth:`SemanticEncoder.forward`."""
+        return self.encode(*self.encode_inputs(images))
+
+    def encode_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Make all that :meth:`encode` takes of images ``B x 3 x H x W``."""
+        return (images,)
+
+    @abstractmethod
+    def encode(self, *inputs: Tensor) -> Tensor:
+        """Run the network alone; nothing is checked."""
+
+
 # name -> (module below semantic_matcher_core.semantics, class); the class is called with the name.
 _ENCODERS: dict[str, tuple[str, str]] = {
     "dinov2_vits14": ("dinov2", "DinoV2"),

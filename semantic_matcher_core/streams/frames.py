@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import torch
+
+from semantic_matcher_core.semantics.semantic_map import SemanticMap
 from semantic_matcher_core.types import Features, Matches
 
 Verifier = Callable[[Matches], Matches]
@@ -14,9 +17,35 @@ Verifier = Callable[[Matches], Matches]
 class FeatureMatcher(Protocol):
     """What a stream needs of :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
 
-    def extract(self, image: Any) -> Features: ...
+    def extract(self, image: Any, /) -> Features: ...
 
-    def match(self, features0: Features, features1: Features) -> Matches: ...
+    def match(self, features0: Features, features1: Features, /) -> Matches: ...
+
+
+@runtime_checkable
+class TurningFeatureMatcher(FeatureMatcher, Protocol):
+    """What stored images that are seen at several turns need besides."""
+
+    def extract_turned(self, image: Any, /, *, rotation: str = ...) -> Features:
+        """See :meth:`SemanticMatcher.extract_turned <semantic_matcher_core.SemanticMatcher.extract_turned>`."""
+
+
+@runtime_checkable
+class SemanticFeatureMatcher(FeatureMatcher, Protocol):
+    """What the reuse of semantic maps needs besides."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where images go."""
+
+    @property
+    def semantic_encoder(self) -> object | None:
+        """``None`` where there are no semantic maps."""
+
+    def extract_with_map(
+        self, image: Any, /, *, semantic_map: SemanticMap | None = None, motion: torch.Tensor | None = None
+    ) -> tuple[Features, SemanticMap | None]:
+        """See :meth:`SemanticMatcher.extract_with_map <semantic_matcher_core.SemanticMatcher.extract_with_map>`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
+from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.settings import turns_of
-from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, match_frames
+from semantic_matcher_core.streams.frames import (
+    FeatureMatcher,
+    Frame,
+    MatchedPair,
+    TurningFeatureMatcher,
+    Verifier,
+    match_frames,
+)
 from semantic_matcher_core.types import Features
-
-if TYPE_CHECKING:
-    from semantic_matcher_core.pipeline import SemanticMatcher
 
 
 class ReferenceStream:
@@ -41,7 +46,9 @@ class ReferenceStream:
     def _extract(self, image: Any) -> Features:
         if self.rotation == "upright":
             return self.matcher.extract(image)
-        return cast("SemanticMatcher", self.matcher).extract_turned(image, rotation=self.rotation)
+        if not isinstance(self.matcher, TurningFeatureMatcher):
+            raise ConfigError(f"{type(self.matcher).__name__} sees images upright only; leave rotation at 'upright'")
+        return self.matcher.extract_turned(image, rotation=self.rotation)
 
     def process(self, image: Any, stamp: int = 0, tag: Any = None) -> tuple[Frame, list[MatchedPair]]:
         """The frame's features, and its matches with each stored image, in their order.

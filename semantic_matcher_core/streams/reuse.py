@@ -7,7 +7,7 @@ the frames since then tell.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ from torch import Tensor
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.inputs import as_image_batch
 from semantic_matcher_core.matching.verification import verify
+from semantic_matcher_core.semantics.semantic_map import SemanticMap
+from semantic_matcher_core.streams.frames import SemanticFeatureMatcher
 from semantic_matcher_core.types import Features, Matches
-
-if TYPE_CHECKING:
-    from semantic_matcher_core.pipeline import SemanticMatcher
-    from semantic_matcher_core.semantics.semantic_map import SemanticMap
 
 _THRESHOLD_PX = 4.0
 _FEWEST_INLIERS = 20
@@ -35,17 +33,15 @@ class SemanticReuse:
     and where the image size changes.
 
     Args:
-        matcher: with a semantic encoder.
         every: frames that a map serves for, from 1 (each has its own) up.
 
     Raises:
         ConfigError: ``every`` is no whole number from 1 up.
     """
 
-    def __init__(self, matcher: SemanticMatcher, every: int) -> None:
+    def __init__(self, every: int) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ConfigError(f"semantic_every must be a whole number from 1 up, got {every!r}")
-        self.matcher = matcher
         self.every = every
         self.reset()
 
@@ -57,22 +53,26 @@ class SemanticReuse:
         self._motion: np.ndarray | None = None
         self._reference_to_map: np.ndarray | None = None
 
-    def extract(self, image: Any) -> Features:
-        """Features of the next frame, a batch of one.
+    def extract(self, matcher: SemanticFeatureMatcher, image: Any) -> Features:
+        """Extract features of the next frame, a batch of one.
+
+        Args:
+            matcher: with a semantic encoder.
+            image: whatever it takes as one.
 
         Raises:
             ImageError: the image cannot be used; nothing is forgotten.
         """
         # Once: of a path nothing is known before it is read.
-        images = as_image_batch(image, self.matcher.device)
+        images = as_image_batch(image, matcher.device)
         motion = self._usable_motion(images)
         if motion is None:
-            features, self._map = self.matcher.extract_with_map(images)
+            features, self._map = matcher.extract_with_map(images)
             self._age, self._motion = 1, np.eye(3)
             self._reference_to_map = None
         else:
             back = torch.from_numpy(np.linalg.inv(motion)).float()
-            features, _ = self.matcher.extract_with_map(images, semantic_map=self._map, motion=back)
+            features, _ = matcher.extract_with_map(images, semantic_map=self._map, motion=back)
             self._age += 1
         return features
 

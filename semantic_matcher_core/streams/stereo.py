@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, match_frames
 
 
@@ -28,7 +27,7 @@ class StereoStream:
             ImageError: an image cannot be used.
         """
         arrays = all(isinstance(image, np.ndarray) and image.ndim == 3 for image in (left, right))
-        if arrays and (left.shape, left.dtype) == (right.shape, right.dtype) and is_enabled("stereo_batch"):
+        if arrays and (left.shape, left.dtype) == (right.shape, right.dtype):
             features = list(self.matcher.extract(np.stack((left, right))))
         else:
             features = [self.matcher.extract(image)[0] for image in (left, right)]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, match_frames
+from semantic_matcher_core.streams.frames import (
+    FeatureMatcher,
+    Frame,
+    MatchedPair,
+    SemanticFeatureMatcher,
+    Verifier,
+    match_frames,
+)
 from semantic_matcher_core.streams.pairing import TemporalPairing
 from semantic_matcher_core.streams.reuse import SemanticReuse
 from semantic_matcher_core.streams.stamps import StampMonitor, StampOrder
-
-if TYPE_CHECKING:
-    from semantic_matcher_core.pipeline import SemanticMatcher
 
 
 class TemporalStream:
     """Matches the frames of one camera with earlier ones.
 
     Args:
-        matcher: features and matches.
+        matcher: features and matches; may be replaced at any time, by one that gives features of the same kind.
         pairing: which earlier frame; may be replaced at any time.
         verify: a geometric check, such as :func:`semantic_matcher_core.matching.verification.verify` with its options
             filled in, or ``None``; may be replaced at any time.
@@ -42,7 +46,7 @@ class TemporalStream:
         self.reference: Frame | None = None
         self._served = 0
         self._monitor = StampMonitor()
-        self._reuse = SemanticReuse(cast("SemanticMatcher", matcher), semantic_every)
+        self._reuse = SemanticReuse(semantic_every)
 
     @property
     def semantic_every(self) -> int:
@@ -52,11 +56,7 @@ class TemporalStream:
     @semantic_every.setter
     def semantic_every(self, every: int) -> None:
         if every != self._reuse.every:
-            self._reuse = SemanticReuse(self._reuse.matcher, every)
-
-    @property
-    def _reuses(self) -> bool:
-        return self.semantic_every > 1 and getattr(self.matcher, "semantic_encoder", None) is not None
+            self._reuse = SemanticReuse(every)
 
     def admit(self, stamp: int) -> StampOrder:
         """To be asked before each frame: whether it is usable. A restart forgets the reference."""
@@ -71,15 +71,20 @@ class TemporalStream:
         Raises:
             ImageError: the image cannot be used; the stream goes on as if it had not come.
         """
-        features = self._reuse.extract(image) if self._reuses else self.matcher.extract(image)
+        matcher, reuse = self.matcher, self._reuse
+        reuses = False
+        if reuse.every > 1 and isinstance(matcher, SemanticFeatureMatcher) and matcher.semantic_encoder is not None:
+            reuses, features = True, reuse.extract(matcher, image)
+        else:
+            features = matcher.extract(image)
         frame = Frame(stamp, image, features[0], tag)
         reference = self.reference
         if reference is None:
             self._take_as_reference(frame)
             return frame, None
-        pair = match_frames(self.matcher, reference, frame, self.verify)
-        if self._reuses:
-            self._reuse.matched(pair.matches)
+        pair = match_frames(matcher, reference, frame, self.verify)
+        if reuses:
+            reuse.matched(pair.matches)
         self._served += 1
         if self.pairing.replaces(self._served, pair):
             self._take_as_reference(frame)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 from semantic_matcher_core.variants.names import DEFAULT_VARIANT, Variant, list_variants, resolve_variant
 
 if TYPE_CHECKING:
-    from semantic_matcher_core.variants.build import build_parts
     from semantic_matcher_core.variants.licences import licence_notes
 
-__all__ = ["DEFAULT_VARIANT", "Variant", "build_parts", "licence_notes", "list_variants", "resolve_variant"]
+__all__ = ["DEFAULT_VARIANT", "Variant", "licence_notes", "list_variants", "resolve_variant"]
 
 # Imported on first use: listing and resolving names must not pay for torch.
-_LAZY = {"build_parts": "build", "licence_notes": "licences"}
+_LAZY = {"licence_notes": "licences"}
 
 
 def __getattr__(name: str) -> Any:

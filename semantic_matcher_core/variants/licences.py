@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from semantic_matcher_core.weights import licence_note, list_entries
 
-if TYPE_CHECKING:
-    from semantic_matcher_core.pipeline import SemanticMatcher
+
+class Named(Protocol):
+    """A part of a matcher."""
+
+    name: str
 
 
-def licence_notes(matcher: SemanticMatcher) -> list[str]:
-    """One sentence for each of a model's published weights whose licence its user must know of; for logs.
+class Model(Protocol):
+    """What is asked of a matcher: what it and its parts are called."""
+
+    variant: str
+
+    @property
+    def extractor(self) -> Named: ...
+
+    @property
+    def semantic_encoder(self) -> Named | None: ...
+
+
+def licence_notes(matcher: Model) -> list[str]:
+    """Return one sentence for each of a model's published weights whose licence its user must know of; for logs.
 
     Weights that are in no catalogue, such as your own checkpoints and third-party extractors, are not spoken of.
     """

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from semantic_matcher_core import SemanticMatcher, backends
-from semantic_matcher_core.backends import BACKENDS, apply_backend
+from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.xfeat import XFeat
+from semantic_matcher_core.networks import compiled
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 
@@ -48,9 +48,10 @@ def assert_same_result(ours: SemanticMatcher, plain: SemanticMatcher, image: np.
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 2e-2)])
 def test_compiled_is_as_eager(textured: Render, precision: str, tolerance: float) -> None:
-    compiled, plain = build("compile", precision), build("eager", precision)
+    ours, plain = build("compile", precision), build("eager", precision)
+    assert (ours.backend, plain.backend) == ("compile", "eager")
     for size in ((96, 128), (64, 96)):
-        assert_same_result(compiled, plain, textured(*size, seed=2), tolerance)
+        assert_same_result(ours, plain, textured(*size, seed=2), tolerance)
 
 
 @pytest.mark.slow
@@ -61,7 +62,7 @@ def test_onnx_is_as_eager(textured: Render, tmp_path: Path) -> None:
 
     plain = build()
     export_onnx(plain, tmp_path / "graphs")
-    matcher = apply_backend(build(), "onnx", onnx_folder=tmp_path / "graphs")
+    matcher = build().with_backend("onnx", onnx_folder=tmp_path / "graphs")
     assert_same_result(matcher, plain, textured(96, 128, seed=2), 1e-4)
 
 
@@ -69,18 +70,18 @@ def test_tensorrt_is_as_eager(textured: Render) -> None:
     pytest.importorskip("torch_tensorrt", reason="torch-tensorrt is not installed")
     if not torch.cuda.is_available():
         pytest.skip("TensorRT needs a GPU")
-    matcher, plain = (apply_backend(build().to("cuda"), backend) for backend in ("tensorrt", "eager"))
+    matcher, plain = (build().to("cuda").with_backend(backend) for backend in ("tensorrt", "eager"))
     assert_same_result(matcher, plain, textured(96, 128, seed=2), 1e-3)
 
 
 def test_tensorrt_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install torch-tensorrt"):
         build("tensorrt")
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match=r"install g\+\+"):
         build("compile")
 
@@ -88,11 +89,8 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_backends_are_refused_before_anything_is_loaded() -> None:
     with pytest.raises(ConfigError, match="unknown backend 'torchscript'; use one of eager, compile, onnx, tensorrt"):
         SemanticMatcher.from_pretrained("no such variant", backend="torchscript")
-    from semantic_matcher_core.cli import options
-
-    assert options._BACKENDS == BACKENDS
 
 
 def test_onnx_of_a_variant_without_graphs_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="semantic-matcher export"):
-        apply_backend(build(), "onnx", onnx_folder=tmp_path)
+        build().with_backend("onnx", onnx_folder=tmp_path)

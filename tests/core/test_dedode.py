@@ -121,13 +121,15 @@ def test_reasoners_get_raw_descriptors_unless_configured(monkeypatch):
     """What a checkpoint's configuration makes of the extractor, without building it."""
     from types import SimpleNamespace
 
-    from semantic_matcher_core.variants import build
+    from semantic_matcher_core import loading
 
     calls = []
-    monkeypatch.setattr(build, "create_extractor", lambda name, limit, **options: calls.append((name, limit, options)))
+    monkeypatch.setattr(
+        loading, "create_extractor", lambda name, limit, **options: calls.append((name, limit, options))
+    )
     published = {"max_num_keypoints": 77, "detection_threshold": 0.0, "nms_radius": 2, "force_num_keypoints": True}
     for options in (published, {**published, "normalize_descriptors": True}):
-        build.create_configured_extractor(SimpleNamespace(extractor_name="dedode-B", extractor_options=options))
+        loading.create_configured_extractor(SimpleNamespace(extractor_name="dedode-B", extractor_options=options))
     (name, limit, first), (_, _, second) = calls
     assert (name, limit, first["normalize_descriptors"]) == ("dedode-B", 77, False)
     assert second["normalize_descriptors"] is True

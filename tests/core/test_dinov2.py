@@ -170,7 +170,7 @@ def test_position_encoding_equals_kornia_at_every_size(small_pair: tuple[DinoV2,
         torch.testing.assert_close(ours.interpolate_pos_encoding(rows, columns), expected, atol=1e-6, rtol=0)
 
 
-def test_position_cache_never_returns_stale_values() -> None:
+def test_positions_are_never_those_of_other_weights() -> None:
     model = DinoV2("dinov2_vits14").eval()
     images = torch.rand(1, 3, 28, 42)
 
@@ -183,7 +183,6 @@ def test_position_cache_never_returns_stale_values() -> None:
     with torch.no_grad():
         model(images)
         model(images)
-        assert len(model._positions) == 1
         model.pos_embed.mul_(3)
         assert agrees()
         model.load_state_dict({k: v + 0.1 for k, v in model.state_dict().items()})
@@ -192,9 +191,6 @@ def test_position_cache_never_returns_stale_values() -> None:
         assert agrees()
         model.double().float()
         assert agrees()
-        for rows in range(1, 30):
-            model(torch.zeros(1, 3, 14 * rows, 14))
-        assert len(model._positions) <= 8
     with torch.inference_mode():
         model(images)
     model(images).sum().backward()  # what inference mode kept must not be used here

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ import torch
 
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import CheckpointError, ConfigError, DeviceError
-from semantic_matcher_core.export import export_onnx, onnx_export, quantization, use_onnx
-from semantic_matcher_core.export.graphs import fingerprint, graphs_of
+from semantic_matcher_core.export import export_onnx, onnx_export, quantization
+from semantic_matcher_core.export.graphs import graphs_of
 from semantic_matcher_core.extractors import Extractor
 from semantic_matcher_core.extractors.alike import Alike
 from semantic_matcher_core.extractors.aliked import Aliked
@@ -27,6 +28,7 @@ from semantic_matcher_core.extractors.superpoint import SuperPoint
 from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.dinov2 import DinoV2
+from semantic_matcher_core.weights.hashing import sha256_of_weights
 from tests.core.extractor_checks import randomize, randomize_dedode
 
 pytestmark = pytest.mark.skipif(
@@ -53,6 +55,10 @@ def shallow(extractor: DeDoDe) -> DeDoDe:
     """With two of DINOv2's blocks: the others are the same."""
     extractor.dinov2.blocks = extractor.dinov2.blocks[:2]
     return extractor
+
+
+def use_onnx(matcher: SemanticMatcher, folder: Path, **options: object) -> SemanticMatcher:
+    return matcher.with_backend("onnx", onnx_folder=folder, **options)
 
 
 def plain(name: str, seed: int = 1) -> SemanticMatcher:
@@ -151,13 +157,16 @@ def test_torch_is_not_used_where_the_graph_is(tmp_path, textured, monkeypatch):
     matcher = plain("superpoint")
     export_onnx(matcher, tmp_path / "graphs")
     expected = matcher.extract(textured(64, 80))
-    use_onnx(matcher, tmp_path / "graphs")
+    other = use_onnx(matcher, tmp_path / "graphs")
+    assert (matcher.backend, other.backend) == ("eager", "onnx") and other.extractor is matcher.extractor
+    torch.testing.assert_close(matcher.extract(textured(64, 80)).scores, expected.scores, atol=0, rtol=0)
     monkeypatch.setattr(matcher.extractor.net, "forward", None)
-    features = matcher.extract(textured(64, 80))
+    features = other.extract(textured(64, 80))
     torch.testing.assert_close(features.scores, expected.scores, atol=1e-5, rtol=0)
-    for again in (copy.deepcopy(matcher.extractor), pickle.loads(pickle.dumps(matcher.extractor.dense))):
-        run = again.dense if isinstance(again, Extractor) else again
-        for a, b in zip(run(torch.ones(1, 1, 16, 16)), matcher.extractor.dense(torch.ones(1, 1, 16, 16)), strict=True):
+    dense = other.networks.dense
+    assert dense is not None
+    for again in (copy.deepcopy(other).networks.dense, pickle.loads(pickle.dumps(dense))):
+        for a, b in zip(again(torch.ones(1, 1, 16, 16)), dense(torch.ones(1, 1, 16, 16)), strict=True):
             assert torch.equal(a, b)
 
 
@@ -172,8 +181,7 @@ def test_other_weights_and_damage_are_refused(tmp_path):
         use_onnx(reasoned(), folder)
     with pytest.raises(DeviceError, match="NoSuchProvider"):
         use_onnx(plain("superpoint"), folder, providers=["NoSuchProvider"])
-    half = plain("superpoint")
-    half.precision = "bf16"
+    half = plain("superpoint").with_settings(precision="bf16")
     with pytest.raises(ConfigError, match="bf16"):
         use_onnx(half, folder)
     (folder / "extractor.onnx").write_bytes((folder / "extractor.onnx").read_bytes()[:1000])
@@ -232,7 +240,7 @@ def test_dinov2_and_reasoner_in_int8(tmp_path, textured):
     ]  # fmt: skip
     other = use_onnx(reasoned(), tmp_path / "int8")
     image = torch.rand(2, 3, 84, 112, generator=torch.Generator().manual_seed(3))
-    ours, theirs = other.semantic_encoder(image), matcher.semantic_encoder(image)
+    ours, theirs = other.networks.encode(image), matcher.semantic_encoder(image)
     assert not torch.allclose(ours, theirs, atol=1e-6)  # it is the int8 graph that ran
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=1).min() > 0.99
     first, second = textured(96, 130, 1), textured(96, 130, 1)[4:, 8:]
@@ -267,9 +275,10 @@ def test_int8_is_refused_where_it_has_no_place_or_loses_too_much(tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fingerprint_tells_weights_apart():
-    matcher = reasoned()
-    prints = [fingerprint(graph.weights) for graph in graphs_of(matcher)]
-    assert len(set(prints)) == 3
-    assert prints == [fingerprint(graph.weights) for graph in graphs_of(reasoned())]
-    assert prints != [fingerprint(graph.weights) for graph in graphs_of(reasoned(seed=2))]
+def test_hashes_tell_weights_apart():
+    def hashes(matcher: SemanticMatcher) -> list[str]:
+        return [sha256_of_weights(graph.module.network) for graph in graphs_of(matcher.parts)]
+
+    assert len(set(hashes(reasoned()))) == 3
+    assert hashes(reasoned()) == hashes(reasoned())
+    assert hashes(reasoned()) != hashes(reasoned(seed=2))

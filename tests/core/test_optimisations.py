@@ -11,13 +11,11 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors import selection
 from semantic_matcher_core.extractors.compact import Compact
@@ -31,7 +29,6 @@ from semantic_matcher_core.optimisations import NAMES, VARIABLE, is_enabled
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.compact_context import CompactContext
 from semantic_matcher_core.semantics.dinov2 import DinoV2
-from semantic_matcher_core.streams import StereoStream
 
 
 def seeded(module: Callable[[], nn.Module]) -> Any:
@@ -59,8 +56,7 @@ def reasoned() -> list[Tensor]:
 
 def encoded() -> list[Tensor]:
     encoder = seeded(lambda: DinoV2("dinov2_vits14"))
-    # The second time from what is kept, where it is.
-    return [encoder(random(1, 3, 42, 70, seed=seed)) for seed in (1, 1, 2)]
+    return [encoder(random(1, 3, 42, 70, seed=seed)) for seed in (1, 2)]
 
 
 def context() -> list[Tensor]:
@@ -98,13 +94,6 @@ def matched(*, ratio: float | None = None) -> list[Tensor]:
     return [tensor for tensor in (*fused, *given) if tensor is not None]
 
 
-def stereo() -> list[Tensor]:
-    matcher = SemanticMatcher.from_parts(seeded(lambda: XFeat(max_keypoints=100)))
-    left = (random(64, 96, 3, seed=3).numpy() * 255).astype(np.uint8)
-    pair = StereoStream(matcher).process(left, np.roll(left, -4, axis=1))
-    return [pair.matches.indices, pair.matches.keypoints0, pair.matches.confidence, pair.current.features.descriptors]
-
-
 WORK: dict[str, Sequence[Callable[[], list[Tensor]]]] = {
     "fused_attention": (reasoned, encoded, context),
     "channels_last": (
@@ -113,14 +102,12 @@ WORK: dict[str, Sequence[Callable[[], list[Tensor]]]] = {
         context,
     ),
     "folded_norms": (folded,),
-    "position_cache": (encoded,),
-    "stereo_batch": (stereo,),
     "candidate_ranking": (keypoints,),
     "sliding_maximum": (keypoints,),
     "grouped_maxima": (matched, lambda: matched(ratio=0.95)),
 }
 # Whose switch changes nothing that a sum could round otherwise.
-EXACT = {"candidate_ranking", "sliding_maximum", "position_cache"}
+EXACT = {"candidate_ranking", "sliding_maximum"}
 
 
 @pytest.mark.parametrize(("name", "work"), [(name, work) for name, all_work in WORK.items() for work in all_work])
@@ -179,17 +166,6 @@ def test_layouts_follow_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert layouts() == {True}
     monkeypatch.setenv(VARIABLE, "channels_last")
     assert layouts() == {False}
-
-
-def test_stereo_batches_follow_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    real = XFeat.forward
-    monkeypatch.setattr(XFeat, "forward", lambda self, images, *a: sizes.append(len(images)) or real(self, images, *a))
-    monkeypatch.delenv(VARIABLE, raising=False)
-    stereo()
-    monkeypatch.setenv(VARIABLE, "all")
-    stereo()
-    assert sizes == [2, 1, 1]
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 5), (1, 1, 1, 8)])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semantic_matcher_core import Features, Matches, SemanticMatcher, create_extractor
+from semantic_matcher_core import Features, Matches, SemanticMatcher, create_extractor, extraction
 from semantic_matcher_core.errors import ConfigError, DeviceError, ImageError, ShapeError
 from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
@@ -200,10 +200,12 @@ def test_padding_never_changes_a_result(views: tuple[np.ndarray, np.ndarray]) ->
             keypoints=pad(side.keypoints),
             scores=pad(side.scores),
             descriptors=pad(side.descriptors),
+            scales=None,
+            orientations=None,
             valid=torch.arange(n + extra)[None] < n,
         )
-        reasoned = matcher._reasoned(padded, matcher.semantic_features(image, padded), matcher.reasoner)
-        expected = matcher._reasoned(side, matcher.semantic_features(image, side), matcher.reasoner)
+        reasoned = extraction.reason(matcher.networks, padded, matcher.semantic_features(image, padded))
+        expected = extraction.reason(matcher.networks, side, matcher.semantic_features(image, side))
         torch.testing.assert_close(reasoned.reasoned[:, :n], expected.reasoned, atol=1e-6, rtol=0)
         torch.testing.assert_close(reasoned.semantic[:, :n], expected.semantic, atol=1e-6, rtol=0)
         padded_sides.append(reasoned)

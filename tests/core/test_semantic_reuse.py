@@ -11,12 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core import SemanticMatcher, extraction
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.geometry.homography import warp_points
+from semantic_matcher_core.networks import Networks
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics import SemanticEncoder
+from semantic_matcher_core.semantics.semantic_map import SemanticMap
+from semantic_matcher_core.settings import Settings
 from semantic_matcher_core.streams import SemanticReuse, TemporalPairing, TemporalStream
 
 Render = Callable[..., np.ndarray]
@@ -39,7 +42,7 @@ class MeanColour(SemanticEncoder):
 
 def build() -> tuple[SemanticMatcher, MeanColour]:
     torch.manual_seed(0)
-    encoder = MeanColour()
+    encoder = MeanColour().eval()
     reasoner = Reasoner(ReasonerConfig(128, 3, features_dim=32, n_attention_layers=2)).eval()
     return SemanticMatcher.from_parts(Sift(300), encoder, reasoner, device="cpu", semantic_size=448), encoder
 
@@ -62,17 +65,19 @@ def test_the_encoder_runs_for_every_nth_frame(frames: list[np.ndarray], every: i
 
 
 @pytest.mark.parametrize("policy", ["previous", "every_nth", "keyframe"])
-def test_the_map_is_looked_up_where_the_motion_says(frames: list[np.ndarray], policy: str) -> None:
+def test_the_map_is_looked_up_where_the_motion_says(
+    frames: list[np.ndarray], policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     matcher, _ = build()
     stream = TemporalStream(matcher, TemporalPairing(policy, every_nth=3), semantic_every=100)
     places: list[tuple[Tensor, Tensor]] = []
-    real = matcher._sample
+    real = extraction.sample
 
-    def sample(semantic_map: object, where: Tensor) -> Tensor:
+    def sample(networks: Networks, settings: Settings, semantic_map: SemanticMap, where: Tensor) -> Tensor:
         places.append((where, torch.empty(0)))
-        return real(semantic_map, where)  # type: ignore[arg-type]
+        return real(networks, settings, semantic_map, where)
 
-    matcher._sample = sample  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(extraction, "sample", sample)
     found = [stream.process(frame)[0].features.keypoints for frame in frames]
     last = len(frames) - 1
     # The motion from the first frame, as far as the last but one: that of the last is not known when it comes.
@@ -150,7 +155,7 @@ def test_without_a_semantic_encoder_nothing_changes(frames: list[np.ndarray]) ->
 @pytest.mark.parametrize("every", [0, -1, 1.5, True])
 def test_only_whole_numbers_from_one_up(every: object) -> None:
     with pytest.raises(ConfigError, match="semantic_every"):
-        SemanticReuse(build()[0], every)  # type: ignore[arg-type]
+        SemanticReuse(every)  # type: ignore[arg-type]
 
 
 def test_points_are_warped_and_kept_inside() -> None:

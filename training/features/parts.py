@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.loading import create_configured_extractor
 from semantic_matcher_core.reasoning import ModelConfig, ReasonerConfig
 from semantic_matcher_core.semantics import SemanticEncoder, create_semantic_encoder, resize_for_encoder
-from semantic_matcher_core.variants.build import create_configured_extractor
 
 # What a checkpoint's section on the extractor can say, and is obeyed when it is loaded.
 EXTRACTOR_OPTIONS = ("detection_threshold", "nms_radius", "normalize_descriptors")

@@ -6,7 +6,7 @@ import gc
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from types import SimpleNamespace
 
     from semantic_matcher_core.geometry.camera import Camera
-    from semantic_matcher_core.types import Matches
+    from semantic_matcher_core.semantics import SemanticEncoder
+    from semantic_matcher_core.semantics.semantic_map import SemanticMap
+    from semantic_matcher_core.types import Features, Matches
 
 
 def name_refusal(settings: SimpleNamespace) -> str:
@@ -50,24 +52,23 @@ def verifier(
 
 
 class MatchingModel:
-    """A loaded matcher, the device it was loaded for, and the run-time parameters that reach into it.
+    """A loaded matcher, the device it was loaded for, and the run-time parameters that decide its results.
+
+    To streams and trackers it is a matcher, always with the parameters of the moment.
 
     Attributes:
-        matcher: the core's matcher.
+        matcher: the core's matcher; another one after each :meth:`apply`.
         device: where it runs while the node is active.
         load_seconds: how long loading took.
-        backend: what runs the networks.
         weights_hash: SHA-256 over all parameters of the networks, "" where there are none.
     """
 
-    def __init__(self, matcher: SemanticMatcher, load_seconds: float = 0.0, backend: str = "eager") -> None:
+    def __init__(self, matcher: SemanticMatcher, load_seconds: float = 0.0) -> None:
         self.matcher = matcher
-        self.backend = backend
         self.device: torch.device = matcher.device
         self.load_seconds = load_seconds
         self.weights_hash = sha256_of_weights(matcher)
-        self._own_matching = matcher.matching
-        self._own_threshold: float | None = getattr(matcher.extractor, "detection_threshold", None)
+        self._own = matcher.settings
 
     @classmethod
     def load(cls, settings: SimpleNamespace) -> MatchingModel:
@@ -87,7 +88,7 @@ class MatchingModel:
             max_keypoints=settings.max_keypoints,
             weights=settings.weights or None,
         )
-        model = cls(matcher, time.monotonic() - started, settings.backend)
+        model = cls(matcher, time.monotonic() - started)
         model.apply(settings)
         return model
 
@@ -96,6 +97,29 @@ class MatchingModel:
         """The name of what runs."""
         return self.matcher.variant
 
+    @property
+    def semantic_encoder(self) -> SemanticEncoder | None:
+        """The matcher's, ``None`` for plain descriptor matching."""
+        return self.matcher.semantic_encoder
+
+    def extract(self, image: Any, mask: Any = None) -> Features:
+        """See :meth:`SemanticMatcher.extract <semantic_matcher_core.SemanticMatcher.extract>`."""
+        return self.matcher.extract(image, mask)
+
+    def extract_turned(self, image: Any, *, rotation: str = "quarter") -> Features:
+        """See :meth:`SemanticMatcher.extract_turned <semantic_matcher_core.SemanticMatcher.extract_turned>`."""
+        return self.matcher.extract_turned(image, rotation=rotation)
+
+    def extract_with_map(
+        self, image: Any, *, semantic_map: SemanticMap | None = None, motion: torch.Tensor | None = None
+    ) -> tuple[Features, SemanticMap | None]:
+        """See :meth:`SemanticMatcher.extract_with_map <semantic_matcher_core.SemanticMatcher.extract_with_map>`."""
+        return self.matcher.extract_with_map(image, semantic_map=semantic_map, motion=motion)
+
+    def match(self, features0: Features, features1: Features) -> Matches:
+        """See :meth:`SemanticMatcher.match <semantic_matcher_core.SemanticMatcher.match>`."""
+        return self.matcher.match(features0, features1)
+
     def facts(self) -> dict[str, str]:
         """What a user wants to know of the running model, for logs and diagnostics."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
@@ -103,7 +127,7 @@ class MatchingModel:
             "variant": self.variant,
             "device": f"{self.device} ({name})" if name else str(self.device),
             "precision": self.matcher.precision,
-            "backend": self.backend,
+            "backend": self.matcher.backend,
             "weights (SHA-256)": self.weights_hash[:16] or "none",
         }
 
@@ -113,7 +137,7 @@ class MatchingModel:
 
     def refusal(self, settings: SimpleNamespace) -> str:
         """Why this model cannot take ``settings``; empty when it can."""
-        if settings.detection_threshold >= 0 and self._own_threshold is None:
+        if settings.detection_threshold >= 0 and not hasattr(self.matcher.extractor, "detection_threshold"):
             name = self.matcher.extractor.name
             return f"detection_threshold is refused: extractor {name!r} has none; leave it at -1"
         return ""
@@ -126,21 +150,19 @@ class MatchingModel:
         """
         if reason := self.refusal(settings):
             raise ConfigError(reason)
-        matcher = self.matcher
-        if self._own_threshold is not None:
-            chosen = settings.detection_threshold
-            matcher.extractor.detection_threshold = chosen if chosen >= 0 else self._own_threshold
-        matcher.extractor.max_keypoints = settings.max_keypoints
-        matcher.semantic_size = settings.semantic_size
-        matcher.matching = replace(
-            self._own_matching,
-            mutual=settings.mutual,
-            ratio=settings.ratio or self._own_matching.ratio,
-            max_distance=settings.max_distance or self._own_matching.max_distance,
-            min_similarity=settings.min_similarity
-            if settings.min_similarity > -1
-            else self._own_matching.min_similarity,
-            band_px=_band(settings),
+        own = self._own.matching
+        self.matcher = self.matcher.with_settings(
+            max_keypoints=settings.max_keypoints,
+            detection_threshold=settings.detection_threshold if settings.detection_threshold >= 0 else None,
+            semantic_size=settings.semantic_size,
+            matching=replace(
+                own,
+                mutual=settings.mutual,
+                ratio=settings.ratio or own.ratio,
+                max_distance=settings.max_distance or own.max_distance,
+                min_similarity=settings.min_similarity if settings.min_similarity > -1 else own.min_similarity,
+                band_px=_band(settings),
+            ),
         )
 
     def warm_up(self, width: int, height: int) -> None:

@@ -68,7 +68,7 @@ class ReferenceMatcher(MatcherNode):
         ]
 
     def begin(self, model: MatchingModel) -> None:
-        self._stream = ReferenceStream(model.matcher, rotation=self._rotation)
+        self._stream = ReferenceStream(model, rotation=self._rotation)
         self._stream.set_references(self._stored)
         self._announced = False
         self._service.forget()

@@ -55,7 +55,7 @@ class StereoMatcher(MatcherNode):
         return [*images, *self._infos]
 
     def begin(self, model: MatchingModel) -> None:
-        self._stream = StereoStream(model.matcher)
+        self._stream = StereoStream(model)
         self._synchronizer = StereoSynchronizer()
         self._set_tolerance()
         self.parameters.on_change(lambda _: self._set_tolerance())

@@ -148,9 +148,9 @@ class TemplateTrackerNode(MatcherNode):
 
     def _set_template(self, image: np.ndarray, mask: np.ndarray | None, stored: StoredImage) -> None:
         assert self._model is not None
-        matcher, config = self._model.matcher, _config(self.settings)
-        template = Template.from_image(matcher, image, mask=mask, config=config)
-        self._tracker = TemplateTracker(matcher, template, config)
+        config = _config(self.settings)
+        template = Template.from_image(self._model, image, mask=mask, config=config)
+        self._tracker = TemplateTracker(self._model, template, config)
         self._stored = stored
 
     def _show_track(self, agreement: Agreement | None) -> None:

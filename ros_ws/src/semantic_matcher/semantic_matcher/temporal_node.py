@@ -50,7 +50,7 @@ class TemporalMatcher(MatcherNode):
         return [*images, *self._infos.values()]
 
     def begin(self, model: MatchingModel) -> None:
-        self._streams = {camera: TemporalStream(model.matcher) for camera in self._cameras}
+        self._streams = {camera: TemporalStream(model) for camera in self._cameras}
 
     def end(self) -> None:
         self._streams = {}

@@ -1,41 +1,44 @@
-"""From a variant's name or path to its parts, with their weights loaded."""
+"""From a variant's name or path to its parts with their weights, and from a backend's name to networks.
+
+The one place that knows names, weights and backends together.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from semantic_matcher_core.device import resolve_device
-from semantic_matcher_core.errors import CheckpointError, WeightsNotFoundError
-from semantic_matcher_core.extractors import create_extractor
+from semantic_matcher_core.errors import CheckpointError, ConfigError, WeightsNotFoundError
+from semantic_matcher_core.extractors import Extractor, create_extractor
 from semantic_matcher_core.extractors.registry import accepted_options
-from semantic_matcher_core.reasoning import load_reasoner
+from semantic_matcher_core.networks import Networks, Parts
+from semantic_matcher_core.networks.compiled import compiled_networks, tensorrt_networks
+from semantic_matcher_core.networks.eager import eager_networks
+from semantic_matcher_core.networks.onnx_files import onnx_folder as usual_onnx_folder
+from semantic_matcher_core.reasoning import ModelConfig, load_reasoner
 from semantic_matcher_core.semantics import create_semantic_encoder
+from semantic_matcher_core.settings import check_backend
 from semantic_matcher_core.variants.names import PLAIN, is_path, unknown_variant
 from semantic_matcher_core.weights import find_weights, get_entry, list_entries
 from semantic_matcher_core.weights.checkpoints import unpack_local
-
-if TYPE_CHECKING:
-    from semantic_matcher_core.extractors.base import Extractor
-    from semantic_matcher_core.reasoning import ModelConfig, Reasoner
-    from semantic_matcher_core.semantics import SemanticEncoder
 
 DEFAULT_KEYPOINTS = 2048
 # Of the published extractor section. `force_num_keypoints` pads with weak keypoints, which ours never needs.
 _EXTRACTOR_OPTIONS = ("detection_threshold", "nms_radius", "normalize_descriptors")
 
 
-def build_parts(
+def load_parts(
     name_or_path: str | Path,
     *,
     max_keypoints: int | None = None,
     weights: str | Path | None = None,
     fetch: bool = False,
     device: str | torch.device = "auto",
-) -> tuple[Extractor, SemanticEncoder | None, Reasoner | None, dict[str, Any]]:
-    """The parts of a variant, on ``device`` and in evaluation mode.
+) -> tuple[Parts, dict[str, Any]]:
+    """Build the parts of a variant, on ``device`` and in evaluation mode.
 
     Everything is built as the checkpoint's own ``model_config.yaml`` says; the catalogue's description is only for
     choosing.
@@ -48,7 +51,7 @@ def build_parts(
         device: see :func:`~semantic_matcher_core.device.resolve_device`.
 
     Returns:
-        Extractor, semantic encoder, reasoner (the last two ``None`` for plain variants), and options for
+        The parts, and options for
         :meth:`SemanticMatcher.from_parts <semantic_matcher_core.pipeline.SemanticMatcher.from_parts>`.
 
     Raises:
@@ -61,14 +64,9 @@ def build_parts(
     name = str(name_or_path)
     if isinstance(name_or_path, str) and name.startswith(PLAIN):
         extractor_name = name.removeprefix(PLAIN)
-        extractor = create_extractor(
-            extractor_name,
-            DEFAULT_KEYPOINTS if max_keypoints is None else max_keypoints,
-            weights=weights,
-            device=device,
-            fetch=fetch,
-        )
-        return extractor, None, None, {"variant": name}
+        count = DEFAULT_KEYPOINTS if max_keypoints is None else max_keypoints
+        extractor = create_extractor(extractor_name, count, weights=weights, device=device, fetch=fetch)
+        return Parts(extractor), {"variant": name}
     folder = checkpoint_folder(name_or_path, weights=weights, fetch=fetch)
     reasoner, config = load_reasoner(folder)
     # A file given as `weights` is the variant's own; its parts are looked for in the usual places.
@@ -81,16 +79,57 @@ def build_parts(
     except WeightsNotFoundError as error:
         raise WeightsNotFoundError(f"variant {name!r}: {error}; {_advice(name, config)}") from error
     reasoner = reasoner.requires_grad_(False).to(resolve_device(device))
-    return extractor, encoder, reasoner, {"variant": name, "registration": config.registration}
+    return Parts(extractor, encoder, reasoner), {"variant": name, "registration": config.registration}
+
+
+def make_networks(
+    parts: Parts,
+    backend: str = "eager",
+    *,
+    precision: str = "fp32",
+    variant: str = "",
+    onnx_folder: str | Path | None = None,
+    **options: Any,
+) -> Networks:
+    """Make what runs the networks of parts; the parts stay as they are.
+
+    Args:
+        parts: on their device, with the weights of ``precision``.
+        backend: ``"eager"`` (torch as it is), ``"compile"`` (``torch.compile``; the first image of each size waits for
+            the compiler), ``"onnx"`` (onnxruntime, on graphs that ``semantic-matcher export`` made) or ``"tensorrt"``
+            (torch-tensorrt, GPU).
+        precision: what they compute in.
+        variant: their name, by which graphs are found.
+        onnx_folder: with ``"onnx"``, where the graphs are; ``None`` for where ``export`` puts those of the variant.
+        options: ``providers`` and ``threads`` of onnxruntime, see
+            :func:`~semantic_matcher_core.networks.onnx.onnx_networks`.
+
+    Raises:
+        ConfigError: no such backend, options of another one, or what it needs is not installed.
+        DeviceError: ``"tensorrt"`` without a GPU.
+        CheckpointError: the graphs are of other weights.
+    """
+    check_backend(backend)
+    if backend == "onnx":
+        from semantic_matcher_core.networks.onnx import onnx_networks
+
+        folder = onnx_folder or usual_onnx_folder(variant)
+        return onnx_networks(parts, folder, precision=precision, variant=variant, **options)
+    if onnx_folder is not None or options:
+        given = ", ".join([*(["onnx_folder"] if onnx_folder is not None else []), *options])
+        raise ConfigError(f"{given} is for backend 'onnx', not for {backend!r}")
+    if backend == "compile":
+        return compiled_networks(parts)
+    return tensorrt_networks(parts, precision) if backend == "tensorrt" else eager_networks(parts)
 
 
 def checkpoint_folder(name_or_path: str | Path, *, weights: str | Path | None = None, fetch: bool = False) -> Path:
-    """The checkpoint folder that a variant's name or a path means; zips are unpacked into the cache.
+    """Return the checkpoint folder that a variant's name or a path means; zips are unpacked into the cache.
 
     A bare word that is in the catalogue means that entry; write ``./xfeat``, or pass a ``Path``, for a folder so named.
 
     Raises:
-        UnknownNameError, WeightsNotFoundError, CheckpointError, DownloadError: see :func:`build_parts`.
+        UnknownNameError, WeightsNotFoundError, CheckpointError, DownloadError: see :func:`load_parts`.
     """
     text = str(name_or_path)
     path = Path(name_or_path).expanduser()
@@ -119,7 +158,7 @@ def create_configured_extractor(
     fetch: bool = False,
     device: str | torch.device = "auto",
 ) -> Extractor:
-    """The extractor that a checkpoint's configuration describes; arguments and errors as for :func:`build_parts`."""
+    """Build the extractor that a configuration describes; arguments and errors as for :func:`load_parts`."""
     options = config.extractor_options
     if max_keypoints is None:
         max_keypoints = options.get("max_num_keypoints") or DEFAULT_KEYPOINTS

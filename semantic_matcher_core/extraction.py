@@ -1,0 +1,204 @@
+"""From images to features: a function of networks, settings and images, and of nothing else.
+
+The contract is one on every device: keypoints of an image come first and best first, a batch is padded to its image
+with the most keypoints, and where all have as many, as a batch of one has, there is no padding and ``valid`` is
+``None``. A descriptor that is not finite is no keypoint. On a GPU a recorded graph of :func:`extract` takes its place
+(:mod:`~semantic_matcher_core.networks.graphs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semantic_matcher_core.device import resolve_precision
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.geometry.homography import warp_points
+from semantic_matcher_core.inference import evaluating
+from semantic_matcher_core.networks.networks import Networks
+from semantic_matcher_core.optimisations import is_enabled
+from semantic_matcher_core.precision import has_narrow_weights
+from semantic_matcher_core.semantics import resize_for_encoder, sample_at_keypoints
+from semantic_matcher_core.semantics.semantic_map import SemanticMap
+from semantic_matcher_core.settings import Settings
+from semantic_matcher_core.types import Features
+
+First = TypeVar("First")
+
+
+def extract(
+    networks: Networks,
+    settings: Settings,
+    images: Tensor,
+    masks: Tensor | None = None,
+    *,
+    fixed_size: bool = False,
+) -> Features:
+    """Compute features of images.
+
+    Args:
+        networks: what runs them.
+        settings: what decides the result.
+        images: ``B x 3 x H x W`` RGB float in [0, 1], on the device of the networks.
+        masks: ``B x H x W`` bool, true where keypoints are wanted, or ``None`` for everywhere.
+        fixed_size: give ``max_keypoints`` rows and ``valid`` always, without waiting for the device (for CUDA graphs).
+    """
+    return extract_with_map(networks, settings, images, masks, fixed_size=fixed_size)[0]
+
+
+def extract_with_map(
+    networks: Networks,
+    settings: Settings,
+    images: Tensor,
+    masks: Tensor | None = None,
+    *,
+    semantic_map: SemanticMap | None = None,
+    motion: Tensor | None = None,
+    fixed_size: bool = False,
+) -> tuple[Features, SemanticMap | None]:
+    """Compute features of images, and the semantic map for use with a later image of the same scene.
+
+    Args:
+        networks, settings, images, masks, fixed_size: as for :func:`extract`.
+        semantic_map: of an earlier image of this size and batch, to be looked up instead of running the encoder.
+        motion: ``3 x 3`` homography from this image to that earlier one; ``None`` for none.
+
+    Returns:
+        The features, and the map they were looked up in; ``None`` without a reasoner.
+    """
+    if networks.reason is None:
+        return local_features(networks, settings, images, masks, fixed_size=fixed_size), None
+    if semantic_map is None:
+        features, semantic_map = _both(
+            lambda: local_features(networks, settings, images, masks, fixed_size=fixed_size),
+            lambda: encode(networks, settings, images),
+            images.device,
+        )
+    else:
+        features = local_features(networks, settings, images, masks, fixed_size=fixed_size)
+    places = features.keypoints if motion is None else warp_points(features.keypoints, motion, semantic_map.image_size)
+    return reason(networks, features, sample(networks, settings, semantic_map, places)), semantic_map
+
+
+def local_features(
+    networks: Networks,
+    settings: Settings,
+    images: Tensor,
+    masks: Tensor | None = None,
+    *,
+    fixed_size: bool = False,
+) -> Features:
+    """Compute what the extractor gives; arguments as for :func:`extract`."""
+    extractor = evaluating(networks.parts.extractor)
+    limits = Limits(settings.max_keypoints, settings.detection_threshold, fixed_size)
+    with _autocast(extractor, settings, images.device):
+        features = extractor.features(images, masks, limits=limits, dense=networks.dense)
+    return _without_broken_rows(features, fixed_size)
+
+
+def encode(networks: Networks, settings: Settings, images: Tensor) -> SemanticMap:
+    """Compute the semantic encoder's map of images.
+
+    Raises:
+        ConfigError: there is no semantic encoder.
+    """
+    parts = networks.parts
+    if parts.reasoner is None or parts.semantic_encoder is None or networks.encode is None:
+        raise ConfigError("a plain matcher has no semantic encoder; build one from a variant with a reasoner")
+    fixed, patch = parts.reasoner.config.fix_dino_size, parts.semantic_encoder.patch_size
+    size = fixed if fixed > 0 else settings.semantic_size
+    resized, scale = resize_for_encoder(images, size, patch, registration=settings.registration)
+    with _autocast(parts.semantic_encoder, settings, images.device):
+        features = networks.encode(resized)
+    return SemanticMap(features.float(), (images.shape[-2], images.shape[-1]), scale)
+
+
+def sample(networks: Networks, settings: Settings, semantic_map: SemanticMap, places: Tensor) -> Tensor:
+    """Look a semantic map up, ``B x N x Ds``, L2-normalised.
+
+    Args:
+        networks, settings: of the map.
+        semantic_map: of :func:`encode`.
+        places: ``B x N x 2`` (x, y) pixels of the map's image.
+    """
+    assert networks.parts.semantic_encoder is not None and networks.parts.reasoner is not None
+    with torch.autocast(places.device.type, enabled=False):
+        return sample_at_keypoints(
+            semantic_map.features,
+            places,
+            semantic_map.image_size,
+            patch_size=networks.parts.semantic_encoder.patch_size,
+            scale=semantic_map.scale,
+            registration=settings.registration,
+            mode=networks.parts.reasoner.config.semantic_interpolation_mode,
+        )
+
+
+def reason(networks: Networks, features: Features, semantic: Tensor) -> Features:
+    """Add to features what the reasoner makes of them.
+
+    Args:
+        networks: with a reasoner.
+        features: of images.
+        semantic: ``B x N x Ds`` semantic features at their keypoints.
+    """
+    assert networks.reason is not None
+    # A caller's autocast changes nothing: the precision is the weights'.
+    with torch.autocast(features.device.type, enabled=False):
+        texture, semantic_out = networks.reason(features.descriptors, semantic, features.valid)
+    return replace(
+        features,
+        reasoned=F.normalize(texture.float(), dim=-1),
+        semantic=None if semantic_out is None else F.normalize(semantic_out.float(), dim=-1),
+    )
+
+
+def _autocast(part: nn.Module, settings: Settings, device: torch.device) -> torch.autocast:
+    """For parts whose weights are float32 at every precision, and which do not want to run in float32."""
+    dtype = resolve_precision(settings.precision, device)
+    wanted = dtype is not torch.float32 and not has_narrow_weights(part) and not getattr(part, "full_precision", False)
+    return torch.autocast(device.type, dtype=dtype, enabled=wanted)
+
+
+def _without_broken_rows(features: Features, fixed_size: bool) -> Features:
+    """Features without rows whose descriptor is not finite: attention would spread it to all others."""
+    finite = features.descriptors.isfinite().all(dim=-1)
+    if not fixed_size and bool(finite.all()):
+        return features
+    valid = finite if features.valid is None else finite & features.valid
+    # Real rows first, in their order; what is left out becomes padding.
+    order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
+    kept = valid.gather(1, order)
+
+    def moved(rows: Tensor) -> Tensor:
+        if rows.ndim == 2:
+            return rows.gather(1, order).masked_fill(~kept, 0)
+        return rows.gather(1, order[..., None].expand_as(rows)).masked_fill(~kept[..., None], 0)
+
+    given = {item.name: getattr(features, item.name) for item in fields(features) if item.name != "valid"}
+    rows: dict[str, Any] = {name: moved(value) for name, value in given.items() if isinstance(value, Tensor)}
+    usable = replace(features, valid=kept, **rows)
+    return usable if fixed_size else usable.trimmed()
+
+
+def _both(
+    first: Callable[[], First], second: Callable[[], SemanticMap], device: torch.device
+) -> tuple[First, SemanticMap]:
+    """Do both; on a GPU side by side, on two streams."""
+    if device.type != "cuda" or not is_enabled("streams"):
+        return first(), second()
+    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        semantic_map = second()
+    found = first()
+    current.wait_stream(side)
+    # The memory was taken on the side stream; it must not be given away while this one reads it.
+    semantic_map.features.record_stream(current)
+    return found, semantic_map

@@ -1,0 +1,35 @@
+"""The three callables that everything else of a matcher is built around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from semantic_matcher_core.extractors.base import Dense
+from semantic_matcher_core.networks.parts import Parts
+
+Encode = Callable[[Tensor], Tensor]
+Reason = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """What runs the networks of some parts. The parts stay as they are, and several networks may share them.
+
+    Attributes:
+        parts: whose networks they are; what surrounds a network (selection, sampling) is still theirs.
+        backend: what made them: ``"eager"``, ``"compile"``, ``"onnx"`` or ``"tensorrt"``.
+        dense: what an extractor's ``prepare`` gave to its dense maps; ``None`` where it has no dense network of its
+            own, or runs that itself.
+        encode: images ``B x 3 x h x w``, sides multiples of the encoder's patch, to a map ``B x C x h/p x w/p``;
+            ``None`` without a semantic encoder.
+        reason: as :meth:`Reasoner.forward <semantic_matcher_core.reasoning.Reasoner.forward>`; ``None`` without one.
+    """
+
+    parts: Parts
+    backend: str
+    dense: Dense | None = None
+    encode: Encode | None = None
+    reason: Reason | None = None

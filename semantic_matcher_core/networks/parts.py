@@ -1,0 +1,119 @@
+"""The parts of a matcher: an extractor, and a semantic encoder and a reasoner that fit it."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from semantic_matcher_core.device import PRECISIONS
+from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.precision import has_narrow_weights, narrowed
+from semantic_matcher_core.reasoning import Reasoner
+from semantic_matcher_core.semantics import SemanticEncoder
+from semantic_matcher_core.settings import Settings
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a matcher is made of. Several matchers may share parts: none changes them.
+
+    Attributes:
+        extractor: keypoints and descriptors.
+        semantic_encoder, reasoner: both or neither; without them descriptors are matched as they are.
+
+    Raises:
+        ConfigError: one of encoder and reasoner without the other.
+        ShapeError: the reasoner was made for other dimensions.
+    """
+
+    extractor: Extractor
+    semantic_encoder: SemanticEncoder | None = None
+    reasoner: Reasoner | None = None
+
+    def __post_init__(self) -> None:
+        if (self.semantic_encoder is None) != (self.reasoner is None):
+            raise ConfigError("a semantic encoder and a reasoner are only of use together; give both or neither")
+        if self.semantic_encoder is None or self.reasoner is None:
+            return
+        config = self.reasoner.config
+        for what, wants, has in (
+            (
+                f"extractor {self.extractor.name!r} gives descriptors",
+                config.extractor_features_dim,
+                self.extractor.descriptor_dim,
+            ),
+            (
+                f"{self.semantic_encoder.name!r} gives features",
+                config.semantic_features_dim,
+                self.semantic_encoder.feature_dim,
+            ),
+        ):
+            if wants != has:
+                raise ShapeError(f"{what} of {has} dimensions, but the reasoner was made for {wants}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are (for an extractor without parameters, the encoder decides, else the CPU)."""
+        modules = (self.extractor, self.semantic_encoder, self.reasoner)
+        parameter = next((p for module in modules if module is not None for p in module.parameters()), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def on(self, device: torch.device) -> Parts:
+        """Return the same parts on a device; a part that is elsewhere is copied."""
+        encoder, reasoner = self.semantic_encoder, self.reasoner
+        return Parts(
+            _on(self.extractor, device),
+            None if encoder is None else _on(encoder, device),
+            None if reasoner is None else _on(reasoner, device),
+        )
+
+    def narrowed(self, precision: str) -> Parts:
+        """Return parts whose large weights have the type of a precision, see :mod:`~semantic_matcher_core.precision`.
+
+        Raises:
+            ConfigError: they are narrow already, in another type: what was rounded off is lost.
+        """
+        encoder, reasoner, dtype = self.semantic_encoder, self.reasoner, PRECISIONS[precision]
+        if encoder is None or reasoner is None:
+            return self
+        narrow = {p.dtype for part in (encoder, reasoner) for p in part.parameters()} - {torch.float32}
+        if narrow:
+            # Of float16, what needs its range is bfloat16.
+            if dtype in narrow and narrow <= {dtype, torch.bfloat16}:
+                return self
+            raise ConfigError(
+                f"the weights were rounded to {', '.join(map(str, narrow))} already, which precision {precision!r} "
+                "cannot undo; build the matcher from float32 weights"
+            )
+        if not has_narrow_weights(encoder):
+            return Parts(self.extractor, encoder, narrowed(reasoner, dtype))
+        return Parts(self.extractor, narrowed(encoder, dtype), narrowed(reasoner, dtype))
+
+    def check(self, settings: Settings) -> None:
+        """Raise where settings are of no use to these parts.
+
+        Raises:
+            ConfigError: a detection threshold for an extractor without one, or a semantic size below one patch.
+        """
+        if settings.detection_threshold is not None and not hasattr(self.extractor, "detection_threshold"):
+            raise ConfigError(f"extractor {self.extractor.name!r} has no detection_threshold; leave it out")
+        encoder = self.semantic_encoder
+        if self.reasoner is None or encoder is None or self.reasoner.config.fix_dino_size > 0:
+            return
+        if settings.semantic_size < encoder.patch_size:
+            raise ConfigError(
+                f"semantic_size must be at least one patch ({encoder.patch_size} px), got {settings.semantic_size}"
+            )
+
+
+def _on(module: Network, device: torch.device) -> Network:
+    elsewhere = (t for t in itertools.chain(module.parameters(), module.buffers()) if t.device != device)
+    return module if next(elsewhere, None) is None else copy.deepcopy(module).to(device)
