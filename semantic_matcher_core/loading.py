@@ -13,7 +13,8 @@ import torch
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import CheckpointError, ConfigError, WeightsNotFoundError
 from semantic_matcher_core.extractors import Extractor, create_extractor
-from semantic_matcher_core.extractors.registry import accepted_options
+from semantic_matcher_core.extractors.registry import ALIASES, accepted_options
+from semantic_matcher_core.matching.learned import PUBLISHED, create_lightglue, published_for
 from semantic_matcher_core.networks import Networks, Parts
 from semantic_matcher_core.networks.compiled import compiled_networks, tensorrt_networks
 from semantic_matcher_core.networks.eager import eager_networks
@@ -37,6 +38,7 @@ def load_parts(
     weights: str | Path | None = None,
     fetch: bool = False,
     device: str | torch.device = "auto",
+    lightglue: bool = False,
 ) -> tuple[Parts, dict[str, Any]]:
     """Build the parts of a variant, on ``device`` and in evaluation mode.
 
@@ -49,6 +51,7 @@ def load_parts(
         weights: a folder to search for weights before the usual places; for plain variants also the extractor's file.
         fetch: download what is not here; otherwise nothing touches the network.
         device: see :func:`~semantic_matcher_core.device.resolve_device`.
+        lightglue: with the LightGlue of the extractor, which is then built as it was in training.
 
     Returns:
         The parts, and options for
@@ -56,15 +59,20 @@ def load_parts(
 
     Raises:
         UnknownNameError: no such variant, extractor or semantic encoder.
+        ConfigError: LightGlue for a variant with a reasoner, or for an extractor that it was not trained for.
         WeightsNotFoundError: weights are not here; the message has the command that fetches them and the plain
             alternative.
         CheckpointError: the checkpoint is damaged, unsafe, or does not fit its own configuration.
         DownloadError, LicenseNotAcceptedError: fetching failed.
     """
     name = str(name_or_path)
+    if lightglue:
+        check_matcher(name_or_path, "lightglue")
     if isinstance(name_or_path, str) and name.startswith(PLAIN):
         extractor_name = name.removeprefix(PLAIN)
         count = DEFAULT_KEYPOINTS if max_keypoints is None else max_keypoints
+        if lightglue:
+            return _with_lightglue(extractor_name, count, weights, device, fetch), {"variant": name}
         extractor = create_extractor(extractor_name, count, weights=weights, device=device, fetch=fetch)
         return Parts(extractor), {"variant": name}
     folder = checkpoint_folder(name_or_path, weights=weights, fetch=fetch)
@@ -80,6 +88,35 @@ def load_parts(
         raise WeightsNotFoundError(f"variant {name!r}: {error}; {_advice(name, config)}") from error
     reasoner = reasoner.requires_grad_(False).to(resolve_device(device))
     return Parts(extractor, encoder, reasoner), {"variant": name, "registration": config.registration}
+
+
+def check_matcher(name_or_path: str | Path, matcher: str) -> None:
+    """Raise where a matcher is of no use to a variant; nothing is loaded.
+
+    Raises:
+        ConfigError: LightGlue for a variant with a reasoner, or for an extractor that it was not trained for.
+    """
+    if matcher != "lightglue":
+        return
+    name = str(name_or_path)
+    if not isinstance(name_or_path, str) or not name.startswith(PLAIN):
+        raise ConfigError(
+            f"matcher 'lightglue' was trained on descriptors as extractors give them, and variant {name!r} reasons "
+            f"about them; take dino 'none' (plain:<extractor>, of {', '.join(PUBLISHED)}), or matcher 'nearest'"
+        )
+    extractor = name.removeprefix(PLAIN)
+    published_for(ALIASES.get(extractor, extractor))
+
+
+def _with_lightglue(
+    name: str, max_keypoints: int, weights: str | Path | None, device: str | torch.device, fetch: bool
+) -> Parts:
+    name = ALIASES.get(name, name)
+    options = published_for(name).options
+    extractor = create_extractor(name, max_keypoints, weights=weights, device=device, fetch=fetch, **options)
+    # A file given as `weights` is the extractor's.
+    hint = None if weights is None or Path(weights).expanduser().is_file() else weights
+    return Parts(extractor, lightglue=create_lightglue(name, weights=hint, device=device, fetch=fetch))
 
 
 def make_networks(

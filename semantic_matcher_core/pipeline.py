@@ -15,12 +15,12 @@ from semantic_matcher_core import extraction
 from semantic_matcher_core.device import is_slow, resolve_device, resolve_precision
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.inference import inference
+from semantic_matcher_core.inference import evaluating, inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.loading import load_parts, make_networks
-from semantic_matcher_core.matching import match_features
+from semantic_matcher_core.matching import MatcherConfig, match_features
 from semantic_matcher_core.matching.turns import extract_turned
-from semantic_matcher_core.networks import Networks, Parts
+from semantic_matcher_core.networks import Networks, PairMatcher, Parts
 from semantic_matcher_core.networks.graphs import RecordedExtraction
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics import SemanticEncoder
@@ -41,7 +41,8 @@ class SemanticMatcher(nn.Module):
     matchers may share parts: nothing that a call does is seen by another.
 
     Attributes:
-        extractor, semantic_encoder, reasoner: the parts; the last two are ``None`` for plain descriptor matching.
+        extractor, semantic_encoder, reasoner, lightglue: the parts; encoder and reasoner are ``None`` for plain
+            matching, ``lightglue`` where nearest neighbours are matched.
         settings: what decides the results, beside the parts; its fields are attributes, too.
         backend: what runs the networks.
         variant: the name this matcher was built from, or "".
@@ -50,12 +51,14 @@ class SemanticMatcher(nn.Module):
     extractor: Extractor
     semantic_encoder: SemanticEncoder | None
     reasoner: Reasoner | None
+    lightglue: PairMatcher | None
 
     def __init__(
         self,
         extractor: Extractor,
         semantic_encoder: SemanticEncoder | None = None,
         reasoner: Reasoner | None = None,
+        lightglue: PairMatcher | None = None,
         *,
         backend: str = "eager",
         variant: str = "",
@@ -63,8 +66,8 @@ class SemanticMatcher(nn.Module):
         **settings: Any,
     ) -> None:
         super().__init__()
-        chosen = _settings(extractor, settings)
-        parts = Parts(extractor, semantic_encoder, reasoner)
+        chosen = _settings(extractor, lightglue, settings)
+        parts = Parts(extractor, semantic_encoder, reasoner, lightglue)
         parts.check(chosen)
         dtype = resolve_precision(chosen.precision, parts.device)
         if is_slow(dtype, parts.device):
@@ -79,6 +82,7 @@ class SemanticMatcher(nn.Module):
     def _take(self, networks: Networks, settings: Settings, variant: str) -> None:
         parts = networks.parts
         self.extractor, self.semantic_encoder, self.reasoner = parts.extractor, parts.semantic_encoder, parts.reasoner
+        self.lightglue = parts.lightglue
         self._networks, self._settings, self.variant = networks, settings, variant
         self._recorded = RecordedExtraction(extraction.extract)
         # Its own mode alone: those of the parts are their owner's, and extraction goes by neither.
@@ -90,6 +94,7 @@ class SemanticMatcher(nn.Module):
         extractor: Extractor,
         semantic_encoder: SemanticEncoder | None = None,
         reasoner: Reasoner | None = None,
+        lightglue: PairMatcher | None = None,
         *,
         device: str | torch.device = "auto",
         precision: str = "fp32",
@@ -105,6 +110,8 @@ class SemanticMatcher(nn.Module):
         Args:
             extractor: keypoints and descriptors.
             semantic_encoder, reasoner: both or neither; their dimensions must fit.
+            lightglue: of this extractor, see :func:`~semantic_matcher_core.matching.learned.create_lightglue`; matches
+                instead of nearest neighbours. Only without a reasoner.
             device: where to run, see :func:`~semantic_matcher_core.device.resolve_device`.
             precision: ``fp32``, ``bf16`` or ``fp16`` (GPU only): what the networks compute in; results stay float32.
                 DINOv2 and the reasoner are copied with weights of that type; an extractor whose keypoints would move
@@ -124,11 +131,12 @@ class SemanticMatcher(nn.Module):
         check_backend(backend)
         resolved = resolve_device(device)
         resolve_precision(precision, resolved)
-        parts = Parts(extractor, semantic_encoder, reasoner).on(resolved)
+        parts = Parts(extractor, semantic_encoder, reasoner, lightglue).on(resolved)
         return cls(
             parts.extractor,
             parts.semantic_encoder,
             parts.reasoner,
+            parts.lightglue,
             backend=backend,
             variant=variant,
             backend_options={} if onnx_folder is None else {"onnx_folder": onnx_folder},
@@ -148,6 +156,7 @@ class SemanticMatcher(nn.Module):
         max_keypoints: int | None = None,
         weights: str | Path | None = None,
         fetch: bool = False,
+        matcher: str | None = None,
         **settings: Any,
     ) -> SemanticMatcher:
         """Load a published variant, a checkpoint folder or zip, or ``plain:<extractor>``.
@@ -159,6 +168,7 @@ class SemanticMatcher(nn.Module):
             max_keypoints: keypoints per image; ``None`` for what the variant's configuration says (2048 for plain).
             weights: a folder to search for weights before the usual places.
             fetch: download what is not here; otherwise nothing touches the network.
+            matcher: ``"nearest"`` or ``"lightglue"``, for short; otherwise ``matching`` says it.
             settings: as in :meth:`from_parts`.
 
         Raises:
@@ -170,13 +180,22 @@ class SemanticMatcher(nn.Module):
         check_backend(backend)
         resolved = resolve_device(device)
         resolve_precision(precision, resolved)
+        if matcher is not None:
+            settings["matching"] = replace(settings.get("matching") or MatcherConfig(), matcher=matcher)
+        matching = settings.get("matching")
         parts, defaults = load_parts(
-            name_or_path, max_keypoints=max_keypoints, weights=weights, fetch=fetch, device=resolved
+            name_or_path,
+            max_keypoints=max_keypoints,
+            weights=weights,
+            fetch=fetch,
+            device=resolved,
+            lightglue=isinstance(matching, MatcherConfig) and matching.matcher == "lightglue",
         )
         return cls.from_parts(
             parts.extractor,
             parts.semantic_encoder,
             parts.reasoner,
+            parts.lightglue,
             device=resolved,
             precision=precision,
             backend=backend,
@@ -203,7 +222,10 @@ class SemanticMatcher(nn.Module):
                     f"this matcher's weights were rounded to {self.precision!r}; build another for {chosen.precision!r}"
                 )
             return SemanticMatcher(
-                *(networks.parts.extractor, networks.parts.semantic_encoder, networks.parts.reasoner),
+                networks.parts.extractor,
+                networks.parts.semantic_encoder,
+                networks.parts.reasoner,
+                networks.parts.lightglue,
                 backend=self.backend,
                 variant=self.variant,
                 **{item.name: getattr(chosen, item.name) for item in fields(Settings)},
@@ -319,7 +341,21 @@ class SemanticMatcher(nn.Module):
         Raises:
             ShapeError: batch sizes or descriptor dimensions differ.
         """
-        return match_features(features0, features1, self._settings.matching)
+        matching = self._settings.matching
+        if matching.matcher == "nearest" or self.lightglue is None:
+            return match_features(features0, features1, matching)
+        dtype = resolve_precision(self.precision, self.device)
+        # On a CPU narrow types gain nothing here; a caller's own autocast changes nothing either.
+        narrow = self.device.type == "cuda" and dtype is not torch.float32
+        with torch.autocast(self.device.type, dtype=dtype if narrow else None, enabled=narrow):
+            return evaluating(self.lightglue)(
+                features0,
+                features1,
+                filter_threshold=matching.filter_threshold,
+                depth_confidence=matching.depth_confidence,
+                width_confidence=matching.width_confidence,
+                band_px=matching.band_px,
+            )
 
     def match_images(self, image0: Any, image1: Any, *, rotation: str = "upright") -> Matches:
         """:meth:`extract` both, then :meth:`match`; the first one turned as ``rotation`` says
@@ -369,9 +405,10 @@ class SemanticMatcher(nn.Module):
         super().__setattr__(name, value)
 
 
-def _settings(extractor: Extractor, given: Mapping[str, Any]) -> Settings:
+def _settings(extractor: Extractor, lightglue: PairMatcher | None, given: Mapping[str, Any]) -> Settings:
     """The settings that are given; what is not is the extractor's, or the default."""
-    return _replaced(Settings(max_keypoints=extractor.max_keypoints), given)
+    matching = MatcherConfig(matcher="nearest" if lightglue is None else "lightglue")
+    return _replaced(Settings(max_keypoints=extractor.max_keypoints, matching=matching), given)
 
 
 def _replaced(settings: Settings, given: Mapping[str, Any]) -> Settings:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from semantic_matcher_core.errors import ConfigError
 
+MATCHERS = ("nearest", "lightglue")
 FUSIONS = ("product", "sum", "concat")
 REGISTRATIONS = ("exact", "published")
 PRECISIONS = ("fp32", "fp16", "bf16")
 BACKENDS = ("eager", "compile", "onnx", "tensorrt")
-# What estimates the model of a geometric check, and what kind of model.
-GEOMETRY_BACKENDS = ("magsac", "poselib")
-GEOMETRIES = ("homography", "fundamental", "essential")
 # Clockwise degrees at which the first image of a pair is looked at (``matching.turns``).
 ROTATIONS: dict[str, tuple[int, ...]] = {
     "upright": (0,),
     "quarter": (0, 90, 180, 270),
     "any": (0, 45, 90, 135, 180, 225, 270, 315),
 }
+
+
+_OF_NEAREST = frozenset({"mutual", "ratio", "max_distance", "min_similarity", "fusion", "weights"})
+_OF_LIGHTGLUE = frozenset({"filter_threshold", "depth_confidence", "width_confidence"})
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class MatcherConfig:
     formula, as the published matcher does, although a sum of two of them can exceed 1.
 
     Attributes:
+        matcher: ``"nearest"``, nearest neighbours by similarity, or ``"lightglue"``, a network that looks at both
+            images (:mod:`~semantic_matcher_core.matching.learned`). Of what follows, each has its own, but for
+            ``band_px``.
         mutual: keep a pair only when each is the other's nearest neighbour.
         ratio: keep a nearest neighbour only when its distance is at most ``ratio`` times that of the second nearest
             (Lowe 2004), in both directions when ``mutual``; in (0, 1]. Where there is no second one it is kept.
@@ -41,8 +46,14 @@ class MatcherConfig:
         weights: of ``reasoned`` and ``semantic`` in the sum, in this order; only with ``fusion="sum"``.
         band_px: match only keypoints whose rows (y) differ by at most so many pixels, as those of rectified stereo
             images do; others are not even second nearest. ``None`` for no such restriction.
+        filter_threshold: with LightGlue, keep matches whose probability is above this; in [0, 1).
+        depth_confidence: with LightGlue, stop after a layer when this share of the keypoints is sure of itself; in
+            (0, 1], 1 runs all layers; ``None`` for what its weights were published with.
+        width_confidence: with LightGlue, drop keypoints on the way that are this sure to have no match; in (0, 1], 1
+            drops none; ``None`` for what its weights were published with.
     """
 
+    matcher: str = "nearest"
     mutual: bool = True
     ratio: float | None = None
     max_distance: float | None = None
@@ -50,8 +61,13 @@ class MatcherConfig:
     fusion: str = "product"
     weights: tuple[float, float] = (1.0, 1.0)
     band_px: float | None = None
+    filter_threshold: float = 0.1
+    depth_confidence: float | None = None
+    width_confidence: float | None = None
 
     def __post_init__(self) -> None:
+        if self.matcher not in MATCHERS:
+            raise ConfigError(f"unknown matcher {self.matcher!r}; use one of {', '.join(MATCHERS)}")
         if not isinstance(self.mutual, bool):
             raise ConfigError(f"mutual must be true or false, got {self.mutual!r}")
         if self.ratio is not None and not (_is_number(self.ratio) and 0 < self.ratio <= 1):
@@ -71,6 +87,19 @@ class MatcherConfig:
         object.__setattr__(self, "weights", (float(self.weights[0]), float(self.weights[1])))
         if self.fusion != "sum" and self.weights != (1.0, 1.0):
             raise ConfigError(f"weights {self.weights!r} are only used with fusion 'sum', not {self.fusion!r}")
+        if not (_is_number(self.filter_threshold) and 0 <= self.filter_threshold < 1):
+            raise ConfigError(f"filter_threshold must be in [0, 1), got {self.filter_threshold!r}")
+        for name in ("depth_confidence", "width_confidence"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value <= 1):
+                raise ConfigError(f"{name} must be in (0, 1], got {value!r}; leave it out for what was published")
+        others = _OF_NEAREST if self.matcher == "lightglue" else _OF_LIGHTGLUE
+        for item in fields(self):
+            if item.name in others and getattr(self, item.name) != item.default:
+                other = "nearest" if self.matcher == "lightglue" else "lightglue"
+                raise ConfigError(
+                    f"{item.name} is of matcher {other!r}, and has no use with {self.matcher!r}; leave it out"
+                )
 
 
 @dataclass(frozen=True)

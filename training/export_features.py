@@ -28,7 +28,9 @@ def export(
     extractor: Annotated[
         str | None, typer.Option(help="Local features: xfeat, sift, dalf, aliked-n16, easy:relf … (see the docs).")
     ] = None,
-    dino: Annotated[str | None, typer.Option(help="Semantic features: dinov2_vits14, -b14, -l14 or -g14.")] = None,
+    dino: Annotated[
+        str | None, typer.Option(help="Semantic features of this encoder, e.g. dinov2_vits14 or dinov3_vits16.")
+    ] = None,
     split: Annotated[list[str] | None, typer.Option(help="May be repeated; all that are there without it.")] = None,
     num_keypoints: Annotated[int, typer.Option(min=1, help="Keypoints per image.")] = 2048,
     detection_threshold: Annotated[float | None, typer.Option(help="For extractors that have one.")] = None,

@@ -10,6 +10,7 @@ import typer
 
 from semantic_matcher_core.cli.flatten import flattened
 from semantic_matcher_core.cli.options import (
+    GEOMETRY_BACKENDS,
     FullScaleOption,
     MatchingOptions,
     ModelOptions,
@@ -203,7 +204,8 @@ def _match(
         from semantic_matcher_core.matching.verification import verify
 
         with clock("verify"):
-            matches = verify(matches, kind, threshold_px=matching.geometry_threshold, backend=matching.geometry_backend)
+            backend = GEOMETRY_BACKENDS[matching.geometry_backend]
+            matches = verify(matches, kind, threshold_px=matching.geometry_threshold, backend=backend)
     return features0.to("cpu"), features1.to("cpu"), matches
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semantic_matcher_core.settings import BACKENDS, GEOMETRY_BACKENDS, MatcherConfig
+from semantic_matcher_core.settings import BACKENDS, MatcherConfig
 
 if TYPE_CHECKING:
     from semantic_matcher_core.pipeline import SemanticMatcher
 
 _MODEL = "Model"
 _MATCHING = "Matching"
+# As the nodes' parameter names what estimates a model, and as `matching.verification` does.
+GEOMETRY_BACKENDS = {"magsac": "opencv", "poselib": "poselib"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,14 @@ class MatchingOptions:
             rich_help_panel=_MATCHING,
         ),
     ] = "magsac"
+    matcher: Annotated[
+        str,
+        typer.Option(
+            help="nearest: nearest neighbours by similarity. lightglue: LightGlue, for plain:aliked-n16, plain:xfeat, "
+            "plain:superpoint, plain:disk, plain:sift, plain:dedode-B.",
+            rich_help_panel=_MATCHING,
+        ),
+    ] = "nearest"
     ratio: Annotated[
         float | None,
         typer.Option(
@@ -55,6 +65,48 @@ class MatchingOptions:
             help="Keep only matches at least this similar, at most 1.", show_default=False, rich_help_panel=_MATCHING
         ),
     ] = None
+
+    filter_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="With --matcher lightglue: keep matches above this probability. (default: 0.1)",
+            show_default=False,
+            rich_help_panel=_MATCHING,
+        ),
+    ] = None
+    depth_confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="With --matcher lightglue: stop after a layer when this share of the keypoints is sure of itself; 1 "
+            "runs all layers. (default: as published, 0.95; 1 for xfeat)",
+            show_default=False,
+            rich_help_panel=_MATCHING,
+        ),
+    ] = None
+    width_confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="With --matcher lightglue: drop keypoints on the way that are this sure to have no match; 1 drops "
+            "none. (default: as published, 0.99; 0.95 for xfeat)",
+            show_default=False,
+            rich_help_panel=_MATCHING,
+        ),
+    ] = None
+
+    def config(self) -> MatcherConfig:
+        """Return the options of the matcher.
+
+        Raises:
+            ConfigError: an option out of range, or of another matcher.
+        """
+        config = MatcherConfig(
+            matcher=self.matcher,
+            ratio=self.ratio,
+            min_similarity=self.min_similarity,
+            depth_confidence=self.depth_confidence,
+            width_confidence=self.width_confidence,
+        )
+        return config if self.filter_threshold is None else replace(config, filter_threshold=self.filter_threshold)
 
     def kind(self, *, calibrated: bool = False) -> str | None:
         """The kind of check for :func:`~semantic_matcher_core.matching.verification.verify`; ``None`` for none.
@@ -196,10 +248,11 @@ class ModelOptions:
         """
         # Names first: a mistyped one should not wait for torch.
         name = self.name()
+        matching = matching or MatchingOptions()
+        config = matching.config()
         folder = self._graphs(name)
         from semantic_matcher_core.pipeline import SemanticMatcher
 
-        matching = matching or MatchingOptions()
         chosen: dict[str, Any] = {} if self.semantic_size is None else {"semantic_size": self.semantic_size}
         return SemanticMatcher.from_pretrained(
             name,
@@ -210,7 +263,7 @@ class ModelOptions:
             fetch=self.fetch,
             backend=self.backend,
             onnx_folder=folder,
-            matching=MatcherConfig(ratio=matching.ratio, min_similarity=matching.min_similarity),
+            matching=config,
             **chosen,
         )
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import ConfigError, DeviceError, ShapeError
 from semantic_matcher_core.matching.lightglue import Architecture, LightGlue, normalised_positions
+from semantic_matcher_core.matching.turns import turned_points
+from semantic_matcher_core.networks import PairMatcher
 from semantic_matcher_core.types import Features, Matches
 
 
@@ -67,7 +70,19 @@ def published_for(extractor: str) -> Published:
     return PUBLISHED[extractor]
 
 
-class LightGlueMatcher(nn.Module):
+class _Inputs(NamedTuple):
+    """Rows of an image that can be matched, their positions as the network takes them, and their descriptors."""
+
+    rows: Tensor
+    positions: Tensor
+    descriptors: Tensor
+
+
+# Rows of both images that match, and how probable that is.
+_Found = tuple[Tensor, Tensor, Tensor]
+
+
+class LightGlueMatcher(PairMatcher):
     """LightGlue (Lindenberger et al., ICCV 2023) for the features of one extractor.
 
     Each pair of a batch is matched by itself, so that its matches do not depend on the others.
@@ -120,39 +135,70 @@ class LightGlueMatcher(nn.Module):
             raise DeviceError(f"features are on {features0.device} and {features1.device}; move one with .to()")
         depth = self.published.depth_confidence if depth_confidence is None else depth_confidence
         width = self.published.width_confidence if width_confidence is None else width_confidence
-        adaptive = {
+        options = {
+            "filter_threshold": filter_threshold,
             "depth_confidence": depth if depth < 1 else None,
             "width_confidence": width if width < 1 else None,
+            "band_px": band_px,
         }
-        found = []
-        for b in range(len(features0)):
-            (rows0, positions0, vectors0), (rows1, positions1, vectors1) = (
-                self._inputs(f, b) for f in (features0, features1)
-            )
-            if not len(rows0) or not len(rows1):
-                continue
-            scores, kept0, kept1, _ = self.net(positions0, positions1, vectors0, vectors1, **adaptive)
-            rows0 = rows0 if kept0 is None else rows0[kept0]
-            rows1 = rows1 if kept1 is None else rows1[kept1]
-            if band_px is not None:
-                y0, y1 = features0.keypoints[b, rows0, 1], features1.keypoints[b, rows1, 1]
-                scores = scores.masked_fill((y0[:, None] - y1).abs() > band_px, -torch.inf)
-            best0, best1, confidence = mutual_matches(scores.float(), filter_threshold)
-            found.append((torch.full_like(best0, b), rows0[best0], rows1[best1], confidence))
+        found = [self._match_pair(features0, features1, b, options) for b in range(len(features0))]
         none = torch.zeros(0, dtype=torch.int64, device=features0.device)
-        columns = zip(*found, strict=True) if found else ((none,), (none,), (none,), (none.float(),))
-        pair, index0, index1, confidences = (torch.cat(list(parts)) for parts in columns)
+        columns = zip(*found, strict=True) if found else ((none,), (none,), (none.float(),))
+        index0, index1, confidence = (torch.cat(list(parts)) for parts in columns)
+        pair = torch.cat([torch.full_like(rows, b) for b, (rows, _, _) in enumerate(found)]) if found else none
         return Matches(
             indices=torch.stack((index0, index1), dim=1),
             keypoints0=features0.keypoints[pair, index0],
             keypoints1=features1.keypoints[pair, index1],
-            confidence=confidences,
+            confidence=confidence,
             pair=pair if len(features0) > 1 else None,
             batch_size=len(features0),
         )
 
-    def _inputs(self, features: Features, image: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Usable rows of one image, and their positions and descriptors as the network takes them."""
+    def _match_pair(self, features0: Features, features1: Features, image: int, options: dict[str, Any]) -> _Found:
+        """Rows that match and their confidence; of a first image that was looked at turned, at the turn that fits."""
+        second = self._inputs(features1, image)
+        if features0.turn is None:
+            return self._match_inputs(self._inputs(features0, image), second, features0, features1, image, options)
+        turns = features0.turn[image].unique().tolist()
+        candidates = [
+            self._match_inputs(self._inputs(features0, image, degrees), second, features0, features1, image, options)
+            for degrees in turns or [0]
+        ]
+        return max(candidates, key=lambda found: float(found[2].sum()))
+
+    def _match_inputs(
+        self,
+        first: _Inputs,
+        second: _Inputs,
+        features0: Features,
+        features1: Features,
+        image: int,
+        options: dict[str, Any],
+    ) -> _Found:
+        rows0, rows1 = first.rows, second.rows
+        if not len(rows0) or not len(rows1):
+            none = rows0[:0]
+            return none, none, none.float()
+        scores, kept0, kept1, _ = self.net(
+            first.positions,
+            second.positions,
+            first.descriptors,
+            second.descriptors,
+            depth_confidence=options["depth_confidence"],
+            width_confidence=options["width_confidence"],
+        )
+        rows0 = rows0 if kept0 is None else rows0[kept0]
+        rows1 = rows1 if kept1 is None else rows1[kept1]
+        scores = scores.float()
+        if options["band_px"] is not None:
+            y0, y1 = features0.keypoints[image, rows0, 1], features1.keypoints[image, rows1, 1]
+            scores = scores.masked_fill((y0[:, None] - y1).abs() > options["band_px"], -torch.inf)
+        best0, best1, confidence = mutual_matches(scores, options["filter_threshold"])
+        return rows0[best0], rows1[best1], confidence
+
+    def _inputs(self, features: Features, image: int, degrees: int | None = None) -> _Inputs:
+        """Usable rows of an image (of one turn), and what the network takes of them, as the turned image shows them."""
         dim = self.published.architecture.input_dim
         if features.descriptors.shape[-1] != dim:
             raise ShapeError(
@@ -164,14 +210,18 @@ class LightGlueMatcher(nn.Module):
         usable = descriptors.isfinite().all(dim=-1) & keypoints.isfinite().all(dim=-1)
         if features.valid is not None:
             usable &= features.valid[image]
+        if degrees is not None and features.turn is not None:
+            usable &= features.turn[image] == degrees
         (rows,) = usable.nonzero(as_tuple=True)
-        positions = normalised_positions(keypoints[rows] + self.published.offset, features.image_size)
+        places, size = turned_points(keypoints[rows], degrees or 0, features.image_size)
+        positions = normalised_positions(places + self.published.offset, size)
         if self.published.architecture.scale_and_orientation:
             if features.scales is None or features.orientations is None:
                 raise ShapeError(f"LightGlue for {self.extractor!r} needs scales and orientations, which are not there")
-            more = torch.stack((features.scales[image, rows], features.orientations[image, rows]), dim=-1)
+            angles = features.orientations[image, rows] + math.radians(degrees or 0)
+            more = torch.stack((features.scales[image, rows], angles % (2 * math.pi)), dim=-1)
             positions = torch.cat((positions, more.float()), dim=-1)
-        return rows, positions, descriptors[rows]
+        return _Inputs(rows, positions, descriptors[rows])
 
 
 def mutual_matches(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -106,7 +106,9 @@ class LightGlue(nn.Module):
             width_confidence: after each layer, drop keypoints that are this sure to have no match; ``None``: never.
         """
         x0, x1 = self.input_proj(descriptors0), self.input_proj(descriptors1)
-        encoding0, encoding1 = self.posenc(positions0), self.posenc(positions1)
+        # Angles of many turns: narrow types would lose their fractions.
+        with torch.autocast(x0.device.type, enabled=False):
+            encoding0, encoding1 = self.posenc(positions0), self.posenc(positions1)
         total = len(x0) + len(x1)
         kept0 = kept1 = None
         last = len(self.transformers) - 1
@@ -200,7 +202,7 @@ class _SelfAttention(nn.Module):
     def forward(self, x: Tensor, encoding: Tensor) -> Tensor:
         # N x 3D, query, key and value of a channel side by side.
         q, k, v = self.Wqkv(x).unflatten(-1, (self.heads, -1, 3)).permute(3, 1, 0, 2)
-        q, k = _rotated(q, encoding), _rotated(k, encoding)
+        q, k = _rotated(q, encoding).to(v.dtype), _rotated(k, encoding).to(v.dtype)
         context = attention(q[None], k[None], v[None].contiguous(), fused=self.fused)[0]
         message = self.out_proj(context.transpose(0, 1).flatten(1))
         return x + self.ffn(torch.cat((x, message), dim=-1))

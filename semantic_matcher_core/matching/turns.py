@@ -45,6 +45,15 @@ def turned_back(points: Tensor, degrees: int, size: tuple[int, int]) -> Tensor:
     return torch.stack((c * x + s * y, c * y - s * x), dim=-1) + middle
 
 
+def turned_points(points: Tensor, degrees: int, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """Undo :func:`turned_back`: pixels of the :func:`turned` image, and its ``(height, width)``."""
+    c, s = _cos_sin(degrees)
+    height, width = _turned_size(size, degrees)
+    x, y = (points - points.new_tensor([(size[1] - 1) / 2, (size[0] - 1) / 2])).unbind(-1)
+    middle = points.new_tensor([(width - 1) / 2, (height - 1) / 2])
+    return torch.stack((c * x - s * y, s * x + c * y), dim=-1) + middle, (height, width)
+
+
 def extract_turned(
     extract: Callable[[Tensor, Tensor | None], Features],
     images: Tensor,

@@ -1,4 +1,4 @@
-"""The parts of a matcher: an extractor, and a semantic encoder and a reasoner that fit it."""
+"""The parts of a matcher: an extractor, and a semantic encoder and a reasoner, or LightGlue, that fit it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ from semantic_matcher_core.settings import Settings
 Network = TypeVar("Network", bound=nn.Module)
 
 
+class PairMatcher(nn.Module):
+    """A network that matches the features of two images.
+
+    Attributes:
+        extractor: the name of the extractor whose features it takes.
+    """
+
+    extractor: str
+
+
 @dataclass(frozen=True, eq=False)
 class Parts:
     """What a matcher is made of. Several matchers may share parts: none changes them.
@@ -28,17 +38,22 @@ class Parts:
     Attributes:
         extractor: keypoints and descriptors.
         semantic_encoder, reasoner: both or neither; without them descriptors are matched as they are.
+        lightglue: what matches instead of nearest neighbours, or ``None``; only without a reasoner.
 
     Raises:
-        ConfigError: one of encoder and reasoner without the other.
+        ConfigError: one of encoder and reasoner without the other, or LightGlue beside them, or one that was made for
+            another extractor.
         ShapeError: the reasoner was made for other dimensions.
     """
 
     extractor: Extractor
     semantic_encoder: SemanticEncoder | None = None
     reasoner: Reasoner | None = None
+    lightglue: PairMatcher | None = None
 
     def __post_init__(self) -> None:
+        if self.lightglue is not None:
+            self._check_lightglue(self.lightglue)
         if (self.semantic_encoder is None) != (self.reasoner is None):
             raise ConfigError("a semantic encoder and a reasoner are only of use together; give both or neither")
         if self.semantic_encoder is None or self.reasoner is None:
@@ -59,20 +74,32 @@ class Parts:
             if wants != has:
                 raise ShapeError(f"{what} of {has} dimensions, but the reasoner was made for {wants}")
 
+    def _check_lightglue(self, lightglue: PairMatcher) -> None:
+        if self.reasoner is not None:
+            raise ConfigError(
+                "matcher 'lightglue' was trained on the extractor's own descriptors, and not on reasoned ones; take a "
+                f"plain variant (dino 'none', plain:{self.extractor.name}), or matcher 'nearest'"
+            )
+        if lightglue.extractor != self.extractor.name:
+            raise ConfigError(
+                f"this LightGlue is for extractor {lightglue.extractor!r}, not for {self.extractor.name!r}"
+            )
+
     @property
     def device(self) -> torch.device:
         """Where they are (for an extractor without parameters, the encoder decides, else the CPU)."""
-        modules = (self.extractor, self.semantic_encoder, self.reasoner)
+        modules = (self.extractor, self.semantic_encoder, self.reasoner, self.lightglue)
         parameter = next((p for module in modules if module is not None for p in module.parameters()), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
     def on(self, device: torch.device) -> Parts:
         """Return the same parts on a device; a part that is elsewhere is copied."""
-        encoder, reasoner = self.semantic_encoder, self.reasoner
+        encoder, reasoner, lightglue = self.semantic_encoder, self.reasoner, self.lightglue
         return Parts(
             _on(self.extractor, device),
             None if encoder is None else _on(encoder, device),
             None if reasoner is None else _on(reasoner, device),
+            None if lightglue is None else _on(lightglue, device),
         )
 
     def narrowed(self, precision: str) -> Parts:
@@ -101,10 +128,16 @@ class Parts:
         """Raise where settings are of no use to these parts.
 
         Raises:
-            ConfigError: a detection threshold for an extractor without one, or a semantic size below one patch.
+            ConfigError: a detection threshold for an extractor without one, a semantic size below one patch, or matcher
+            'lightglue' where there is no LightGlue.
         """
         if settings.detection_threshold is not None and not hasattr(self.extractor, "detection_threshold"):
             raise ConfigError(f"extractor {self.extractor.name!r} has no detection_threshold; leave it out")
+        if settings.matching.matcher == "lightglue" and self.lightglue is None:
+            raise ConfigError(
+                "this matcher has no LightGlue: build it with matcher='lightglue', of a plain variant such as "
+                "plain:aliked-n16"
+            )
         encoder = self.semantic_encoder
         if self.reasoner is None or encoder is None or self.reasoner.config.fix_dino_size > 0:
             return

@@ -1,23 +1,21 @@
 """DINOv2 vision transformers (Oquab et al., arXiv 2304.07193) for feature maps.
 
 Parameters carry the names of the published state dicts (github.com/facebookresearch/dinov2,
-``dinov2_vit*14_pretrain.pth``, without registers), so these load strictly. Attention is
-``scaled_dot_product_attention``: no N x N matrix is kept.
+``dinov2_vit*14_pretrain.pth``; with registers, Darcet et al., arXiv 2309.16588, ``dinov2_vit*14_reg4_pretrain.pth``),
+so these load strictly. Attention is ``scaled_dot_product_attention``: no N x N matrix is kept.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semantic_matcher_core.errors import ShapeError, unknown_name
-from semantic_matcher_core.layers import attention
-from semantic_matcher_core.optimisations import is_enabled
-from semantic_matcher_core.precision import to_weight
+from semantic_matcher_core.errors import unknown_name
 from semantic_matcher_core.semantics.encoder import NetworkEncoder
+from semantic_matcher_core.semantics.vit import Block, FusedSwiGlu, Mlp, PatchEmbed, check_patches
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,7 @@ class _Architecture:
     depth: int
     heads: int
     swiglu: bool = False
+    registers: int = 0
 
 
 _ARCHITECTURES = {
@@ -34,6 +33,7 @@ _ARCHITECTURES = {
     "dinov2_vitl14": _Architecture(1024, 24, 16),
     "dinov2_vitg14": _Architecture(1536, 40, 24, swiglu=True),
 }
+_ARCHITECTURES |= {f"{name}_reg": replace(sizes, registers=4) for name, sizes in _ARCHITECTURES.items()}
 
 _PATCH = 14
 # Side of the published position map in patches: they were trained, at last, at 518 x 518.
@@ -48,7 +48,8 @@ class DinoV2(NetworkEncoder):
     The image goes in as it is, in [0, 1]: the published reasoners were trained without ImageNet normalisation.
 
     Args:
-        name: ``dinov2_vits14``, ``dinov2_vitb14``, ``dinov2_vitl14`` or ``dinov2_vitg14``.
+        name: ``dinov2_vits14``, ``dinov2_vitb14``, ``dinov2_vitl14`` or ``dinov2_vitg14``, and each with ``_reg`` for
+            the one with registers.
 
     Raises:
         UnknownNameError: any other name.
@@ -68,10 +69,12 @@ class DinoV2(NetworkEncoder):
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + _GRID * _GRID, dim), std=0.02))
         # Stands for masked patches in pre-training; here only because it is in the published files.
         self.mask_token = nn.Parameter(torch.zeros(1, dim))
-        self.patch_embed = _PatchEmbed(dim)
-        self.blocks = nn.ModuleList(
-            _Block(dim, architecture.heads, architecture.swiglu) for _ in range(architecture.depth)
-        )
+        if architecture.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, architecture.registers, dim))
+        self.registers = architecture.registers
+        self.patch_embed = PatchEmbed(dim, _PATCH)
+        mlp = FusedSwiGlu if architecture.swiglu else Mlp
+        self.blocks = nn.ModuleList(Block(dim, architecture.heads, mlp(dim)) for _ in range(architecture.depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def encode_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -83,15 +86,7 @@ class DinoV2(NetworkEncoder):
         Raises:
             ShapeError: H or W is no such multiple, or there are not three channels.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ShapeError(f"images must be B x 3 x H x W, got {tuple(images.shape)}")
-        height, width = images.shape[-2:]
-        if height < _PATCH or width < _PATCH or height % _PATCH or width % _PATCH:
-            raise ShapeError(
-                f"image height and width must be positive multiples of {_PATCH}, got {height} x {width}; "
-                "resize_for_encoder makes them so"
-            )
-        return images, self.interpolate_pos_encoding(height // _PATCH, width // _PATCH)
+        return images, self.interpolate_pos_encoding(*check_patches(images, _PATCH))
 
     def encode(self, *inputs: Tensor) -> Tensor:
         """Compute patch tokens of the last layer after the final norm, as a map.
@@ -106,14 +101,19 @@ class DinoV2(NetworkEncoder):
         rows, columns = images.shape[-2] // _PATCH, images.shape[-1] // _PATCH
         patches = self.patch_embed(images)
         tokens = torch.cat((self.cls_token.expand(len(images), -1, -1), patches), dim=1) + positions
+        if self.registers:
+            # They have no place in the image, and so no position.
+            registers = self.register_tokens.expand(len(images), -1, -1)
+            tokens = torch.cat((tokens[:, :1], registers, tokens[:, 1:]), dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens[:, 1:]).transpose(1, 2).unflatten(2, (rows, columns))
+        return self.norm(tokens[:, 1 + self.registers :]).transpose(1, 2).unflatten(2, (rows, columns))
 
     def interpolate_pos_encoding(self, rows: int, columns: int) -> Tensor:
         """Position encoding for another number of patches, as the published hub models make it.
 
-        Bicubic, without antialiasing, with the offset in the *scale* (not the size) that the weights expect.
+        Bicubic; without antialiasing, with the offset in the *scale* (not the size) that the weights expect; those with
+        registers expect antialiasing, and no offset.
 
         Args:
             rows, columns: patches down and across.
@@ -125,77 +125,9 @@ class DinoV2(NetworkEncoder):
             return self.pos_embed
         pos_embed = self.pos_embed.float()
         grid = pos_embed[:, 1:].transpose(1, 2).unflatten(2, (_GRID, _GRID))
-        scale = ((rows + _INTERPOLATE_OFFSET) / _GRID, (columns + _INTERPOLATE_OFFSET) / _GRID)
-        resized = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+        if self.registers:
+            resized = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
+        else:
+            scale = ((rows + _INTERPOLATE_OFFSET) / _GRID, (columns + _INTERPOLATE_OFFSET) / _GRID)
+            resized = F.interpolate(grid, scale_factor=scale, mode="bicubic")
         return torch.cat((pos_embed[:, :1], resized.flatten(2).transpose(1, 2)), dim=1).to(self.pos_embed.dtype)
-
-
-class _PatchEmbed(nn.Module):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, kernel_size=_PATCH, stride=_PATCH)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(to_weight(images, self.proj.weight)).flatten(2).transpose(1, 2)
-
-
-class _Block(nn.Module):
-    def __init__(self, dim: int, heads: int, swiglu: bool) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = _Attention(dim, heads)
-        self.ls1 = _LayerScale(dim)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = _SwiGlu(dim) if swiglu else _Mlp(dim)
-        self.ls2 = _LayerScale(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
-
-
-class _Attention(nn.Module):
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.fused = is_enabled("fused_attention")
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # B x N x 3C -> 3 x B x heads x N x C/heads
-        q, k, v = self.qkv(to_weight(x, self.qkv.weight)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(attention(q, k, v, fused=self.fused).transpose(1, 2).flatten(2))
-
-
-class _LayerScale(nn.Module):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
-
-
-class _Mlp(nn.Module):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(to_weight(x, self.fc1.weight))))
-
-
-class _SwiGlu(nn.Module):
-    """Gated feed-forward of the giant model (Shazeer, arXiv 2002.05202): two thirds of the width, rounded up to 8."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        hidden = (4 * dim * 2 // 3 + 7) // 8 * 8
-        self.w12 = nn.Linear(dim, 2 * hidden)
-        self.w3 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.w12(to_weight(x, self.w12.weight)).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)

@@ -52,10 +52,9 @@ class NetworkEncoder(SemanticEncoder):
 
 # name -> (module below semantic_matcher_core.semantics, class); the class is called with the name.
 _ENCODERS: dict[str, tuple[str, str]] = {
-    "dinov2_vits14": ("dinov2", "DinoV2"),
-    "dinov2_vitb14": ("dinov2", "DinoV2"),
-    "dinov2_vitl14": ("dinov2", "DinoV2"),
-    "dinov2_vitg14": ("dinov2", "DinoV2"),
+    **{f"dinov2_vit{size}14": ("dinov2", "DinoV2") for size in "sblg"},
+    **{f"dinov2_vit{size}14_reg": ("dinov2", "DinoV2") for size in "sblg"},
+    **{f"dinov3_{size}": ("dinov3", "DinoV3") for size in ("vits16", "vits16plus", "vitb16")},
     "compact_context": ("compact_context", "CompactContext"),
 }
 

@@ -149,7 +149,7 @@ def _encoder_name(text: str) -> str:
     known = [e.name for e in list_entries("semantic_encoder")]
     wanted = text.lower()
     for name in known:
-        size = name.removeprefix("dinov2_")  # vitb14
+        size = name.removeprefix("dinov2_").removeprefix("dinov3_")  # vitb14
         if wanted in (name, size, size.removeprefix("vit").removesuffix("14")):
             return name
     raise unknown_name("dino", text, known, ", or none for descriptors alone")
@@ -160,6 +160,13 @@ def _is_of_family(entry: Entry, wanted: str) -> bool:
 
 
 def _no_such_pair(wanted: str, encoder: str, candidates: list[Entry]) -> str:
+    trained = [e for e in list_entries("variant") if e.dino == encoder]
+    if not trained and encoder != "any":
+        have = ", ".join(dict.fromkeys(e.dino for e in list_entries("variant")))
+        return (
+            f"no published variant has a reasoner for {encoder!r}; there are some for: {have}; train one, and give its "
+            "checkpoint folder as variant"
+        )
     if candidates:
         have = ", ".join(f"{e.name} ({e.dino})" for e in candidates)
         return f"no published variant has descriptor {wanted!r} with {encoder!r}; that descriptor has: {have}"

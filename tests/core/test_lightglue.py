@@ -21,6 +21,7 @@ from semantic_matcher_core.matching.learned import (
     mutual_matches,
 )
 from semantic_matcher_core.matching.lightglue import normalised_positions
+from semantic_matcher_core.matching.turns import turned_back, turned_points
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.weights import load_state_dict_strictly
 from tests.core.extractor_checks import read_rgb
@@ -230,6 +231,40 @@ def test_band_and_threshold():
     banded = matcher(first, second, filter_threshold=0.0, band_px=20.0, **WHOLE)
     assert len(banded) > 0
     assert ((banded.keypoints0 - banded.keypoints1)[:, 1].abs() <= 20).all()
+
+
+@pytest.mark.parametrize("name", ["aliked-n16", "sift"])
+def test_a_turned_look_is_matched_as_what_it_sees(name):
+    """Rows of a turn are given as the turned image shows them; the turn with the most probable matches counts."""
+    matcher = random_matcher(name)
+    upright, other = random_features(name, [40], 1), random_features(name, [60], 2)
+    places, size = turned_points(upright.keypoints, 90, SIZE)
+    assert size == (SIZE[1], SIZE[0])
+    torch.testing.assert_close(turned_back(places, 90, SIZE), upright.keypoints, atol=1e-3, rtol=0)
+    seen = replace(upright, keypoints=places, image_size=size)
+    more = {}
+    if upright.orientations is not None:
+        more["orientations"] = upright.orientations - np.pi / 2
+    looks = [
+        replace(upright, turn=torch.full((1, 40), 90), **more),
+        replace(random_features(name, [7], 3), turn=torch.zeros(1, 7, dtype=torch.int64)),
+    ]
+    both = replace(
+        looks[0],
+        **{
+            field: torch.cat([getattr(look, field) for look in looks], dim=1)
+            for field in ("keypoints", "scores", "descriptors", "turn", *more, *(["scales"] if more else []))
+        },
+    )
+    expected = matcher(seen, other, filter_threshold=0.0)
+    alone = matcher(looks[0], other, filter_threshold=0.0)
+    assert len(expected) > 0 and torch.equal(alone.indices, expected.indices)
+    torch.testing.assert_close(alone.confidence, expected.confidence, atol=1e-4, rtol=1e-3)
+    small = matcher(looks[1], other, filter_threshold=0.0)
+    found = matcher(both, other, filter_threshold=0.0)
+    best = max((alone, 0), (small, 40), key=lambda item: float(item[0].confidence.sum()))
+    assert torch.equal(found.indices[:, 0], best[0].indices[:, 0] + best[1])
+    assert torch.equal(found.keypoints0, both.keypoints[0, found.indices[:, 0]])
 
 
 def test_mutual_matches():

@@ -72,6 +72,11 @@ def test_words_that_mean_a_variant(home: Path, choice: dict[str, str], name: str
             r"'aliked' with 'dinov2_vitb14'.*: aliked \(dinov2_vits14\)",
         ),
         ({"descriptor": "sift"}, r"'sift'; there are variants of: compact, xfeat, superpoint.*plain:sift"),
+        (
+            {"descriptor": "xfeat", "dino": "dinov3_vits16"},
+            r"no published variant has a reasoner for 'dinov3_vits16'; there are some for: .*dinov2_vitg14, .*; train",
+        ),
+        ({"dino": "vitb14_reg"}, r"a reasoner for 'dinov2_vitb14_reg'"),
         ({"dino": "clip"}, r"unknown dino 'clip'; known: .*dinov2_vits14.*none"),
     ],
 )

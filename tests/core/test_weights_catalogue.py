@@ -75,7 +75,9 @@ def test_every_entry_is_complete() -> None:
         assert entry.licence
         assert entry.source
         assert bool(entry.sha256) == bool(entry.sha256_source)
-    assert [entry.name for entry in list_entries() if entry.must_accept] == ["superpoint-extractor"]
+    assert [entry.name for entry in list_entries() if entry.must_accept] == [
+        "superpoint-extractor", "dinov3_vits16", "dinov3_vits16plus", "dinov3_vitb16",
+    ]  # fmt: skip
 
 
 def test_no_key_is_written_twice() -> None:

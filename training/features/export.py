@@ -20,6 +20,7 @@ from torch import Tensor
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.semantics import SemanticEncoder
 from semantic_matcher_core.semantics.dinov2 import DinoV2
+from semantic_matcher_core.semantics.dinov3 import DinoV3
 from training.data.scene_file import SceneFile
 from training.errors import DataError
 from training.features.cache import LOCAL_GROUPS, SEMANTIC_GROUPS, FeatureCacheWriter, check_attributes
@@ -89,9 +90,10 @@ class SemanticFeatures(Method):
 def encode_with_global(encoder: SemanticEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
     """The map ``B x C x h x w`` and one vector ``B x C`` for the whole image.
 
-    For DINOv2 that is the class token after the final norm, as published; for other encoders the mean of the map.
+    For DINOv2 and DINOv3 that is the class token after the final norm, as published; for other encoders the mean of the
+    map.
     """
-    if not isinstance(encoder, DinoV2):
+    if not isinstance(encoder, (DinoV2, DinoV3)):
         maps = encoder(images)
         return maps, maps.mean(dim=(2, 3))
     last: list[Tensor] = []

@@ -26,6 +26,7 @@ _PARAMETERS = (
     "device",
     "precision",
     "max_keypoints",
+    "matcher",
     "cameras",
     "reference_images",
     "template_image",

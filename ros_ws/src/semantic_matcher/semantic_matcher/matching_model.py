@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from semantic_matcher_core.errors import ConfigError, SemanticMatcherError
+from semantic_matcher_core.loading import check_matcher
+from semantic_matcher_core.matching import MatcherConfig
 from semantic_matcher_core.matching.calibrated import verify_calibrated
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.pipeline import SemanticMatcher
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 def name_refusal(settings: SimpleNamespace) -> str:
     """Why the parameters that name the model cannot be meant, without loading anything; empty when they can."""
     try:
-        resolve_variant(settings.variant, settings.descriptor, settings.dino)
+        check_matcher(resolve_variant(settings.variant, settings.descriptor, settings.dino), settings.matcher)
     except SemanticMatcherError as error:
         return str(error)
     return ""
@@ -87,6 +89,7 @@ class MatchingModel:
             backend=settings.backend,
             max_keypoints=settings.max_keypoints,
             weights=settings.weights or None,
+            matcher=settings.matcher,
         )
         model = cls(matcher, time.monotonic() - started)
         model.apply(settings)
@@ -128,6 +131,7 @@ class MatchingModel:
             "device": f"{self.device} ({name})" if name else str(self.device),
             "precision": self.matcher.precision,
             "backend": self.matcher.backend,
+            "matcher": self.matcher.settings.matching.matcher,
             "weights (SHA-256)": self.weights_hash[:16] or "none",
         }
 
@@ -140,6 +144,10 @@ class MatchingModel:
         if settings.detection_threshold >= 0 and not hasattr(self.matcher.extractor, "detection_threshold"):
             name = self.matcher.extractor.name
             return f"detection_threshold is refused: extractor {name!r} has none; leave it at -1"
+        try:
+            self._matching(settings)
+        except ConfigError as error:
+            return str(error)
         return ""
 
     def apply(self, settings: SimpleNamespace) -> None:
@@ -150,19 +158,30 @@ class MatchingModel:
         """
         if reason := self.refusal(settings):
             raise ConfigError(reason)
-        own = self._own.matching
         self.matcher = self.matcher.with_settings(
             max_keypoints=settings.max_keypoints,
             detection_threshold=settings.detection_threshold if settings.detection_threshold >= 0 else None,
             semantic_size=settings.semantic_size,
-            matching=replace(
-                own,
-                mutual=settings.mutual,
-                ratio=settings.ratio or own.ratio,
-                max_distance=settings.max_distance or own.max_distance,
-                min_similarity=settings.min_similarity if settings.min_similarity > -1 else own.min_similarity,
-                band_px=_band(settings),
-            ),
+            matching=self._matching(settings),
+        )
+
+    def _matching(self, settings: SimpleNamespace) -> MatcherConfig:
+        """The parameters as options of the matcher.
+
+        Raises:
+            ConfigError: one of another matcher than what runs.
+        """
+        own = self._own.matching
+        return replace(
+            own,
+            mutual=settings.mutual,
+            ratio=settings.ratio or own.ratio,
+            max_distance=settings.max_distance or own.max_distance,
+            min_similarity=settings.min_similarity if settings.min_similarity > -1 else own.min_similarity,
+            filter_threshold=settings.filter_threshold,
+            depth_confidence=settings.depth_confidence or own.depth_confidence,
+            width_confidence=settings.width_confidence or own.width_confidence,
+            band_px=_band(settings),
         )
 
     def warm_up(self, width: int, height: int) -> None:

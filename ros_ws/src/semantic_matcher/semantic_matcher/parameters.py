@@ -103,8 +103,9 @@ MODEL = (
     ParameterSpec(
         "dino",
         "",
-        "Semantic encoder, where variant is empty: dinov2_vits14, dinov2_vitb14, dinov2_vitl14, dinov2_vitg14, or none "
-        "for plain descriptor matching; empty for what the descriptor's variants have, dinov2_vits14 mostly",
+        "Semantic encoder, where variant is empty: dinov2_vits14, dinov2_vitb14, dinov2_vitl14, dinov2_vitg14, another "
+        "one that a variant has a reasoner for, or none for plain descriptor matching; empty for what the descriptor's "
+        "variants have, dinov2_vits14 mostly",
     ),
     ParameterSpec("weights", "", "Folder to search for weights before the usual places"),
     ParameterSpec("device", "auto", "Where the networks run: auto, cpu, cuda or cuda:<index>"),
@@ -143,6 +144,13 @@ MODEL = (
 )
 
 MATCHING = (
+    ParameterSpec(
+        "matcher",
+        "nearest",
+        "What matches two images: nearest, nearest neighbours by similarity; lightglue, LightGlue, for extractors that "
+        "it was trained for, without semantics",
+        choices=("nearest", "lightglue"),
+    ),
     ParameterSpec("mutual", True, "Keep mutual nearest neighbours only", dynamic=True),
     ParameterSpec(
         "ratio",
@@ -157,6 +165,25 @@ MATCHING = (
     ),
     ParameterSpec(
         "min_similarity", -1.0, "Keep a match from this similarity on; -1 for no limit", -1.0, 1.0, dynamic=True
+    ),
+    ParameterSpec("filter_threshold", 0.1, "LightGlue: keep a match above this probability", 0.0, 0.999, dynamic=True),
+    ParameterSpec(
+        "depth_confidence",
+        0.0,
+        "LightGlue: stop after a layer when this share of the keypoints is sure of itself; 1 runs all layers, 0 is "
+        "what its weights were published with",
+        0.0,
+        1.0,
+        dynamic=True,
+    ),
+    ParameterSpec(
+        "width_confidence",
+        0.0,
+        "LightGlue: drop keypoints on the way that are this sure to have no match; 1 drops none, 0 is what its "
+        "weights were published with",
+        0.0,
+        1.0,
+        dynamic=True,
     ),
 )
 
