@@ -49,9 +49,10 @@ test: build lint typecheck ## Lint, types and all tests
 test-fast: build ## All tests but the slow ones and those on the ROS graph
 	@$(RUN) python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not ros" $(PYTEST_ARGS)
 
-lint: setup ## Ruff: rules and format
+lint: setup ## Ruff: rules and format; import-linter: the layers
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . || \
 		{ echo "semantic_matcher: \`make format\` repairs most of this" >&2; $(BIN)/ruff format --check . ; exit 1; }
+	@report="$$($(BIN)/lint-imports --no-cache)" || { echo "$$report" >&2; exit 1; }
 
 format: setup ## Repair what ruff can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -6,6 +6,8 @@ import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from semantic_matcher_core.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from semantic_matcher_core.extractors import create_extractor, list_extractors
     from semantic_matcher_core.io.images import read_image
@@ -14,8 +16,6 @@ if TYPE_CHECKING:
     from semantic_matcher_core.types import Features, Matches
     from semantic_matcher_core.variants import list_variants
     from semantic_matcher_core.viz.matches import draw_matches
-
-__version__ = "0.1.0"
 
 # Imported on first use: `semantic-matcher --help` and `import semantic_matcher_core` must not pay for torch.
 _PUBLIC = {

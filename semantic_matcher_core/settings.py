@@ -13,6 +13,9 @@ FUSIONS = ("product", "sum", "concat")
 REGISTRATIONS = ("exact", "published")
 PRECISIONS = ("fp32", "fp16", "bf16")
 BACKENDS = ("eager", "compile", "onnx", "tensorrt")
+# What estimates the model of a geometric check, and what kind of model.
+GEOMETRY_BACKENDS = ("magsac", "poselib")
+GEOMETRIES = ("homography", "fundamental", "essential")
 # Clockwise degrees at which the first image of a pair is looked at (``matching.turns``).
 ROTATIONS: dict[str, tuple[int, ...]] = {
     "upright": (0,),

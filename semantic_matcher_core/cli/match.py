@@ -10,7 +10,6 @@ import typer
 
 from semantic_matcher_core.cli.flatten import flattened
 from semantic_matcher_core.cli.options import (
-    GEOMETRY_BACKENDS,
     FullScaleOption,
     MatchingOptions,
     ModelOptions,
@@ -204,8 +203,7 @@ def _match(
         from semantic_matcher_core.matching.verification import verify
 
         with clock("verify"):
-            backend = GEOMETRY_BACKENDS[matching.geometry_backend]
-            matches = verify(matches, kind, threshold_px=matching.geometry_threshold, backend=backend)
+            matches = verify(matches, kind, threshold_px=matching.geometry_threshold, backend=matching.geometry_backend)
     return features0.to("cpu"), features1.to("cpu"), matches
 
 

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from semantic_matcher_core.settings import BACKENDS, MatcherConfig
+from semantic_matcher_core.settings import BACKENDS, GEOMETRY_BACKENDS, MatcherConfig
 
 if TYPE_CHECKING:
     from semantic_matcher_core.pipeline import SemanticMatcher
 
 _MODEL = "Model"
 _MATCHING = "Matching"
-# As the nodes' parameter names what estimates a model, and as `matching.verification` does.
-GEOMETRY_BACKENDS = {"magsac": "opencv", "poselib": "poselib"}
 
 
 @dataclass(frozen=True)

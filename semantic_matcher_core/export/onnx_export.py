@@ -134,7 +134,7 @@ def _checked(graph: Graph, path: Path, int8: bool) -> float:
 def _manifest(
     matcher: SemanticMatcher, graphs: list[Graph], differences: dict[str, float], int8: bool
 ) -> dict[str, Any]:
-    from semantic_matcher_core import __version__
+    from semantic_matcher_core.version import __version__
 
     return {
         "format": FORMAT,

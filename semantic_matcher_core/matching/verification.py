@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.settings import GEOMETRIES as KINDS
+from semantic_matcher_core.settings import GEOMETRY_BACKENDS as BACKENDS
 from semantic_matcher_core.types import Matches
 
-KINDS = ("homography", "fundamental", "essential")
-BACKENDS = ("magsac", "poselib")
 # What the first of them was called before it had one name everywhere.
 _ALIASES = {"opencv": "magsac"}
 MINIMUM_MATCHES = {"homography": 4, "fundamental": 8, "essential": 5}

@@ -17,7 +17,6 @@ from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.camera_info import camera_of, projection_of
 from semantic_matcher_core.io.colmap import Intrinsics
 from semantic_matcher_core.matching import match_features
-from semantic_matcher_core.offline.options import GEOMETRY_BACKENDS
 
 if TYPE_CHECKING:
     from semantic_matcher_core.offline.options import RunOptions
@@ -100,7 +99,7 @@ def verifier(options: RunOptions, cameras: Callable[[], tuple[Camera, Camera]] |
         return None
     choice: dict[str, Any] = {
         "threshold_px": options.geometry_threshold,
-        "backend": GEOMETRY_BACKENDS[options.geometry_backend],
+        "backend": options.geometry_backend,
     }
     if options.geometry == "essential":
         from semantic_matcher_core.matching.calibrated import verify_calibrated

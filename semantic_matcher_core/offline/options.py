@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.offline.pairing import MODES
-from semantic_matcher_core.settings import turns_of
+from semantic_matcher_core.settings import GEOMETRY_BACKENDS, turns_of
 from semantic_matcher_core.streams import TemporalPairing, slop_of
 
 IMAGE_CHOICES = ("jpeg", "none")
-GEOMETRY_BACKENDS = {"magsac": "opencv", "poselib": "poselib"}
-"""What estimates a model, as the nodes' parameter names it, and as ``matching.verification`` does."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from semantic_matcher_core.io.messages import (
     points_message,
     typestore,
 )
+from semantic_matcher_core.io.run_info import RUN_INFO_TOPIC
 from semantic_matcher_core.offline.exports import FRAME_TOPIC, INTERNAL, PAIR_TOPIC, Exports
 from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result
-from semantic_matcher_core.offline.run_info import RUN_INFO_TOPIC
 
 if TYPE_CHECKING:
     from semantic_matcher_core.offline.options import RunOptions

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from semantic_matcher_core.errors import BagError, ConfigError, ImageError, OutputError
 from semantic_matcher_core.io.exif import read_exif
 from semantic_matcher_core.io.names import readable
+from semantic_matcher_core.io.run_info import read_run_info
 from semantic_matcher_core.offline.calibration import BandedMatcher, Calibrations, stereo_points, verifier
 from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
 from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result, StereoWork, TemporalWork
 from semantic_matcher_core.offline.publisher import Publisher
-from semantic_matcher_core.offline.run_info import environment, read_run_info, run_info
+from semantic_matcher_core.offline.run_info import environment, run_info
 from semantic_matcher_core.offline.work_folder import WorkFolder
 from semantic_matcher_core.streams import slop_of
 

@@ -8,8 +8,6 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semantic_matcher_core.errors import BagError
-from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.images import read_bytes
 from semantic_matcher_core.io.names import readable
 
@@ -19,31 +17,21 @@ if TYPE_CHECKING:
     from semantic_matcher_core.offline.sources import ImageSource
     from semantic_matcher_core.pipeline import SemanticMatcher
 
-RUN_INFO_TOPIC = "/semantic_matcher/run"
-
-
-def read_run_info(path: Path) -> dict[str, Any] | None:
-    """How a file was made, or ``None`` where it does not say (a recording of the nodes).
-
-    Raises:
-        BagError: the file is no bag, or damaged.
-    """
-    with BagReader(path) as bag:
-        for message in bag.messages([RUN_INFO_TOPIC]):
-            try:
-                return json.loads(message.message.data)
-            except (AttributeError, ValueError) as error:
-                raise BagError(f"{path} has something else than a run's description on {RUN_INFO_TOPIC}") from error
-    return None
-
 
 def model_settings(matcher: SemanticMatcher) -> dict[str, Any]:
     """Everything but the weights that decides what a matcher gives, by its place in the matcher.
 
-    These are all plain values among the public attributes of the matcher and of every network in it, found by going
+    These are its settings, and all plain values among the public attributes of every network in it, found by going
     through them: an option that is added to any of them is in here without being named.
     """
-    found: dict[str, Any] = {"": {"kind": type(matcher).__name__, **_plain_attributes(matcher)}}
+    found: dict[str, Any] = {
+        "": {
+            "kind": type(matcher).__name__,
+            "backend": matcher.backend,
+            **asdict(matcher.settings),
+            **_plain_attributes(matcher),
+        }
+    }
     for name, module in matcher.named_modules():
         if name:
             found[name] = {"kind": type(module).__name__, **_plain_attributes(module)}
@@ -77,7 +65,7 @@ def run_info(
     calibration: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
     """What identifies a run: with the same, and the same software, it gives the same file."""
-    from semantic_matcher_core import __version__
+    from semantic_matcher_core.version import __version__
     from semantic_matcher_core.weights.hashing import sha256_of_weights
 
     info = {

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.viz.palette import INLIER, MARK, THEMES, amount_colours
-
-if TYPE_CHECKING:
-    from semantic_matcher_core.registration.pair import Agreement
 
 _BACKGROUND, _TEXT, _FAINT = THEMES["dark"].background, THEMES["dark"].text, THEMES["dark"].faint
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -21,6 +18,18 @@ _WIDEST, _NARROWEST = 3, 8
 # The grey-level difference that is drawn brightest.
 _FULL_SCALE = 96.0
 _NAMES = ("template", "image", "image on the template", "difference")
+
+
+class Agreement(Protocol):
+    """What is drawn of :class:`semantic_matcher_core.registration.pair.Agreement`."""
+
+    @property
+    def warped(self) -> np.ndarray:
+        """``H x W x 3`` uint8, the image on the template."""
+
+    @property
+    def support(self) -> np.ndarray:
+        """``H x W`` bool, where the map is known."""
 
 
 def draw_registration(

@@ -118,7 +118,7 @@ def collect(path: Path) -> ReportData:
     Raises:
         BagError: it is no bag, is damaged, or holds no Matches; the message lists what it holds.
     """
-    from semantic_matcher_core.offline.run_info import read_run_info
+    from semantic_matcher_core.io.run_info import read_run_info
 
     with BagReader(path) as bag:
         matches_topics = [t.name for t in bag.topics if t.msgtype == MATCHES and t.count]

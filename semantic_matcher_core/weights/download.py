@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from semantic_matcher_core import __version__
 from semantic_matcher_core.errors import DownloadError
+from semantic_matcher_core.version import __version__
 
 # bytes so far, and of the whole file where the server says
 Progress = Callable[[int, int | None], None]

@@ -16,11 +16,11 @@ from semantic_matcher_core.errors import BagError, ConfigError, ImageError, Outp
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.io.messages import stamp_of
+from semantic_matcher_core.io.run_info import read_run_info
 from semantic_matcher_core.io.video import VideoWriter
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.run import Progress, RunHooks, run
-from semantic_matcher_core.offline.run_info import read_run_info
 from semantic_matcher_core.offline.sources import BagSource, FilesSource, ImageSource, VideoSource
 from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.streams import TemporalPairing
