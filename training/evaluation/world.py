@@ -160,13 +160,17 @@ class _RenderedViews:
         generator, device = torch.Generator().manual_seed(seed), torch.device("cpu")
         self._scene = scenery.random_scenes(1, len(textures), generator, device)
         self._cameras = scenery.random_cameras(1, _RENDERED_SIDE, generator, device)
+        self._images: tuple[np.ndarray, np.ndarray] | None = None
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
-        first, second = (
-            scenery.render(self._scene, self._textures, camera, _RENDERED_SIDE)[0].permute(1, 2, 0).contiguous().numpy()
-            for camera in self._cameras
-        )
-        return first, second
+        # Every method sees the same ones, and rendering takes longer than matching.
+        if self._images is None:
+            first, second = (
+                scenery.render(self._scene, self._textures, camera, _RENDERED_SIDE)[0].permute(1, 2, 0)
+                for camera in self._cameras
+            )
+            self._images = first.contiguous().numpy(), second.contiguous().numpy()
+        return self._images
 
     def figures(self, points0: np.ndarray, points1: np.ndarray) -> Row:
         row: Row = {"matches": len(points0), "correct": 0, "precision": 0.0}
