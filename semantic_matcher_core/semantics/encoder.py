@@ -57,10 +57,12 @@ _ENCODERS: dict[str, tuple[str, str]] = {
     **{f"dinov3_{size}": ("dinov3", "DinoV3") for size in ("vits16", "vits16plus", "vitb16")},
     "compact_context": ("compact_context", "CompactContext"),
 }
+# What has no weights, and is in no catalogue.
+_WITHOUT_WEIGHTS: dict[str, tuple[str, str]] = {"colour-context": ("colour_context", "ColourContext")}
 
 
 def list_semantic_encoders() -> list[str]:
-    """Names that :func:`create_semantic_encoder` knows."""
+    """Names of the encoders that have weights; :func:`create_semantic_encoder` knows ``colour-context`` besides."""
     return list(_ENCODERS)
 
 
@@ -74,7 +76,7 @@ def create_semantic_encoder(
     """A semantic encoder with its published weights loaded, in evaluation mode.
 
     Args:
-        name: one of :func:`list_semantic_encoders`.
+        name: one of :func:`list_semantic_encoders`, or ``colour-context``, which smoke runs of the training use.
         weights: a weights file, or a folder to search before the usual places; ``None`` for the usual places.
         device: see :func:`~semantic_matcher_core.device.resolve_device`.
         fetch: download the weights when they are not here; otherwise nothing touches the network.
@@ -86,13 +88,20 @@ def create_semantic_encoder(
     """
     from semantic_matcher_core.weights import find_weights, load_state_dict_strictly
 
+    if name in _WITHOUT_WEIGHTS:
+        return _build(name, _WITHOUT_WEIGHTS).eval().requires_grad_(False).to(resolve_device(device))
     if name not in _ENCODERS:
         raise unknown_name("semantic encoder", name, _ENCODERS)
     # Before the network is built: the giant variant takes seconds and 4.5 GB to build.
     path = find_weights(name, weights, fetch=fetch)
-    module, class_name = _ENCODERS[name]
+    encoder = _build(name, _ENCODERS)
+    load_state_dict_strictly(encoder, path)
+    return encoder.eval().requires_grad_(False).to(resolve_device(device))
+
+
+def _build(name: str, table: dict[str, tuple[str, str]]) -> SemanticEncoder:
+    module, class_name = table[name]
     encoder: SemanticEncoder = getattr(
         importlib.import_module(f"semantic_matcher_core.semantics.{module}"), class_name
     )(name)
-    load_state_dict_strictly(encoder, path)
-    return encoder.eval().requires_grad_(False).to(resolve_device(device))
+    return encoder

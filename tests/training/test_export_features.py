@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from semantic_matcher_core import create_extractor
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.semantics.colour_context import ColourContext
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 from semantic_matcher_core.types import Features
 from training.data.scene_file import SceneFile, SceneFileWriter, scene_files
@@ -31,7 +32,7 @@ from training.features.export import (
     export_scenes,
     shard,
 )
-from training.features.parts import ColourContext, build_extractor
+from training.features.parts import build_extractor
 
 
 def write_scene(path: Path, textured: Any, images: int, sizes: tuple[int, ...] = (64,)) -> None:

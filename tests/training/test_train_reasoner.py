@@ -23,11 +23,12 @@ from torch import Tensor
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.reasoning import load_reasoner
+from semantic_matcher_core.semantics.colour_context import ColourContext
 from semantic_matcher_core.semantics.dinov2 import DinoV2
+from tests.conftest import make_textured_image
 from tests.training.reasoner_data import EXTRACTOR_CACHE, SEMANTIC_CACHE, SIDE, tiny_experiment, write_scenes
 from training.errors import DataError
 from training.features.cache import cache_path
-from training.features.parts import ColourContext
 from training.reasoner import callbacks as callbacks_module
 from training.reasoner import module as module_module
 from training.reasoner.config import ExperimentConfig, config_from_mapping, load_config
@@ -87,6 +88,13 @@ def test_the_smoke_experiment_learns(smoke: ExperimentConfig) -> None:
     assert result.final["recall"] - result.plain["recall"] >= MARGIN
     assert result.best is not None
     assert result.best_value >= result.final["precision"] - 1e-9
+    # What is printed as the result can be used, and holds no more than that needs.
+    (weights,) = result.best.glob("checkpoint_*.pt")
+    assert torch.load(weights, weights_only=True)["optimizer"] == {}
+    matcher = SemanticMatcher.from_pretrained(str(result.best), device="cpu")
+    assert matcher.reasoner is not None and matcher.semantic_encoder is not None
+    picture = make_textured_image(160, 200)
+    assert len(matcher.match_images(picture, picture)) > 20
     # Pictures and counts of inliers are there to be looked at.
     inliers = scalars(result.folder, "validation_matches/0/inliers")
     assert inliers[smoke.run.steps] > inliers[0]
@@ -325,7 +333,7 @@ def test_a_resumed_run_ends_with_the_same_bits(scenes: Path, tmp_path: Path, acc
             kept = torch.load(written, weights_only=True)
             expected = torch.load(whole.folder / folder / written.name, weights_only=True)
             assert all(torch.equal(kept["state_dict"][k], v) for k, v in expected["state_dict"].items()), part
-            for index, state in expected["optimizer"]["state"].items():
+            for index, state in expected["optimizer"].get("state", {}).items():
                 assert all(torch.equal(kept["optimizer"]["state"][index][k], v) for k, v in state.items())
         assert (result.untrained, result.plain) == (whole.untrained, whole.plain)
         curve = scalars(whole.folder, "validation/precision")

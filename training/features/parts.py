@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
@@ -20,30 +18,6 @@ from semantic_matcher_core.semantics import SemanticEncoder, create_semantic_enc
 EXTRACTOR_OPTIONS = ("detection_threshold", "nms_radius", "normalize_descriptors")
 # The pipeline's long side where a checkpoint says none.
 DEFAULT_LONG_SIDE = 896
-_POSITION_WEIGHT = 0.7
-
-
-class ColourContext(SemanticEncoder):
-    """Colours around each patch, at three scales, and its position: a stand-in for a foundation model in smoke runs.
-
-    It needs no weights, and knows what local descriptors of grey images do not: the colour of what a corner belongs to.
-    Like a foundation model's features its own also tell where in the image a patch is, which training has to learn to
-    disregard. It is of no use on real images, and published checkpoints never name it.
-    """
-
-    name = "colour-context"
-    feature_dim = 13
-    patch_size = 14
-
-    def forward(self, images: Tensor) -> Tensor:
-        patches = F.avg_pool2d(images, self.patch_size)
-        wider = [F.avg_pool2d(patches, side, 1, side // 2, count_include_pad=False) for side in (3, 5)]
-        rows, columns = patches.shape[-2:]
-        y, x = torch.meshgrid(
-            *((torch.arange(n, device=images.device) + 0.5) / n * math.pi for n in (rows, columns)), indexing="ij"
-        )
-        position = torch.stack([x.cos(), y.cos(), x.sin(), y.sin()]).to(patches) * _POSITION_WEIGHT
-        return torch.cat([patches, *wider, position.expand(len(images), -1, -1, -1)], dim=1)
 
 
 def build_extractor(
@@ -80,13 +54,11 @@ def build_extractor(
 def build_semantic_encoder(
     name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> SemanticEncoder:
-    """A semantic encoder by name: one of ``list_semantic_encoders()``, or ``colour-context`` for smoke runs.
+    """A semantic encoder by name: as ``create_semantic_encoder`` has it.
 
     Raises:
         UnknownNameError, WeightsNotFoundError: as ``create_semantic_encoder``.
     """
-    if name == ColourContext.name:
-        return ColourContext().to(device)
     return create_semantic_encoder(name, weights=weights, device=device)
 
 

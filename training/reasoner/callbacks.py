@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
 
 from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.reasoning import save_checkpoint
@@ -129,8 +130,23 @@ class BestWeights(L.Callback):
             epoch=seen // len(data.train),
             iteration=trainer.global_step,
             batch=seen,
-            optimizer=trainer.optimizers[0].state_dict() if trainer.optimizers else None,
+            # Of no use in weights to match with, and twice as large; what goes on from the last has it.
+            optimizer=trainer.optimizers[0].state_dict() if folder == LAST_FOLDER and trainer.optimizers else None,
         )
+
+
+class TrainingBar(RichProgressBar):
+    """Steps and loss; Lightning's own counts epochs, of which a stream of pairs has none, and names a log version."""
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"
 
 
 class MatchPlots(L.Callback):

@@ -15,7 +15,7 @@ from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.semantics import SemanticEncoder
-from training.reasoner.callbacks import BEST_FOLDER, RESUME_FILE, BestWeights, MatchPlots, ResumeState
+from training.reasoner.callbacks import BEST_FOLDER, RESUME_FILE, BestWeights, MatchPlots, ResumeState, TrainingBar
 from training.reasoner.config import ExperimentConfig
 from training.reasoner.data import PairData
 from training.reasoner.module import ReasonerTraining
@@ -80,6 +80,8 @@ def train(
     own: list[L.Callback] = [best, ResumeState(folder, config.run.save_every, config)]
     if config.run.plot_every:
         own.append(MatchPlots(config.run.plot_every))
+    if config.run.progress:
+        own.append(TrainingBar())
     trainer = _trainer(config, [*callbacks, *own])
 
     if resume:
@@ -159,5 +161,8 @@ def summary(result: TrainingResult) -> str:
         line("untrained", result.untrained),
         line("at the end", result.final),
         f"best at step {result.best_step}: {result.best}",
+        f"use it: semantic-matcher match A.jpg B.jpg -o matches.png --variant {result.best}",
     ]
+    if result.best is None:
+        lines[-2:] = ["no weights were kept: validation gave nothing"]
     return "\n".join(lines)

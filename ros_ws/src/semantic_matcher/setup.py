@@ -20,6 +20,8 @@ setup(
         (f"share/{PACKAGE}/rviz", sorted(glob("rviz/*"))),
     ],
     zip_safe=False,
+    # What `colcon test` looks for before it runs pytest in test/.
+    extras_require={"test": ["pytest"]},
     description="ROS 2 nodes that match camera images by local features and semantics",
     license="Apache-2.0",
     maintainer="The semantic_matcher developers",
