@@ -19,8 +19,9 @@ from semantic_matcher_core.inference import evaluating, inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.loading import load_parts, make_networks
 from semantic_matcher_core.matching import MatcherConfig, match_features
+from semantic_matcher_core.matching.learned import LightGlueMatcher
 from semantic_matcher_core.matching.turns import extract_turned
-from semantic_matcher_core.networks import Networks, PairMatcher, Parts
+from semantic_matcher_core.networks import Networks, Parts
 from semantic_matcher_core.networks.graphs import RecordedExtraction
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics import SemanticEncoder
@@ -51,14 +52,14 @@ class SemanticMatcher(nn.Module):
     extractor: Extractor
     semantic_encoder: SemanticEncoder | None
     reasoner: Reasoner | None
-    lightglue: PairMatcher | None
+    lightglue: LightGlueMatcher | None
 
     def __init__(
         self,
         extractor: Extractor,
         semantic_encoder: SemanticEncoder | None = None,
         reasoner: Reasoner | None = None,
-        lightglue: PairMatcher | None = None,
+        lightglue: LightGlueMatcher | None = None,
         *,
         backend: str = "eager",
         variant: str = "",
@@ -94,7 +95,7 @@ class SemanticMatcher(nn.Module):
         extractor: Extractor,
         semantic_encoder: SemanticEncoder | None = None,
         reasoner: Reasoner | None = None,
-        lightglue: PairMatcher | None = None,
+        lightglue: LightGlueMatcher | None = None,
         *,
         device: str | torch.device = "auto",
         precision: str = "fp32",
@@ -405,7 +406,7 @@ class SemanticMatcher(nn.Module):
         super().__setattr__(name, value)
 
 
-def _settings(extractor: Extractor, lightglue: PairMatcher | None, given: Mapping[str, Any]) -> Settings:
+def _settings(extractor: Extractor, lightglue: LightGlueMatcher | None, given: Mapping[str, Any]) -> Settings:
     """The settings that are given; what is not is the extractor's, or the default."""
     matching = MatcherConfig(matcher="nearest" if lightglue is None else "lightglue")
     return _replaced(Settings(max_keypoints=extractor.max_keypoints, matching=matching), given)

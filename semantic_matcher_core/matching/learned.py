@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import ConfigError, DeviceError, ShapeError
 from semantic_matcher_core.matching.lightglue import Architecture, LightGlue, normalised_positions
 from semantic_matcher_core.matching.turns import turned_points
-from semantic_matcher_core.networks import PairMatcher
 from semantic_matcher_core.types import Features, Matches
 
 
@@ -82,7 +81,7 @@ class _Inputs(NamedTuple):
 _Found = tuple[Tensor, Tensor, Tensor]
 
 
-class LightGlueMatcher(PairMatcher):
+class LightGlueMatcher(nn.Module):
     """LightGlue (Lindenberger et al., ICCV 2023) for the features of one extractor.
 
     Each pair of a batch is matched by itself, so that its matches do not depend on the others.

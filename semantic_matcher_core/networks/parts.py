@@ -13,22 +13,13 @@ from torch import nn
 from semantic_matcher_core.device import PRECISIONS
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.matching.learned import LightGlueMatcher
 from semantic_matcher_core.precision import has_narrow_weights, narrowed
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics import SemanticEncoder
 from semantic_matcher_core.settings import Settings
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-class PairMatcher(nn.Module):
-    """A network that matches the features of two images.
-
-    Attributes:
-        extractor: the name of the extractor whose features it takes.
-    """
-
-    extractor: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +40,7 @@ class Parts:
     extractor: Extractor
     semantic_encoder: SemanticEncoder | None = None
     reasoner: Reasoner | None = None
-    lightglue: PairMatcher | None = None
+    lightglue: LightGlueMatcher | None = None
 
     def __post_init__(self) -> None:
         if self.lightglue is not None:
@@ -74,7 +65,7 @@ class Parts:
             if wants != has:
                 raise ShapeError(f"{what} of {has} dimensions, but the reasoner was made for {wants}")
 
-    def _check_lightglue(self, lightglue: PairMatcher) -> None:
+    def _check_lightglue(self, lightglue: LightGlueMatcher) -> None:
         if self.reasoner is not None:
             raise ConfigError(
                 "matcher 'lightglue' was trained on the extractor's own descriptors, and not on reasoned ones; take a "
