@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +13,12 @@ from rich.console import Console
 from training.cli import run_command
 
 console = Console(stderr=True)
+_log = logging.getLogger(__name__)
 
 
-def extract_frames(bag: Path, output: Path, topics: list[str], every: int) -> int:
+def extract_frames(
+    bag: Path, output: Path, topics: list[str], every: int, report: Callable[[str], None] = _log.warning
+) -> int:
     """Write every ``every``-th image of a bag's topics as PNG files; how many.
 
     Args:
@@ -21,23 +26,37 @@ def extract_frames(bag: Path, output: Path, topics: list[str], every: int) -> in
         output: folder; files are named ``<bag>_<topic>_<stamp ns>.png``, so that a repeated run writes the same names.
         topics: image topics, raw or compressed; empty for all.
         every: of the images of each topic.
+        report: is told what is missing of the bag, and which images cannot be decoded; these are left out.
 
     Raises:
-        BagError: the bag is damaged, or has no such topic (the message lists what is there).
-        ImageError: an image cannot be decoded.
+        BagError: nothing of the bag can be read, it has no such topic (the message lists what is there), or not one
+            image of it can be decoded.
     """
+    from semantic_matcher_core.errors import BagError, ImageError
     from semantic_matcher_core.io.bags import BagReader
     from semantic_matcher_core.io.images import write_image
 
     output.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with BagReader(bag) as reader:
-        chosen = reader.require_images(topics or [topic.name for topic in reader.image_topics])
+    written = left_out = 0
+    with BagReader(bag, report=report) as reader:
+        wanted = topics or [topic.name for topic in reader.image_topics if topic.count]
+        if not wanted:
+            raise BagError(f"{bag} holds no images; {reader.describe_topics()}")
+        chosen = reader.require_images(wanted)
         for image in reader.images([topic.name for topic in chosen]):
-            if image.index % every == 0:
-                place = image.topic.strip("/").replace("/", "-")
-                write_image(output / f"{bag.stem}_{place}_{image.stamp_ns}.png", image.decode())
-                written += 1
+            if image.index % every:
+                continue
+            try:
+                pixels = image.decode()
+            except ImageError as error:
+                report(f"left out: {error}")
+                left_out += 1
+                continue
+            place = image.topic.strip("/").replace("/", "-")
+            write_image(output / f"{bag.stem}_{place}_{image.stamp_ns}.png", pixels)
+            written += 1
+    if left_out and not written:
+        raise BagError(f"{bag}: none of {left_out} images can be decoded")
     return written
 
 
@@ -49,7 +68,8 @@ def command(
 ) -> None:
     """Frames of recordings as photos to train from."""
     for bag in bags:
-        console.print(f"{bag}: {extract_frames(bag, output, topic or [], every)} images to {output}")
+        written = extract_frames(bag, output, topic or [], every, report=console.print)
+        console.print(f"{bag}: {written} images to {output}")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,12 @@ class JobBars:
         left_out = ", ".join(f"{count} {reason}" for reason, count in progress.left_out.items() if count)
         text += f", left out {left_out}" if left_out else ""
         text += "; the recording is not complete, see above" if progress.problems else ""
+        if progress.pairs and not progress.matches:
+            text += (
+                "; the pairs have nothing in common, or the images are flat or blurred (16 bits: --image-full-scale)"
+            )
+        elif not progress.pairs and progress.frames > 1:
+            text += "; no image was paired with another"
         print(f"{text} ({seconds:.1f} s)" if not self._several else text, flush=True)
 
 

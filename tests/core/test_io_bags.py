@@ -203,7 +203,7 @@ def test_of_a_truncated_mcap_the_rest_is_read(tmp_path: Path, kind: str, share: 
             found = sum(len(list(bag.images([topic.name]))) for topic in bag.image_topics if topic.count)
     except BagError as error:
         assert path.name in str(error) and "\n" not in str(error)
-        assert kind == "sqlite3-file-zstd" or share == 0.0
+        assert kind == "sqlite3-file-zstd" or share <= 0.1
     else:
         assert problems and all(path.name in text for text in problems) and any("cut short" in t for t in problems)
         assert (found == 10) == (share > 0.98) or share < 0.98

@@ -119,3 +119,17 @@ def test_frames_of_a_bag_become_photos(tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "photos" / names[1])).max() == 20
     with pytest.raises(BagError, match="/front/image"):
         extract_frames(tmp_path / "drive.mcap", tmp_path / "photos", ["/rear"], every=1)
+
+
+def test_frames_of_a_cut_bag_with_a_bad_image(tmp_path: Path) -> None:
+    from tests.core.mcap_files import write_mcap
+
+    picture = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    bag = write_mcap(tmp_path / "in.mcap", picture, messages={1: b"\0\1\0\0" + bytes(9)}, chunk_size=1)
+    bag.write_bytes(bag.read_bytes()[: bag.stat().st_size * 2 // 3])
+    said: list[str] = []
+    written = extract_frames(bag, tmp_path / "photos", [], every=1, report=said.append)
+    assert 2 <= written < 7 and len(list((tmp_path / "photos").iterdir())) == written
+    assert any("cut short" in text for text in said) and any(
+        "left out: image 1 of /camera/image" in text for text in said
+    )

@@ -235,7 +235,8 @@ INPUT = (
     ParameterSpec(
         "image_full_scale",
         0.0,
-        "Value of 16-bit and float images that becomes white, e.g. 4096 for 12 bits; 0 for the encoding's own",
+        "Value of 16-bit and float images that becomes white, e.g. 4096 for 12 bits; 0 for the encoding's own, "
+        "or what the image fills where that is less",
         0.0,
         dynamic=True,
     ),
