@@ -55,7 +55,7 @@ def floor(record: Path) -> None:
     from sensor_msgs.msg import Image
 
     from semantic_matcher.allocator import reuse_large_blocks
-    from semantic_matcher.qos import image_qos, output_qos
+    from semantic_matcher.qos import IMAGE_DEPTH, input_qos, output_qos
 
     # As the nodes do: what is compared is the work, not the allocator.
     reuse_large_blocks()
@@ -71,7 +71,7 @@ def floor(record: Path) -> None:
             publisher.publish(answer)
             file.write(_line(time.perf_counter() - began, time.thread_time() - computing))
 
-        node.create_subscription(Image, "image", take, image_qos())
+        node.create_subscription(Image, "image", take, input_qos(IMAGE_DEPTH, []))
         with contextlib.suppress(ExternalShutdownException):
             rclpy.spin(node)
 

@@ -51,6 +51,11 @@ class Camera:
             raise ConfigError(f"unknown distortion model {self.distortion_model!r}; use one of {known}")
         counts = _COEFFICIENTS[self.distortion_model]
         if len(self.distortion) not in counts:
+            # Drivers send arrays of a fixed length: five for equidistant's four, the last of them zero.
+            used = int(np.flatnonzero(self.distortion)[-1]) + 1
+            length = next((count for count in counts if used <= count <= len(self.distortion)), len(self.distortion))
+            object.__setattr__(self, "distortion", self.distortion[:length])
+        if len(self.distortion) not in counts:
             expected = " or ".join(map(str, counts))
             raise ConfigError(f"{self.distortion_model} has {expected} coefficients, got {len(self.distortion)}")
 

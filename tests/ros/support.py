@@ -236,7 +236,8 @@ class Diagnostics:
             )
             for array_ in list(self._received)
             for status in array_.status
-            if status.name == node
+            # Without the first slash, as diagnostics are aggregated by.
+            if f"/{status.name}" == node
         ]
 
     def wait_for(self, node: str, condition: Callable[[SimpleNamespace], Any], what: str) -> SimpleNamespace:
@@ -267,6 +268,14 @@ def image_message(pixels: np.ndarray, stamp_ns: int, frame_id: str = "camera_opt
 def set_stamp(message: Any, stamp_ns: int) -> None:
     """Set the header's time stamp."""
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+
+
+def machine_stamps() -> Iterator[int]:
+    """The time of the machine in nanoseconds, each later than the one before."""
+    newest = 0
+    while True:
+        newest = max(newest + 1, time.time_ns())
+        yield newest
 
 
 def stamp_of(header: Any) -> int:

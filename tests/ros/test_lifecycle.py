@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.ros.conftest import PLAIN_SIFT
-from tests.ros.support import Client, NodeProcess, image_message, of_stamp, running, wait_until
+from tests.ros.support import Client, NodeProcess, image_message, machine_stamps, of_stamp, running, wait_until
 
 pytestmark = pytest.mark.ros
 
 NAME = "/temporal_matcher"
-STAMPS = itertools.count(1_700_000_000_000_000_000, 50_000_000)
+STAMPS = machine_stamps()
 
 
 def keypoints_of(camera: Any, pixels: np.ndarray, keypoints: list[Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,22 @@ import pytest
 
 from tests.ros.conftest import PLAIN_SIFT
 from tests.ros.slow_extractor import PLAIN_SLOW, install
-from tests.ros.support import Client, NodeProcess, floats, image_message, of_stamp, running, stamp_of, wait_until
+from tests.ros.support import (
+    Client,
+    NodeProcess,
+    floats,
+    image_message,
+    machine_stamps,
+    of_stamp,
+    running,
+    stamp_of,
+    wait_until,
+)
 
 pytestmark = pytest.mark.ros
 
 NAME = "/reference_matcher"
-STAMPS = itertools.count(1_700_000_000_000_000_000, 50_000_000)
+STAMPS = machine_stamps()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,23 @@ import torch
 
 from tests.core.bent_surfaces import ground_truth, known_bend, render
 from tests.ros.conftest import PLAIN_SIFT
-from tests.ros.support import Client, NodeProcess, floats, image_message, of_stamp, running, stamp_of, wait_until
+from tests.ros.support import (
+    Client,
+    NodeProcess,
+    floats,
+    image_message,
+    machine_stamps,
+    of_stamp,
+    running,
+    stamp_of,
+    wait_until,
+)
 
 pytestmark = pytest.mark.ros
 
 NAME = "/template_tracker"
 SIZE = (240, 320)
-STAMPS = itertools.count(1_700_000_000_000_000_000, 100_000_000)
+STAMPS = machine_stamps()
 
 
 @pytest.fixture(scope="module")

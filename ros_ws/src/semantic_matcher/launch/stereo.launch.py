@@ -1,6 +1,7 @@
 """Match left with right images.
 
-ros2 launch semantic_matcher stereo.launch.py left_image_topic:=/left/image_rect right_image_topic:=/right/image_rect
+ros2 launch semantic_matcher stereo.launch.py rectified:=true \\
+    left_image_topic:=/left/image_rect right_image_topic:=/right/image_rect
 """
 
 from launch import LaunchDescription
@@ -15,7 +16,14 @@ def generate_launch_description() -> LaunchDescription:
         [
             TopicArgument("left_image_topic", "left/image", "Topic of the left images (without /compressed)"),
             TopicArgument("right_image_topic", "right/image", "Topic of the right images (without /compressed)"),
-            TopicArgument("left_camera_info_topic", "left/camera_info", "Topic of the left camera's calibration"),
-            TopicArgument("right_camera_info_topic", "right/camera_info", "Topic of the right camera's calibration"),
+            *(
+                TopicArgument(
+                    f"{side}_camera_info_topic",
+                    f"{side}/camera_info",
+                    f"Topic of the {side} camera's calibration (default: camera_info beside its images)",
+                    derived=True,
+                )
+                for side in ("left", "right")
+            ),
         ],
     )

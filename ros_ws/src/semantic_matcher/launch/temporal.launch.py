@@ -14,6 +14,11 @@ def generate_launch_description() -> LaunchDescription:
         "temporal_matcher",
         [
             TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)"),
-            TopicArgument("camera_info_topic", "camera_info", "Topic of its calibration, for geometry:=essential"),
+            TopicArgument(
+                "camera_info_topic",
+                "camera_info",
+                "Topic of its calibration, for geometry:=essential (default: camera_info beside the images)",
+                derived=True,
+            ),
         ],
     )

@@ -7,33 +7,58 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sensor_msgs.msg import CameraInfo
 
-from semantic_matcher.qos import image_qos, overridable
+from semantic_matcher.following import FollowingSubscription
+from semantic_matcher.image_input import info_topic
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
 
 if TYPE_CHECKING:
-    from rclpy.node import Node
+    from semantic_matcher.matcher_node import MatcherNode
 
 
 class CalibrationError(ConfigError):
     """The calibration of a camera is missing, or does not fit its images; the message names the topic."""
 
 
+class MissingCalibrationError(CalibrationError):
+    """No calibration has come yet, which is no fault when the node has just begun."""
+
+
 class CameraInfoInput:
-    """A subscription to ``camera_info``, of which the newest message holds.
+    """A subscription to ``camera_info``, of which the newest message holds, also one that was published long before.
 
     Args:
         node: the node it belongs to.
-        name: the topic's relative name, which remapping may change.
+        name: the topic's relative name, which remapping may change; where it does not, the topic is the sibling of the
+            image topic, or ``name`` where only that has publishers.
+        image_topic: full name of the image topic, without the transport.
     """
 
-    def __init__(self, node: Node, name: str) -> None:
+    def __init__(self, node: MatcherNode, name: str, image_topic: str) -> None:
         self._node = node
-        self.topic = node.resolve_topic_name(name)
+        self._name = name
+        own = node.resolve_topic_name(name)
+        remapped = own != node.resolve_topic_name(name, only_expand=True)
+        topics = [own] if remapped else list(dict.fromkeys([info_topic(image_topic), own]))
+        self._candidates = [FollowingSubscription(node, CameraInfo, topic, self._receive, depth=1) for topic in topics]
+        self._current = self._candidates[0]
         self._newest: CameraInfo | None = None
-        self._subscription = node.create_subscription(
-            CameraInfo, self.topic, self._receive, image_qos(), qos_overriding_options=overridable()
-        )
+        self._current.open()
+
+    @property
+    def topic(self) -> str:
+        """The topic that is subscribed now."""
+        return self._current.topic
+
+    def review(self) -> None:
+        """Follow the publishers."""
+        published = next((c for c in self._candidates if c.publishers()), self._current)
+        if published is not self._current:
+            self._current.close()
+            self._current, self._newest = published, None
+            self._node.get_logger().info(f"taking the calibration from {published.topic}")
+            published.open()
+        self._current.review()
 
     def camera(self, image_size: tuple[int, int], rectified: bool) -> Camera:
         """The camera that images of ``(height, width)`` pixels were taken with.
@@ -43,7 +68,8 @@ class CameraInfoInput:
             rectified: the image is rectified: ``P`` holds for it, and nothing distorts.
 
         Raises:
-            CalibrationError: there is none yet, it is empty, or it is for images of another size.
+            MissingCalibrationError: there is none yet.
+            CalibrationError: it is empty, or it is for images of another size.
         """
         info = self._fitting(image_size)
         try:
@@ -67,7 +93,8 @@ class CameraInfoInput:
 
     def destroy(self) -> None:
         """Unsubscribe."""
-        self._node.destroy_subscription(self._subscription)
+        for candidate in self._candidates:
+            candidate.destroy()
 
     def _receive(self, message: CameraInfo) -> None:
         self._newest = message
@@ -75,7 +102,9 @@ class CameraInfoInput:
     def _fitting(self, image_size: tuple[int, int]) -> CameraInfo:
         info = self._newest
         if info is None:
-            raise CalibrationError(f"no camera_info on {self.topic} yet")
+            count = len(self._current.publishers())
+            why = f"{count} publisher(s) on it" if count else f"remap it with -r {self._name}:=<your topic>"
+            raise MissingCalibrationError(f"no camera_info on {self.topic} yet: {why}")
         described = _size_sent(info)
         if described != image_size:
             raise CalibrationError(

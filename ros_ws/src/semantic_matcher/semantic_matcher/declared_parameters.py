@@ -11,7 +11,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.parameter import Parameter
 
 from semantic_matcher.parameters import ParameterSpec, Value
-from semantic_matcher.qos import override_refusal
+from semantic_matcher.qos_overrides import override_refusal
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -77,6 +77,16 @@ def unknown_overrides(node: Node) -> list[str]:
     # rclpy offers no public way to see overrides that were never declared.
     overrides = getattr(node, "_parameter_overrides", {})
     return sorted(n for n in overrides if not node.has_parameter(n) and not n.startswith("qos_overrides."))
+
+
+def ignored_names(node: Node) -> str:
+    """``descriptor`` and ``dino``, as far as they were given beside a variant, which decides; with their verb."""
+    overrides = getattr(node, "_parameter_overrides", {})
+    given = {name: getattr(overrides.get(name), "value", "") for name in ("variant", "descriptor", "dino")}
+    if not given.pop("variant"):
+        return ""
+    names = [f"{name} {value!r}" for name, value in given.items() if value]
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}" if names else ""
 
 
 def descriptor(spec: ParameterSpec) -> ParameterDescriptor:

@@ -17,6 +17,8 @@ _COUNTERS = {
     "received": "images received",
     "processed": "images processed",
     "dropped": "images dropped (a newer one came first)",
+    "unwanted": "images not needed (nobody subscribed to an output)",
+    "lost": "images lost on the way (message_lost)",
     "stale": "images skipped (older than max_image_age)",
     "out of order": "images skipped (time stamp repeated or late)",
     "unpaired": "images without a partner",
@@ -30,22 +32,29 @@ _PER_SOURCE = {"received:": "rate in", "processed:": "rate out"}
 
 
 def diagnostic_array(
-    stamp: Time, node_name: str, statistics: Statistics, *, state: str, problems: list[str], errors: list[str]
+    stamp: Time,
+    node_name: str,
+    statistics: Statistics,
+    *,
+    state: str,
+    idle: bool,
+    problems: list[str],
+    errors: list[str],
 ) -> DiagnosticArray:
     """One status: level and message from ``errors`` and ``problems``, and the statistics as key-value pairs.
 
     Args:
         stamp: now.
-        node_name: the fully qualified name of the node.
+        node_name: the fully qualified name of the node, without the first slash.
         statistics: what is shown.
         state: the lifecycle state.
+        idle: nobody listens to what is made of images, so none are taken.
         problems: what makes it a warning.
         errors: what makes it an error.
     """
     level = DiagnosticStatus.ERROR if errors else DiagnosticStatus.WARN if problems else DiagnosticStatus.OK
-    message = "; ".join([*errors, *problems]) or (
-        f"{statistics.rate('processed'):.1f} images/s" if state == "active" else state
-    )
+    active = "idle: nobody subscribes to an output" if idle else f"{statistics.rate('processed'):.1f} images/s"
+    message = "; ".join([*errors, *problems]) or (active if state == "active" else state)
     status = DiagnosticStatus(level=level, name=node_name, message=message, hardware_id="semantic_matcher")
     pairs = {"state": state, **statistics.values()}
     pairs |= {

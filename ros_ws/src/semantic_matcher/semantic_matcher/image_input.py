@@ -1,20 +1,27 @@
-"""One image topic of a node: subscription, warnings about what keeps images away, and decoding."""
+"""One image topic of a node: subscription, what keeps images away from it, and whether they are wanted."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.qos import qos_policy_name_from_kind
+from rclpy.qos import QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from semantic_matcher.qos import image_qos, overridable
+from semantic_matcher.clocks import clock_disagreement, clocks_agree
+from semantic_matcher.fastdds_profile import PROFILE_VARIABLES, SOCKET_BUFFER, profile_path, socket_buffer_limit
+from semantic_matcher.following import FollowingSubscription
+from semantic_matcher.messages import stamp_ns
+from semantic_matcher.qos import IMAGE_DEPTH, endpoints_text
 
 if TYPE_CHECKING:
-    from rclpy.node import Node
+    from semantic_matcher.matcher_node import MatcherNode
 
-    from semantic_matcher.node_statistics import Statistics
+_COMPRESSED = "/compressed"
+# Of the images of the last ten seconds: warned of from the first share on, over below the second.
+_LOST_BEGIN, _LOST_END, _LOST_AT_LEAST = 0.05, 0.02, 3
 
 
 class ImageInput:
@@ -23,74 +30,150 @@ class ImageInput:
     Args:
         node: the node it belongs to.
         name: the topic's relative name, which remapping may change.
-        transport: ``raw``, or ``compressed``, which is found at ``<topic>/compressed`` of the remapped topic.
         on_message: called with each message; must return at once.
-        statistics: where arrivals and trouble are noted.
+        wanted: whether somebody listens to what becomes of the images; asked again and again.
+        on_open: called when images begin to come, again after each pause.
     """
 
     def __init__(
-        self, node: Node, name: str, transport: str, on_message: Callable[[Any], None], statistics: Statistics
+        self,
+        node: MatcherNode,
+        name: str,
+        on_message: Callable[[Any], None],
+        wanted: Callable[[], bool],
+        on_open: Callable[[], None],
     ) -> None:
         self._node = node
         self._name = name
         self._on_message = on_message
-        self._statistics = statistics
-        resolved = node.resolve_topic_name(name)
-        self.topic = f"{resolved}/compressed" if transport == "compressed" else resolved
-        self.trouble = ""
-        """Why images stay away, as far as the middleware has told."""
-        self._subscription = node.create_subscription(
-            CompressedImage if transport == "compressed" else Image,
+        self._wanted = wanted
+        self._on_open = on_open
+        self._opened_at = 0.0
+        self._clocks: tuple[float, float] | None = None
+        self.clocks_agree = True
+        """Whether the stamps of its images can be compared with the node's time."""
+        settings = node.parameters.values
+        self.base = node.resolve_topic_name(name)
+        """The topic without its transport."""
+        compressed = settings.image_transport == "compressed"
+        if compressed and self.base.endswith(_COMPRESSED) and self.base != _COMPRESSED:
+            self.base = self.base.removesuffix(_COMPRESSED)
+            node.get_logger().info(
+                f"{name} is remapped to a topic that ends in {_COMPRESSED} already; image_transport compressed adds "
+                f"that by itself, to {self.base}"
+            )
+        self.topic = f"{self.base}{_COMPRESSED}" if compressed else self.base
+        self._subscription = FollowingSubscription(
+            node,
+            CompressedImage if compressed else Image,
             self.topic,
             self._receive,
-            image_qos(),
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=self._incompatible_qos, incompatible_type=self._incompatible_type
-            ),
-            qos_overriding_options=overridable(),
+            depth=IMAGE_DEPTH,
+            reliability=settings.image_reliability,
+            lost=self._count_lost,
         )
 
     @property
-    def silence(self) -> float:
-        """Seconds since the last image; infinity before the first."""
-        return self._statistics.since(f"received:{self._name}")
+    def is_open(self) -> bool:
+        """Whether it is subscribed now."""
+        return self._subscription.is_open
 
-    def publishers_text(self) -> str:
-        """How many publish on the topic, in words; with the reason they are not heard where it is known."""
-        count = self._node.count_publishers(self.topic)
-        if count == 0:
-            return f"nobody publishes on it (remap it with -r {self._name}:=<your topic>, or see `ros2 topic list`)"
-        return f"{count} publisher(s) on it" + (f"; {self.trouble}" if self.trouble else "")
-
-    def problems(self) -> list[str]:
-        """What keeps images away, or mixes them."""
-        found = [self.trouble] if self.trouble else []
-        count = self._node.count_publishers(self.topic)
-        if count > 1:
-            found.append(f"{count} publishers on {self.topic}: their images are mixed")
-        return found
+    def review(self) -> None:
+        """Subscribe or unsubscribe as is wanted, follow the publishers, and say what keeps images away or is odd."""
+        wanted = self._wanted()
+        if wanted and not self.is_open:
+            self._on_open()
+            self._opened_at = time.monotonic()
+            self._subscription.open()
+        elif not wanted and self.is_open:
+            self._subscription.close()
+            self._clocks = None
+        self._subscription.review()
+        self._warn_of_silence()
+        self._warn_of_several()
+        self._warn_of_losses()
+        self._warn_of_clocks()
 
     def destroy(self) -> None:
-        """Unsubscribe."""
-        self._node.destroy_subscription(self._subscription)
+        """Unsubscribe for good."""
+        self._subscription.destroy()
 
     def _receive(self, message: Any) -> None:
-        self._statistics.count("received")
-        self._statistics.count(f"received:{self._name}")
+        self._node.statistics.count("received")
+        self._node.statistics.count(f"received:{self._name}")
+        stamp = stamp_ns(message.header)
+        self._clocks = (stamp * 1e-9, self._node.get_clock().now().nanoseconds * 1e-9) if stamp else None
+        self.clocks_agree = self._clocks is None or clocks_agree(*self._clocks)
         self._on_message(message)
 
-    def _incompatible_qos(self, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind).split(".")[-1]
-        self._warn(
-            f"a publisher on {self.topic} offers incompatible QoS ({policy}), its images will not arrive; change "
-            f"qos_overrides.{self.topic}.subscription.{policy.lower()} of this node, or the publisher's QoS"
+    def _count_lost(self, number: int) -> None:
+        self._node.statistics.count("lost", number)
+        self._node.statistics.count(f"lost:{self._name}", number)
+
+    def _warn_of_silence(self) -> None:
+        silence = min(self._node.statistics.since(f"received:{self._name}"), time.monotonic() - self._opened_at)
+        period = self._node.parameters.values.no_image_warning_period
+        text = f"no image on {self.topic}"
+        if not (self.is_open and 0 < period <= silence):
+            self._node.set_problem(text, "")
+            return
+        count = len(self._subscription.publishers())
+        why = (
+            f"{count} publisher(s) on it"
+            if count
+            else f"nobody publishes on it (remap it with -r {self._name}:=<your topic>, or see `ros2 topic list`)"
         )
+        self._node.set_problem(text, f"{text} for {silence:.0f} s: {why}", kind=why)
 
-    def _incompatible_type(self, event: Any) -> None:
-        expected = "sensor_msgs/msg/" + self._subscription.msg_type.__name__
-        self._warn(f"{self.topic} also has messages of another type than {expected}; those will not arrive")
+    def _warn_of_several(self) -> None:
+        publishers = self._subscription.publishers()
+        subject, text = f"publishers of {self.topic}", ""
+        if len(publishers) > 1:
+            text = (
+                f"{len(publishers)} publishers on {self.topic}: their images are mixed ({endpoints_text(publishers)})"
+            )
+        self._node.set_problem(subject, text, kind=text and subject)
 
-    def _warn(self, text: str) -> None:
-        self.trouble = text
-        self._statistics.count("incompatible")
-        self._node.get_logger().warning(text)
+    def _warn_of_losses(self) -> None:
+        subject = f"losses of {self.topic}"
+        lost = self._node.statistics.recent(f"lost:{self._name}")
+        total = lost + self._node.statistics.recent(f"received:{self._name}")
+        begun = lost >= _LOST_AT_LEAST and lost >= _LOST_BEGIN * total
+        if not begun and (lost <= _LOST_END * total or not self._node.has_problem(subject)):
+            self._node.set_problem(subject, "")
+            return
+        reliable = self._subscription.qos.reliability == QoSReliabilityPolicy.RELIABLE
+        text = (
+            f"{lost} of {total} images on {self.topic} were lost on the way in the last 10 s, with reliability "
+            f"{'reliable' if reliable else 'best_effort'}: {self._remedy(reliable)}"
+        )
+        self._node.set_problem(subject, text, kind=subject)
+
+    def _remedy(self, reliable: bool) -> str:
+        publishers = self._subscription.publishers()
+        offers = {info.qos_profile.reliability for info in publishers}
+        if not reliable and offers == {QoSReliabilityPolicy.RELIABLE}:
+            return "its publisher is reliable; start this node with image_reliability:=auto"
+        remedies = [f"start the publisher with {PROFILE_VARIABLES[0]}={profile_path()}"]
+        if not reliable:
+            remedies.append("or have it publish reliably")
+        limit = socket_buffer_limit()
+        if limit is not None and limit < SOCKET_BUFFER:
+            remedies.append(
+                f"or allow larger socket buffers (sysctl -w net.core.rmem_max={SOCKET_BUFFER}, now {limit})"
+            )
+        return " ".join(remedies)
+
+    def _warn_of_clocks(self) -> None:
+        text = ""
+        if self._clocks is not None:
+            sim_time = self._node.get_clock().ros_time_is_active
+            # A clock that stands at 0 is a problem of its own.
+            if self._clocks[1] > 0:
+                text = clock_disagreement(self.topic, *self._clocks, sim_time)
+        self._node.set_problem(f"clock of {self.topic}", text, kind=f"clock of {self.topic}" if text else "")
+
+
+def info_topic(image_topic: str) -> str:
+    """The topic of an image topic's calibration: its sibling ``camera_info``, as image_transport has it."""
+    return f"{Path(image_topic).parent.as_posix().rstrip('/')}/camera_info"

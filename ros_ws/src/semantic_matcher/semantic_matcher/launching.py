@@ -33,6 +33,10 @@ _PARAMETERS = (
     "rectified",
     "geometry",
     "image_transport",
+    "image_reliability",
+    "sync",
+    "slop",
+    "lazy",
     "autostart",
 )
 _RVIZ_TOPICS = ("debug_image", "points", "grid_marker")
@@ -48,11 +52,13 @@ class TopicArgument:
         name: the argument.
         topic: the relative name that the node uses, which is the argument's default.
         description: what is expected on the topic.
+        derived: the node finds the topic by itself unless it is told; the argument is then empty by default.
     """
 
     name: str
     topic: str
     description: str
+    derived: bool = False
 
 
 def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDescription:
@@ -76,7 +82,10 @@ def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDe
 
     return LaunchDescription(
         [
-            *(DeclareLaunchArgument(t.name, default_value=t.topic, description=t.description) for t in topics),
+            *(
+                DeclareLaunchArgument(t.name, default_value="" if t.derived else t.topic, description=t.description)
+                for t in topics
+            ),
             *(DeclareLaunchArgument(name, default_value="", description=_description(specs[name])) for name in specs),
             DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
             DeclareLaunchArgument(
@@ -159,7 +168,7 @@ def _remappings(
 ) -> list[tuple[str, str]]:
     """Of the node's topic names to those given; with several cameras, of each camera's to those below its name."""
     cameras = list(cameras)
-    changed = [t for t in topics if given[t.name] != t.topic]
+    changed = [t for t in topics if given[t.name] not in ("", t.topic)]
     if not cameras:
         return [(t.topic, given[t.name]) for t in changed]
     for topic in changed:

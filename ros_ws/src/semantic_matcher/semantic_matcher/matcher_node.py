@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,22 +15,29 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
 
-from semantic_matcher.calibration import CameraInfoInput
-from semantic_matcher.declared_parameters import Parameters, unknown_overrides
+from semantic_matcher.calibration import CameraInfoInput, MissingCalibrationError
+from semantic_matcher.clocks import clock_standing
+from semantic_matcher.declared_parameters import Parameters, ignored_names, unknown_overrides
 from semantic_matcher.diagnostics import diagnostic_array
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.lifecycle_services import answer_impossible_transitions
-from semantic_matcher.matching_model import MatchingModel, name_refusal
+from semantic_matcher.matching_model import MatchingModel, model_name, name_refusal
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.node_statistics import Statistics
 from semantic_matcher.output import Output
 from semantic_matcher.parameters import TABLES
+from semantic_matcher.problems import Problems
 from semantic_matcher.process_memory import resident_bytes
+from semantic_matcher.qos_overrides import QoSOverrides
 from semantic_matcher.worker import NewestFrameWorker
 from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
 from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
 
 _LOG_EVERY_S = 5.0
+# How soon the node answers what happens on the graph without an event.
+_REVIEW_S = 0.5
+# A calibration may come after the first image, and the first message of /clock some time after the start.
+_GRACE_S = 2.0
 
 T = TypeVar("T")
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
@@ -92,9 +100,11 @@ class MatcherNode(LifecycleNode):
         self.parameters = Parameters(self, TABLES[executable], self._refusal)
         self._load_model = load_model
         self._settings = self.parameters.values
+        self.qos_overrides = QoSOverrides(self)
         self.outputs: dict[str, Output] = {}
         self._inputs: list[ImageInput | CameraInfoInput] = []
-        self._problems: dict[str, str] = {}
+        self._problems = Problems(self.get_logger())
+        self._missing_since: dict[str, float] = {}
         self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
         self._dropped_before = 0
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -102,9 +112,12 @@ class MatcherNode(LifecycleNode):
         self._timer = self.create_timer(
             self.parameters.values.diagnostics_period, self.report_now, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
+        self._reviews = self.create_timer(_REVIEW_S, self.review, clock=Clock(clock_type=ClockType.STEADY_TIME))
         answer_impossible_transitions(self)
         for name in unknown_overrides(self):
             self.get_logger().warning(f"there is no parameter {name!r}; its value has no effect")
+        if ignored := ignored_names(self):
+            self.get_logger().warning(f"variant {self.parameters.values.variant!r} decides; {ignored} without effect")
 
     # What a subclass adds.
 
@@ -135,12 +148,54 @@ class MatcherNode(LifecycleNode):
     def process(self, source: str, item: Any) -> None:
         """Work on what was offered and publish; in the worker's thread."""
 
+    def started(self) -> None:
+        """What is done once the outputs can publish; in the executor's thread, with the worker running."""
+
+    def resumed(self, source: str) -> None:
+        """Images of a source come from now on, for the first time or after a pause; in the executor's thread."""
+
+    def review_more(self) -> None:
+        """Note problems of the node's own kind, twice a second."""
+
     # What a subclass calls.
 
-    def image_input(self, name: str, source: str, receive: Callable[[Any], None] | None = None) -> ImageInput:
-        """A subscription to images; unless ``receive`` is given, they are offered as those of ``source``."""
-        transport = self.parameters.values.image_transport
-        return ImageInput(self, name, transport, receive or functools.partial(self.offer, source), self.statistics)
+    def image_input(
+        self, name: str, source: str, prefix: str = "", receive: Callable[[Any], None] | None = None, keep: bool = False
+    ) -> ImageInput:
+        """A subscription to images, of which those of the outputs below ``prefix`` are made.
+
+        Args:
+            name: the topic's relative name.
+            source: what they are offered as, unless ``receive`` is given.
+            prefix: of the outputs.
+            receive: called with each instead.
+            keep: subscribe also while nobody listens.
+        """
+        return ImageInput(
+            self,
+            name,
+            receive or functools.partial(self.offer, source),
+            (lambda: True) if keep else functools.partial(self.wanted, prefix),
+            functools.partial(self.resumed, source),
+        )
+
+    def wanted(self, prefix: str = "") -> bool:
+        """Whether images have to be processed for the outputs whose names begin with ``prefix``."""
+        if not self.parameters.values.lazy:
+            return True
+        return any(output.calls_for_images for name, output in self.outputs.items() if name.startswith(prefix))
+
+    def offer_wanted(self, prefix: str, source: str, item: Any) -> None:
+        """As :meth:`offer`, while the outputs below ``prefix`` are wanted; else counted."""
+        if self.wanted(prefix):
+            self.offer(source, item)
+        else:
+            self.statistics.count("unwanted")
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Have the executor call this after what it does now."""
+        if self.executor is not None:
+            self.executor.create_task(callback)
 
     def offer(self, source: str, item: Any) -> None:
         """Have the worker process this next, instead of what it has not begun of this source. Sources take turns."""
@@ -174,21 +229,31 @@ class MatcherNode(LifecycleNode):
             self.statistics.count("stale")
         return stale
 
-    def set_problem(self, subject: str, text: str) -> None:
-        """Have the diagnostics warn of something for as long as it lasts; an empty text when it is over."""
-        if text:
-            self.get_logger().warning(text, throttle_duration_sec=_LOG_EVERY_S)
-            self._problems[subject] = text
-        else:
-            self._problems.pop(subject, None)
+    def set_problem(self, subject: str, text: str, kind: str = "") -> None:
+        """Warn of something, in the log once and in the diagnostics for as long as it lasts; an empty text ends it.
+
+        ``kind`` is what the text is without its figures, as of :class:`~semantic_matcher.problems.Problems`.
+        """
+        self._problems.set(subject, text, kind)
+
+    def has_problem(self, subject: str) -> bool:
+        """Whether something is wrong with a subject now."""
+        return self._problems.has(subject)
 
     def calibration(self, subject: str, find: Callable[[], T]) -> T | None:
         """What ``find()`` gives; ``None``, and a problem, where the calibration it needs is missing or of no use."""
         try:
             found = find()
+        except MissingCalibrationError as error:
+            since = self._missing_since.setdefault(subject, time.monotonic())
+            if time.monotonic() - since >= _GRACE_S:
+                self.set_problem(subject, str(error))
+            return None
         except ConfigError as error:
+            self._missing_since.pop(subject, None)
             self.set_problem(subject, str(error))
             return None
+        self._missing_since.pop(subject, None)
         self.set_problem(subject, "")
         return found
 
@@ -197,7 +262,7 @@ class MatcherNode(LifecycleNode):
         self.statistics.count("processed")
         self.statistics.count(f"processed:{source}")
         age = self.age_of(header)
-        if age is not None:
+        if age is not None and all(image_input.clocks_agree for image_input in self._image_inputs()):
             self.statistics.add_age(age)
 
     @property
@@ -225,6 +290,8 @@ class MatcherNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, warm it up, create the publishers."""
         settings = self.parameters.values
+        name = model_name(settings)
+        self.get_logger().info(f"configuring: loading {name} for device {settings.device}")
         self.model = self._load_model(settings)
         self.model.warm_up(settings.warmup_width, settings.warmup_height)
         for name, value in self.model.facts().items():
@@ -249,8 +316,14 @@ class MatcherNode(LifecycleNode):
         self.statistics.restart()
         self._worker.start()
         self._inputs = list(self.create_inputs())
-        self.get_logger().info(f"active, waiting for {' and '.join(i.topic for i in self._image_inputs())}")
-        return super().on_activate(state)
+        result = super().on_activate(state)
+        self.started()
+        self._review_inputs()
+        idle = "" if any(i.is_open for i in self._image_inputs()) else " and for somebody to subscribe to an output"
+        self.get_logger().info(f"active, waiting for {' and '.join(i.topic for i in self._image_inputs())}{idle}")
+        for text in self.qos_overrides.without_effect():
+            self.get_logger().warning(text)
+        return result
 
     @_transition("inactive")
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -295,6 +368,7 @@ class MatcherNode(LifecycleNode):
         self._inputs = []
         self._worker.stop()
         self._problems.clear()
+        self._missing_since.clear()
         self.end()
 
     def _image_inputs(self) -> list[ImageInput]:
@@ -336,6 +410,24 @@ class MatcherNode(LifecycleNode):
                 "".join(traceback.format_exception(type(error), error, error.__traceback__)),
             )
 
+    # What happens on the graph.
+
+    def review(self) -> None:
+        """Subscribe as is wanted and offered now, and note what is wrong and what no longer is."""
+        if self.state != "active":
+            return
+        self._review_inputs()
+        for output in self.outputs.values():
+            output.review()
+        standing = self.get_clock().ros_time_is_active and self.get_clock().now().nanoseconds == 0
+        text = clock_standing() if standing and self.statistics.uptime() >= _GRACE_S else ""
+        self.set_problem("clock", text)
+        self.review_more()
+
+    def _review_inputs(self) -> None:
+        for any_input in self._inputs:
+            any_input.review()
+
     # Diagnostics.
 
     def report_now(self) -> None:
@@ -345,35 +437,19 @@ class MatcherNode(LifecycleNode):
         self.statistics.count("dropped", dropped - self._dropped_before)
         self._dropped_before = dropped
         self._show_memory()
-        silent = self._silent_inputs(values.no_image_warning_period)
-        if silent:
-            wait = max(_LOG_EVERY_S, values.no_image_warning_period)
-            self.get_logger().warning("; ".join(silent), throttle_duration_sec=wait)
         recent = self.statistics.error_age() <= max(values.diagnostics_period, 1.0)
         errors = [self.statistics.last_error] if recent or self.state == "unconfigured" else []
         self._diagnostics.publish(
             diagnostic_array(
                 self.get_clock().now().to_msg(),
-                self.get_fully_qualified_name(),
+                self.get_fully_qualified_name().lstrip("/"),
                 self.statistics,
                 state=self.state,
-                problems=[
-                    *silent,
-                    *(problem for i in self._image_inputs() for problem in i.problems()),
-                    *list(self._problems.values()),
-                ],
+                idle=self.state == "active" and not self.wanted(),
+                problems=self._problems.now(),
                 errors=[error for error in errors if error],
             )
         )
-
-    def _silent_inputs(self, period: float) -> list[str]:
-        since_start = self.statistics.uptime()
-        return [
-            f"no image on {image_input.topic} for {min(image_input.silence, since_start):.0f} s: "
-            f"{image_input.publishers_text()}"
-            for image_input in self._image_inputs()
-            if 0 < period <= min(image_input.silence, since_start)
-        ]
 
     def _show_memory(self) -> None:
         self.statistics.set("memory [MB]", f"{resident_bytes() / 1e6:.1f}")

@@ -33,10 +33,19 @@ if TYPE_CHECKING:
 def name_refusal(settings: SimpleNamespace) -> str:
     """Why the parameters that name the model cannot be meant, without loading anything; empty when they can."""
     try:
-        check_matcher(resolve_variant(settings.variant, settings.descriptor, settings.dino), settings.matcher)
+        check_matcher(model_name(settings), settings.matcher)
     except SemanticMatcherError as error:
         return str(error)
     return ""
+
+
+def model_name(settings: SimpleNamespace) -> str:
+    """The name of what ``settings`` ask for.
+
+    Raises:
+        SemanticMatcherError: as of :func:`name_refusal`.
+    """
+    return resolve_variant(settings.variant, settings.descriptor, settings.dino)
 
 
 def verifier(
@@ -83,7 +92,7 @@ class MatchingModel:
             torch.set_num_threads(settings.torch_threads)
         started = time.monotonic()
         matcher = SemanticMatcher.from_pretrained(
-            resolve_variant(settings.variant, settings.descriptor, settings.dino),
+            model_name(settings),
             device=settings.device,
             precision=settings.precision,
             backend=settings.backend,

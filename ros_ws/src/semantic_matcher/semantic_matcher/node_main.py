@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from semantic_matcher.allocator import reuse_large_blocks
 from semantic_matcher.command_line import UsageError, check, help_text, wants_help
+from semantic_matcher.fastdds_profile import node_environment
 
 if TYPE_CHECKING:
     from semantic_matcher.matcher_node import MatcherNode
@@ -60,6 +61,7 @@ def run_node(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)
     reuse_large_blocks()
+    os.environ.update(node_environment())
     runner = _Runner(create, args, endings)
     runner.start()
     code = endings.get()

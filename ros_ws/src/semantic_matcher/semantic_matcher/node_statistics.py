@@ -54,6 +54,13 @@ class Statistics:
             self._forget_old(recent)
             return len(recent) / min(_WINDOW_S, max(self._clock() - self._started, 1e-3))
 
+    def recent(self, event: str) -> int:
+        """How often it happened in the last ten seconds."""
+        with self._lock:
+            recent = self._times.get(event, deque())
+            self._forget_old(recent)
+            return len(recent)
+
     def events(self) -> list[str]:
         """What has been counted."""
         with self._lock:

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rclpy.event_handler import PublisherEventCallbacks
-from rclpy.qos import qos_policy_name_from_kind
+from rclpy.qos import QoSDurabilityPolicy
 
-from semantic_matcher.qos import latched_qos, output_qos, overridable
+from semantic_matcher.qos import endpoints_text, latched_qos, mismatch, output_qos, policy_text
+from semantic_matcher.qos_overrides import override_name, with_policies
 
 if TYPE_CHECKING:
-    from rclpy.lifecycle import LifecycleNode
-
-    from semantic_matcher.node_statistics import Statistics
+    from semantic_matcher.matcher_node import MatcherNode
 
 
 class Output:
@@ -23,34 +22,65 @@ class Output:
         node: the node it belongs to.
         message_type: the class of its messages.
         topic: the topic's name, ``~/…``.
-        statistics: where trouble is noted.
-        latched: publish even when nobody subscribes, and give the last messages to those who subscribe later.
+        latched: so many messages are published even when nobody subscribes, and given to those who subscribe later;
+            0 for what is made of the images, of which nothing is kept unless a parameter ``qos_overrides.…`` says so.
     """
 
-    def __init__(
-        self, node: LifecycleNode, message_type: type, topic: str, statistics: Statistics, *, latched: bool = False
-    ) -> None:
-        self._latched = latched
+    def __init__(self, node: MatcherNode, message_type: type, topic: str, *, latched: int = 0) -> None:
         self._node = node
-        self._statistics = statistics
-        self._publisher = node.create_lifecycle_publisher(
-            message_type,
-            topic,
-            latched_qos() if latched else output_qos(),
-            event_callbacks=PublisherEventCallbacks(incompatible_qos=self._incompatible_qos),
-            qos_overriding_options=overridable(),
+        self._type = message_type
+        self._latched = latched
+        self._topic = node.resolve_topic_name(topic)
+        self._overrides = node.qos_overrides.policies(self._topic, "publisher")
+        self._incompatible = False
+        self._create()
+
+    def _create(self) -> None:
+        self._published = False
+        self._qos = with_policies(latched_qos(self._latched) if self._latched else output_qos(), self._overrides)
+        self._publisher = self._node.create_lifecycle_publisher(
+            self._type,
+            self._topic,
+            self._qos,
+            event_callbacks=PublisherEventCallbacks(
+                incompatible_qos=self._incompatible_qos, matched=lambda event: self._node.soon(self._node.review)
+            ),
         )
 
     @property
+    def calls_for_images(self) -> bool:
+        """Whether images have to be processed for its sake."""
+        return not self._latched and self.wanted
+
+    @property
     def wanted(self) -> bool:
-        """Whether somebody subscribes, or may do so later."""
-        return self._publisher.is_activated and (self._latched or self._publisher.get_subscription_count() > 0)
+        """Whether somebody subscribes, or may do so later and will get what is published now."""
+        keeps = self._qos.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
+        return bool(self._publisher.is_activated and (keeps or self._publisher.get_subscription_count() > 0))
+
+    def renew(self, latched: int) -> None:
+        """Forget the messages that are kept for later subscribers, and keep so many from now on."""
+        if not self._published and latched == self._latched:
+            return
+        active = self._publisher.is_activated
+        self.destroy()
+        self._latched = latched
+        self._create()
+        if active:
+            self._publisher.on_activate(None)
+
+    def review(self) -> None:
+        """Say which subscribers hear nothing, and take it back when they are gone."""
+        if self._incompatible:
+            text = self._mismatch_text()
+            self._node.set_problem(f"QoS of {self._topic}", text, kind=text.partition(":")[0])
 
     def publish(self, build: Callable[[], Any]) -> bool:
         """Build and publish a message if somebody subscribes; whether that was so."""
         if not self.wanted:
             return False
         self._publisher.publish(build())
+        self._published = True
         return True
 
     def destroy(self) -> None:
@@ -58,10 +88,20 @@ class Output:
         self._node.destroy_lifecycle_publisher(self._publisher)
 
     def _incompatible_qos(self, event: Any) -> None:
-        policy = qos_policy_name_from_kind(event.last_policy_kind).split(".")[-1]
-        topic = self._publisher.topic_name
-        self._statistics.count("incompatible")
-        self._node.get_logger().warning(
-            f"a subscriber of {topic} requests incompatible QoS ({policy}), nothing will reach it; change the "
-            f"subscriber's QoS, or qos_overrides.{topic}.publisher.{policy.lower()} of this node"
+        self._incompatible = True
+        self._node.soon(self._node.review)
+
+    def _mismatch_text(self) -> str:
+        subscribers = self._node.get_subscriptions_info_by_topic(self._topic)
+        deaf = [(info, mismatch(self._qos, info.qos_profile)) for info in subscribers]
+        deaf = [(info, policy) for info, policy in deaf if policy]
+        if not deaf:
+            self._incompatible = False
+            return ""
+        info, policy = deaf[0]
+        requested, where = policy_text(info.qos_profile, policy), override_name(self._topic, "publisher", policy)
+        return (
+            f"a subscriber of {self._topic} requests incompatible QoS ({policy.upper()}), nothing will reach it: "
+            f"{endpoints_text([info])} requests {requested}, this node offers {policy_text(self._qos, policy)}; start "
+            f"this node with the parameter {where} set to {requested}, or change the subscriber's QoS"
         )

@@ -233,6 +233,18 @@ INPUT = (
         choices=("raw", "compressed"),
     ),
     ParameterSpec(
+        "image_reliability",
+        "auto",
+        "Reliability that images are subscribed with: auto, that of their publishers; reliable; best_effort",
+        choices=("auto", "reliable", "best_effort"),
+    ),
+    ParameterSpec(
+        "lazy",
+        True,
+        "Take images only while somebody subscribes to an output; false: always",
+        dynamic=True,
+    ),
+    ParameterSpec(
         "image_full_scale",
         0.0,
         "Value of 16-bit and float images that becomes white, e.g. 4096 for 12 bits; 0 for the encoding's own, "
@@ -299,10 +311,18 @@ TEMPORAL = (
 
 STEREO = (
     ParameterSpec(
+        "sync",
+        "approximate",
+        "Which left and right images are a pair: approximate, those nearest in time; exact, those of equal stamps, as "
+        "a hardware trigger gives",
+        choices=("approximate", "exact"),
+        dynamic=True,
+    ),
+    ParameterSpec(
         "slop",
         0.0,
-        "Largest difference between the stamps of left and right in seconds; 0 pairs equal stamps only. "
-        "Keep it below half the frame period",
+        "With sync approximate: largest difference between the stamps of a pair in seconds, below half the frame "
+        "period; 0 for three quarters of the frame period, as it is observed",
         0.0,
         10.0,
         dynamic=True,

@@ -2,60 +2,66 @@
 
 from __future__ import annotations
 
-from rclpy.qos import (
-    QoSDurabilityPolicy,
-    QoSHistoryPolicy,
-    QoSLivelinessPolicy,
-    QoSProfile,
-    QoSReliabilityPolicy,
-)
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rclpy.qos import QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+
+if TYPE_CHECKING:
+    from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 _OUTPUT_DEPTH = 5
-_POLICIES = {
-    "durability": QoSDurabilityPolicy,
-    "history": QoSHistoryPolicy,
-    "liveliness": QoSLivelinessPolicy,
-    "reliability": QoSReliabilityPolicy,
-}
-_LATCHED_DEPTH = 20
+IMAGE_DEPTH = 5
+"""Of images only the newest counts; some may come while the executor is busy, and are then dropped and counted."""
+
+_RELIABLE, _BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BEST_EFFORT
+_LATCHED, _VOLATILE = QoSDurabilityPolicy.TRANSIENT_LOCAL, QoSDurabilityPolicy.VOLATILE
 
 
-def image_qos() -> QoSProfile:
-    """Sensor data of which only the newest counts: best effort, which hears every publisher."""
-    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+def input_qos(depth: int, publishers: Iterable[QoSProfile]) -> QoSProfile:
+    """What hears every publisher and asks as much of them as all of them offer.
+
+    Without a publisher: best effort and volatile, which will hear whichever comes.
+    """
+    offers = list(publishers)
+    reliable = bool(offers) and all(offer.reliability == _RELIABLE for offer in offers)
+    latched = reliable and all(offer.durability == _LATCHED for offer in offers)
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=_RELIABLE if reliable else _BEST_EFFORT,
+        durability=_LATCHED if latched else _VOLATILE,
+    )
 
 
 def output_qos() -> QoSProfile:
     """Results: reliable, which every subscriber can hear, and few."""
-    return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST, depth=_OUTPUT_DEPTH, reliability=QoSReliabilityPolicy.RELIABLE
-    )
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=_OUTPUT_DEPTH, reliability=_RELIABLE)
 
 
-def latched_qos() -> QoSProfile:
+def latched_qos(depth: int) -> QoSProfile:
     """What changes rarely, kept for those who subscribe later."""
-    return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_LAST,
-        depth=_LATCHED_DEPTH,
-        reliability=QoSReliabilityPolicy.RELIABLE,
-        durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
-    )
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth, reliability=_RELIABLE, durability=_LATCHED)
 
 
-def override_refusal(name: str, value: object) -> str:
-    """Why a parameter ``qos_overrides.…`` cannot have a value, naming it; empty when it can."""
-    policy = name.rpartition(".")[2]
-    if policy in _POLICIES:
-        known = [member.lower() for member in _POLICIES[policy].__members__ if member != "UNKNOWN"]
-        good, expected = str(value).lower() in known, f"one of {', '.join(dict.fromkeys(known))}"
-    elif policy == "depth":
-        good, expected = type(value) is int and value >= 0, "0 or more"
-    else:
-        return ""
-    return "" if good else f"{name} = {value!r} is refused: expected {expected}"
+def mismatch(offered: QoSProfile, requested: QoSProfile) -> str:
+    """The first policy, by its name in lower case, of which less is offered than requested; empty when all fit."""
+    if requested.reliability == _RELIABLE and offered.reliability == _BEST_EFFORT:
+        return "reliability"
+    if requested.durability == _LATCHED and offered.durability == _VOLATILE:
+        return "durability"
+    if 0 < requested.deadline.nanoseconds < (offered.deadline.nanoseconds or requested.deadline.nanoseconds + 1):
+        return "deadline"
+    return ""
 
 
-def overridable() -> QoSOverridingOptions:
-    """History, depth and reliability may be set by parameters ``qos_overrides.<topic>.<subscription|publisher>.…``."""
-    return QoSOverridingOptions.with_default_policies()
+def policy_text(profile: QoSProfile, policy: str) -> str:
+    """The value of a policy, as parameters have it."""
+    value = getattr(profile, policy)
+    return value.name.lower() if hasattr(value, "name") else str(value)
+
+
+def endpoints_text(infos: Iterable[TopicEndpointInfo]) -> str:
+    """The nodes that endpoints belong to."""
+    named = (info for info in infos if "UNKNOWN" not in info.node_name)
+    return ", ".join(sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in named})) or "it"

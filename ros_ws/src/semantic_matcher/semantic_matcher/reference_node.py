@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,6 @@ class ReferenceMatcher(MatcherNode):
         self._cameras = named(self.parameters.values.cameras) or [""]
         self._stream: ReferenceStream | None = None
         self._stored: list[tuple[np.ndarray, StoredImage]] = []
-        self._announced = False
         self._service = ReferenceService(self)
 
     def prepare(self, settings: SimpleNamespace) -> None:
@@ -56,23 +56,28 @@ class ReferenceMatcher(MatcherNode):
         for camera in self._cameras:
             prefix = prefix_of(camera)
             types |= frame_types(prefix) | pair_types(self, prefix)
-        outputs = {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
+        outputs = {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
         for name, type_ in frame_types("reference/").items():
-            outputs[name] = Output(self, type_, f"~/{name}", self.statistics, latched=True)
+            outputs[name] = Output(self, type_, f"~/{name}", latched=max(len(self._stored), 1))
         return outputs
 
     def create_inputs(self) -> list[ImageInput]:
         return [
-            self.image_input(f"{prefix_of(camera)}image", camera, lambda message, c=camera: self._receive(c, message))
+            # Kept while nobody listens: the service may be asked to take the newest image.
+            self.image_input(
+                f"{prefix_of(camera)}image", camera, receive=functools.partial(self._receive, camera), keep=True
+            )
             for camera in self._cameras
         ]
 
     def begin(self, model: MatchingModel) -> None:
         self._stream = ReferenceStream(model, rotation=self._rotation)
         self._stream.set_references(self._stored)
-        self._announced = False
         self._service.forget()
         self._show()
+
+    def started(self) -> None:
+        self._announce()
 
     def end(self) -> None:
         self._stream = None
@@ -87,8 +92,6 @@ class ReferenceMatcher(MatcherNode):
         if isinstance(item, ReferenceRequest):
             self._service.answer(item, self._take)
             return
-        if not self._announced:
-            self._announce()
         if self.is_stale(item.header):
             return
         frame, pairs = self._stream.process(self.image_of(item), stamp_ns(item.header), item.header)
@@ -101,7 +104,7 @@ class ReferenceMatcher(MatcherNode):
 
     def _receive(self, camera: str, message: Any) -> None:
         self._service.saw(message)
-        self.offer(camera, message)
+        self.offer_wanted(prefix_of(camera), camera, message)
 
     def _take(self, message: Any, name: str) -> int:
         """Make an image the only reference; the number of its keypoints."""
@@ -114,14 +117,16 @@ class ReferenceMatcher(MatcherNode):
         return int(self._stream.references[0].features.keypoints.shape[1])
 
     def _announce(self) -> None:
+        """Publish the stored images' features; who subscribes later gets those of all, and of no earlier ones."""
         assert self._stream is not None and self.model is not None
+        for name in frame_types("reference/"):
+            self.outputs[name].renew(max(len(self._stream.references), 1))
         for frame in self._stream.references:
             name, header = frame.tag
             self.outputs["reference/keypoints"].publish(lambda f=frame, h=header, n=name: keypoints_message(f, h, n))
             self.outputs["reference/descriptors"].publish(
                 lambda f=frame, h=header, n=name, v=self.model.variant: descriptors_message(f, h, v, n)
             )
-        self._announced = True
 
     def _show(self) -> None:
         assert self._stream is not None

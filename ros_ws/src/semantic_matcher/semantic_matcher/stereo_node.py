@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,12 +22,15 @@ from semantic_matcher.publishing import (
     publish_pairs,
     publish_pictures,
 )
+from semantic_matcher.stereo_pairing import StereoPairing
+from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.stereo import sparse_points
 from semantic_matcher_core.motion.disparity import aligned_matches
-from semantic_matcher_core.streams import MatchedPair, StereoStream, StereoSynchronizer
+from semantic_matcher_core.streams import MatchedPair, StereoStream, slop_of
 
 _SIDES = ("left", "right")
+_BOTH_SIDES_S = 2.0
 
 
 class StereoMatcher(MatcherNode):
@@ -39,30 +43,38 @@ class StereoMatcher(MatcherNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("stereo_matcher", **options)
         self._stream: StereoStream | None = None
-        self._synchronizer: StereoSynchronizer[Any] = StereoSynchronizer()
+        self._pairing = StereoPairing(self.parameters.values, self.statistics)
         self._infos: list[CameraInfoInput] = []
 
     def create_outputs(self) -> dict[str, Output]:
         types = frame_types("left/") | frame_types("right/") | pair_types(self, "") | {"points": PointCloud2}
-        return {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
+        return {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
 
     def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
-        self._infos = [CameraInfoInput(self, f"{side}/camera_info") for side in _SIDES]
-        receivers = (self._receive_left, self._receive_right)
         images = [
-            self.image_input(f"{side}/image", "", receive) for side, receive in zip(_SIDES, receivers, strict=True)
+            self.image_input(f"{side}/image", "", receive=functools.partial(self._receive, side)) for side in _SIDES
+        ]
+        self._infos = [
+            CameraInfoInput(self, f"{side}/camera_info", image.base) for side, image in zip(_SIDES, images, strict=True)
         ]
         return [*images, *self._infos]
 
     def begin(self, model: MatchingModel) -> None:
         self._stream = StereoStream(model)
-        self._synchronizer = StereoSynchronizer()
-        self._set_tolerance()
-        self.parameters.on_change(lambda _: self._set_tolerance())
+        self._pairing = StereoPairing(self.parameters.values, self.statistics)
+        self.parameters.on_change(lambda values: self._pairing.take(values))
 
     def end(self) -> None:
         self._stream = None
-        self._synchronizer.clear()
+        self._pairing.clear()
+
+    def resumed(self, source: str) -> None:
+        self._pairing.clear()
+
+    def review_more(self) -> None:
+        # Of a side that is silent altogether something else is said.
+        both = all(self.statistics.since(f"received:{side}/image") < _BOTH_SIDES_S for side in _SIDES)
+        self.set_problem("pairs", self._pairing.trouble() if both else "", kind="pairs" if both else "")
 
     def apply(self, settings: SimpleNamespace) -> None:
         pass
@@ -126,19 +138,14 @@ class StereoMatcher(MatcherNode):
             self.statistics.set("points", len(found[0]))
             output.publish(lambda: points_message(*found, pair.reference.tag))
 
-    def _set_tolerance(self) -> None:
-        values = self.parameters.values
-        self._synchronizer.slop = round(values.slop * 1e9)
-        self._synchronizer.queue_size = values.queue_size
-
-    def _receive_left(self, message: Any) -> None:
-        self._offer_pair(self._synchronizer.add_left(stamp_ns(message.header), message))
-
-    def _receive_right(self, message: Any) -> None:
-        self._offer_pair(self._synchronizer.add_right(stamp_ns(message.header), message))
-
-    def _offer_pair(self, pair: tuple[Any, Any] | None) -> None:
-        unpaired = sum(self._synchronizer.unpaired)
-        self.statistics.count("unpaired", unpaired - self.statistics.total("unpaired"))
+    def _receive(self, side: str, message: Any) -> None:
+        pair = self._pairing.add(side, message)
         if pair is not None:
             self.offer("", pair)
+
+    def _refusal(self, values: SimpleNamespace) -> str:
+        try:
+            slop_of(values.sync, values.slop)
+        except ConfigError as error:
+            return str(error)
+        return super()._refusal(values)

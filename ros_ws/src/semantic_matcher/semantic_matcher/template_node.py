@@ -69,10 +69,11 @@ class TemplateTrackerNode(MatcherNode):
 
     def create_outputs(self) -> dict[str, Output]:
         types = frame_types("") | pair_types(self, "") | _TYPES
-        return {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
+        return {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
 
     def create_inputs(self) -> list[ImageInput]:
-        return [self.image_input("image", "image", self._receive)]
+        # Kept while nobody listens: the service may be asked to take the newest image.
+        return [self.image_input("image", "image", receive=self._receive, keep=True)]
 
     def begin(self, model: MatchingModel) -> None:
         self._model = model
@@ -110,7 +111,7 @@ class TemplateTrackerNode(MatcherNode):
 
     def _receive(self, message: Any) -> None:
         self._service.saw(message)
-        self.offer("image", message)
+        self.offer_wanted("", "image", message)
 
     def _publish(self, result: FrameRegistration, header: Header) -> MatchedPair:
         settings, outputs, name = self.settings, self.outputs, self._stored.name

@@ -36,24 +36,31 @@ class TemporalMatcher(MatcherNode):
         self._cameras = named(self.parameters.values.cameras) or [""]
         self._streams: dict[str, TemporalStream] = {}
         self._infos: dict[str, CameraInfoInput] = {}
+        self._anew: set[str] = set()
 
     def create_outputs(self) -> dict[str, Output]:
         types: dict[str, type] = {}
         for camera in self._cameras:
             prefix = prefix_of(camera)
             types |= frame_types(prefix) | pair_types(self, prefix)
-        return {name: Output(self, type_, f"~/{name}", self.statistics) for name, type_ in types.items()}
+        return {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
 
     def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
-        self._infos = {camera: CameraInfoInput(self, f"{prefix_of(camera)}camera_info") for camera in self._cameras}
-        images = [self.image_input(f"{prefix_of(camera)}image", camera) for camera in self._cameras]
-        return [*images, *self._infos.values()]
+        images = {c: self.image_input(f"{prefix_of(c)}image", c, prefix_of(c)) for c in self._cameras}
+        self._infos = {
+            camera: CameraInfoInput(self, f"{prefix_of(camera)}camera_info", images[camera].base)
+            for camera in self._cameras
+        }
+        return [*images.values(), *self._infos.values()]
 
     def begin(self, model: MatchingModel) -> None:
         self._streams = {camera: TemporalStream(model) for camera in self._cameras}
 
     def end(self) -> None:
         self._streams = {}
+
+    def resumed(self, source: str) -> None:
+        self._anew.add(source)
 
     def apply(self, settings: SimpleNamespace) -> None:
         for stream in self._streams.values():
@@ -64,6 +71,10 @@ class TemporalMatcher(MatcherNode):
 
     def process(self, source: str, item: Any) -> None:
         stream = self._streams[source]
+        if source in self._anew:
+            # The frame before is that from before a pause in which nobody listened.
+            self._anew.discard(source)
+            stream.reset()
         if self.is_stale(item.header):
             return
         order = stream.admit(stamp_ns(item.header))

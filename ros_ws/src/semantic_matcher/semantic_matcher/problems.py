@@ -1,0 +1,68 @@
+"""What a node warns of: in the log once, when it begins, and in the diagnostics for as long as it lasts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rclpy.impl.rcutils_logger import RcutilsLogger
+
+# What comes back sooner than this after it was over is not logged again.
+_QUIET_S = 10.0
+
+
+class Problems:
+    """The problems that a node has now; safe to use from several threads.
+
+    Args:
+        logger: where they are logged.
+    """
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        self._logger = logger
+        self._lock = threading.Lock()
+        self._texts: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}
+        self._ended: dict[tuple[str, str], float] = {}
+
+    def set(self, subject: str, text: str, kind: str = "") -> None:
+        """Note what is wrong with a subject now.
+
+        Args:
+            subject: what there is one problem of at a time.
+            text: one sentence with figures and remedy; empty when nothing is wrong (any more).
+            kind: what the text is without its figures, which may change without being logged anew; empty for the text.
+        """
+        kind = kind or text
+        with self._lock:
+            before, old = self._kinds.get(subject, ""), self._texts.get(subject, "")
+            if text:
+                self._texts[subject], self._kinds[subject] = text, kind
+                quiet = time.monotonic() - self._ended.get((subject, kind), -_QUIET_S) < _QUIET_S
+            else:
+                self._texts.pop(subject, None)
+                self._kinds.pop(subject, None)
+                self._ended[subject, before] = time.monotonic()
+        if text and kind != before and not quiet:
+            self._logger.warning(text)
+        elif before and not text:
+            self._logger.info(f"over: {old}")
+
+    def has(self, subject: str) -> bool:
+        """Whether there is one of a subject."""
+        with self._lock:
+            return subject in self._texts
+
+    def now(self) -> list[str]:
+        """The texts of all problems, oldest first."""
+        with self._lock:
+            return list(self._texts.values())
+
+    def clear(self) -> None:
+        """Forget all problems, as when the node stops working."""
+        with self._lock:
+            self._texts.clear()
+            self._kinds.clear()
+            self._ended.clear()

@@ -1,0 +1,175 @@
+"""The rules by which nodes judge a graph, without a graph."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.ros.conftest import _require_ros
+
+
+@pytest.fixture(autouse=True)
+def needs_ros() -> None:
+    _require_ros()
+
+
+def test_the_calibration_is_beside_the_images() -> None:
+    from semantic_matcher.image_input import info_topic
+
+    assert info_topic("/camera/image_raw") == "/camera/camera_info"
+    assert info_topic("/rig/left/image_rect") == "/rig/left/camera_info"
+    assert info_topic("/image") == "/camera_info"
+
+
+@pytest.mark.parametrize(
+    ("stamp", "now", "sim_time", "text"),
+    [
+        (1.7e9, 1.7e9 + 0.2, False, ""),
+        (1.7e9 + 0.5, 1.7e9, False, ""),
+        (1.7e9, 1.7e9 + 8.0, False, ""),
+        (1.7e9 + 2.0, 1.7e9, False, "2.0 s ahead of this machine's clock"),
+        (1.6e9, 1.7e9, False, "set use_sim_time to true and play it with --clock"),
+        (12.5, 1.7e9, False, "count from the start of a device"),
+        (1.7e9, 50.0, True, "does not take its time from /clock"),
+        (20.0, 50.0, True, "30.0 s behind /clock"),
+        (49.0, 50.0, True, ""),
+    ],
+)
+def test_which_clock_disagrees(stamp: float, now: float, sim_time: bool, text: str) -> None:
+    from semantic_matcher.clocks import clock_disagreement
+
+    said = clock_disagreement("/image", stamp, now, sim_time)
+    assert (text in said and "/image" in said) if text else said == ""
+
+
+def test_a_problem_is_logged_once_and_its_end_too() -> None:
+    from semantic_matcher.problems import Problems
+
+    logged: list[tuple[str, str]] = []
+    logger: Any = SimpleNamespace(
+        warning=lambda text: logged.append(("warning", text)), info=lambda text: logged.append(("info", text))
+    )
+    problems = Problems(logger)
+    for seconds in range(5, 8):
+        problems.set("silence", f"no image for {seconds} s", kind="nobody publishes")
+    assert problems.now() == ["no image for 7 s"] and problems.has("silence")
+    problems.set("silence", "no image for 8 s: 1 publisher", kind="1 publisher")
+    problems.set("silence", "")
+    problems.set("silence", "")
+    assert problems.now() == [] and not problems.has("silence")
+    # Back within seconds: shown again, not logged again.
+    problems.set("silence", "no image for 5 s: 1 publisher", kind="1 publisher")
+    assert problems.now() == ["no image for 5 s: 1 publisher"]
+    assert logged == [
+        ("warning", "no image for 5 s"),
+        ("warning", "no image for 8 s: 1 publisher"),
+        ("info", "over: no image for 8 s: 1 publisher"),
+    ]
+
+
+def test_the_quality_of_service_is_what_all_publishers_offer() -> None:
+    from rclpy.qos import QoSProfile
+
+    from semantic_matcher.qos import input_qos, mismatch
+
+    def offer(reliability: str, durability: str = "volatile") -> QoSProfile:
+        from rclpy.qos import QoSDurabilityPolicy, QoSReliabilityPolicy
+
+        return QoSProfile(
+            depth=1,
+            reliability=QoSReliabilityPolicy[reliability.upper()],
+            durability=QoSDurabilityPolicy[durability.upper()],
+        )
+
+    reliable, best_effort, latched = offer("reliable"), offer("best_effort"), offer("reliable", "transient_local")
+    for offers, expected in (
+        ([], best_effort),
+        ([reliable], reliable),
+        ([best_effort], best_effort),
+        ([latched], latched),
+        ([latched, reliable], reliable),
+        ([latched, best_effort], best_effort),
+        ([offer("best_effort", "transient_local")], best_effort),
+    ):
+        chosen = input_qos(5, offers)
+        assert (chosen.reliability, chosen.durability) == (expected.reliability, expected.durability)
+        assert all(mismatch(given, chosen) == "" for given in offers)
+    assert mismatch(best_effort, reliable) == "reliability"
+    assert mismatch(reliable, latched) == "durability"
+
+
+class _Input:
+    """An ``ImageInput`` of a node that nobody sees, whose subscription is described by hand."""
+
+    def __new__(cls, reliable: bool, offers: list[str], problems: dict[str, str]) -> Any:
+        from rclpy.qos import QoSReliabilityPolicy
+
+        from semantic_matcher.image_input import ImageInput
+        from semantic_matcher.node_statistics import Statistics
+
+        infos = [SimpleNamespace(qos_profile=SimpleNamespace(reliability=QoSReliabilityPolicy[o])) for o in offers]
+        image_input = ImageInput.__new__(ImageInput)
+        image_input.topic, image_input._name = "/image", "image"
+        image_input._subscription = SimpleNamespace(
+            publishers=lambda: infos,
+            qos=SimpleNamespace(reliability=QoSReliabilityPolicy["RELIABLE" if reliable else "BEST_EFFORT"]),
+        )
+        image_input._node = SimpleNamespace(
+            statistics=Statistics(),
+            set_problem=lambda subject, text, kind="": problems.__setitem__(subject, text),
+            has_problem=lambda subject: bool(problems.get(subject)),
+        )
+        return image_input
+
+
+@pytest.mark.parametrize(
+    ("reliable", "offers", "remedy"),
+    [
+        (False, ["RELIABLE"], "image_reliability:=auto"),
+        (False, ["BEST_EFFORT"], "have it publish reliably"),
+        (True, ["RELIABLE"], "fastdds_large_messages.xml"),
+    ],
+)
+def test_losses_are_told_with_their_number_and_remedy(reliable: bool, offers: list[str], remedy: str) -> None:
+    problems: dict[str, str] = {}
+    image_input = _Input(reliable, offers, problems)
+    statistics = image_input._node.statistics
+    statistics.count("received:image", 40)
+    image_input._count_lost(1)
+    image_input._warn_of_losses()
+    assert problems == {"losses of /image": ""}
+    image_input._count_lost(9)
+    image_input._warn_of_losses()
+    text = problems["losses of /image"]
+    assert text.startswith("10 of 50 images on /image were lost on the way") and remedy in text
+    assert statistics.total("lost") == 10
+    # Over when hardly any are lost, not at the first sign of it.
+    statistics.count("received:image", 200)
+    image_input._warn_of_losses()
+    assert problems["losses of /image"]
+    statistics.count("received:image", 800)
+    image_input._warn_of_losses()
+    assert problems == {"losses of /image": ""}
+
+
+def test_nodes_receive_through_sockets_that_hold_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xml.etree import ElementTree
+
+    from semantic_matcher.fastdds_profile import (
+        NODE_PROFILE_NAME,
+        PROFILE_NAME,
+        SOCKET_BUFFER,
+        node_environment,
+        profile_path,
+    )
+
+    jazzy = "FASTRTPS_DEFAULT_PROFILES_FILE"
+    assert node_environment({}, SOCKET_BUFFER)[jazzy] == str(profile_path(NODE_PROFILE_NAME))
+    assert node_environment({}, SOCKET_BUFFER - 1)[jazzy] == str(profile_path(PROFILE_NAME))
+    # What launch files set for all they start is no choice of the user's; another file is.
+    assert node_environment({jazzy: str(profile_path())}, SOCKET_BUFFER)[jazzy].endswith(NODE_PROFILE_NAME)
+    assert node_environment({jazzy: "/home/me/profile.xml"}, SOCKET_BUFFER) == {}
+    assert node_environment({"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}, SOCKET_BUFFER) == {}
+    ElementTree.parse(profile_path(NODE_PROFILE_NAME))
