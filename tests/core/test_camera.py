@@ -177,3 +177,25 @@ def test_the_hash_of_weights_depends_on_their_values_alone():
         other[0].bias[0] += 1e-6
     assert sha256_of_weights(one) != sha256_of_weights(other)
     assert sha256_of_weights(torch.nn.ReLU()) == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "sent", "used"),
+    [
+        ("equidistant", (0.1, -0.02, 0.0, 0.003, 0.0), 4),
+        ("equidistant", (0.1, 0.0, 0.0, 0.0, 0.0), 4),
+        ("plumb_bob", (0.1, -0.02, 0.001, 0.0, 0.01, 0.0, 0.0, 0.0), 5),
+        ("plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0), 5),
+        ("rational_polynomial", (0.1, *(0.01,) * 7, *(0.0,) * 6), 14),
+    ],
+)
+def test_zeros_at_the_end_are_no_coefficients(model: str, sent: tuple[float, ...], used: int) -> None:
+    """As drivers send them whose arrays have a fixed length."""
+    camera = Camera(K, model, np.array(sent))
+    np.testing.assert_array_equal(camera.distortion, sent[:used])
+    assert np.isfinite(camera.undistorted(np.array([[10.0, 20.0]]))).all()
+
+
+def test_more_coefficients_than_the_model_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="equidistant has 4 coefficients, got 5"):
+        Camera(K, "equidistant", np.array([0.1, 0.0, 0.0, 0.0, 0.01]))
