@@ -106,7 +106,11 @@ def test_stereo_points_and_the_essential_matrix(client: Client, log: Path, textu
 
         def cloud() -> Any:
             stamp = stamp_of(matched().header)
-            return of_stamp(clouds, stamp)
+            try:
+                # They come after the matches.
+                return wait_until(lambda: of_stamp(clouds, stamp), "points", timeout=3.0)
+            except AssertionError:
+                return None
 
         message = wait_until(cloud, "points")
         assert message.header.frame_id == "l"
