@@ -262,7 +262,7 @@ def test_the_files_name_what_the_nodes_publish(client: Client, log: Path, execut
     mine = {topic: kind for topic, kind in named if topic.startswith(f"{own}/") or topic == "/diagnostics"}
     assert set(mine) >= {f"{own}/debug_image", f"{own}/debug_image/compressed", f"{own}/annotations", "/diagnostics"}
     images = {topic for topic, kind in named if kind == "input"}
-    with running(executable, log, PLAIN_SIFT):
+    with running(executable, log, {**PLAIN_SIFT, "lazy": False}):
         status = client.diagnostics().wait_for(own, lambda s: s.values["state"] == "active", "active")
         # Where foxglove_msgs is missing.
         without = {f"{own}/annotations": [ANNOTATIONS]}
@@ -279,7 +279,7 @@ def test_the_files_name_what_the_nodes_publish(client: Client, log: Path, execut
         for panel in layout()["configById"].values()
         for p in panel.get("paths", [])
     ]
-    mine_plotted = {key for node, key in plotted if node == own}
+    mine_plotted = {key for node, key in plotted if f"/{node}" == own}
     assert mine_plotted and mine_plotted <= keys
 
 
