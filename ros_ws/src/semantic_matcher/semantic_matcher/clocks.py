@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 # Images may be as late as a slow network makes them, but hardly come from the future.
 _AHEAD_S, _BEHIND_S = 1.0, 10.0
+# No model takes longer.
+_OLDEST_S = 3600.0
 # Stamps below this, some three years, are counted from the start of a machine or of a simulation.
 _SINCE_1970_S = 1e8
 
@@ -13,6 +15,11 @@ _SINCE_1970_S = 1e8
 def clocks_agree(stamp: float, now: float) -> bool:
     """Whether an image that came at ``now`` can have been taken at ``stamp``, both in seconds."""
     return -_BEHIND_S <= stamp - now <= _AHEAD_S
+
+
+def is_an_age(seconds: float) -> bool:
+    """Whether a result can be so old; false where its image came while clocks disagreed that agree by now."""
+    return -_AHEAD_S <= seconds <= _OLDEST_S
 
 
 def clock_standing(topic: str = "/clock") -> str:

@@ -16,7 +16,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from sensor_msgs.msg import CompressedImage
 
 from semantic_matcher.calibration import CameraInfoInput, MissingCalibrationError
-from semantic_matcher.clocks import clock_standing
+from semantic_matcher.clocks import clock_standing, is_an_age
 from semantic_matcher.declared_parameters import Parameters, ignored_names, unknown_overrides
 from semantic_matcher.diagnostics import diagnostic_array
 from semantic_matcher.image_input import ImageInput
@@ -262,7 +262,8 @@ class MatcherNode(LifecycleNode):
         self.statistics.count("processed")
         self.statistics.count(f"processed:{source}")
         age = self.age_of(header)
-        if age is not None and all(image_input.clocks_agree for image_input in self._image_inputs()):
+        agree = all(image_input.clocks_agree for image_input in self._image_inputs())
+        if age is not None and agree and is_an_age(age):
             self.statistics.add_age(age)
 
     @property
