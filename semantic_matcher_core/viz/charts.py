@@ -1,4 +1,4 @@
-"""Charts as HTML and SVG, without scripts: curves stretch with the page, their labels keep their size."""
+"""Charts as HTML and SVG: curves stretch with the page, labels keep their size; ``report.js`` makes them answer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _MAX_POINTS = 400
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Values over time; NaN leaves a gap. ``style`` is a class of the style sheet."""
+    """Values over time; NaN leaves a gap. ``style`` is a class of the style sheet, ``key`` what a script calls it."""
 
     name: str
     values: np.ndarray
     style: str
+    key: str = ""
 
 
 def time_chart(
@@ -31,7 +32,7 @@ def time_chart(
     unit: str = "",
     percent: bool = False,
 ) -> str:
-    """A figure of curves over time, from zero upwards.
+    """A figure of curves over time, from zero upwards; nothing where no curve has a value.
 
     Args:
         title: what it shows.
@@ -42,6 +43,8 @@ def time_chart(
         percent: values are shares, shown in percent.
     """
     finite = np.concatenate([c.values[np.isfinite(c.values)] for c in curves]) if curves else np.zeros(0)
+    if not len(finite):
+        return ""
     top = top if top is not None else nice_ceiling(float(finite.max()) if len(finite) else 1.0)
     start, end = (float(seconds.min()), float(seconds.max())) if len(seconds) else (0.0, 0.0)
     span = end - start if end > start else 1.0
@@ -52,7 +55,8 @@ def time_chart(
     legend = "".join(f'<span class="key {c.style}">{escape(c.name)}</span>' for c in curves)
     times = "".join(f"<span>{_number(start + span * share)} s</span>" for share in (0.0, 0.5, 1.0))
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}<span class="legend">{legend}</span></figcaption>'
+        f'<figure class="chart"{_keys(curves, "%" if percent else unit.strip())}><figcaption>{escape(title)}'
+        f'<span class="legend">{legend}</span></figcaption><p class="readout"></p>'
         f'<div class="plot"><div class="scale">{"".join(f"<span>{t}</span>" for t in texts)}</div>'
         f'<svg viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(title, quote=True)}">{grid}{"".join(marks)}</svg></div>'
@@ -66,7 +70,8 @@ def bar_chart(title: str, edges: np.ndarray, counts: np.ndarray, unit: str = "")
     width = _WIDTH / max(1, len(counts))
     bars = "".join(
         f'<rect class="bar" x="{i * width + width * 0.08:.2f}" width="{width * 0.84:.2f}" '
-        f'y="{_HEIGHT * (1 - c / top):.2f}" height="{_HEIGHT * c / top:.2f}"/>'
+        f'y="{_HEIGHT * (1 - c / top):.2f}" height="{_HEIGHT * c / top:.2f}">'
+        f"<title>{c:.0f} from {_number(float(edges[i]))} to {_number(float(edges[i + 1]))}{unit}</title></rect>"
         for i, c in enumerate(counts.tolist())
     )
     middle = edges[len(edges) // 2] if len(edges) else 0.0
@@ -103,6 +108,11 @@ def thin_out(
         rows.append((positions[group].mean(), *stats))
     columns = np.array(rows, float).T
     return columns[0], columns[1], columns[2], columns[3]
+
+
+def _keys(curves: Sequence[Curve], unit: str) -> str:
+    keys = " ".join(curve.key for curve in curves if curve.key)
+    return f' data-keys="{keys}" data-unit="{escape(unit, quote=True)}"' if keys else ""
 
 
 def _levels() -> list[float]:

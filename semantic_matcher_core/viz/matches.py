@@ -13,6 +13,7 @@ from semantic_matcher_core.viz.canvas import crosses, dots, layout, lines
 from semantic_matcher_core.viz.geometry import draw_epipolar, draw_warp
 from semantic_matcher_core.viz.palette import INLIER, KEYPOINT, OUTLIER, THEMES, amount_colours
 from semantic_matcher_core.viz.picture import Picture
+from semantic_matcher_core.viz.spread import spread
 from semantic_matcher_core.viz.strip import Legend, draw_strip
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def draw_matches(
             centres = placement(_numpy(features.keypoints[0]))
             dots(canvas, centres, np.tile(KEYPOINT, (len(centres), 1)), radius=1.5 * unit, opacity=0.6)
             legend = legend.also((KEYPOINT, "dot", "keypoint"))
-    shown = _spread(points0, points1, confidence, good, max_lines, canvas.shape)
+    shown = spread(points0, confidence, good, max_lines, canvas.shape)
     hidden = np.setdiff1d(np.arange(len(matches)), shown)
     for points in (points1,) if view == "arrows" else (points0, points1):
         dots(canvas, points[hidden], colours[hidden], radius=1.3 * unit, opacity=0.7)
@@ -162,38 +163,6 @@ def _range(confidence: np.ndarray) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = float(confidence.min()), float(confidence.max())
     return (low, high) if high - low > 1e-6 else (low - 0.5, high + 0.5)
-
-
-def _spread(
-    points0: np.ndarray,
-    points1: np.ndarray,
-    confidence: np.ndarray,
-    good: np.ndarray,
-    limit: int,
-    shape: tuple[int, ...],
-) -> np.ndarray:
-    """Up to ``limit`` of the matches, the surest of every part of the first image in turn; the surest drawn last.
-
-    With a geometric check, inliers and outliers are shown in the share that they have.
-    """
-    if len(points0) <= limit:
-        chosen = np.arange(len(points0))
-    else:
-        inliers = round(limit * good.mean())
-        parts = ((np.flatnonzero(good), inliers), (np.flatnonzero(~good), limit - inliers))
-        chosen = np.concatenate([rows[_by_cell(points0[rows], confidence[rows], n, shape)] for rows, n in parts])
-    return chosen[np.lexsort((confidence[chosen], good[chosen]))]
-
-
-def _by_cell(points: np.ndarray, confidence: np.ndarray, limit: int, shape: tuple[int, ...]) -> np.ndarray:
-    side = max(1.0, np.sqrt(shape[0] * shape[1] / 2 / max(1, limit)))
-    cells = np.floor(points / side).astype(np.int64)
-    cell = cells[:, 0] * 100_003 + cells[:, 1]
-    order = np.lexsort((-confidence, cell))
-    # The rank of each match within its cell: first the best of all cells, then their second best, and so on.
-    starts = np.flatnonzero(np.r_[True, np.diff(cell[order]) != 0])
-    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    return order[np.lexsort((-confidence[order], rank))][:limit]
 
 
 def _summary(

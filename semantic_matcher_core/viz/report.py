@@ -1,4 +1,4 @@
-"""A report on a file of results: one HTML page that needs nothing else, no network and no scripts."""
+"""A report on a file of results: one HTML page that needs nothing else, and no network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.viz.charts import Curve, bar_chart, time_chart
 from semantic_matcher_core.viz.matches import draw_matches
+from semantic_matcher_core.viz.palette import amount_colours
 from semantic_matcher_core.viz.report_data import DrawnPair, MatchStream, ReportData, collect
+from semantic_matcher_core.viz.report_viewer import page_data, viewer
 
 _PAIR_HEIGHT = 400
 _HEAT_WIDTH = 640
@@ -44,17 +46,21 @@ def write_report(results: Path, output: Path) -> None:
 
 def render(data: ReportData) -> str:
     """The page as a string; the same data gives the same page."""
-    style = (files("semantic_matcher_core.viz") / "report.css").read_text(encoding="utf-8")
+    style, script = (
+        (files("semantic_matcher_core.viz") / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
     title = f"Report on {readable(data.path.name)}"
-    sections = "".join(_section(data, stream) for stream in data.streams)
+    sections = "".join(_section(data, number, stream) for number, stream in enumerate(data.streams))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # Nothing is loaded from anywhere, whatever a topic or file is called.
+        # Nothing is loaded from anywhere, and no script but this one runs, whatever a topic or file is called.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">"
+        f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'\">"
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style}</style></head><body>'
-        f"<h1>{escape(title)}</h1>{_facts(data)}{sections}</body></html>\n"
+        f"<h1>{escape(title)}</h1>{_facts(data)}{sections}"
+        f'<script type="application/json" id="data">{page_data(data)}</script><script>{script}</script></body></html>\n'
     )
 
 
@@ -83,7 +89,7 @@ def _weights(digest: str) -> str:
     return f"sha256 {digest[:16]}…" if has_some else "none: this variant has no weights"
 
 
-def _section(data: ReportData, stream: MatchStream) -> str:
+def _section(data: ReportData, number: int, stream: MatchStream) -> str:
     series = stream.series
     received = np.array(series.received, np.int64)
     seconds = (received - received[0]) / 1e9
@@ -93,24 +99,25 @@ def _section(data: ReportData, stream: MatchStream) -> str:
         f'<p class="lead">{escape(stream.mode or "unknown")} mode, {escape(check)}</p>{_tiles(data, stream, seconds)}'
     )
     matches = np.array(series.matches, float)
-    curves = [Curve("matches", matches, "blue")]
+    curves = [Curve("matches", matches, "amount", "matches")]
     if stream.checked:
         inliers = np.array(series.inliers, float)
-        curves.append(Curve("inliers", np.where(inliers < 0, np.nan, inliers), "green"))
+        curves.append(Curve("inliers", np.where(inliers < 0, np.nan, inliers), "inlier", "inliers"))
     charts = [time_chart("Matches per pair", seconds, curves)]
     if stream.checked:
-        share = Curve("inliers / matches", stream.inlier_share, "green")
+        share = Curve("inliers / matches", stream.inlier_share, "inlier", "share")
         charts.append(time_chart("Inlier share", seconds, [share], top=1.0, percent=True))
-    coverage = Curve("8 x 8 cells with a match", np.array(series.coverage), "orange")
+    coverage = Curve("8 x 8 cells with a match", np.array(series.coverage), "neutral", "coverage")
     charts.append(time_chart("Image covered", seconds, [coverage], top=1.0, percent=True))
-    confidence = Curve("mean of a pair", np.array(series.confidence), "grey")
-    charts.append(time_chart("Confidence", seconds, [confidence], top=1.0))
+    confidence = Curve("mean of a pair", np.array(series.confidence), "amount", "confidence")
+    charts.append(time_chart("Similarity", seconds, [confidence], top=1.0))
     if data.run is None:
         charts += _latency_charts(stream, seconds)
     pictures = _heat(stream) + "".join(_pair(stream, pair) for pair in stream.pairs)
     # One pair has no course over time; its figures stand in the tiles.
     drawn = f'<div class="charts">{"".join(charts)}</div>' if len(series.matches) > 1 else ""
-    return f"{heading}{drawn}{pictures}"
+    watch = viewer(number, stream, escape(stream.topic, quote=True))
+    return f'<section data-stream="{number}">{heading}{watch}{drawn}{pictures}</section>'
 
 
 def _tiles(data: ReportData, stream: MatchStream, seconds: np.ndarray) -> str:
@@ -137,7 +144,12 @@ def _latency_charts(stream: MatchStream, seconds: np.ndarray) -> list[str]:
     edge = max(float(np.percentile(latency, 99)), 1.0)
     counts, edges = np.histogram(np.clip(latency, 0, edge), bins=30, range=(0, edge))
     return [
-        time_chart("Latency, image stamp to matches", seconds, [Curve("ms", latency, "blue")], unit=" ms"),
+        time_chart(
+            "Latency, image stamp to matches",
+            seconds,
+            [Curve("image to matches", latency, "time", "latency")],
+            unit=" ms",
+        ),
         bar_chart("Latency, how often", edges, counts, unit=" ms"),
     ]
 
@@ -148,7 +160,7 @@ def _heat(stream: MatchStream) -> str:
     return (
         f'<figure class="wide heat"><figcaption>Where {what} lie in the current image, all pairs together</figcaption>'
         f'<img alt="heat map of {what}" src="{_jpeg(picture)}">'
-        f'<p class="note">Dark: none; bright: up to {stream.heat.max():.0f} in a cell of '
+        f'<p class="note">Dark blue: none; yellow: up to {stream.heat.max():.0f} in a cell of '
         f"{stream.heat.shape[1]} x {stream.heat.shape[0]}.</p></figure>"
     )
 
@@ -161,7 +173,7 @@ def heat_map(stream: MatchStream) -> np.ndarray:
     heat = stream.heat / max(float(stream.heat.max()), 1.0)
     # The root, because a few cells hold most of the matches.
     levels = cv2.resize(np.sqrt(heat).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap(np.round(levels * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    colours = amount_colours(levels)
     background = next((p.images[1] for p in stream.pairs if "median" in p.rank and p.images[1] is not None), None)
     if background is None:
         return np.ascontiguousarray(colours)

@@ -14,12 +14,19 @@ from semantic_matcher_core.errors import BagError, ImageError
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.messages import KEYPOINTS, MATCHES, stamp_of
 from semantic_matcher_core.types import Features, Matches
+from semantic_matcher_core.viz.timeline import (
+    Key,
+    Thumbnails,
+    Timeline,
+    fill_similarities,
+    fill_thumbnails,
+    may_be,
+    pair_of,
+    plan,
+)
 
 HEAT_ROWS, HEAT_COLUMNS = 36, 48
 _COVERAGE_GRID = 8
-
-Key = tuple[int, str]
-"""Stamp of an image, and its frame or, of a stored one, its name: which image a message belongs to."""
 
 
 @dataclass
@@ -66,6 +73,7 @@ class MatchStream:
         series: values per pair.
         heat: matches (inliers, where checked) of all pairs by place in the current image, rows x columns.
         pairs: best, median and worst.
+        timeline: every pair, small.
     """
 
     topic: str
@@ -75,6 +83,7 @@ class MatchStream:
     series: Series = field(default_factory=Series)
     heat: np.ndarray = field(default_factory=lambda: np.zeros((HEAT_ROWS, HEAT_COLUMNS)))
     pairs: list[DrawnPair] = field(default_factory=list)
+    timeline: Timeline = field(default_factory=Timeline)
 
     @property
     def checked(self) -> bool:
@@ -104,12 +113,16 @@ class ReportData:
         run: how an offline run made it, or ``None`` for a recording of the nodes.
         keypoints: median keypoints per image, by topic.
         streams: topics of Matches that hold any.
+        thumbnails: of the images of all pairs.
+        sizes: (width, height) of images, from their keypoints.
     """
 
     path: Path
     run: dict[str, Any] | None
     keypoints: dict[str, float]
     streams: list[MatchStream]
+    thumbnails: Thumbnails = field(default_factory=Thumbnails)
+    sizes: dict[Key, tuple[int, int]] = field(default_factory=dict)
 
 
 def collect(path: Path) -> ReportData:
@@ -121,7 +134,8 @@ def collect(path: Path) -> ReportData:
     from semantic_matcher_core.io.run_info import read_run_info
 
     with BagReader(path) as bag:
-        matches_topics = [t.name for t in bag.topics if t.msgtype == MATCHES and t.count]
+        matches_counts = {t.name: t.count for t in bag.topics if t.msgtype == MATCHES and t.count}
+        matches_topics = list(matches_counts)
         if not matches_topics:
             raise BagError(f"{path} holds no semantic_matcher_msgs/Matches; {bag.describe_topics()}")
         keypoints_topics = [t.name for t in bag.topics if t.msgtype == KEYPOINTS]
@@ -130,15 +144,19 @@ def collect(path: Path) -> ReportData:
         for item in bag.messages(keypoints_topics):
             counts[item.topic].append(len(item.message.scores))
             sizes[_key_of_features(item.message)] = (item.message.width, item.message.height)
-        streams = {name: MatchStream(name) for name in matches_topics}
+        streams = {name: MatchStream(name, timeline=plan(count)) for name, count in matches_counts.items()}
         for item in bag.messages(matches_topics):
             _add(streams[item.topic], item.message, item.received_ns, sizes)
         for stream in streams.values():
             _choose(stream)
         _fetch_matches(bag, streams)
         _fetch_images(bag, [pair for stream in streams.values() for pair in stream.pairs], keypoints_topics)
+        timelines = [stream.timeline for stream in streams.values()]
+        fill_similarities(bag, timelines, _key_of_features)
+        thumbnails = Thumbnails()
+        fill_thumbnails(bag, timelines, thumbnails)
     medians = {name: float(np.median(values)) for name, values in counts.items() if values}
-    return ReportData(path, read_run_info(path), medians, list(streams.values()))
+    return ReportData(path, read_run_info(path), medians, list(streams.values()), thumbnails, sizes)
 
 
 def _key(header: Any, name: str = "") -> Key:
@@ -160,6 +178,10 @@ def _add(stream: MatchStream, message: Any, received_ns: int, sizes: dict[Key, t
     stream.size, stream.mode = size, message.mode
     stream.model_type = stream.model_type or message.model_type
     series = stream.series
+    number = len(series.matches)
+    if number % stream.timeline.step == 0:
+        keys = (_key(message.reference_header, getattr(message, "reference_name", "")), _key(message.header))
+        stream.timeline.pairs.append(pair_of(message, number, keys, stream.timeline.most))
     series.received.append(received_ns)
     series.stamp.append(stamp_of(message.header))
     series.matches.append(len(points))
@@ -212,7 +234,7 @@ def _fetch_images(bag: BagReader, pairs: list[DrawnPair], keypoints_topics: Sequ
             wanted.setdefault(key, []).append((pair, side))
     for item in bag.messages(keypoints_topics):
         for pair, side in wanted.get(_key_of_features(item.message), ()):
-            if pair.features[side] is None and _may_be(item.topic, pair, side):
+            if pair.features[side] is None and may_be(item.topic, pair.keys, side):
                 pair.features[side] = _features_of(item.message)
     image_topics = [topic.name for topic in bag.image_topics if topic.count and not topic.name.endswith("/debug_image")]
     if not image_topics:
@@ -221,7 +243,7 @@ def _fetch_images(bag: BagReader, pairs: list[DrawnPair], keypoints_topics: Sequ
         takers = [
             (pair, side)
             for pair, side in wanted.get((image.stamp_ns, image.frame_id), ())
-            if pair.images[side] is None and _may_be(image.topic, pair, side)
+            if pair.images[side] is None and may_be(image.topic, pair.keys, side)
         ]
         if not takers:
             continue
@@ -231,13 +253,6 @@ def _fetch_images(bag: BagReader, pairs: list[DrawnPair], keypoints_topics: Sequ
             continue  # the pair is drawn without it
         for pair, side in takers:
             pair.images[side] = pixels
-
-
-def _may_be(topic: str, pair: DrawnPair, side: int) -> bool:
-    """Whether a topic may hold this side of the pair; it matters where left and right have the same stamp and frame."""
-    if pair.keys[0] != pair.keys[1]:
-        return True
-    return ("left", "right")[1 - side] not in topic
 
 
 def _matches_of(message: Any) -> Matches:

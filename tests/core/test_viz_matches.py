@@ -12,8 +12,9 @@ import torch
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.types import Features, Matches
-from semantic_matcher_core.viz.matches import _spread, _summary, draw_matches
+from semantic_matcher_core.viz.matches import _summary, draw_matches
 from semantic_matcher_core.viz.palette import INLIER, OUTLIER, THEMES, amount
+from semantic_matcher_core.viz.spread import spread
 
 STRIP, GAP = 36, 5  # of a picture 480 high
 
@@ -128,15 +129,15 @@ def test_no_more_lines_than_asked_for_and_spread_over_the_image() -> None:
     # 950 sure matches in one corner, 50 poor ones all over.
     points = np.vstack([random.uniform(0, 60, (950, 2)), random.uniform((100, 100), (640, 480), (50, 2))])
     confidence = np.r_[random.uniform(0.8, 1, 950), random.uniform(0.1, 0.2, 50)]
-    shown = _spread(points, points, confidence, np.ones(1000, bool), 100, (480, 1285, 3))
+    shown = spread(points, confidence, np.ones(1000, bool), 100, (480, 1285, 3))
     assert len(shown) == 100 == len(set(shown.tolist()))
     assert (shown >= 950).sum() > 35
     assert (np.diff(confidence[shown]) >= 0).all()
     good = np.arange(1000) % 4 == 0
-    shown = _spread(points, points, confidence, good, 100, (480, 1285, 3))
+    shown = spread(points, confidence, good, 100, (480, 1285, 3))
     assert good[shown].sum() == 25 and (np.diff(good[shown].astype(int)) >= 0).all()
-    assert len(_spread(points, points, confidence, good, 2000, (480, 1285, 3))) == 1000
-    assert len(_spread(points, points, confidence, good, 0, (480, 1285, 3))) == 0
+    assert len(spread(points, confidence, good, 2000, (480, 1285, 3))) == 1000
+    assert len(spread(points, confidence, good, 0, (480, 1285, 3))) == 0
 
 
 def test_the_same_input_gives_the_same_picture() -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -65,7 +66,7 @@ def write_recording(
                     torch.stack([rows, rows], dim=1),
                     features(60, i - 1).keypoints[0, :count],
                     current.keypoints[0, :count],
-                    torch.full((count,), 0.75),
+                    torch.linspace(0.6, 0.9, count),
                     inlier=rows < good if checked else None,
                     model=torch.eye(3, dtype=torch.float64) if checked and count else None,
                     model_type="homography" if checked and count else "",
@@ -150,6 +151,7 @@ class _Page(HTMLParser):
         self.links: list[str] = []
         self.text = ""
         self.polylines: list[str] = []
+        self.canvases = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.counts[tag] = self.counts.get(tag, 0) + 1
@@ -157,7 +159,9 @@ class _Page(HTMLParser):
         self.links += [str(values[name]) for name in ("src", "href") if name in values]
         if tag == "polyline":
             self.polylines.append(str(values["points"]))
-        if tag not in ("meta", "link", "img", "line", "polyline", "polygon", "rect"):
+        if tag == "canvas":
+            self.canvases += 1
+        if tag not in ("meta", "link", "img", "line", "polyline", "polygon", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -186,7 +190,8 @@ def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = parse(text)
     assert page.links and all(link.startswith("data:") for link in page.links)
-    assert "url(" not in text and "@import" not in text and page.counts.get("script", 0) == 0
+    assert "url(" not in text and "@import" not in text and "http" not in text.replace("http-equiv", "")
+    assert page.counts["script"] == 2  # the data, and what the policy names by its hash
     assert page.counts["svg"] == 6 and page.counts["img"] == 4  # the heat map and three pairs
     for expected in (
         "6pairs",
@@ -248,8 +253,9 @@ def test_charts() -> None:
     assert [nice_ceiling(v) for v in (0, float("nan"), 1, 7.9, 8.01, 95, 1030)] == [1, 1, 1, 8, 10, 100, 1500]
     x, mean, low, high = thin_out(np.arange(1000.0), np.arange(1000.0) % 10, 100)
     assert len(x) == 100 and set(mean) == {4.5} and set(low) == {0} and set(high) == {9}
-    chart = parse(time_chart("t", np.zeros(0), [Curve("c", np.zeros(0), "blue")]))
-    assert chart.polylines == [] and chart.counts["svg"] == 1
+    # Nothing to draw is no chart.
+    assert time_chart("t", np.zeros(0), [Curve("c", np.zeros(0), "blue")]) == ""
+    assert time_chart("t", np.arange(2.0), [Curve("c", np.full(2, np.nan), "blue")]) == ""
     single = parse(time_chart("t", np.array([5.0]), [Curve("c", np.array([2.0]), "blue")]))
     assert single.polylines == ["0.0,0.0 0.0,0.0"]
     long = parse(time_chart("t", np.arange(5000.0), [Curve("c", np.arange(5000.0), "blue")]))
@@ -262,7 +268,7 @@ def test_heat_map_is_bright_where_matches_are(tmp_path: Path) -> None:
     stream.heat[:18, 24:] = 5
     picture = heat_map(stream).astype(int)
     assert picture.shape == (480, 640, 3)
-    assert picture[100, 500].sum() > 400 > 100 > picture[400, 100].sum()
+    assert picture[100, 500].sum() > 400 > picture[400, 100].sum() + 150
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,25 +283,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-_MEASURE = """<!DOCTYPE html><html><body style="margin:0">
-<iframe id="page" src="report.html" style="width:%dpx;height:900px;border:0"></iframe>
-<pre id="result">none</pre><script>
-const frame = document.getElementById("page");
-frame.addEventListener("load", () => {
-  const page = frame.contentDocument;
-  const box = e => e.getBoundingClientRect();
-  const texts = [...page.querySelectorAll("h1,h2,p,td,th,figcaption,.scale span,.times span,.tile span,.tile b")];
-  document.getElementById("result").textContent = JSON.stringify({
-    width: page.documentElement.scrollWidth,
-    charts: [...page.querySelectorAll(".chart")].map(e => [box(e).width, box(e).height]),
-    curves: [...page.querySelectorAll("polyline")].map(e => [box(e).width, box(e).height]),
-    images: [...page.querySelectorAll("img")].map(e => [e.complete, e.naturalWidth, box(e).width]),
-    smallest: Math.min(...texts.map(e => parseFloat(page.defaultView.getComputedStyle(e).fontSize))),
-    widest: Math.max(...texts.map(e => box(e).right)),
-    title: page.title,
-  });
-});
-</script></body></html>"""
+_DRIVER = Path(__file__).with_name("report_driver.html")
 
 
 class _Server(ThreadingHTTPServer):
@@ -303,6 +291,14 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path == "/wait":
+            time.sleep(0.02)
+            self.send_response(204)
+            self.end_headers()
+        else:
+            super().do_GET()
+
     def log_request(self, *arguments: Any) -> None:
         assert isinstance(self.server, _Server)
         self.server.requested.append(self.path)
@@ -324,10 +320,16 @@ def server(tmp_path: Path) -> Iterator[_Server]:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium: its Debian package is chromium")
-@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("width", [390, 1440])
 def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
-    write_report(write_recording(tmp_path / "a_rather_long_name_of_results.mcap"), tmp_path / "report.html")
-    (tmp_path / "measure.html").write_text(_MEASURE % width, encoding="utf-8")
+    results = write_recording(tmp_path / "a_rather_long_name_of_results.mcap")
+    write_report(results, tmp_path / "report.html")
+    # Of the last pair, on the current image alone, as shares of it.
+    last = collect(results).streams[0].timeline.pairs[-1]
+    good = np.flatnonzero(last.inlier)
+    target = ((last.points[good[0], 2:] + 0.5) / (SIZE[1], SIZE[0])).tolist()
+    driver = _DRIVER.read_text(encoding="utf-8").replace("WIDTH", str(width)).replace("TARGET", str(target))
+    (tmp_path / "measure.html").write_text(driver, encoding="utf-8")
     command = [
         str(BROWSER),
         "--headless",
@@ -336,8 +338,8 @@ def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
         "--disable-dev-shm-usage",
         "--hide-scrollbars",
         f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=1400,1000",
-        "--virtual-time-budget=10000",
+        "--window-size=1500,1000",
+        "--virtual-time-budget=20000",
         "--enable-logging=stderr",
         "--dump-dom",
         f"http://127.0.0.1:{server.server_port}/measure.html",
@@ -345,11 +347,11 @@ def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     # Scripts' messages, and violations of the page's own policy, are logged as CONSOLE.
     assert "CONSOLE" not in done.stderr, done.stderr
-    assert set(server.requested) <= {"/measure.html", "/report.html", "/favicon.ico"}
+    assert set(server.requested) <= {"/measure.html", "/report.html", "/favicon.ico", "/wait"}
     result = json.loads(done.stdout.partition('<pre id="result">')[2].partition("</pre>")[0])
     assert result["title"] == "Report on a_rather_long_name_of_results.mcap"
     assert result["width"] == width and result["widest"] <= width  # nothing to scroll sideways
-    assert result["smallest"] >= 12
+    assert result["smallest"] >= 12 and min(result["touch"]) >= 30
     assert len(result["charts"]) == 6 and all(w > 250 and h > 150 for w, h in result["charts"])
     assert len(result["curves"]) >= 6 and all(w > 10 or h > 1 for w, h in result["curves"])
     assert len(result["images"]) == 4 and all(
@@ -357,3 +359,33 @@ def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
     )
     across = [w for w, _ in result["charts"]]
     assert max(across) <= (width if width == 390 else width / 2)
+
+    seen = result["seen"]
+    captions = {
+        "first": "Pair 3 of 6, 0.102 s: 50 matches, 45 inliers; 50 shown",  # the best
+        "scrubbed": "Pair 1 of 6, 0 s: 40 matches, 30 inliers; 40 shown",
+        "right": "Pair 2 of 6, 0.051 s: 10 matches, 5 inliers; 10 shown",
+        "end": "Pair 6 of 6, 0.255 s: 44 matches, 40 inliers; 44 shown",
+        "inliers": "Pair 6 of 6, 0.255 s: 44 matches, 40 inliers; 40 shown",
+        "threshold": "Pair 6 of 6, 0.255 s: 44 matches, 40 inliers; 18 shown",
+        "clicked": "Pair 3 of 6, 0.102 s: 50 matches, 45 inliers; 45 shown",
+    }
+    assert {name: seen[name] for name in captions} == captions
+    assert seen["level"] == "0.75" and seen["readout"] == "0.102 s: 50 matches, 45 inliers"
+    assert len(set(result["drawn"])) >= 7  # each step drew something else
+    (w, h), (lines_w, lines_h) = seen["arrows_canvas"], seen["lines_canvas"]
+    assert w / h == pytest.approx(4 / 3, rel=0.01)
+    # Side by side, and one below the other on a phone.
+    assert lines_w / lines_h == pytest.approx(4 / 6 if width == 390 else 8 / 3, rel=0.03)
+    assert "compared 0." in seen["chosen"] and seen["unchosen"] == ["", True]
+    x, y = last.points[good[0], 2:]
+    assert seen["hint"] and f"({x:.1f}, {y:.1f})" in seen["hovered"] and "inlier" in seen["hovered"]
+
+
+def test_one_pair_has_no_empty_chart_and_nothing_to_scrub(tmp_path: Path) -> None:
+    matches = Matches(torch.tensor([[0, 0]]), torch.ones(1, 2), torch.ones(1, 2), torch.ones(1))
+    with McapWriter(tmp_path / "one.mcap") as writer:
+        message = matches_message(matches, "stereo", header_message(2, "right"), header_message(2, "left"))
+        writer.write("/stereo_matcher/matches", message, 5)
+    page = render(collect(tmp_path / "one.mcap"))
+    assert parse(page).counts.get("svg", 0) == 0 and '<div class="controls line" hidden>' in page
