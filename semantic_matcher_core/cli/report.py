@@ -25,7 +25,8 @@ def report_command(
 ) -> None:
     """Make one HTML page of a file of results: counts, inliers, latency, coverage, and the telling pairs drawn.
 
-    The page holds all that it shows, so that it can be mailed; it loads nothing and runs no scripts.
+    The page holds all that it shows, so that it can be mailed: a time line of every pair, charts, and the motion; it loads
+    nothing.
 
     Example:
 
