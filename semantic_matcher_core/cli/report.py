@@ -25,8 +25,7 @@ def report_command(
 ) -> None:
     """Make one HTML page of a file of results: counts, inliers, latency, coverage, and the telling pairs drawn.
 
-    The page holds all that it shows, so that it can be mailed: a time line of every pair, charts, and the motion; it loads
-    nothing.
+    The page holds all that it shows, every pair on a time line, so that it can be mailed; it loads nothing.
 
     Example:
 
