@@ -156,11 +156,10 @@ def temporal(setting: Setting) -> Iterator[str]:
         ("plain:xfeat", lambda precision: setting.named("plain:xfeat", precision)),
         ("plain:aliked-n16", lambda precision: setting.named("plain:aliked-n16", precision)),
     ]
-    for name, make in makers[:2] if setting.tiny else makers:
-        for precision in setting.precisions[-1:] if setting.tiny else setting.precisions:
+    for precision in setting.precisions[-1:] if setting.tiny else setting.precisions:
+        for name, make in makers[:2] if setting.tiny else makers:
             try:
-                matcher = make(precision)
-                rate, peak, matches = frames_per_second(matcher, setting)
+                rate, peak, matches = frames_per_second(make(precision), setting)
                 yield f"| {name} | {precision} | {rate:.0f} | {peak:.0f} | {matches} |"
             except Exception as error:  # noqa: BLE001 - one row's failure is that row's result
                 yield f"| {name} | {precision} | {type(error).__name__}: {str(error).splitlines()[0][:80]} | | |"
