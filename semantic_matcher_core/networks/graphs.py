@@ -65,6 +65,7 @@ class _Recorded:
     input: Tensor
     outputs: dict[str, Tensor]
     replay: Callable[[], object]
+    read: Any = None
 
 
 class GraphCache:
@@ -96,13 +97,15 @@ class GraphCache:
             self._recorded[key] = recorded
             while len(self._recorded) > _KEPT:
                 self._recorded.popitem(last=False)
+            if recorded.read is not None:
+                # Another thread's stream may still be at it: this one waits for it there, the host does not.
+                recorded.read.wait(torch.cuda.current_stream(given.device))
             recorded.input.copy_(given, non_blocking=True)
             recorded.replay()
             # The next replay writes into the same memory.
             outputs = {name: output.clone() for name, output in recorded.outputs.items()}
             if given.device.type == "cuda":
-                # Another thread may replay on another stream, which knows nothing of this one.
-                torch.cuda.current_stream(given.device).synchronize()
+                recorded.read = torch.cuda.current_stream(given.device).record_event(recorded.read)
             return outputs
 
 
