@@ -63,6 +63,10 @@ class LicenseNotAcceptedError(SemanticMatcherError, PermissionError):
     """Weights under a licence that must be accepted first; the message names the flag."""
 
 
+class PoseError(SemanticMatcherError, ValueError):
+    """Matches give no pose: too few of them agree on one motion, or they do not determine it."""
+
+
 class RegistrationError(SemanticMatcherError, ValueError):
     """An image cannot be registered: too little texture, or too few matches agree with one deformation."""
 

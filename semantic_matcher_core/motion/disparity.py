@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.motion.sampling import STD_OF_BLURRED_NOISE, cubic_weights, prepared
 from semantic_matcher_core.types import Matches
 
 # Half the side of a patch: 11 x 11 pixels.
@@ -26,14 +26,10 @@ _CONVERGED_PX = 0.01
 # remaining differences and the patch's own gradient along the row allow.
 _MIN_CORRELATION = 0.7
 _MAX_STD_PX = 0.3
-# The blur makes neighbouring pixels' noise alike, so that a patch tells less than its number of pixels suggests;
-# measured over images with white noise of 3 and 8 grey values. And no alignment is better than its interpolation.
-_STD_OF_BLURRED_NOISE = 2.6
+# No alignment is better than its interpolation.
 _LEAST_STD_PX = 0.01
 # Share of a patch that must lie inside both images.
 _MIN_INSIDE = 0.6
-# Takes the frequencies away that interpolation between pixels gets wrong; without it, results lean to whole pixels.
-_BLUR_SIGMA = 1.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +74,10 @@ def align_rows(
     p1 = np.asarray(points_right, dtype=np.float64).reshape(-1, 2)
     if len(p0) != len(p1):
         raise ShapeError(f"each left point needs its right one, got {len(p0)} and {len(p1)}")
-    grey0, grey1 = _prepared(left, "left"), _prepared(right, "right")
+    grey0, grey1 = prepared(left, "left"), prepared(right, "right")
     if not len(p0):
         return RowAlignment(np.zeros(0), np.zeros(0), np.zeros(0, bool))
-    finite: np.ndarray = np.isfinite(np.hstack([p0, p1])).all(axis=1)
+    finite = np.asarray(np.isfinite(np.hstack([p0, p1])).all(axis=1))
     p0, p1_given = np.where(finite[:, None], p0, 0.0), p1
     p1 = np.where(finite[:, None], p1, 0.0)
     rows1 = p0[:, 1] + _row_offset((p1 - p0)[finite, 1])
@@ -128,7 +124,7 @@ def align_rows(
     remaining = patches - gain[:, None, None] * template
     # Three values were fitted to each patch: column, gain and offset. Grey values are whole numbers at best.
     variance = dot(remaining, remaining) / np.maximum(total - 3, 1.0) + 1 / 12
-    std = np.hypot(_STD_OF_BLURRED_NOISE * np.sqrt(variance / information) / gain, _LEAST_STD_PX)
+    std = np.hypot(STD_OF_BLURRED_NOISE * np.sqrt(variance / information) / gain, _LEAST_STD_PX)
     aligned = (
         usable
         & (step < 4 * _CONVERGED_PX)
@@ -173,18 +169,6 @@ def _row_offset(differences: np.ndarray) -> float:
     return middle if abs(middle) > max(0.1, 4 * spread / np.sqrt(len(differences))) else 0.0
 
 
-def _prepared(image: np.ndarray, side: str) -> np.ndarray:
-    image = np.asarray(image)
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
-        raise ShapeError(f"the {side} image must be H x W or H x W x 3, got {image.shape}")
-    if image.dtype not in (np.uint8, np.uint16, np.float32):
-        image = image.astype(np.float32)
-    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
-    return cv2.GaussianBlur(grey.astype(np.float32), (0, 0), _BLUR_SIGMA)
-
-
 def _inside(shape: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """``M x 11 x 11``: 1 where the pixel of a patch lies in the image, else 0."""
     offsets = np.arange(-_RADIUS, _RADIUS + 1)
@@ -194,14 +178,6 @@ def _inside(shape: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (in_rows[:, :, None] & in_columns[:, None, :]).astype(np.float32)
 
 
-def _cubic_weights(fraction: np.ndarray) -> np.ndarray:
-    """``M x 4`` weights of the four pixels around a position (Keys, 1981, a = -0.5)."""
-    t = fraction[:, None]
-    return 0.5 * np.concatenate(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1
-    ).astype(np.float32)
-
-
 def _rows_of(image: np.ndarray, first: np.ndarray, y: np.ndarray, width: int) -> np.ndarray:
     """``M x 11 x width`` strips from whole columns ``first`` on, rows centred on ``y``; the border is repeated."""
     whole = np.floor(y)
@@ -209,7 +185,7 @@ def _rows_of(image: np.ndarray, first: np.ndarray, y: np.ndarray, width: int) ->
     columns = first[:, None].astype(np.intp) + np.arange(width)
     rows, columns = np.clip(rows, 0, image.shape[0] - 1), np.clip(columns, 0, image.shape[1] - 1)
     around = image[rows[:, :, None], columns[:, None, :]]
-    weights = _cubic_weights(y - whole)
+    weights = cubic_weights(y - whole)
     side = 2 * _RADIUS + 1
     return sum(weights[:, k, None, None] * around[:, k : k + side] for k in range(4))
 
@@ -219,7 +195,7 @@ def _columns_of(strips: np.ndarray, x: np.ndarray, radius: int = _RADIUS) -> np.
     whole = np.floor(x)
     columns = whole[:, None].astype(np.intp) + np.arange(-radius - 1, radius + 3)
     around = np.take_along_axis(strips, columns[:, None, :], axis=2)
-    weights = _cubic_weights(x - whole)
+    weights = cubic_weights(x - whole)
     side = 2 * radius + 1
     return sum(weights[:, k, None, None] * around[:, :, k : k + side] for k in range(4))
 

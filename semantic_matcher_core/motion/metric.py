@@ -1,0 +1,281 @@
+"""Metric pose between two views, the first with depth: PnP, then a refinement that weighs what each point knows.
+
+The consensus is found by PoseLib's LO-RANSAC over P3P (Larsson, 2020). The refinement minimises, over the pose alone,
+the differences in pixels and in inverse depth where the second view has it too, each weighted by the noise of both
+views: the noise of a stereo camera's disparity, or of a depth camera, is close to normal in inverse depth (Montiel,
+Civera and Davison, RSS 2006).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from semantic_matcher_core.errors import PoseError, ShapeError
+from semantic_matcher_core.motion.pose import Pose, skew
+
+# Points that two views must share before a pose is believed.
+MIN_INLIERS = 12
+# Noise of keypoints, in pixels, from which the weights start; the covariance follows the noise really seen.
+_KEYPOINT_STD_PX = 0.5
+# What stands still to the last bit is not known to better than this.
+_LEAST_STD_PX = 0.05
+# A point this many standard deviations away, squared, does not belong.
+_GATE = 16.0
+# Cauchy's weight function falls to a half here, squared (Huber, Robust Statistics: 95 % efficiency).
+_CAUCHY = 2.385**2
+# Medians of the chi-squared distribution with two and three degrees of freedom.
+_MEDIAN_2, _MEDIAN_3 = 1.386, 2.366
+_UNKNOWN = 1e6
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """Points as one camera sees them.
+
+    Attributes:
+        rays: ``N x 2`` float64, x and y on the plane z = 1 of the optical frame, without distortion.
+        inverse_depth: ``N`` float64 in 1/m, along z; NaN where it is not known.
+        inverse_depth_std: ``N`` float64, its standard deviation.
+        focal: mean focal length in pixels, which turns pixels into rays.
+    """
+
+    rays: np.ndarray
+    inverse_depth: np.ndarray
+    inverse_depth_std: np.ndarray
+    focal: float
+
+    def __post_init__(self) -> None:
+        count = len(self.rays)
+        if self.rays.shape != (count, 2) or self.inverse_depth.shape != (count,):
+            raise ShapeError(f"rays N x 2 with N depths, got {self.rays.shape} and {self.inverse_depth.shape}")
+        if self.inverse_depth_std.shape != (count,):
+            raise ShapeError(f"{count} points need as many standard deviations, got {self.inverse_depth_std.shape}")
+
+    def __len__(self) -> int:
+        return len(self.rays)
+
+    def __getitem__(self, rows: np.ndarray) -> Observation:
+        """Some of the points, by index or mask."""
+        return Observation(self.rays[rows], self.inverse_depth[rows], self.inverse_depth_std[rows], self.focal)
+
+    @property
+    def known(self) -> np.ndarray:
+        """``N`` bool: where depth is known."""
+        return np.isfinite(self.inverse_depth) & np.isfinite(self.inverse_depth_std) & (self.inverse_depth > 0)
+
+    @property
+    def points(self) -> np.ndarray:
+        """``N x 3`` points in the optical frame, in metres; NaN where depth is not known."""
+        depth = 1.0 / np.where(self.known, self.inverse_depth, np.nan)
+        return np.column_stack([self.rays * depth[:, None], depth])
+
+
+@dataclass(frozen=True, eq=False)
+class PoseEstimate:
+    """A pose, how well it is known, and what it rests on.
+
+    Attributes:
+        pose: of the second view in the first one's frame (or in that of the points given).
+        covariance: ``6 x 6``, see :mod:`semantic_matcher_core.motion`.
+        inliers: ``M`` bool, the matches that agree with it.
+        residual_px: median distance of the inliers, in pixels.
+    """
+
+    pose: Pose
+    covariance: np.ndarray
+    inliers: np.ndarray
+    residual_px: float
+
+
+def metric_pose(
+    reference: Observation,
+    current: Observation,
+    *,
+    threshold_px: float = 2.0,
+    min_inliers: int = MIN_INLIERS,
+    seed: int = 0,
+) -> PoseEstimate:
+    """Pose of the current view in the reference's frame, in metres.
+
+    Args:
+        reference: ``M`` matched points; those without depth are of no use here.
+        current: the same points in the second view; depth is used where it is known.
+        threshold_px: largest distance of an inlier, in pixels, while the consensus is sought.
+        min_inliers: fewer matches that agree are no pose.
+        seed: of the random numbers; the same seed gives the same result.
+
+    Raises:
+        ShapeError: different numbers of points.
+        PoseError: too few points with depth, too few that agree, or points that do not determine a pose.
+    """
+    if len(reference) != len(current):
+        raise ShapeError(f"matched points come in pairs, got {len(reference)} and {len(current)}")
+    usable = np.flatnonzero(reference.known & np.isfinite(current.rays).all(axis=1))
+    if len(usable) < min_inliers:
+        raise PoseError(f"{len(usable)} of {len(reference)} matches have depth; a pose needs {min_inliers}")
+    first, second = reference[usable], current[usable]
+    start, agree = _consensus(first.points, second, threshold_px, seed)
+    if agree.sum() < min_inliers:
+        raise PoseError(f"{agree.sum()} of {len(usable)} matches agree on one motion; a pose needs {min_inliers}")
+    return _refined(start, first, second, agree, usable, len(reference), min_inliers)
+
+
+def refined_pose(
+    start: Pose, reference: Observation, current: Observation, *, min_inliers: int = MIN_INLIERS
+) -> PoseEstimate:
+    """Refine a pose that is known well, as :func:`metric_pose` refines what RANSAC found.
+
+    Args:
+        start: of the current view in the reference's frame.
+        reference, current, min_inliers: as for :func:`metric_pose`; most of the points agree with the pose.
+
+    Raises:
+        PoseError: as there.
+    """
+    usable = np.flatnonzero(reference.known & np.isfinite(current.rays).all(axis=1))
+    if len(usable) < min_inliers:
+        raise PoseError(f"{len(usable)} of {len(reference)} matches have depth; a pose needs {min_inliers}")
+    agree = np.ones(len(usable), bool)
+    return _refined(start, reference[usable], current[usable], agree, usable, len(reference), min_inliers)
+
+
+def warps(pose: Pose, reference: Observation, current: Observation) -> np.ndarray:
+    """``M x 2 x 2``: what a small step in the reference's image is in the current one, in pixels.
+
+    What is seen is taken to face the reference's camera. Lens distortion, which changes little from one image to the
+    other, is left out.
+    """
+    points = (reference.points - pose.translation) @ pose.rotation
+    depth = points[:, 2]
+    projected = points[:, :2] / depth[:, None]
+    across = pose.rotation.T[:, :2] / reference.inverse_depth[:, None, None]
+    step = (across[:, :2] - projected[:, :, None] * across[:, 2:]) / depth[:, None, None]
+    return step * (current.focal / reference.focal)
+
+
+def _consensus(points: np.ndarray, view: Observation, threshold_px: float, seed: int) -> tuple[Pose, np.ndarray]:
+    import poselib
+
+    # In pixels about the principal point: PoseLib's own scales then fit.
+    camera = {"model": "SIMPLE_PINHOLE", "width": 2, "height": 2, "params": [view.focal, 0.0, 0.0]}
+    options = {
+        "max_reproj_error": threshold_px,
+        "seed": seed,
+        "max_iterations": 2000,
+        "min_iterations": 50,
+        "success_prob": 0.9999,
+    }
+    found, info = poselib.estimate_absolute_pose(view.rays * view.focal, points, camera, options, {})
+    agree = np.asarray(info["inliers"], dtype=bool).reshape(-1)
+    if len(agree) != len(points) or not info["num_inliers"]:
+        return Pose(), np.zeros(len(points), bool)
+    rotation, translation = np.asarray(found.R, dtype=np.float64), np.asarray(found.t, dtype=np.float64)
+    if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
+        return Pose(), np.zeros(len(points), bool)
+    return Pose(rotation, translation).inverse(), agree
+
+
+def _refined(
+    pose: Pose,
+    first: Observation,
+    second: Observation,
+    agree: np.ndarray,
+    usable: np.ndarray,
+    count: int,
+    min_inliers: int,
+) -> PoseEstimate:
+    agree = agree.copy()
+    scale = 1.0
+    for gating in range(3):
+        for _ in range(6):
+            residual, jacobian, information = _linearised(pose, first[agree], second[agree])
+            distance = np.einsum("mi,mij,mj->m", residual, information, residual)
+            if gating == 0:
+                scale = _scale(distance, second[agree].known)
+            weight = 1.0 / (1.0 + distance / (_CAUCHY * scale))
+            weighted = np.einsum("mia,mij->maj", jacobian, information) * weight[:, None, None]
+            normal = np.einsum("mai,mib->ab", weighted, jacobian)
+            step = _solved(normal, np.einsum("mai,mi->a", weighted, residual))
+            pose = pose.moved(-step)
+            if np.abs(step).max() < 1e-9:
+                break
+        residual, _, information = _linearised(pose, first, second)
+        distance = np.einsum("mi,mij,mj->m", residual, information, residual)
+        scale = _scale(distance[agree], second.known[agree])
+        in_front = pose.inverse().apply(first.points)[:, 2] > 0
+        now = (distance <= _GATE * scale) & in_front
+        if now.sum() < min_inliers:
+            raise PoseError(f"{now.sum()} of {len(usable)} matches agree on one motion; a pose needs {min_inliers}")
+        settled, agree = np.array_equal(now, agree), now
+        if settled:
+            break
+    residual, jacobian, information = _linearised(pose, first[agree], second[agree])
+    distance = np.einsum("mi,mij,mj->m", residual, information, residual)
+    weight = 1.0 / (1.0 + distance / (_CAUCHY * scale))
+    weighted = np.einsum("mia,mij->maj", jacobian, information) * weight[:, None, None]
+    normal = np.einsum("mai,mib->ab", weighted, jacobian)
+    # Huber's sandwich: right whatever noise the residuals really have, as long as it is independent from point to
+    # point. Its bread is the true second derivative, which the weights of the steps above leave out.
+    score = np.einsum("mai,mi->ma", weighted, residual)
+    inverse = _solved(normal - 2 / (_CAUCHY * scale) * score.T @ score, np.eye(6))
+    score /= 1 - leverage(np.einsum("mai,mib,ab->m", weighted, jacobian, inverse))[:, None]
+    covariance = inverse @ (score.T @ score) @ inverse + inverse * (_LEAST_STD_PX / _KEYPOINT_STD_PX) ** 2
+    inliers = np.zeros(count, bool)
+    inliers[usable[agree]] = True
+    pixels = float(np.median(np.linalg.norm(residual[:, :2], axis=1))) * second.focal
+    return PoseEstimate(pose, (covariance + covariance.T) / 2, inliers, pixels)
+
+
+def _linearised(pose: Pose, first: Observation, second: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Residuals ``M x 3`` (two of rays, one of inverse depth), Jacobians ``M x 3 x 6``, information ``M x 3 x 3``."""
+    points0 = first.points
+    turned = points0 - pose.translation
+    points = turned @ pose.rotation
+    depth = np.where(np.abs(points[:, 2]) > 1e-6, points[:, 2], 1e-6)
+    known = second.known
+    rho = np.where(known, second.inverse_depth, 1.0 / depth)
+    projected = points[:, :2] / depth[:, None]
+    residual = np.column_stack([projected - second.rays, 1.0 / depth - rho])
+    outer = np.zeros((len(points), 3, 3))
+    outer[:, 0, 0] = outer[:, 1, 1] = 1.0 / depth
+    outer[:, :2, 2] = -projected / depth[:, None]
+    outer[:, 2, 2] = -1.0 / depth**2
+    in_first = outer @ pose.rotation.T
+    jacobian = np.concatenate([-in_first, in_first @ skew(turned)], axis=2)
+    # What the first view's noise does to the residual: its keypoint, and its depth along the ray.
+    variance = (_KEYPOINT_STD_PX / np.array([first.focal, second.focal])) ** 2
+    rays = np.column_stack([first.rays, np.ones(len(points))])
+    along = np.einsum("mij,mj->mi", in_first, rays) * (first.inverse_depth_std / first.inverse_depth**2)[:, None]
+    across = in_first[:, :, :2] / first.inverse_depth[:, None, None]
+    noise = along[:, :, None] * along[:, None, :] + variance[0] * (across @ across.transpose(0, 2, 1))
+    noise[:, 0, 0] += variance[1]
+    noise[:, 1, 1] += variance[1]
+    noise[:, 2, 2] += np.where(known, second.inverse_depth_std, _UNKNOWN) ** 2
+    return residual, jacobian, np.linalg.inv(noise)
+
+
+def leverage(share: np.ndarray) -> np.ndarray:
+    """How much of its own residual each point has fitted away, kept below 1 (MacKinnon and White, 1985, HC3).
+
+    Few points fit themselves well, and their residuals alone would make the covariance too small.
+    """
+    return np.clip(share, 0.0, 0.7)
+
+
+def _scale(distance: np.ndarray, known: np.ndarray) -> float:
+    """How much larger, squared, the residuals are than their assumed noise; never so small that all would be gated."""
+    return max(float(np.median(distance / np.where(known, _MEDIAN_3, _MEDIAN_2))), 0.02)
+
+
+def _solved(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
+    # Columns are of metres and of radians: scaled to one, so that the condition speaks of the geometry.
+    size = np.sqrt(np.diag(normal))
+    if not (np.isfinite(size).all() and (size > 0).all()):
+        raise PoseError("the matches do not determine a pose: they say nothing about some of its directions")
+    scaled = normal / np.outer(size, size)
+    if np.linalg.cond(scaled) > 1e12:
+        raise PoseError("the matches do not determine a pose: all lie in one place, or on one line")
+    solution = np.linalg.solve(scaled, right / (size if right.ndim == 1 else size[:, None]))
+    return solution / (size if right.ndim == 1 else size[:, None])

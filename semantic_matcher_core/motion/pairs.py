@@ -1,0 +1,70 @@
+"""The pose between two views, all the way: match, find the consensus, align the patches, refine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from semantic_matcher_core.errors import PoseError
+from semantic_matcher_core.motion.metric import PoseEstimate, metric_pose, refined_pose, warps
+from semantic_matcher_core.motion.patches import align_patches
+from semantic_matcher_core.motion.view import View, observation
+from semantic_matcher_core.types import Features, Matches
+
+# So many aligned patches determine a pose as well as all of them would, and bound the time.
+_PATCHES = 300
+
+
+class PairMatcher(Protocol):
+    """What motion needs of :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
+
+    def match(self, features0: Features, features1: Features) -> Matches: ...
+
+
+def pose_between(
+    matcher: PairMatcher, reference: View, current: View, *, threshold_px: float, min_inliers: int
+) -> tuple[PoseEstimate, Matches]:
+    """Estimate the current view's pose in the reference's frame.
+
+    Keypoints are found anew in each image, to half a pixel or so. Where both views have their images, the inliers'
+    patches are aligned and the pose is refined by where the reference's points really are in the current image.
+
+    Args:
+        matcher: matches their features.
+        reference: with depth.
+        current: with or without.
+        threshold_px, min_inliers: as for :func:`~semantic_matcher_core.motion.metric.metric_pose`.
+
+    Returns:
+        The estimate, whose ``inliers`` are those of the consensus, and the matches.
+
+    Raises:
+        PoseError: as there, and where one of the views has no keypoints.
+    """
+    for name, view in (("reference", reference), ("current", current)):
+        if not view.features.keypoints.shape[1]:
+            raise PoseError(f"the {name} image has no keypoints")
+    matches = matcher.match(reference.features, current.features)
+    rows = matches.indices.detach().cpu().numpy()
+    seen0, seen1 = reference.seen[rows[:, 0]], current.seen[rows[:, 1]]
+    estimate = metric_pose(seen0, seen1, threshold_px=threshold_px, min_inliers=min_inliers)
+    if reference.patches is None or current.patches is None or current.camera is None:
+        return estimate, matches
+    agree = np.flatnonzero(estimate.inliers)
+    agree = agree[:: len(agree) // _PATCHES + 1]
+    points0, points1 = (
+        points.detach().cpu().double().numpy()[agree] for points in (matches.keypoints0, matches.keypoints1)
+    )
+    warp = warps(estimate.pose, seen0[agree], seen1[agree])
+    moved, good = align_patches(reference.patches, current.patches, points0, points1, warp)
+    if good.sum() < max(min_inliers, len(agree) // 4):
+        return estimate, matches
+    aligned = seen1[agree[good]]
+    again = observation(moved[good], current.camera, aligned.inverse_depth, aligned.inverse_depth_std)
+    try:
+        refined = refined_pose(estimate.pose, seen0[agree[good]], again, min_inliers=min_inliers)
+    except PoseError:
+        # The consensus stands on more points than those that could be aligned.
+        return estimate, matches
+    return PoseEstimate(refined.pose, refined.covariance, estimate.inliers, refined.residual_px), matches

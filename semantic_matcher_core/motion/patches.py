@@ -1,0 +1,159 @@
+"""Sub-pixel alignment of matched keypoints between two views: the second view's image decides where a point lies.
+
+What :mod:`semantic_matcher_core.motion.disparity` does along a row, here in both directions and between views that
+differ in scale, rotation and slant: the patch of the first view is warped as the motion between the views warps it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from semantic_matcher_core.motion.sampling import STD_OF_BLURRED_NOISE, cubic_weights, prepared
+
+_RADIUS = 5
+_ITERATIONS = 6
+_CONVERGED_PX = 0.02
+_MIN_CORRELATION = 0.75
+_MAX_STD_PX = 0.5
+# The patch of a keypoint may be seen from so much farther away at most, in levels of a pyramid of halves.
+_LEVELS = 4
+
+
+class PatchImage:
+    """An image made ready for alignment, once for all the views that it is aligned with.
+
+    Args:
+        image: ``H x W`` or ``H x W x 3``.
+    """
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.levels = [prepared(image, "given")]
+
+    def level(self, number: int) -> tuple[np.ndarray, float]:
+        """The image at 1 / 2^number of its size, or the smallest there is, and its scale.
+
+        Pixel (x, y) of it has its centre on pixel (x, y) / scale of the image, as pyrDown has it.
+        """
+        while len(self.levels) <= number and min(self.levels[-1].shape) >= 32:
+            self.levels.append(cv2.pyrDown(self.levels[-1]))
+        number = min(number, len(self.levels) - 1)
+        return self.levels[number], 0.5**number
+
+
+def align_patches(
+    first: PatchImage,
+    second: PatchImage,
+    points0: np.ndarray,
+    points1: np.ndarray,
+    warps: np.ndarray,
+    *,
+    max_step: float = 2.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move points of the second image to where the patches around those of the first are found again.
+
+    Args:
+        first, second: the images.
+        points0, points1: ``M x 2`` pixels.
+        warps: ``M x 2 x 2``, what a small step in the first image is in the second.
+        max_step: the farthest that a point may move, in pixels.
+
+    Returns:
+        ``M x 2`` pixels, and ``M`` bool: where they hold. Elsewhere they are as given.
+    """
+    count = len(points0)
+    inverse, sane = _inverted(warps)
+    offsets = np.arange(-_RADIUS - 1, _RADIUS + 2, dtype=np.float64)
+    grid = np.stack(np.meshgrid(offsets, offsets), axis=-1)
+    template = np.zeros((count, *grid.shape[:2]), np.float32)
+    inside = np.zeros(count, bool)
+    levels = np.clip(np.round(np.log2(np.maximum(_magnification(inverse), 1.0))), 0, _LEVELS).astype(int)
+    for number in np.unique(levels):
+        rows = np.flatnonzero(levels == number)
+        image, scale = first.level(int(number))
+        where = points0[rows][:, None, None] + np.einsum("mij,uvj->muvi", inverse[rows], grid)
+        where = (where * scale).astype(np.float32)
+        for some in np.array_split(np.arange(len(rows)), len(rows) // 2000 + 1):  # remap's largest side is 32767
+            flat = where[some].reshape(-1, len(offsets), 2)
+            sampled = cv2.remap(image, flat[..., 0], flat[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+            template[rows[some]] = sampled.reshape(-1, len(offsets), len(offsets))
+        limit = np.array([image.shape[1] - 1, image.shape[0] - 1])
+        inside[rows] = ((where >= 0) & (where <= limit)).all(axis=(1, 2, 3))
+    image = second.levels[0]
+    reach = _RADIUS + int(np.ceil(max_step))
+    limit = np.array([image.shape[1] - 1, image.shape[0] - 1])
+    inside &= sane & ((points1 >= _RADIUS) & (points1 <= limit - _RADIUS)).all(axis=1)
+
+    gradients = np.stack(
+        [template[:, 1:-1, 2:] - template[:, 1:-1, :-2], template[:, 2:, 1:-1] - template[:, :-2, 1:-1]]
+    )
+    gradients /= 2
+    side = 2 * _RADIUS + 1
+    template = _centred(template[:, 1:-1, 1:-1].reshape(count, -1))
+    contrast = (template**2).sum(axis=1) + 1e-6
+    flat_gradients = gradients.reshape(2, count, -1).transpose(1, 0, 2)
+    flat_gradients = flat_gradients - flat_gradients.mean(axis=2, keepdims=True)
+    share = np.einsum("mkp,mp->mk", flat_gradients, template) / contrast[:, None]
+    flat_gradients -= share[:, :, None] * template[:, None]
+    normal = np.einsum("mkp,mlp->mkl", flat_gradients, flat_gradients) + 1e-6 * np.eye(2)
+    solve = np.linalg.inv(normal)
+
+    base = np.floor(points1).astype(np.intp) - reach - 1
+    blocks = _blocks(image, base, 2 * reach + 4)
+    position, step = points1.copy(), np.full(count, np.inf)
+    for _ in range(_ITERATIONS):
+        patches = _centred(_shifted(blocks, position - base, side).reshape(count, -1))
+        gain = np.maximum((template * patches).sum(axis=1) / contrast, 0.1)
+        moved = -np.einsum("mkl,mlp,mp->mk", solve, flat_gradients, patches) / gain[:, None]
+        before = position
+        position = np.clip(position + np.clip(moved, -1, 1), points1 - max_step, points1 + max_step)
+        step = np.abs(position - before).max(axis=1)
+        if step[inside].max(initial=0.0) < _CONVERGED_PX:
+            break
+    patches = _centred(_shifted(blocks, position - base, side).reshape(count, -1))
+    both = (template * patches).sum(axis=1)
+    correlation = both / np.sqrt(contrast * ((patches**2).sum(axis=1) + 1e-6))
+    gain = np.maximum(both / contrast, 1e-6)
+    variance = ((patches - gain[:, None] * template) ** 2).sum(axis=1) / (side**2 - 4) + 1 / 12
+    std = STD_OF_BLURRED_NOISE * np.sqrt(variance * np.trace(solve, axis1=1, axis2=2)) / gain
+    good = inside & (step < 4 * _CONVERGED_PX) & (correlation >= _MIN_CORRELATION) & (std <= _MAX_STD_PX)
+    good &= (np.abs(position - points1) < max_step).all(axis=1)
+    return np.where(good[:, None], position, points1), good
+
+
+def _inverted(warps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inverses, and where they are sane: neither mirrored nor squeezed flat."""
+    determinant = np.linalg.det(warps)
+    size = np.abs(warps).max(axis=(1, 2))
+    sane = np.isfinite(warps).all(axis=(1, 2)) & (determinant > 0.05 * size**2) & (size > 0.06) & (size < 16)
+    return np.linalg.inv(np.where(sane[:, None, None], warps, np.eye(2))), sane
+
+
+def _magnification(inverse: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.abs(np.linalg.det(inverse)))
+
+
+def _centred(patches: np.ndarray) -> Any:
+    return patches - patches.mean(axis=1, keepdims=True)
+
+
+def _blocks(image: np.ndarray, base: np.ndarray, side: int) -> np.ndarray:
+    """``M x side x side`` pixels from (x, y) ``base`` on; the border is repeated."""
+    steps = np.arange(side)
+    rows = np.clip(base[:, 1, None] + steps, 0, image.shape[0] - 1)
+    columns = np.clip(base[:, 0, None] + steps, 0, image.shape[1] - 1)
+    return image[rows[:, :, None], columns[:, None, :]]
+
+
+def _shifted(blocks: np.ndarray, centre: np.ndarray, side: int) -> np.ndarray:
+    """``M x side x side`` patches of the blocks, centred on (x, y) ``centre`` of each."""
+    whole = np.floor(centre)
+    x_weights, y_weights = (cubic_weights(centre[:, i] - whole[:, i]) for i in (0, 1))
+    start = whole.astype(np.intp) - side // 2 - 1
+    steps = np.arange(side + 3)
+    rows, columns = start[:, 1, None] + steps, start[:, 0, None] + steps
+    around = blocks[np.arange(len(blocks))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    lines = sum(y_weights[:, k, None, None] * around[:, k : k + side] for k in range(4))
+    return sum(x_weights[:, k, None, None] * lines[:, :, k : k + side] for k in range(4))

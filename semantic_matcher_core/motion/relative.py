@@ -1,0 +1,268 @@
+"""Relative pose of two calibrated views, up to scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from semantic_matcher_core.errors import ConfigError, PoseError
+from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.motion.metric import leverage
+from semantic_matcher_core.motion.pose import Pose, skew
+from semantic_matcher_core.motion.view import observation
+from semantic_matcher_core.types import Matches
+
+MIN_INLIERS = 15
+# There is a step where a rotation alone leaves more than the epipolar geometry by this many standard deviations of what
+# chance does; squared residuals count up to so many times the noise.
+_SIGNIFICANT, _CLIP = 6.0, 16.0
+# As in metric.py: Cauchy's weights, the gate, and the median of chi-squared with one degree of freedom.
+_CAUCHY, _GATE, _MEDIAN_1 = 2.385**2, 12.0, 0.455
+# The direction of a step that is less certain than this, in radians, is not known.
+_MAX_DIRECTION_STD = 0.3
+_LEAST_STD_PX = 0.05
+# What is nearer than the middle distance divided by this is taken for a wrong match.
+_NEAREST = 15.0
+_STEP = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class RelativePose:
+    """Pose of the second camera in the first one's optical frame; its translation has length 1 (unknown scale).
+
+    Attributes:
+        pose: conventions as in :mod:`semantic_matcher_core.motion`. Without a step, its translation is zero.
+        has_translation: false where the camera only turned, or moved too little to tell where to.
+        covariance: ``6 x 6``; that of the translation is of rank 2, across its direction; zero without a step.
+        inliers: ``M`` bool, the matches that agree.
+        residual_px: median distance of the inliers from their epipolar lines, in pixels.
+    """
+
+    pose: Pose
+    has_translation: bool
+    covariance: np.ndarray
+    inliers: np.ndarray
+    residual_px: float
+
+
+def relative_pose(
+    matches: Matches,
+    camera0: Camera,
+    camera1: Camera | None = None,
+    *,
+    threshold_px: float = 1.0,
+    min_inliers: int = MIN_INLIERS,
+    seed: int = 0,
+) -> RelativePose:
+    """Estimate how the camera moved between two images.
+
+    PoseLib's LO-RANSAC over the five-point solver, then the least Sampson error over all that agree, and its covariance
+    (Hartley and Zisserman, 2nd ed., 11.4.3). Where a rotation explains the matches as well, the camera only turned.
+
+    Args:
+        matches: of one pair; where a geometric check ran, its inliers alone are used.
+        camera0, camera1: of the first and second image; one for both where the second is left out.
+        threshold_px: largest Sampson distance of an inlier, in pixels.
+        min_inliers: fewer matches that agree are no pose.
+        seed: of the random numbers; the same seed gives the same result.
+
+    Raises:
+        PoseError: too few matches, or too few that agree on one motion.
+        ConfigError: a threshold that is not positive, or matches of several pairs.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from semantic_matcher_core.geometry.camera import Camera
+        >>> from semantic_matcher_core.types import Matches
+        >>> points = np.random.default_rng(0).uniform((-2, -2, 4), (2, 2, 8), (100, 3))
+        >>> camera = Camera(np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]]))
+        >>> def seen(points): return torch.tensor(points[:, :2] / points[:, 2:] * 500 + (320, 240)).float()
+        >>> indices = torch.arange(100)[:, None].expand(-1, 2)
+        >>> step = relative_pose(Matches(indices, seen(points), seen(points - (0.3, 0, 0)), torch.ones(100)), camera)
+        >>> step.has_translation, step.pose.translation.round(2).tolist()
+        (True, [1.0, 0.0, 0.0])
+    """
+    if matches.batch_size != 1:
+        raise ConfigError(f"relative_pose takes the matches of one pair, got {matches.batch_size}; use of_pair()")
+    if not (np.isfinite(threshold_px) and threshold_px > 0):
+        raise ConfigError(f"threshold_px must be a positive number of pixels, got {threshold_px!r}")
+    camera1 = camera1 or camera0
+    views = [
+        observation(points.detach().cpu().double().numpy(), camera)
+        for points, camera in ((matches.keypoints0, camera0), (matches.keypoints1, camera1))
+    ]
+    usable = np.isfinite(views[0].rays).all(axis=1) & np.isfinite(views[1].rays).all(axis=1)
+    if matches.inlier is not None:
+        usable &= matches.inlier.cpu().numpy()
+    focal = (views[0].focal + views[1].focal) / 2
+    rays = [view.rays[usable] for view in views]
+    if len(rays[0]) < min_inliers:
+        raise PoseError(f"{len(rays[0])} matches; a relative pose needs {min_inliers}")
+    pose, agree = _consensus(rays, threshold_px / focal, seed)
+    if agree.sum() < min_inliers:
+        raise PoseError(f"{agree.sum()} of {len(agree)} matches agree on one motion; a pose needs {min_inliers}")
+    inliers = np.zeros(len(matches), bool)
+    inliers[np.flatnonzero(usable)[agree]] = True
+    pose, agree, scale = _refined(pose, *rays, agree, min_inliers, (_LEAST_STD_PX / focal) ** 2)
+    inliers = np.zeros(len(matches), bool)
+    inliers[np.flatnonzero(usable)[agree]] = True
+    first, second = (ray[agree] for ray in rays)
+    distance = np.abs(_sampson(pose, first, second))
+    residual_px = float(np.median(distance)) * focal
+
+    rotation = _rotation_between(second, first)
+    turned = np.column_stack([second, np.ones(len(second))]) @ rotation.T
+    # Noise of both images is in it; each coordinate is then comparable with a Sampson distance.
+    left_over = (turned[:, :2] / turned[:, 2:] - first) / np.sqrt(2)
+    needed = 1 + _SIGNIFICANT * np.sqrt(2 / len(first))
+    rotated, moved = (np.mean(np.minimum(error**2, _CLIP * scale)) for error in (left_over, distance))
+    if rotated - moved >= (needed - 1) * scale:
+        covariance = _covariance(pose, first, second, scale)
+        if np.sqrt(np.trace(covariance[:3, :3])) <= _MAX_DIRECTION_STD:
+            return RelativePose(pose, True, covariance, inliers, residual_px)
+    covariance = np.zeros((6, 6))
+    # A step too small to be seen turns the result by as much as it could be without being seen.
+    unseen = (needed - 1) * scale
+    covariance[3:, 3:] = _rotation_covariance(turned, scale) + unseen * np.eye(3)
+    return RelativePose(Pose(rotation, np.zeros(3)), False, covariance, inliers, residual_px)
+
+
+def _consensus(rays: list[np.ndarray], threshold: float, seed: int) -> tuple[Pose, np.ndarray]:
+    import poselib
+
+    camera = {"model": "SIMPLE_PINHOLE", "width": 2, "height": 2, "params": [1.0, 0.0, 0.0]}
+    options = {"max_epipolar_error": threshold, "seed": seed, "max_iterations": 10_000, "success_prob": 0.9999}
+    found, info = poselib.estimate_relative_pose(*rays, camera, camera, options, {})
+    agree = np.asarray(info["inliers"], dtype=bool).reshape(-1)
+    if len(agree) != len(rays[0]) or not info["num_inliers"]:
+        return Pose(), np.zeros(len(rays[0]), bool)
+    bundle = {"loss_type": "CAUCHY", "loss_scale": threshold / 2, "max_iterations": 50}
+    refined, _ = poselib.refine_relative_pose(rays[0][agree], rays[1][agree], found, camera, camera, bundle)
+    rotation, translation = np.asarray(refined.R, dtype=np.float64), np.asarray(refined.t, dtype=np.float64)
+    length = np.linalg.norm(translation)
+    if not (np.isfinite(rotation).all() and np.isfinite(length) and length > 0):
+        return Pose(), np.zeros(len(rays[0]), bool)
+    pose = Pose(rotation, translation / length).inverse()
+    return pose, np.abs(_sampson(pose, *rays)) <= threshold
+
+
+def _sampson(pose: Pose, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """``M`` signed Sampson distances of rays from the epipolar geometry, in units of rays."""
+    essential = skew(pose.translation) @ pose.rotation
+    x0, x1 = (np.column_stack([rays, np.ones(len(rays))]) for rays in (first, second))
+    forward, backward = x1 @ essential.T, x0 @ essential
+    gradient = (forward[:, :2] ** 2).sum(axis=1) + (backward[:, :2] ** 2).sum(axis=1)
+    return (x0 * forward).sum(axis=1) / np.sqrt(np.maximum(gradient, 1e-30))
+
+
+def _refined(
+    pose: Pose, first: np.ndarray, second: np.ndarray, agree: np.ndarray, min_inliers: int, least: float
+) -> tuple[Pose, np.ndarray, float]:
+    """The pose of least Sampson distances with Cauchy's weights, who agrees with it, and the noise found, squared."""
+    for _ in range(2):
+        scale = max(float(np.median(_sampson(pose, first[agree], second[agree]) ** 2)) / _MEDIAN_1, least)
+        for _ in range(8):
+            residual, jacobian, basis = _linearised(pose, first[agree], second[agree])
+            weight = 1 / (1 + residual**2 / (_CAUCHY * scale))
+            normal = (jacobian * weight[:, None]).T @ jacobian
+            step = -basis @ _inverse(normal) @ (jacobian.T @ (weight * residual))
+            pose = _unit(pose.moved(step))
+            if np.abs(step).max() < 1e-9:
+                break
+        now = (_sampson(pose, first, second) ** 2 <= _GATE * scale) & _plausible(pose, first, second, agree, scale)
+        if now.sum() < min_inliers:
+            raise PoseError(f"{now.sum()} of {len(now)} matches agree on one motion; a pose needs {min_inliers}")
+        agree = now
+    return pose, agree, scale
+
+
+def _plausible(pose: Pose, first: np.ndarray, second: np.ndarray, agree: np.ndarray, scale: float) -> np.ndarray:
+    """``M`` bool: in front of both cameras as far as the noise lets tell, and not much nearer than everything else.
+
+    A wrong match that lies on its epipolar line by chance is seen by nothing else, and would move a small step far.
+    """
+    turned = np.column_stack([second, np.ones(len(second))]) @ pose.rotation.T
+    flow = turned[:, :2] / turned[:, 2:] - first
+    # Points in front move away from the point that the step leads to.
+    away = pose.translation[2] * first - pose.translation[:2]
+    along = (flow * away).sum(axis=1) / np.maximum(np.linalg.norm(away, axis=1), 1e-12)
+    slack = 4 * np.sqrt(2 * scale)
+    return (along >= -slack) & (np.abs(along) <= _NEAREST * np.median(np.abs(along[agree])) + slack)
+
+
+def _linearised(pose: Pose, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sampson distances ``M``, their Jacobian ``M x 5``, and the basis ``6 x 5`` of the changes it is of."""
+    # Two directions across the translation, and three of the rotation: what the matches can tell.
+    basis = np.zeros((6, 5))
+    basis[:3, :2] = np.linalg.svd(pose.translation[None])[2][1:].T
+    basis[3:, 2:] = np.eye(3)
+    columns = [
+        _sampson(_unit(pose.moved(_STEP * column)), first, second)
+        - _sampson(_unit(pose.moved(-_STEP * column)), first, second)
+        for column in basis.T
+    ]
+    return _sampson(pose, first, second), np.column_stack(columns) / (2 * _STEP), basis
+
+
+def _unit(pose: Pose) -> Pose:
+    return Pose(pose.rotation, pose.translation / np.linalg.norm(pose.translation))
+
+
+def _inverse(normal: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.inv(normal)
+    except np.linalg.LinAlgError as error:
+        raise PoseError("the matches do not determine a motion: all lie in one place, or on one line") from error
+
+
+def _covariance(pose: Pose, first: np.ndarray, second: np.ndarray, scale: float) -> np.ndarray:
+    """``6 x 6``: of the rotation, and of the translation across its direction (Huber's sandwich, as in metric.py)."""
+    residual, jacobian, basis = _linearised(pose, first, second)
+    weight = 1 / (1 + residual**2 / (_CAUCHY * scale))
+    score = jacobian * (weight * residual)[:, None]
+    steps = 0.3 * np.sqrt(np.diag(_inverse((jacobian * weight[:, None]).T @ jacobian)) * scale)
+
+    def cost(change: np.ndarray) -> float:
+        distance = _sampson(_unit(pose.moved(basis @ (steps * change))), first, second)
+        return float(np.log1p(distance**2 / (_CAUCHY * scale)).sum()) * _CAUCHY * scale / 2
+
+    # The bread is the cost's own second derivative. Jᵀ J would count the noise of the points as knowledge: where the
+    # step is small, they seem to move as much by noise as by the step.
+    curvature = np.empty((5, 5))
+    unit, middle = np.eye(5), cost(np.zeros(5))
+    for i in range(5):
+        curvature[i, i] = cost(unit[i]) - 2 * middle + cost(-unit[i])
+        for j in range(i):
+            plus, minus = unit[i] + unit[j], unit[i] - unit[j]
+            curvature[i, j] = curvature[j, i] = (cost(plus) - cost(minus) - cost(-minus) + cost(-plus)) / 4
+    curvature /= np.outer(steps, steps)
+    size = np.sqrt(np.maximum(np.diag(curvature), 0.0))
+    if not (size > 0).all() or np.linalg.eigvalsh(curvature / np.outer(size, size))[0] <= 1e-9:
+        return np.full((6, 6), np.inf)
+    inverse = np.linalg.inv(curvature)
+    score /= 1 - leverage(np.einsum("ma,ab,mb->m", jacobian, inverse, jacobian) * weight)[:, None]
+    covariance = basis @ inverse @ (score.T @ score) @ inverse @ basis.T
+    return (covariance + covariance.T) / 2
+
+
+def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The rotation that takes rays to others, least squares with Cauchy's weights (Wahba's problem; Kabsch)."""
+    x = [np.column_stack([rays, np.ones(len(rays))]) for rays in (source, target)]
+    x = [rays / np.linalg.norm(rays, axis=1, keepdims=True) for rays in x]
+    weight = np.ones(len(source))
+    rotation = np.eye(3)
+    for _ in range(10):
+        u, _, vt = np.linalg.svd((x[1] * weight[:, None]).T @ x[0])
+        rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+        distance = ((x[0] @ rotation.T - x[1]) ** 2).sum(axis=1)
+        weight = 1 / (1 + distance / (4 * np.median(distance) + 1e-18))
+    return rotation
+
+
+def _rotation_covariance(turned: np.ndarray, scale: float) -> np.ndarray:
+    ray = turned / turned[:, 2:]
+    # A turn by δθ moves the ray (x, y, 1) by δθ × ray, of which the plane z = 1 sees the part below.
+    motion = -skew(ray)
+    jacobian = motion[:, :2] - ray[:, :2, None] * motion[:, 2:]
+    return _inverse(np.einsum("mia,mib->ab", jacobian, jacobian)) * 2 * scale
