@@ -10,8 +10,16 @@ from semantic_matcher_core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from semantic_matcher_core.extractors import create_extractor, list_extractors
+    from semantic_matcher_core.geometry.camera import Camera
+    from semantic_matcher_core.io.camera_file import read_calibration
     from semantic_matcher_core.io.images import read_image
     from semantic_matcher_core.matching.verification import verify
+    from semantic_matcher_core.motion.localisation import Localiser, plane_view
+    from semantic_matcher_core.motion.metric import metric_pose
+    from semantic_matcher_core.motion.odometry import Odometry
+    from semantic_matcher_core.motion.pose import Pose
+    from semantic_matcher_core.motion.relative import relative_pose
+    from semantic_matcher_core.motion.view import depth_view, mono_view, stereo_view
     from semantic_matcher_core.pipeline import SemanticMatcher
     from semantic_matcher_core.types import Features, Matches
     from semantic_matcher_core.variants import list_variants
@@ -19,26 +27,48 @@ if TYPE_CHECKING:
 
 # Imported on first use: `semantic-matcher --help` and `import semantic_matcher_core` must not pay for torch.
 _PUBLIC = {
+    "Camera": "geometry.camera",
     "Features": "types",
+    "Localiser": "motion.localisation",
     "Matches": "types",
+    "Odometry": "motion.odometry",
+    "Pose": "motion.pose",
     "SemanticMatcher": "pipeline",
     "create_extractor": "extractors",
+    "depth_view": "motion.view",
     "draw_matches": "viz.matches",
     "list_extractors": "extractors",
     "list_variants": "variants",
+    "metric_pose": "motion.metric",
+    "mono_view": "motion.view",
+    "plane_view": "motion.localisation",
+    "read_calibration": "io.camera_file",
     "read_image": "io.images",
+    "relative_pose": "motion.relative",
+    "stereo_view": "motion.view",
     "verify": "matching.verification",
 }
 
 __all__ = [
+    "Camera",
     "Features",
+    "Localiser",
     "Matches",
+    "Odometry",
+    "Pose",
     "SemanticMatcher",
     "create_extractor",
+    "depth_view",
     "draw_matches",
     "list_extractors",
     "list_variants",
+    "metric_pose",
+    "mono_view",
+    "plane_view",
+    "read_calibration",
     "read_image",
+    "relative_pose",
+    "stereo_view",
     "verify",
 ]
 

@@ -19,7 +19,11 @@ from semantic_matcher_core.types import Matches
 
 # Half the side of a patch: 11 x 11 pixels.
 _RADIUS = 5
-_ITERATIONS = 8
+_ITERATIONS = 6
+_SLANT_ITERATIONS = 4
+# Disparity changes by about so much from one pixel to the next where surfaces are slanted, and by so much at most;
+# and the noise of grey values against which little texture is weighed.
+_SLANT, _STEEPEST, _GREY_NOISE = 0.1, 0.4, 3.0
 # A step of less than this many pixels ends the iteration.
 _CONVERGED_PX = 0.01
 # What is left between aligned patches: their correlation, and the standard deviation of the disparity that the
@@ -87,8 +91,8 @@ def align_rows(
     gradient = (template[:, :, 2:] - template[:, :, :-2]) / 2
     template = template[:, :, 1:-1]
     # The right image around each match, its rows interpolated once; every step only moves along them.
-    base = np.floor(p1[:, 0]) - _RADIUS - reach - 1
-    strips = _rows_of(grey1, base, rows1, 2 * (_RADIUS + reach) + 4)
+    base = np.floor(p1[:, 0]) - _RADIUS - reach - 3
+    strips = _rows_of(grey1, base, rows1, 2 * (_RADIUS + reach) + 8)
     weight = _inside(grey0.shape, p0[:, 0], p0[:, 1]) * _inside(grey1.shape, p1[:, 0], rows1)
     total = weight.sum(axis=(1, 2))
     usable = finite & (total >= _MIN_INSIDE * (2 * _RADIUS + 1) ** 2)
@@ -102,29 +106,54 @@ def align_rows(
         return np.einsum("mij,mij->m", a, b)
 
     tiny = 1e-6
-    template, gradient = centred(template), centred(gradient)
+    template = centred(template)
     contrast = dot(template, template) + tiny
-    gradient -= template * (dot(template, gradient) / contrast)[:, None, None]
-    information = dot(gradient, gradient) + tiny
 
-    x, step = p1[:, 0].copy(), np.full(len(p0), np.inf)
+    def independent(steepest: np.ndarray) -> np.ndarray:
+        """What gain and offset cannot make up for."""
+        steepest = centred(steepest)
+        return steepest - template * (dot(template, steepest) / contrast)[:, None, None]
+
+    # First the column alone, from up to max_step away ...
+    straight = independent(gradient)
+    information = dot(straight, straight) + tiny
+    x = p1[:, 0].copy()
     for _ in range(_ITERATIONS):
         patches = centred(_columns_of(strips, x - base))
-        gain = dot(template, patches) / contrast
         # A gain near zero or below is no match; its step is bounded, and its correlation rejects it.
-        moved = -dot(gradient, patches) / (information * np.maximum(gain, 0.1))
-        moved = np.clip(moved, -1.0, 1.0)
+        gain = np.maximum(dot(template, patches) / contrast, 0.1)
+        moved = np.clip(-dot(straight, patches) / (information * gain), -1.0, 1.0)
         x, before = np.clip(x + moved, p1[:, 0] - max_step, p1[:, 0] + max_step), x
+        if np.abs(x - before)[usable].max(initial=0.0) < 4 * _CONVERGED_PX:
+            break
+    # ... then with the slant of what is seen, along and across the row: on a floor, disparity changes within a patch.
+    offsets = np.arange(-_RADIUS, _RADIUS + 1, dtype=np.float32)
+    steepest = np.stack(
+        [straight, independent(gradient * offsets), independent(gradient * offsets[:, None])], axis=1
+    ).reshape(len(x), 3, -1)
+    normal = steepest @ steepest.transpose(0, 2, 1) + tiny * np.eye(3)
+    # Little texture must not make up a slant: it is expected to be small.
+    normal[:, [1, 2], [1, 2]] += ((_GREY_NOISE / _SLANT) ** 2) / np.maximum(gain, 0.1)[:, None] ** 2
+    solve = np.linalg.inv(normal)
+    slant, step = np.zeros((len(x), 2)), np.full(len(x), np.inf)
+    for _ in range(_SLANT_ITERATIONS):
+        patches = centred(_slanted(strips, x - base, slant, offsets))
+        gain = np.maximum(dot(template, patches) / contrast, 0.1)
+        pull = np.einsum("mkp,mp->mk", steepest, patches.reshape(len(x), -1)) / gain[:, None]
+        pull[:, 1:] += slant * ((_GREY_NOISE / _SLANT) ** 2) / gain[:, None] ** 2
+        moved = np.clip(-np.einsum("mkl,ml->mk", solve, pull), -0.5, 0.5)
+        x, before = np.clip(x + moved[:, 0], p1[:, 0] - max_step, p1[:, 0] + max_step), x
+        slant = np.clip(slant + moved[:, 1:], -_STEEPEST, _STEEPEST)
         step = np.abs(x - before)
         if step[usable].max(initial=0.0) < _CONVERGED_PX:
             break
-    patches = centred(_columns_of(strips, x - base))
+    patches = centred(_slanted(strips, x - base, slant, offsets))
     correlation = dot(template, patches) / np.sqrt(contrast * (dot(patches, patches) + tiny))
     gain = np.maximum(dot(template, patches) / contrast, tiny)
     remaining = patches - gain[:, None, None] * template
-    # Three values were fitted to each patch: column, gain and offset. Grey values are whole numbers at best.
-    variance = dot(remaining, remaining) / np.maximum(total - 3, 1.0) + 1 / 12
-    std = np.hypot(STD_OF_BLURRED_NOISE * np.sqrt(variance / information) / gain, _LEAST_STD_PX)
+    # Five values were fitted to each patch: column, slants, gain and offset. Grey values are whole numbers at best.
+    variance = dot(remaining, remaining) / np.maximum(total - 5, 1.0) + 1 / 12
+    std = np.hypot(STD_OF_BLURRED_NOISE * np.sqrt(variance * solve[:, 0, 0]) / gain, _LEAST_STD_PX)
     aligned = (
         usable
         & (step < 4 * _CONVERGED_PX)
@@ -198,6 +227,16 @@ def _columns_of(strips: np.ndarray, x: np.ndarray, radius: int = _RADIUS) -> np.
     weights = cubic_weights(x - whole)
     side = 2 * radius + 1
     return sum(weights[:, k, None, None] * around[:, :, k : k + side] for k in range(4))
+
+
+def _slanted(strips: np.ndarray, x: np.ndarray, slant: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """``M x 11 x 11`` values of strips, at column ``x`` plus the slants times the offsets along and across the row."""
+    along, across = (slant[:, i, None, None].astype(np.float32) for i in (0, 1))
+    where = x[:, None, None].astype(np.float32) + offsets * (1 + along) + offsets[:, None] * across
+    whole = np.floor(where)
+    columns = np.clip(whole.astype(np.intp), 1, strips.shape[2] - 3)
+    weights = cubic_weights((where - whole).reshape(-1)).reshape(*where.shape, 4)
+    return sum(weights[..., k] * np.take_along_axis(strips, columns + (k - 1), axis=2) for k in range(4))
 
 
 def _strips(image: np.ndarray, x: np.ndarray, y: np.ndarray, radius: int) -> np.ndarray:

@@ -17,10 +17,10 @@ from semantic_matcher_core.motion.pose import Pose, skew
 
 # Points that two views must share before a pose is believed.
 MIN_INLIERS = 12
-# Noise of keypoints, in pixels, from which the weights start; the covariance follows the noise really seen.
+# Noise of keypoints, in pixels, that they are weighed with; the covariance follows the noise really seen.
 _KEYPOINT_STD_PX = 0.5
 # What stands still to the last bit is not known to better than this.
-_LEAST_STD_PX = 0.05
+_LEAST_STD_PX = 0.02
 # A point this many standard deviations away, squared, does not belong.
 _GATE = 16.0
 # Cauchy's weight function falls to a half here, squared (Huber, Robust Statistics: 95 % efficiency).
@@ -119,17 +119,23 @@ def metric_pose(
     start, agree = _consensus(first.points, second, threshold_px, seed)
     if agree.sum() < min_inliers:
         raise PoseError(f"{agree.sum()} of {len(usable)} matches agree on one motion; a pose needs {min_inliers}")
-    return _refined(start, first, second, agree, usable, len(reference), min_inliers)
+    return _refined(start, first, second, agree, usable, len(reference), min_inliers, _KEYPOINT_STD_PX)
 
 
 def refined_pose(
-    start: Pose, reference: Observation, current: Observation, *, min_inliers: int = MIN_INLIERS
+    start: Pose,
+    reference: Observation,
+    current: Observation,
+    *,
+    keypoint_std: float,
+    min_inliers: int = MIN_INLIERS,
 ) -> PoseEstimate:
     """Refine a pose that is known well, as :func:`metric_pose` refines what RANSAC found.
 
     Args:
         start: of the current view in the reference's frame.
         reference, current, min_inliers: as for :func:`metric_pose`; most of the points agree with the pose.
+        keypoint_std: noise of the points in the image, in pixels, which says what they weigh beside depth.
 
     Raises:
         PoseError: as there.
@@ -138,7 +144,7 @@ def refined_pose(
     if len(usable) < min_inliers:
         raise PoseError(f"{len(usable)} of {len(reference)} matches have depth; a pose needs {min_inliers}")
     agree = np.ones(len(usable), bool)
-    return _refined(start, reference[usable], current[usable], agree, usable, len(reference), min_inliers)
+    return _refined(start, reference[usable], current[usable], agree, usable, len(reference), min_inliers, keypoint_std)
 
 
 def warps(pose: Pose, reference: Observation, current: Observation) -> np.ndarray:
@@ -185,12 +191,13 @@ def _refined(
     usable: np.ndarray,
     count: int,
     min_inliers: int,
+    keypoint_std: float,
 ) -> PoseEstimate:
     agree = agree.copy()
     scale = 1.0
     for gating in range(3):
         for _ in range(6):
-            residual, jacobian, information = _linearised(pose, first[agree], second[agree])
+            residual, jacobian, information = _linearised(pose, first[agree], second[agree], keypoint_std)
             distance = np.einsum("mi,mij,mj->m", residual, information, residual)
             if gating == 0:
                 scale = _scale(distance, second[agree].known)
@@ -201,7 +208,7 @@ def _refined(
             pose = pose.moved(-step)
             if np.abs(step).max() < 1e-9:
                 break
-        residual, _, information = _linearised(pose, first, second)
+        residual, _, information = _linearised(pose, first, second, keypoint_std)
         distance = np.einsum("mi,mij,mj->m", residual, information, residual)
         scale = _scale(distance[agree], second.known[agree])
         in_front = pose.inverse().apply(first.points)[:, 2] > 0
@@ -211,7 +218,7 @@ def _refined(
         settled, agree = np.array_equal(now, agree), now
         if settled:
             break
-    residual, jacobian, information = _linearised(pose, first[agree], second[agree])
+    residual, jacobian, information = _linearised(pose, first[agree], second[agree], keypoint_std)
     distance = np.einsum("mi,mij,mj->m", residual, information, residual)
     weight = 1.0 / (1.0 + distance / (_CAUCHY * scale))
     weighted = np.einsum("mia,mij->maj", jacobian, information) * weight[:, None, None]
@@ -221,14 +228,16 @@ def _refined(
     score = np.einsum("mai,mi->ma", weighted, residual)
     inverse = _solved(normal - 2 / (_CAUCHY * scale) * score.T @ score, np.eye(6))
     score /= 1 - leverage(np.einsum("mai,mib,ab->m", weighted, jacobian, inverse))[:, None]
-    covariance = inverse @ (score.T @ score) @ inverse + inverse * (_LEAST_STD_PX / _KEYPOINT_STD_PX) ** 2
+    covariance = inverse @ (score.T @ score) @ inverse + inverse * (_LEAST_STD_PX / keypoint_std) ** 2
     inliers = np.zeros(count, bool)
     inliers[usable[agree]] = True
     pixels = float(np.median(np.linalg.norm(residual[:, :2], axis=1))) * second.focal
     return PoseEstimate(pose, (covariance + covariance.T) / 2, inliers, pixels)
 
 
-def _linearised(pose: Pose, first: Observation, second: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _linearised(
+    pose: Pose, first: Observation, second: Observation, keypoint_std: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Residuals ``M x 3`` (two of rays, one of inverse depth), Jacobians ``M x 3 x 6``, information ``M x 3 x 3``."""
     points0 = first.points
     turned = points0 - pose.translation
@@ -245,7 +254,7 @@ def _linearised(pose: Pose, first: Observation, second: Observation) -> tuple[np
     in_first = outer @ pose.rotation.T
     jacobian = np.concatenate([-in_first, in_first @ skew(turned)], axis=2)
     # What the first view's noise does to the residual: its keypoint, and its depth along the ray.
-    variance = (_KEYPOINT_STD_PX / np.array([first.focal, second.focal])) ** 2
+    variance = (keypoint_std / np.array([first.focal, second.focal])) ** 2
     rays = np.column_stack([first.rays, np.ones(len(points))])
     along = np.einsum("mij,mj->mi", in_first, rays) * (first.inverse_depth_std / first.inverse_depth**2)[:, None]
     across = in_first[:, :, :2] / first.inverse_depth[:, None, None]

@@ -14,6 +14,7 @@ from semantic_matcher_core.types import Features, Matches
 
 # So many aligned patches determine a pose as well as all of them would, and bound the time.
 _PATCHES = 300
+_ALIGNED_STD_PX = 0.1
 
 
 class PairMatcher(Protocol):
@@ -63,7 +64,9 @@ def pose_between(
     aligned = seen1[agree[good]]
     again = observation(moved[good], current.camera, aligned.inverse_depth, aligned.inverse_depth_std)
     try:
-        refined = refined_pose(estimate.pose, seen0[agree[good]], again, min_inliers=min_inliers)
+        refined = refined_pose(
+            estimate.pose, seen0[agree[good]], again, keypoint_std=_ALIGNED_STD_PX, min_inliers=min_inliers
+        )
     except PoseError:
         # The consensus stands on more points than those that could be aligned.
         return estimate, matches

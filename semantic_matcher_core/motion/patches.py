@@ -64,6 +64,8 @@ def align_patches(
         ``M x 2`` pixels, and ``M`` bool: where they hold. Elsewhere they are as given.
     """
     count = len(points0)
+    if not count:
+        return points1, np.zeros(0, bool)
     inverse, sane = _inverted(warps)
     offsets = np.arange(-_RADIUS - 1, _RADIUS + 2, dtype=np.float64)
     grid = np.stack(np.meshgrid(offsets, offsets), axis=-1)
@@ -125,9 +127,11 @@ def align_patches(
 
 def _inverted(warps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inverses, and where they are sane: neither mirrored nor squeezed flat."""
+    finite = np.isfinite(warps).all(axis=(1, 2))
+    warps = np.where(finite[:, None, None], warps, 0.0)
     determinant = np.linalg.det(warps)
     size = np.abs(warps).max(axis=(1, 2))
-    sane = np.isfinite(warps).all(axis=(1, 2)) & (determinant > 0.05 * size**2) & (size > 0.06) & (size < 16)
+    sane = finite & (determinant > 0.05 * size**2) & (size > 0.06) & (size < 16)
     return np.linalg.inv(np.where(sane[:, None, None], warps, np.eye(2))), sane
 
 

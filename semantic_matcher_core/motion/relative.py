@@ -104,7 +104,7 @@ def relative_pose(
         raise PoseError(f"{agree.sum()} of {len(agree)} matches agree on one motion; a pose needs {min_inliers}")
     inliers = np.zeros(len(matches), bool)
     inliers[np.flatnonzero(usable)[agree]] = True
-    pose, agree, scale = _refined(pose, *rays, agree, min_inliers, (_LEAST_STD_PX / focal) ** 2)
+    pose, agree, scale = _refined(pose, rays[0], rays[1], agree, min_inliers, (_LEAST_STD_PX / focal) ** 2)
     inliers = np.zeros(len(matches), bool)
     inliers[np.flatnonzero(usable)[agree]] = True
     first, second = (ray[agree] for ray in rays)

@@ -1,0 +1,177 @@
+"""Pose between two views, up to scale and metric: against exact poses, with noise, outliers and degenerate scenes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import semantic_matcher_core as smc
+from semantic_matcher_core.errors import ConfigError, PoseError, ShapeError
+from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.motion.metric import Observation, metric_pose, refined_pose
+from semantic_matcher_core.motion.pose import Pose, exp_so3
+from semantic_matcher_core.motion.relative import relative_pose
+from semantic_matcher_core.types import Matches
+
+K = np.array([[500.0, 0, 320], [0, 495.0, 240], [0, 0, 1]])
+LENSES = {
+    "": [],
+    "plumb_bob": [-0.28, 0.09, 0.001, -0.0007, -0.012],
+    "rational_polynomial": [0.4, 0.1, 0.0005, -0.0003, 0.01, 0.75, 0.15, 0.03],
+    "equidistant": [0.02, -0.01, 0.003, -0.0005],
+}
+
+
+def scene(random: np.random.Generator, count: int) -> np.ndarray:
+    return random.uniform((-2, -1.5, 3), (2, 1.5, 8), (count, 3))
+
+
+def seen(points: np.ndarray, camera: Camera) -> np.ndarray:
+    zero = np.zeros(3)
+    if camera.distortion_model == "equidistant":
+        return cv2.fisheye.projectPoints(points[:, None], zero, zero, camera.matrix, camera.distortion)[0][:, 0]
+    return cv2.projectPoints(points, zero, zero, camera.matrix, camera.distortion)[0][:, 0]
+
+
+def matches_of(pixels0: np.ndarray, pixels1: np.ndarray, inlier: np.ndarray | None = None) -> Matches:
+    count = len(pixels0)
+    return Matches(
+        torch.arange(count)[:, None].expand(-1, 2),
+        torch.from_numpy(pixels0).double(),
+        torch.from_numpy(pixels1).double(),
+        torch.ones(count),
+        inlier=None if inlier is None else torch.from_numpy(inlier),
+    )
+
+
+STEP = Pose(exp_so3(np.array([0.02, -0.06, 0.03])), np.array([0.3, -0.05, 0.1]))
+
+
+@pytest.mark.parametrize("lens", LENSES)
+def test_relative_pose_through_any_lens(lens):
+    random = np.random.default_rng(0)
+    points, camera = scene(random, 300), Camera(K, lens, LENSES[lens])
+    pixels0, pixels1 = seen(points, camera), seen(STEP.inverse().apply(points), camera)
+    wrong = np.arange(300) % 4 == 0
+    pixels1[wrong] += random.uniform(30, 90, (wrong.sum(), 2))
+    found = smc.relative_pose(matches_of(pixels0, pixels1), camera)
+    assert found.has_translation
+    assert np.degrees((found.pose.inverse() @ STEP).angle) < 0.01
+    direction = STEP.translation / np.linalg.norm(STEP.translation)
+    np.testing.assert_allclose(found.pose.translation, direction, atol=2e-3)
+    assert found.inliers[~wrong].all() and found.inliers[wrong].mean() < 0.1
+
+
+def test_relative_poses_are_as_uncertain_as_they_say():
+    random = np.random.default_rng(1)
+    camera, normalised = Camera(K), []
+    direction = STEP.translation / np.linalg.norm(STEP.translation)
+    for trial in range(25):
+        points = scene(random, 250)
+        pixels = [seen(p, camera) + random.normal(0, 0.5, (250, 2)) for p in (points, STEP.inverse().apply(points))]
+        found = relative_pose(matches_of(*pixels), camera, seed=trial)
+        error = found.pose.change_to(Pose(STEP.rotation, direction))
+        normalised.append(error @ np.linalg.pinv(found.covariance, rcond=1e-8, hermitian=True) @ error / 5)
+        assert np.isclose(found.pose.translation @ found.covariance[:3, :3] @ found.pose.translation, 0, atol=1e-12)
+    assert 0.5 < np.mean(normalised) < 2
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+@pytest.mark.parametrize("turn", [0.0, 0.1])
+def test_a_camera_that_only_turns_has_no_translation(turn, noise):
+    random = np.random.default_rng(2)
+    points, camera = scene(random, 300), Camera(K)
+    rotation = Pose(exp_so3(np.array([0.2, 1, 0.1]) * turn))
+    pixels = [seen(p, camera) + random.normal(0, noise, (300, 2)) for p in (points, rotation.inverse().apply(points))]
+    found = relative_pose(matches_of(*pixels), camera)
+    assert not found.has_translation and (found.pose.translation == 0).all()
+    error = found.pose.change_to(rotation)
+    assert np.degrees(np.linalg.norm(error[3:])) < 0.05
+    assert np.isfinite(found.covariance).all()
+    assert error[3:] @ np.linalg.pinv(found.covariance[3:, 3:]) @ error[3:] / 3 < 3
+
+
+def test_relative_poses_that_cannot_be_are_named():
+    random = np.random.default_rng(3)
+    camera = Camera(K)
+    for count in (0, 1, 14):
+        with pytest.raises(PoseError, match=f"{count} matches"):
+            relative_pose(matches_of(np.zeros((count, 2)), np.zeros((count, 2))), camera)
+    with pytest.raises(PoseError, match="agree on one motion"):
+        relative_pose(matches_of(*random.uniform(0, 480, (2, 60, 2))), camera)
+    pixels = seen(scene(random, 60), camera)
+    with pytest.raises(PoseError, match="0 matches"):
+        relative_pose(matches_of(pixels, pixels, np.zeros(60, bool)), camera)
+    with pytest.raises(ConfigError, match="threshold_px"):
+        relative_pose(matches_of(pixels, pixels), camera, threshold_px=0)
+    several = Matches(torch.zeros(0, 2).long(), torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(0), torch.zeros(0), 2)
+    with pytest.raises(ConfigError, match="one pair"):
+        relative_pose(several, camera)
+
+
+def observed(random, points, *, noise=0.5, disparity_noise=0.1, depth=True, baseline=0.12) -> Observation:
+    rays = points[:, :2] / points[:, 2:] + random.normal(0, noise / 500, (len(points), 2))
+    std = np.full(len(points), disparity_noise / (500 * baseline))
+    inverse = 1 / points[:, 2] + random.normal(0, 1, len(points)) * std
+    return Observation(rays, inverse if depth else np.full(len(points), np.nan), std, 500.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "noise", "outliers", "depth"),
+    [(400, 0.5, 0.3, True), (400, 0.5, 0.3, False), (200, 0.15, 0.0, True), (60, 0.5, 0.0, True)],
+)
+def test_metric_poses_are_as_uncertain_as_they_say(count, noise, outliers, depth):
+    random = np.random.default_rng(4)
+    normalised = []
+    for trial in range(20):
+        points = scene(random, count)
+        first = observed(random, points, noise=noise)
+        second = observed(random, STEP.inverse().apply(points), noise=noise, depth=depth)
+        wrong = random.random(count) < outliers
+        second.rays[wrong] += random.uniform(-0.5, 0.5, (wrong.sum(), 2))
+        found = metric_pose(first, second, seed=trial)
+        error = found.pose.change_to(STEP)
+        assert np.linalg.norm(error[:3]) < 0.03 and np.linalg.norm(error[3:]) < 0.003
+        assert found.inliers[~wrong].mean() > 0.9 and found.inliers[wrong].sum() <= 3
+        normalised.append(error @ np.linalg.solve(found.covariance, error) / 6)
+    assert 0.5 < np.mean(normalised) < 2
+
+
+def test_metric_pose_of_exact_points_is_exact_and_stands_still():
+    random = np.random.default_rng(5)
+    points = scene(random, 50)
+    first = observed(random, points, noise=0, disparity_noise=1e-9)
+    second = observed(random, STEP.inverse().apply(points), noise=0, disparity_noise=1e-9)
+    np.testing.assert_allclose(metric_pose(first, second).pose.matrix, STEP.matrix, atol=1e-7)
+    np.testing.assert_allclose(refined_pose(STEP, first, second, keypoint_std=0.1).pose.matrix, STEP.matrix, atol=1e-9)
+    still = metric_pose(first, first)
+    np.testing.assert_allclose(still.pose.matrix, np.eye(4), atol=1e-9)
+    assert (np.linalg.eigvalsh(still.covariance) > 0).all()
+
+
+def test_metric_poses_that_cannot_be_are_named():
+    random = np.random.default_rng(6)
+    points = scene(random, 40)
+    good, none = observed(random, points), observed(random, points, depth=False)
+    with pytest.raises(PoseError, match="0 of 40 matches have depth"):
+        metric_pose(none, good)
+    for count in (0, 1, 3):
+        with pytest.raises(PoseError, match="a pose needs 12"):
+            metric_pose(good[:count], good[:count])
+    with pytest.raises(PoseError, match="agree on one motion"):
+        metric_pose(good, observed(random, scene(random, 40)))
+    line = np.column_stack([np.linspace(-1, 1, 40), np.zeros(40), np.full(40, 4.0)])
+    one = np.tile([[0.1, 0.2, 4.0]], (40, 1))
+    for degenerate in (line, one):
+        with pytest.raises(PoseError):
+            metric_pose(*(observed(random, degenerate, noise=0, disparity_noise=1e-6) for _ in range(2)))
+    with pytest.raises(ShapeError, match="come in pairs"):
+        metric_pose(good, good[:10])
+    with pytest.raises(ShapeError):
+        Observation(np.zeros((3, 2)), np.zeros(2), np.zeros(3), 500.0)
+    broken = observed(random, points)
+    broken.rays[0], broken.inverse_depth[1], broken.inverse_depth[2] = np.nan, np.inf, -1
+    found = metric_pose(broken, broken)
+    assert np.isfinite(found.pose.matrix).all() and not found.inliers[:3].any()
