@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -212,23 +212,27 @@ def _jobs(
     from semantic_matcher_core.offline.jobs import Job
     from semantic_matcher_core.offline.options import RunOptions
 
-    options = RunOptions(
-        mode=pairing.mode,
-        pairing=pairing.temporal(),
-        sync=pairing.sync,
-        slop_s=pairing.slop,
-        rotation=pairing.rotation,
-        geometry=matching.kind(calibrated=True),
-        geometry_threshold=matching.geometry_threshold,
-        geometry_backend=matching.geometry_backend,
-        rectified=calibration.rectified,
-        epipolar_band=calibration.epipolar_band,
-        points=calibration.publish_points,
-        min_disparity=calibration.min_disparity,
-        descriptors=outputs.descriptors,
-        images=outputs.write_images,
-        namespace=outputs.namespace,
-    )
+    chosen: dict[str, Any] = {
+        "mode": pairing.mode,
+        "pairing": pairing.temporal(),
+        "sync": pairing.sync,
+        "slop_s": pairing.slop,
+        "rotation": pairing.rotation,
+        "geometry": matching.kind(calibrated=True),
+        "geometry_threshold": matching.geometry_threshold,
+        "geometry_backend": matching.geometry_backend,
+        "rectified": calibration.rectified,
+        "epipolar_band": calibration.epipolar_band,
+        "points": calibration.publish_points,
+        "min_disparity": calibration.min_disparity,
+        "descriptors": outputs.descriptors,
+        "images": outputs.write_images,
+        "namespace": outputs.namespace,
+    }
+    # What the table of options has, and no line here.
+    for group in (pairing, matching, calibration):
+        chosen |= {f.name: getattr(group, f.name) for f in fields(RunOptions) if hasattr(group, f.name)} | chosen
+    options = RunOptions(**chosen)
     references = tuple(pairing.reference or ())
     if (options.mode == "reference") != bool(references):
         raise ConfigError("--mode reference and --reference IMAGE belong together")

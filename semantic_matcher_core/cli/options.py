@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from semantic_matcher_core.cli.from_table import FROM_TABLE, from_table
+from semantic_matcher_core.options import GEOMETRY, MATCHING, MODEL
 from semantic_matcher_core.settings import BACKENDS, GEOMETRY_BACKENDS, MatcherConfig
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ _MODEL = "Model"
 _MATCHING = "Matching"
 
 
-@dataclass(frozen=True)
+@from_table(_MATCHING, MATCHING, GEOMETRY)
 class MatchingOptions:
     """Which matches are kept, and how they are checked."""
 
@@ -34,62 +36,15 @@ class MatchingOptions:
         float,
         typer.Option(help="With --geometry: how far an inlier may be off, in pixels.", rich_help_panel=_MATCHING),
     ] = 2.0
-    geometry_backend: Annotated[
-        str,
-        typer.Option(
-            help="With --geometry: what estimates the model: magsac (OpenCV's MAGSAC++) or poselib (LO-RANSAC).",
-            rich_help_panel=_MATCHING,
-        ),
-    ] = "magsac"
-    matcher: Annotated[
-        str,
-        typer.Option(
-            help="nearest: nearest neighbours by similarity. lightglue: LightGlue, for plain:aliked-n16, plain:xfeat, "
-            "plain:superpoint, plain:disk, plain:sift, plain:dedode-B.",
-            rich_help_panel=_MATCHING,
-        ),
-    ] = "nearest"
-    ratio: Annotated[
-        float | None,
-        typer.Option(
-            help="Lowe's ratio test: keep a match only when it is this much nearer than the second best, e.g. 0.8.",
-            show_default=False,
-            rich_help_panel=_MATCHING,
-        ),
-    ] = None
-    min_similarity: Annotated[
-        float | None,
-        typer.Option(
-            help="Keep only matches at least this similar, at most 1.", show_default=False, rich_help_panel=_MATCHING
-        ),
-    ] = None
-
-    filter_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="With --matcher lightglue: keep matches above this probability. (default: 0.1)",
-            show_default=False,
-            rich_help_panel=_MATCHING,
-        ),
-    ] = None
-    depth_confidence: Annotated[
-        float | None,
-        typer.Option(
-            help="With --matcher lightglue: stop after a layer when this share of the keypoints is sure of itself; 1 "
-            "runs all layers. (default: as published, 0.95; 1 for xfeat)",
-            show_default=False,
-            rich_help_panel=_MATCHING,
-        ),
-    ] = None
-    width_confidence: Annotated[
-        float | None,
-        typer.Option(
-            help="With --matcher lightglue: drop keypoints on the way that are this sure to have no match; 1 drops "
-            "none. (default: as published, 0.99; 0.95 for xfeat)",
-            show_default=False,
-            rich_help_panel=_MATCHING,
-        ),
-    ] = None
+    geometry_backend: str = FROM_TABLE
+    matcher: str = FROM_TABLE
+    mutual: bool = FROM_TABLE
+    max_distance: float | None = FROM_TABLE
+    ratio: float | None = FROM_TABLE
+    min_similarity: float | None = FROM_TABLE
+    filter_threshold: float | None = FROM_TABLE
+    depth_confidence: float | None = FROM_TABLE
+    width_confidence: float | None = FROM_TABLE
 
     def config(self) -> MatcherConfig:
         """Return the options of the matcher.
@@ -99,7 +54,9 @@ class MatchingOptions:
         """
         config = MatcherConfig(
             matcher=self.matcher,
+            mutual=self.mutual,
             ratio=self.ratio,
+            max_distance=self.max_distance,
             min_similarity=self.min_similarity,
             depth_confidence=self.depth_confidence,
             width_confidence=self.width_confidence,
@@ -129,7 +86,7 @@ class MatchingOptions:
         return None if self.geometry == "none" else self.geometry
 
 
-@dataclass(frozen=True)
+@from_table(_MODEL, MODEL)
 class ModelOptions:
     """What matches, and where it runs."""
 
@@ -144,22 +101,8 @@ class ModelOptions:
             rich_help_panel=_MODEL,
         ),
     ] = None
-    descriptor: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of --variant: the local feature, e.g. xfeat, aliked, superpoint.",
-            show_default=False,
-            rich_help_panel=_MODEL,
-        ),
-    ] = None
-    dino: Annotated[
-        str | None,
-        typer.Option(
-            help="With --descriptor: the semantic encoder, e.g. dinov2_vits14 or B; none for no semantics.",
-            show_default=False,
-            rich_help_panel=_MODEL,
-        ),
-    ] = None
+    descriptor: str | None = FROM_TABLE
+    dino: str | None = FROM_TABLE
     weights: Annotated[
         Path | None,
         typer.Option(help="A folder to look for weights in first.", show_default=False, rich_help_panel=_MODEL),
@@ -170,12 +113,8 @@ class ModelOptions:
             "--fetch", help="Download weights that are not here; otherwise no network.", rich_help_panel=_MODEL
         ),
     ] = False
-    device: Annotated[
-        str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:1 …", rich_help_panel=_MODEL)
-    ] = "auto"
-    precision: Annotated[
-        str, typer.Option(help="What the networks compute in: fp32, bf16, or fp16 (GPU).", rich_help_panel=_MODEL)
-    ] = "fp32"
+    device: str = FROM_TABLE
+    precision: str = FROM_TABLE
     max_keypoints: Annotated[
         int | None,
         typer.Option(
@@ -188,25 +127,9 @@ class ModelOptions:
         ),
     ] = None
 
-    semantic_size: Annotated[
-        int | None,
-        typer.Option(
-            "--semantic-size",
-            min=14,
-            help="Long side in pixels at which the semantic encoder sees the image; smaller is faster; no effect "
-            "where the variant's configuration fixes it. (default: 896)",
-            show_default=False,
-            rich_help_panel=_MODEL,
-        ),
-    ] = None
-    backend: Annotated[
-        str,
-        typer.Option(
-            help="What runs the networks: eager (torch as it is), compile (torch.compile: the first image of each size "
-            "waits for the compiler), onnx (after `semantic-matcher export`), tensorrt (GPU).",
-            rich_help_panel=_MODEL,
-        ),
-    ] = "eager"
+    semantic_size: int | None = FROM_TABLE
+    detection_threshold: float | None = FROM_TABLE
+    backend: str = FROM_TABLE
     onnx_folder: Annotated[
         Path | None,
         typer.Option(
@@ -251,7 +174,7 @@ class ModelOptions:
         folder = self._graphs(name)
         from semantic_matcher_core.pipeline import SemanticMatcher
 
-        chosen: dict[str, Any] = {} if self.semantic_size is None else {"semantic_size": self.semantic_size}
+        chosen: dict[str, Any] = {"semantic_size": self.semantic_size, "detection_threshold": self.detection_threshold}
         return SemanticMatcher.from_pretrained(
             name,
             device=self.device,
@@ -262,7 +185,7 @@ class ModelOptions:
             backend=self.backend,
             onnx_folder=folder,
             matching=config,
-            **chosen,
+            **{name: value for name, value in chosen.items() if value is not None},
         )
 
     def _graphs(self, name: str) -> Path | None:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from semantic_matcher_core.cli.from_table import FROM_TABLE, from_table
+from semantic_matcher_core.options import REFERENCE, STEREO, STEREO_RECTIFIED, TEMPORAL
+
 if TYPE_CHECKING:
     from semantic_matcher_core.io.colmap import Intrinsics
     from semantic_matcher_core.offline.pair_choice import PairChoice
@@ -18,7 +21,7 @@ _CALIBRATION = "Calibrated cameras"
 _OUTPUT = "Output"
 
 
-@dataclass(frozen=True)
+@from_table(_PAIRING, TEMPORAL, STEREO, REFERENCE)
 class PairingOptions:
     """Which image is matched with which."""
 
@@ -36,56 +39,14 @@ class PairingOptions:
             help="Mode reference: an image to match with; repeatable.", show_default=False, rich_help_panel=_PAIRING
         ),
     ] = None
-    reference_policy: Annotated[
-        str,
-        typer.Option(
-            help="Mode temporal: match with the previous image; with one that serves for every_nth images; or with a "
-            "keyframe that serves until too little of it is found again.",
-            rich_help_panel=_PAIRING,
-        ),
-    ] = "previous"
-    every_nth: Annotated[
-        int,
-        typer.Option(min=1, help="Policy every_nth: images that a reference serves for.", rich_help_panel=_PAIRING),
-    ] = 5
-    min_inlier_share: Annotated[
-        float,
-        typer.Option(
-            help="Policy keyframe: replace it when a smaller share of the keypoints is matched.",
-            rich_help_panel=_PAIRING,
-        ),
-    ] = 0.25
-    min_overlap: Annotated[
-        float,
-        typer.Option(
-            help="Policy keyframe: replace it when a smaller share of its area is matched.", rich_help_panel=_PAIRING
-        ),
-    ] = 0.4
-    sync: Annotated[
-        str,
-        typer.Option(
-            help="Mode stereo: approximate, left and right nearest in time are a pair; exact, those of equal stamps.",
-            rich_help_panel=_PAIRING,
-        ),
-    ] = "approximate"
-    slop: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="Sync approximate: seconds that the stamps of a pair may differ, below half the frame period; 0: as "
-            "the frame period has it.",
-            rich_help_panel=_PAIRING,
-        ),
-    ] = 0.0
+    reference_policy: str = FROM_TABLE
+    every_nth: int = FROM_TABLE
+    min_inlier_share: float = FROM_TABLE
+    min_overlap: float = FROM_TABLE
+    sync: str = FROM_TABLE
+    slop: float = FROM_TABLE
 
-    rotation: Annotated[
-        str,
-        typer.Option(
-            help="Mode reference: how images may be turned against those of --reference: upright; quarter, looked for "
-            "at four turns; any, at eight.",
-            rich_help_panel=_PAIRING,
-        ),
-    ] = "upright"
+    rotation: str = FROM_TABLE
 
     def temporal(self) -> TemporalPairing:
         """The policy of temporal mode.
@@ -98,7 +59,7 @@ class PairingOptions:
         return TemporalPairing(self.reference_policy, self.every_nth, self.min_inlier_share, self.min_overlap)
 
 
-@dataclass(frozen=True)
+@from_table(_CALIBRATION, STEREO_RECTIFIED)
 class CalibrationOptions:
     """What is known of the cameras, and what it is used for."""
 
@@ -120,22 +81,9 @@ class CalibrationOptions:
             rich_help_panel=_CALIBRATION,
         ),
     ] = False
-    epipolar_band: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="With --rectified, mode stereo: pixels that the rows of a match may differ by; 0 for no limit.",
-            rich_help_panel=_CALIBRATION,
-        ),
-    ] = 2.0
-    publish_points: Annotated[
-        bool,
-        typer.Option(help="With --rectified, mode stereo: write points in space.", rich_help_panel=_CALIBRATION),
-    ] = True
-    min_disparity: Annotated[
-        float,
-        typer.Option(help="Matches of a smaller disparity, in pixels, become no points.", rich_help_panel=_CALIBRATION),
-    ] = 1.0
+    epipolar_band: float = FROM_TABLE
+    publish_points: bool = FROM_TABLE
+    min_disparity: float = FROM_TABLE
 
 
 @dataclass(frozen=True)

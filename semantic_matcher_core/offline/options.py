@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import dataclass_transform
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.offline.pairing import MODES
+from semantic_matcher_core.options import GEOMETRY, REFERENCE, STEREO, STEREO_RECTIFIED, ParameterSpec, on_command_line
 from semantic_matcher_core.settings import GEOMETRY_BACKENDS, turns_of
 from semantic_matcher_core.streams import TemporalPairing, slop_of
 
 IMAGE_CHOICES = ("jpeg", "none")
+# Options whose own error says more than the table can.
+_CHECKED_HERE = {"geometry_backend", "geometry_threshold", "slop", "sync", "rotation", "epipolar_band", "min_disparity"}
 
 
-@dataclass(frozen=True)
+# Options of the table that a run has under another name.
+_NAMES = {"publish_points": "points", "slop": "slop_s"}
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def _with_the_tables(cls: type[RunOptions]) -> type[RunOptions]:
+    """Add what the table of options has beside the declared fields, so that a run takes all that a node does."""
+    for option in _table().values():
+        if _NAMES.get(option.name, option.name) not in cls.__annotations__:
+            cls.__annotations__[option.name] = type(option.default)
+            setattr(cls, option.name, option.default)
+    return dataclass(frozen=True)(cls)
+
+
+def _table() -> dict[str, ParameterSpec]:
+    return on_command_line(GEOMETRY, STEREO, STEREO_RECTIFIED, REFERENCE)
+
+
+@_with_the_tables
 class RunOptions:
     """What a run does; the same options on the same recording give the same file.
 
@@ -58,6 +80,10 @@ class RunOptions:
     namespace: str = ""
 
     def __post_init__(self) -> None:
+        for option in _table().values():
+            value = getattr(self, _NAMES.get(option.name, option.name))
+            if option.name not in _CHECKED_HERE and (reason := option.refusal(option.coerced(value))):
+                raise ConfigError(reason)
         if self.mode not in MODES:
             raise ConfigError(f"unknown mode {self.mode!r}; use one of {', '.join(MODES)}")
         slop_of(self.sync, self.slop_s)

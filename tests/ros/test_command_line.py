@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("semantic_matcher.command_line")
 
 from semantic_matcher.command_line import UsageError, check_parameters_file, own_arguments
-from semantic_matcher.parameters import TABLES
+from semantic_matcher_core.options import TABLES
 
 PURPOSES = {
     "temporal_matcher": "earlier one",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-parameters = pytest.importorskip("semantic_matcher.parameters")
+from semantic_matcher_core import options as parameters
+
 parameter_files = pytest.importorskip("semantic_matcher.parameter_files")
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from semantic_matcher.parameters import TABLES
+from semantic_matcher_core.options import TABLES
 
 _WIDTH = 100
 

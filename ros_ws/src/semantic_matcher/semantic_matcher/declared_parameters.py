@@ -10,8 +10,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import ParameterException
 from rclpy.parameter import Parameter
 
-from semantic_matcher.parameters import ParameterSpec, Value
 from semantic_matcher.qos_overrides import override_refusal
+from semantic_matcher_core.options import ParameterSpec, Value
 
 if TYPE_CHECKING:
     from rclpy.node import Node

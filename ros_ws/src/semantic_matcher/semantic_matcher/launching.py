@@ -15,30 +15,8 @@ from launch_ros.actions import LifecycleNode, Node
 
 from semantic_matcher.command_line import check_parameters_file
 from semantic_matcher.fastdds_profile import large_message_environment
-from semantic_matcher.parameters import TABLES, ParameterSpec, Value, named
+from semantic_matcher_core.options import TABLES, ParameterSpec, Value, named
 
-# Parameters that are launch arguments as well; all others are set with params_file.
-_PARAMETERS = (
-    "variant",
-    "descriptor",
-    "dino",
-    "weights",
-    "device",
-    "precision",
-    "max_keypoints",
-    "matcher",
-    "cameras",
-    "reference_images",
-    "template_image",
-    "rectified",
-    "geometry",
-    "image_transport",
-    "image_reliability",
-    "sync",
-    "slop",
-    "lazy",
-    "autostart",
-)
 _RVIZ_TOPICS = ("debug_image", "points", "grid_marker")
 _LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 _BOOLEANS = {"true": True, "false": False}
@@ -72,7 +50,7 @@ def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDe
         topics: its topic arguments.
     """
     topics = tuple(topics)
-    specs = {spec.name: spec for spec in TABLES[executable] if spec.name in _PARAMETERS}
+    specs = {spec.name: spec for spec in TABLES[executable] if spec.is_launch_argument}
 
     def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         given = {name: LaunchConfiguration(name).perform(context) for name in _argument_names(specs, topics)}

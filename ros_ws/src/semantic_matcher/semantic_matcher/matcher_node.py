@@ -25,13 +25,13 @@ from semantic_matcher.matching_model import MatchingModel, model_name, name_refu
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.node_statistics import Statistics
 from semantic_matcher.output import Output
-from semantic_matcher.parameters import TABLES
 from semantic_matcher.problems import Problems
 from semantic_matcher.process_memory import resident_bytes
 from semantic_matcher.qos_overrides import QoSOverrides
 from semantic_matcher.worker import NewestFrameWorker
 from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
 from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
+from semantic_matcher_core.options import TABLES
 
 _LOG_EVERY_S = 5.0
 # How soon the node answers what happens on the graph without an event.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from semantic_matcher.parameters import SUBJECTS, TABLES, ParameterSpec, Value
+from semantic_matcher_core.options import SUBJECTS, TABLES, ParameterSpec, Value
 
 _BEGIN = "<!-- parameters: written by `python -m semantic_matcher.parameter_files` -->"
 _END = "<!-- end of parameters -->"

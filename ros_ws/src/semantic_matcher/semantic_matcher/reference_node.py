@@ -14,7 +14,6 @@ from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
 from semantic_matcher.messages import StoredImage, descriptors_message, keypoints_message, stamp_ns
 from semantic_matcher.output import Output
-from semantic_matcher.parameters import named
 from semantic_matcher.publishing import (
     frame_types,
     pair_types,
@@ -27,6 +26,7 @@ from semantic_matcher.reference_service import ReferenceRequest, ReferenceServic
 from semantic_matcher.temporal_node import prefix_of
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.options import named
 from semantic_matcher_core.streams import ReferenceStream
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.output import Output
-from semantic_matcher.parameters import named
 from semantic_matcher.publishing import (
     frame_types,
     pair_types,
@@ -21,6 +20,7 @@ from semantic_matcher.publishing import (
     publish_pictures,
 )
 from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.options import named
 from semantic_matcher_core.streams import StampOrder, TemporalPairing, TemporalStream
 
 

@@ -20,7 +20,7 @@ pytest.importorskip("semantic_matcher_msgs.msg")
 import rclpy
 
 from semantic_matcher.parameter_files import yaml_defaults
-from semantic_matcher.parameters import TABLES
+from semantic_matcher_core.options import TABLES
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 SHIFT = (12, 8)

@@ -1,13 +1,16 @@
-"""The parameters of the nodes: one table, of which declaration, YAML defaults, launch arguments and docs are made.
+"""The options of nodes, command line and offline runs: one table, of which all of them are made.
 
-Nothing here needs ROS.
+ROS parameters, their YAML defaults, launch arguments, options of ``semantic-matcher`` and of offline runs, and the
+documentation are made from it: an option that is added here appears in each of them. Imports neither torch nor ROS.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 Value = bool | int | float | str | list[str]
 
@@ -25,6 +28,7 @@ class ParameterSpec:
         pattern: regular expression that each string of an array must match, with what it means in words; empty
             strings are left out, because ROS has no empty array in a parameter file.
         dynamic: may change while the node runs; otherwise it is read-only.
+        launch: is an argument of the launch files as well; all others are set with their params_file.
     """
 
     name: str
@@ -35,6 +39,12 @@ class ParameterSpec:
     choices: tuple[str, ...] = ()
     pattern: tuple[str, str] = (".*", "")
     dynamic: bool = False
+    launch: bool = False
+
+    @property
+    def is_launch_argument(self) -> bool:
+        """Whether the launch files have it as an argument."""
+        return self.launch or self.name in LAUNCH_ARGUMENTS
 
     @property
     def type_name(self) -> str:
@@ -61,7 +71,9 @@ class ParameterSpec:
             return self._refusal_of_array(value)
         if self.choices and value not in self.choices:
             return f"{self.name} = {value!r} is refused: expected one of {', '.join(map(repr, self.choices))}"
-        if self.minimum is None or (math.isfinite(value) and self.minimum <= value <= self.upper):
+        if self.minimum is None or not isinstance(value, (int, float)):
+            return ""
+        if math.isfinite(value) and self.minimum <= value <= self.upper:
             return ""
         return f"{self.name} = {value!r} is refused: expected {self.range_text}"
 
@@ -460,6 +472,70 @@ SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
     "Node": NODE,
 }
 """What they are about -> the parameters, in the order of the documentation."""
+
+
+LAUNCH_ARGUMENTS = frozenset(
+    {
+        "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "matcher", "cameras",
+        "reference_images", "template_image", "rectified", "geometry", "image_transport", "image_reliability", "sync",
+        "slop", "lazy", "autostart",
+    }
+)  # fmt: skip
+"""Parameters that are launch arguments as well."""
+
+NOT_GIVEN = None
+"""The default of an option that, left out, means what the model was made for."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What an option is like on the command line, where that differs.
+
+    Attributes:
+        why_not: why the command line does not have it; empty where it does.
+        flags: its names there besides its own, such as ``-k``.
+        default: its default there; ``...`` for the same.
+    """
+
+    why_not: str = ""
+    flags: tuple[str, ...] = ()
+    default: Any = ...
+
+
+_WARM = "a command's first image is its warming up"
+_CHOSEN = "a command takes it as one of its arguments"
+COMMAND_LINE: dict[str, CommandLine] = {
+    "variant": CommandLine(flags=("-v",), default=NOT_GIVEN),
+    "descriptor": CommandLine(default=NOT_GIVEN),
+    "dino": CommandLine(default=NOT_GIVEN),
+    "max_keypoints": CommandLine(flags=("-k",), default=NOT_GIVEN),
+    "semantic_size": CommandLine(default=NOT_GIVEN),
+    "detection_threshold": CommandLine(default=NOT_GIVEN),
+    "ratio": CommandLine(default=NOT_GIVEN),
+    "max_distance": CommandLine(default=NOT_GIVEN),
+    "min_similarity": CommandLine(default=NOT_GIVEN),
+    "filter_threshold": CommandLine(default=NOT_GIVEN),
+    "depth_confidence": CommandLine(default=NOT_GIVEN),
+    "width_confidence": CommandLine(default=NOT_GIVEN),
+    "warmup_width": CommandLine(_WARM),
+    "warmup_height": CommandLine(_WARM),
+    "torch_threads": CommandLine("it is called --threads there, with --jobs"),
+    "reference_images": CommandLine(_CHOSEN),
+    "weights": CommandLine("it is a path there"),
+    "semantic_every": CommandLine("results would depend on where a run was cut off"),
+    "queue_size": CommandLine("a recording waits for nobody"),
+}
+"""Option -> what is different on the command line; of those that are not here, nothing is."""
+
+
+def command_line_of(option: ParameterSpec) -> CommandLine:
+    """Return what an option is like on the command line."""
+    return COMMAND_LINE.get(option.name, CommandLine())
+
+
+def on_command_line(*groups: Iterable[ParameterSpec]) -> dict[str, ParameterSpec]:
+    """Return the options of groups that the command line has, by name."""
+    return {o.name: o for group in groups for o in group if not command_line_of(o).why_not}
 
 
 def named(values: list[str]) -> list[str]:
