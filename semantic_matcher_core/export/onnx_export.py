@@ -140,6 +140,8 @@ def _manifest(
         "format": FORMAT,
         "version": __version__,
         "variant": matcher.variant,
+        # As diagnostics and the description of an offline run have it.
+        "weights_sha256": sha256_of_weights(matcher),
         "extractor": matcher.extractor.name,
         "semantic_encoder": getattr(matcher.semantic_encoder, "name", None),
         "precision": "int8" if int8 else "fp32",

@@ -49,9 +49,9 @@ def to_8_bit(
             return (samples >> 8).astype(np.uint8)
         return _lookup_table(low, high)[samples]
     # float32 -> float64, so that whole multiples of the scale do not fall below their step.
-    with np.errstate(invalid="ignore"):  # a signalling NaN is one like any other
-        wide = samples.astype(np.float64) - low
-    scaled = np.nan_to_num(wide * (256.0 / (high - low)), nan=0.0, posinf=255.0, neginf=0.0)
+    with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN is one like any other
+        wide = (samples.astype(np.float64) - low) * (256.0 / (high - low))
+    scaled = np.nan_to_num(wide, nan=0.0, posinf=255.0, neginf=0.0)
     return np.clip(scaled, 0.0, 255.0).astype(np.uint8)
 
 

@@ -26,6 +26,8 @@ class Networks:
         encode: images ``B x 3 x h x w``, sides multiples of the encoder's patch, to a map ``B x C x h/p x w/p``;
             ``None`` without a semantic encoder.
         reason: as :meth:`Reasoner.forward <semantic_matcher_core.reasoning.Reasoner.forward>`; ``None`` without one.
+        origin: what tells them from other networks that the backend makes of the same parts (of an export to ONNX, the
+            SHA-256 of its manifest); "" where there are no others.
     """
 
     parts: Parts
@@ -33,3 +35,4 @@ class Networks:
     dense: Dense | None = None
     encode: Encode | None = None
     reason: Reason | None = None
+    origin: str = ""

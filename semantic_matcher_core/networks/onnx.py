@@ -12,11 +12,11 @@ from torch import Tensor
 from semantic_matcher_core.errors import CheckpointError, ConfigError, DeviceError
 from semantic_matcher_core.extractors.dense import DenseExtractor
 from semantic_matcher_core.networks.networks import Networks
-from semantic_matcher_core.networks.onnx_files import read_manifest, require
+from semantic_matcher_core.networks.onnx_files import MANIFEST, read_manifest, require
 from semantic_matcher_core.networks.parts import Parts
 from semantic_matcher_core.reasoning import ReasonerConfig
 from semantic_matcher_core.semantics.encoder import NetworkEncoder
-from semantic_matcher_core.weights.hashing import sha256_of_weights
+from semantic_matcher_core.weights.hashing import sha256_of, sha256_of_weights
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -68,7 +68,7 @@ def onnx_networks(
     if parts.reasoner is not None:
         encode = partial(_encode, modules["semantic_encoder"], graphs["semantic_encoder"])
         reason = partial(_reason, parts.reasoner.config, graphs["reasoner"])
-    return Networks(parts, "onnx", dense, encode, reason)
+    return Networks(parts, "onnx", dense, encode, reason, origin=sha256_of(folder / MANIFEST))
 
 
 def exportable(parts: Parts, *, extractor: bool = True) -> dict[str, Any]:

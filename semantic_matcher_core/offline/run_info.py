@@ -33,7 +33,8 @@ def model_settings(matcher: SemanticMatcher) -> dict[str, Any]:
         }
     }
     for name, module in matcher.named_modules():
-        if name:
+        # Layers of torch are as the networks' code, which the weights fit, makes them.
+        if name and not type(module).__module__.startswith("torch."):
             found[name] = {"kind": type(module).__name__, **_plain_attributes(module)}
     return json.loads(json.dumps(found, default=repr, sort_keys=True))
 
@@ -80,6 +81,7 @@ def run_info(
         "weights_sha256": sha256_of_weights(matcher),
         "precision": matcher.precision,
         "model": model_settings(matcher),
+        "networks": matcher.networks.origin,
         "options": asdict(options),
         "references": [
             {"name": readable(p.name), "sha256": hashlib.sha256(read_bytes(p)).hexdigest()} for p in references

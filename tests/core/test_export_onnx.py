@@ -259,8 +259,12 @@ def test_an_extractor_without_a_network_is_no_obstacle_to_int8(tmp_path, texture
         return SemanticMatcher.from_parts(Sift(60), encoder, reasoner, device="cpu", semantic_size=56)
 
     export_onnx(build(), tmp_path / "graphs", int8=True)
-    assert len(use_onnx(build(), tmp_path / "graphs").match_images(textured(80, 90, 1), textured(80, 90, 1))) > 5
+    on_graphs = use_onnx(build(), tmp_path / "graphs")
+    assert len(on_graphs.match_images(textured(80, 90, 1), textured(80, 90, 1))) > 5
     manifest = json.loads((tmp_path / "graphs" / "manifest.json").read_text())
+    # One hash of a model's weights, whoever tells it.
+    assert manifest["weights_sha256"] == sha256_of_weights(build()) == sha256_of_weights(on_graphs)
+    assert on_graphs.networks.origin and not build().networks.origin
     (tmp_path / "graphs" / "manifest.json").write_text(json.dumps({**manifest, "precision": "fp32"}))
     with pytest.raises(ConfigError, match="'sift' cannot be exported"):
         use_onnx(build(), tmp_path / "graphs")
