@@ -21,14 +21,15 @@ pytestmark = pytest.mark.ros
 
 FILES = Path(__file__).resolve().parents[2] / "ros_ws" / "src" / "semantic_matcher" / "launch"
 COMMON = {
-    "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "image_transport", "autostart",
-    "namespace", "params_file", "log_level", "use_sim_time", "rviz",
+    "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "image_transport",
+    "image_reliability", "lazy", "autostart", "namespace", "params_file", "log_level", "use_sim_time", "rviz",
 }  # fmt: skip
 CALIBRATED = {"rectified", "geometry"}
 OWN = {
     "temporal": {"image_topic", "camera_info_topic", "cameras", *CALIBRATED},
     "stereo": {
-        *(f"{side}_{topic}_topic" for side in ("left", "right") for topic in ("image", "camera_info")), *CALIBRATED
+        *(f"{side}_{topic}_topic" for side in ("left", "right") for topic in ("image", "camera_info")),
+        "sync", "slop", *CALIBRATED,
     },
     "reference": {"image_topic", "cameras", "reference_images", "geometry"},
     "template_tracker": {"image_topic", "template_image"},
@@ -121,6 +122,7 @@ def test_show_args_explains_every_argument(name: str, tmp_path: Path) -> None:
         ("precision:=fp8", "precision = 'fp8' is refused"),
         ("autostart:=perhaps", "autostart:=perhaps is refused"),
         ("rviz:=perhaps", "rviz:=perhaps is refused"),
+        ("image_reliability:=perhaps", "image_reliability = 'perhaps' is refused"),
         ("geometry:=affine", "geometry = 'affine' is refused"),
         ("rectified:=perhaps", "rectified:=perhaps is refused"),
         ("cameras:=[front,front]", "something is in it twice"),
@@ -160,7 +162,7 @@ def test_arguments_go_to_the_node_and_the_rest_to_the_file(
     log = tmp_path / "launch.log"
     arguments = [
         "descriptor:=sift", "dino:=none", "device:=auto", "namespace:=rig", f"params_file:={parameters}",
-        "left_image_topic:=cam0/image", "right_image_topic:=/cam1/image",
+        "left_image_topic:=cam0/image", "right_image_topic:=/cam1/image", "lazy:=false",
     ]  # fmt: skip
     with launched("stereo", log, *arguments) as process:
 
@@ -187,7 +189,13 @@ def test_several_cameras_have_their_topics_below_their_names(client: Client, tmp
     from sensor_msgs.msg import Image
 
     log = tmp_path / "launch.log"
-    arguments = ["variant:=plain:sift", "cameras:=[front, rear]", "image_topic:=image_raw", "namespace:=rig"]
+    arguments = [
+        "variant:=plain:sift",
+        "cameras:=[front, rear]",
+        "image_topic:=image_raw",
+        "namespace:=rig",
+        "lazy:=false",
+    ]
     with launched("temporal", log, *arguments) as process:
 
         def active() -> bool:

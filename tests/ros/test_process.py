@@ -41,7 +41,9 @@ def give_it_an_image(client: Client, diagnostics: Diagnostics) -> None:
 
 def test_a_signal_ends_it_while_an_image_is_processed(client: Client, log: Path, tmp_path: Path) -> None:
     diagnostics = client.diagnostics()
-    with running("temporal_matcher", log, PLAIN_SLOW, environment=install(tmp_path, FOREVER_S)) as node:
+    with running(
+        "temporal_matcher", log, {**PLAIN_SLOW, "lazy": False}, environment=install(tmp_path, FOREVER_S)
+    ) as node:
         give_it_an_image(client, diagnostics)
         assert node.stop(signal.SIGINT, ENDS_WITHIN_S) == 0, node.output
         assert "Traceback" not in node.output
@@ -78,7 +80,7 @@ def test_it_leaves_nothing_in_the_machines_shared_memory(client: Client, log: Pa
     diagnostics = client.diagnostics()
     there_before = set(Path("/dev/shm").glob("fastrtps_*"))
     options = {"environment": install(tmp_path, FOREVER_S)} if busy else {}
-    with running("temporal_matcher", log, PLAIN_SLOW if busy else PLAIN_SIFT, **options) as node:
+    with running("temporal_matcher", log, {**PLAIN_SLOW, "lazy": False} if busy else PLAIN_SIFT, **options) as node:
         if busy:
             give_it_an_image(client, diagnostics)
         own = shared_memory_of(node.process.pid) - there_before
