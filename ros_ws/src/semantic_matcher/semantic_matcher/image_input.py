@@ -121,9 +121,20 @@ class ImageInput:
         why = (
             f"{count} publisher(s) on it"
             if count
-            else f"nobody publishes on it (remap it with -r {self._name}:=<your topic>, or see `ros2 topic list`)"
+            else f"nobody publishes on it (remap it with -r {self._name}:=<your topic>; {self._published_images()})"
         )
         self._node.set_problem(text, f"{text} for {silence:.0f} s: {why}", kind=why)
+
+    def _published_images(self) -> str:
+        """Topics with images that others publish, in words."""
+        own = f"{self._node.get_fully_qualified_name()}/"
+        kinds = {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
+        found = [
+            name
+            for name, types in self._node.get_topic_names_and_types()
+            if kinds.intersection(types) and not name.startswith(own) and self._node.count_publishers(name)
+        ]
+        return f"images are on {', '.join(sorted(found))}" if found else "no topic has images now"
 
     def _warn_of_several(self) -> None:
         publishers = self._subscription.publishers()
