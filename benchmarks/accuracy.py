@@ -6,6 +6,9 @@
 names) and ``stereo/`` (``left.png``, ``right.png``, rectified). No ground truth is asked for;
 ``training/evaluation/consistency.py`` says what is measured.
 
+``plain:<extractor>+lightglue`` matches with LightGlue instead of nearest neighbours. A last table has what each method
+costs: milliseconds of this process's CPU (of the wall on a GPU) for an image and for a pair, medians.
+
 All methods get the same number of keypoints: the threshold of detection is 0 where an extractor has one. Nothing is
 downloaded; weights are looked for in ``--weights`` and the usual places.
 """
@@ -16,10 +19,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,12 +33,14 @@ from semantic_matcher_core import SemanticMatcher, list_extractors, list_variant
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import WeightsNotFoundError
 from semantic_matcher_core.io.images import read_image
-from semantic_matcher_core.types import Features
+from semantic_matcher_core.matching.learned import PUBLISHED
+from semantic_matcher_core.types import Features, Matches
 from training.evaluation.consistency import chain_share, pair_figures, rectified_figures
 from training.evaluation.layouts import find_pairs, find_sequences, find_stereo
-from training.evaluation.methods import load_matcher
+from training.evaluation.methods import LIGHTGLUE, load_matcher
 
 _PLAIN = "plain:"
+T = TypeVar("T")
 _SHARED = "SEMANTIC_MATCHER_SHARED"
 
 
@@ -46,18 +53,50 @@ class Result:
         unrelated: figures of matching pictures of different scenes: what chance gives.
         stereo: figures of the rectified pair.
         sequences: by sequence and distance of the frames: means over all pairs of frames, and ``chained``.
+        cost: ``extract_ms`` of an image and ``match_ms`` of a pair, medians.
     """
 
     pairs: dict[str, dict[str, float]] = field(default_factory=dict)
     unrelated: dict[str, float] = field(default_factory=dict)
     stereo: dict[str, float] = field(default_factory=dict)
     sequences: dict[str, dict[str, float]] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+
+
+class Timed:
+    """A matcher whose calls are timed.
+
+    Attributes:
+        extract_ms, match_ms: of each call.
+    """
+
+    def __init__(self, matcher: SemanticMatcher) -> None:
+        self.matcher = matcher
+        self.extract_ms: list[float] = []
+        self.match_ms: list[float] = []
+
+    def extract(self, image: Any) -> Features:
+        return self._timed(self.extract_ms, self.matcher.extract, image)
+
+    def match(self, features0: Features, features1: Features) -> Matches:
+        return self._timed(self.match_ms, self.matcher.match, features0, features1)
+
+    def _timed(self, times: list[float], call: Callable[..., T], *arguments: Any) -> T:
+        gpu = self.matcher.device.type == "cuda"
+        clock = time.perf_counter if gpu else time.process_time
+        started = clock()
+        result = call(*arguments)
+        if gpu:
+            torch.cuda.synchronize()
+        times.append(1e3 * (clock() - started))
+        return result
 
 
 @torch.inference_mode()
-def evaluate(matcher: SemanticMatcher, data: Path, gaps: list[int], frames: int | None) -> Result:
+def evaluate(model: SemanticMatcher, data: Path, gaps: list[int], frames: int | None) -> Result:
     """All figures of one method; every image is looked at once."""
     result = Result()
+    matcher = Timed(model)
     pairs = {
         name: tuple(_features(matcher, path) for path in paths) for name, paths in find_pairs(data / "pairs").items()
     }
@@ -77,10 +116,12 @@ def evaluate(matcher: SemanticMatcher, data: Path, gaps: list[int], frames: int 
         for gap in gaps:
             if gap < len(features):
                 result.sequences[f"{name} +{gap}"] = _sequence_figures(matcher, features, gap)
+    times = {"extract_ms": matcher.extract_ms, "match_ms": matcher.match_ms}
+    result.cost = {name: median(values) for name, values in times.items() if values}
     return result
 
 
-def _sequence_figures(matcher: SemanticMatcher, features: list[Features], gap: int) -> dict[str, float]:
+def _sequence_figures(matcher: Timed, features: list[Features], gap: int) -> dict[str, float]:
     steps = {i: matcher.match(features[i], features[i + gap]) for i in range(len(features) - gap)}
     figures = _means([pair_figures(matches) for matches in steps.values()])
     figures["keypoints"] = fmean(float(f.counts) for f in features)
@@ -92,7 +133,7 @@ def _sequence_figures(matcher: SemanticMatcher, features: list[Features], gap: i
     return figures | ({"chained": fmean(chained)} if chained else {})
 
 
-def _features(matcher: SemanticMatcher, path: Path) -> Features:
+def _features(matcher: Timed, path: Path) -> Features:
     return matcher.extract(read_image(path))
 
 
@@ -123,6 +164,8 @@ def _tables(results: dict[str, Result]) -> Iterator[str]:
     for name in first.sequences:
         rows = {method: result.sequences[name] for method, result in results.items()}
         yield _table(f"sequence {name}, means", (*heads[:-1], "chained ≤ 2 px"), (*columns[:-1], "chained"), rows)
+    rows = {method: result.cost for method, result in results.items()}
+    yield _table("cost, medians", ("an image, ms", "a pair, ms"), ("extract_ms", "match_ms"), rows)
 
 
 def _table(title: str, heads: tuple[str, ...], columns: tuple[str, ...], rows: dict[str, dict[str, float]]) -> str:
@@ -152,7 +195,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--data", type=Path, help=f"folder with pairs/, sequences/ and stereo/ (default: {default_data()})"
     )
     parser.add_argument(
-        "--methods", nargs="+", help="plain:<extractor> or a variant; default: all whose weights are here"
+        "--methods",
+        nargs="+",
+        help="plain:<extractor>, with +lightglue or without, or a variant; default: all whose weights are here",
     )
     parser.add_argument("--keypoints", type=int, default=1024)
     parser.add_argument("--gaps", type=int, nargs="+", default=[1, 5], help="distances of the frames of a sequence")
@@ -180,7 +225,11 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     device = resolve_device(args.device)
     wanted = args.methods or [
-        *(_PLAIN + name for name in list_extractors()),
+        *(
+            _PLAIN + name + matcher
+            for name in list_extractors()
+            for matcher in (["", LIGHTGLUE] if name in PUBLISHED else [""])
+        ),
         *(variant.name for variant in list_variants(args.weights) if variant.available),
     ]
     results, absent = {}, []

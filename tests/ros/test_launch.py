@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ros
 
 FILES = Path(__file__).resolve().parents[2] / "ros_ws" / "src" / "semantic_matcher" / "launch"
 COMMON = {
-    "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "image_transport",
+    "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "matcher", "image_transport",
     "image_reliability", "lazy", "autostart", "namespace", "params_file", "log_level", "use_sim_time", "rviz",
 }  # fmt: skip
 CALIBRATED = {"rectified", "geometry"}
@@ -149,6 +149,15 @@ def test_a_pair_that_nobody_trained_ends_with_what_exists(tmp_path: Path, instal
     assert "that descriptor has: aliked (dinov2_vits14)" in printed
     assert "process has died" in printed and "exit code 1" in printed
     assert "Traceback" not in printed
+
+
+def test_a_matcher_that_does_not_fit_ends_with_what_is_possible(tmp_path: Path, installed: None) -> None:
+    log = tmp_path / "launch.log"
+    with launched("temporal", log, "matcher:=lightglue", "descriptor:=alike-n", "dino:=none") as process:
+        process.wait(60)
+    printed = log.read_text()
+    assert "not trained for extractor 'alike-n'; it was for superpoint" in printed
+    assert "exit code 1" in printed and "Traceback" not in printed
 
 
 def test_arguments_go_to_the_node_and_the_rest_to_the_file(

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from semantic_matcher_core.matching.learned import create_lightglue
+from semantic_matcher_core.matching.learned import PUBLISHED, create_lightglue
 from semantic_matcher_core.settings import turns_of
 from training.errors import DataError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from semantic_matcher_core import SemanticMatcher
 
 PLAIN = "plain:"
-_LIGHTGLUE = "+lightglue"
+LIGHTGLUE = "+lightglue"
 # What has a colon and is no module.
 _PREFIXES = ("plain", "easy")
 # (image0, image1), uint8 RGB arrays, to matched pixels (points0, points1), both N x 2.
@@ -50,14 +50,8 @@ def match_function(
     if function is not None:
         return function
     name, _, rotation = method.partition("@")
-    matcher = load_matcher(
-        name.removesuffix(_LIGHTGLUE), full_budget=full_budget, max_keypoints=max_keypoints, **options
-    )
-    match = None
-    if name.endswith(_LIGHTGLUE):
-        where = {key: options[key] for key in ("weights", "device") if key in options}
-        match = create_lightglue(matcher.extractor.name, **where)
-    return FeatureMatching(matcher, keep, rotation or "upright", match)
+    matcher = load_matcher(name, full_budget=full_budget, max_keypoints=max_keypoints, **options)
+    return FeatureMatching(matcher, keep, rotation or "upright")
 
 
 def imported_function(method: str, max_keypoints: int = 2048) -> MatchFunction | None:
@@ -84,7 +78,7 @@ def load_matcher(
     precision: str = "fp32",
     weights: str | Path | None = None,
 ) -> SemanticMatcher:
-    """The matcher of a variant name, ``plain:<extractor>``, folder or zip.
+    """The matcher of a variant name, ``plain:<extractor>``, ``plain:<extractor>+lightglue``, folder or zip.
 
     Args:
         method: see above.
@@ -94,20 +88,30 @@ def load_matcher(
         device, precision, weights: of ``SemanticMatcher.from_pretrained``.
     """
     from semantic_matcher_core import SemanticMatcher, create_extractor
-    from semantic_matcher_core.extractors.registry import accepted_options
+    from semantic_matcher_core.extractors.registry import ALIASES, accepted_options
+    from semantic_matcher_core.loading import check_matcher
 
     path = Path(method)
+    matcher = None
+    if not path.exists() and method.endswith(LIGHTGLUE):
+        method, matcher = method.removesuffix(LIGHTGLUE), "lightglue"
+        check_matcher(method, matcher)
     if full_budget and method.startswith(PLAIN) and not path.exists():
         name = method.removeprefix(PLAIN)
         threshold = {"detection_threshold": 0.0} if "detection_threshold" in accepted_options(name) else {}
-        extractor = create_extractor(name, max_keypoints, weights=weights, device=device, **threshold)
-        return SemanticMatcher.from_parts(extractor, device=device, precision=precision, variant=method)
+        trained = PUBLISHED[ALIASES.get(name, name)].options if matcher else {}
+        extractor = create_extractor(name, max_keypoints, weights=weights, device=device, **trained, **threshold)
+        lightglue = create_lightglue(extractor.name, weights=weights, device=device) if matcher else None
+        return SemanticMatcher.from_parts(
+            extractor, lightglue=lightglue, device=device, precision=precision, variant=method
+        )
     return SemanticMatcher.from_pretrained(
         path if path.exists() else method,
         device=device,
         precision=precision,
         max_keypoints=max_keypoints,
         weights=weights,
+        matcher=matcher,
     )
 
 
@@ -148,17 +152,15 @@ class FeatureMatching:
     Benchmarks list the pairs of an image one after another: its features are computed once.
     """
 
-    def __init__(self, matcher: SemanticMatcher, keep: int = 8, rotation: str = "upright", match: Any = None) -> None:
+    def __init__(self, matcher: SemanticMatcher, keep: int = 8, rotation: str = "upright") -> None:
         turns_of(rotation)
-        self.match = match or matcher.match
         self.matcher = matcher
         self.rotation = rotation
         self._keep = keep
         self._features: dict[bytes, Any] = {}
 
     def __call__(self, image0: np.ndarray, image1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with torch.inference_mode():
-            matches = self.match(self.features(image0, self.rotation), self.features(image1))
+        matches = self.matcher.match(self.features(image0, self.rotation), self.features(image1))
         return matches.keypoints0.cpu().numpy(), matches.keypoints1.cpu().numpy()
 
     def features(self, image: np.ndarray, rotation: str = "upright") -> Any:
