@@ -107,7 +107,7 @@ def test_defects_show_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("semantic_matcher_core.io.images.read_image", broken)
+    monkeypatch.setattr("semantic_matcher_core.io.images.read_bytes", broken)
     with pytest.raises(ZeroDivisionError, match="a defect"):
         main(["match", "a.png", "b.png", "--variant", "plain:sift"])
 
@@ -116,7 +116,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("semantic_matcher_core.io.images.read_image", interrupted)
+    monkeypatch.setattr("semantic_matcher_core.io.images.read_bytes", interrupted)
     assert main(["match", "a.png", "b.png", "--variant", "plain:sift"]) == 130
 
 
