@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from semantic_matcher_core.cli import index, weights
+from semantic_matcher_core.cli.browse import app_command
 from semantic_matcher_core.cli.export import export_command
 from semantic_matcher_core.cli.extract import extract_command
 from semantic_matcher_core.cli.match import match_command
@@ -64,6 +65,7 @@ app.command("images")(images_command)
 app.command("register")(register_command)
 app.command("register-surface")(register_surface_command)
 app.command("report")(report_command)
+app.command("app")(app_command)
 app.command("variants")(variants_command)
 app.command("export")(export_command)
 app.add_typer(index.app, name="index")

@@ -111,15 +111,15 @@ def match_command(
     with spinner("matching"):
         features0, features1, matches = _match(matcher, images, kind, matching, clock, rotation)
     if output is not None:
-        style = {"title": matcher.variant, "theme": theme}
+        style: dict[str, Any] = {"title": matcher.variant, "theme": theme}
         found = (features0, features1)
         if place is not None or view == "semantics":
             picture = _semantic_picture(matcher, images, found, place, style)
         else:
             from semantic_matcher_core.viz.matches import draw_matches
 
-            keypoints = {"features0": features0, "features1": features1}
-            picture = draw_matches(*images, matches, **keypoints, max_lines=max_lines, view=view, **style)
+            style |= {"features0": features0, "features1": features1, "max_lines": max_lines, "view": view}
+            picture = draw_matches(images[0], images[1], matches, **style)
         write_image(output, picture)
     sizes = images[0].shape[:2], images[1].shape[:2]
     matches = matches_as_stored(matches, (turns[0], turns[1]), sizes)
@@ -165,9 +165,11 @@ def _semantic_picture(
 ) -> np.ndarray:
     from semantic_matcher_core.viz.semantics import draw_point, draw_semantics
 
+    first, second = images
     if point is not None:
-        return draw_point(*images, *features, point, matching=matcher.matching, **style)
-    return draw_semantics(*images, *(matcher.extract_with_map(image)[1] for image in images), **style)
+        return draw_point(first, second, features[0], features[1], point, matching=matcher.matching, **style)
+    maps = [matcher.extract_with_map(image)[1] for image in images]
+    return draw_semantics(first, second, maps[0], maps[1], **style)
 
 
 def _check_outputs(output: Path | None, npz: Path | None) -> None:

@@ -1,0 +1,46 @@
+"""A virtual environment with gradio that sees the packages of another one, for the tests of the app's page."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+# The version that the page is tested with.
+GRADIO = "gradio==6.31.0"
+
+
+def make(base: Path, output: Path) -> None:
+    """Make the environment; packages that gradio brings come before those of ``base``."""
+    if (output / ".done").is_file():
+        return
+    venv.create(output, with_pip=False, clear=True)
+    (base_packages,) = base.glob("lib/python3.*/site-packages")
+    (own_packages,) = output.glob("lib/python3.*/site-packages")
+    (own_packages / "base.pth").write_text(f"{base_packages.resolve()}\n")
+    python = output / "bin" / "python"
+    # pip is the base's: it sees what is there already, and installs the rest.
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", GRADIO], check=True, timeout=600
+    )
+    (output / ".done").touch()
+
+
+def main() -> int:
+    """Make the environment that the command line describes; 1 where that fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--venv", type=Path, required=True, help="the environment with everything else")
+    parser.add_argument("--output", type=Path, required=True, help="the environment to make")
+    arguments = parser.parse_args()
+    try:
+        make(arguments.venv, arguments.output)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        print(f"no environment for the app: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
