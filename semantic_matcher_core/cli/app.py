@@ -17,6 +17,7 @@ from semantic_matcher_core.cli.register import register_command
 from semantic_matcher_core.cli.register_surface import register_surface_command
 from semantic_matcher_core.cli.report import report_command
 from semantic_matcher_core.cli.variants import variants_command
+from semantic_matcher_core.cli.view import view_command
 
 app = typer.Typer(
     name="semantic-matcher",
@@ -65,6 +66,7 @@ app.command("images")(images_command)
 app.command("register")(register_command)
 app.command("register-surface")(register_surface_command)
 app.command("report")(report_command)
+app.command("view")(view_command)
 app.command("app")(app_command)
 app.command("variants")(variants_command)
 app.command("export")(export_command)

@@ -8,7 +8,10 @@ Layout: one group per image, named by its key (``/`` makes nested groups), with
     - ``scales``, ``orientations``: ``N`` float32, pixels and radians, where the extractor has them (SIFT);
     - ``image_size``: (width, height) in pixels.
 Beside the images a file may hold arrays of other kinds, in a group of their own each, named with a leading ``@``.
-The file's attributes name what made it: ``variant``, ``format`` ("semantic_matcher features") and ``version``.
+The file's attributes name what made it, ``variant``, ``format`` ("semantic_matcher features") and ``version``, and what
+its ``descriptors`` are: ``"extractor"``, those of the local feature, with ``reasoned`` beside them (`extract`), or
+``"compared"``, those that matching compares, a reasoner's output where there is one (`--hdf5` of a run, whose messages
+hold no others).
 """
 
 from __future__ import annotations
@@ -46,23 +49,25 @@ class FeaturesWriter:
     Args:
         path: file name, usually ending in ``.h5``; a file of that name is replaced when the new one is complete.
         variant: what makes the features; kept in the file.
+        compared: the descriptors are those that matching compares, not the extractor's.
         half: store descriptors as float16, as hloc does by default: half the size, about three decimal digits.
 
     Raises:
         OutputError: the folder is missing or not writable.
     """
 
-    def __init__(self, path: str | Path, *, variant: str = "", half: bool = False) -> None:
+    def __init__(self, path: str | Path, *, variant: str = "", half: bool = False, compared: bool = False) -> None:
         self.path = Path(path)
         check_output(self.path)
         self.variant = variant
         self.count = 0
+        self._kind = "compared" if compared else "extractor"
         self._dtype = np.float16 if half else np.float32
         self._output: Hdf5Output | None = None
 
     def __enter__(self) -> FeaturesWriter:
         self._output = Hdf5Output(self.path)
-        self._output.file.attrs.update(format=FORMAT, version=VERSION, variant=self.variant)
+        self._output.file.attrs.update(format=FORMAT, version=VERSION, variant=self.variant, descriptors=self._kind)
         return self
 
     def write(self, key: str, features: Features) -> None:

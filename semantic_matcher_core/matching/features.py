@@ -56,7 +56,7 @@ def _match_turned(features0: Features, features1: Features, config: MatcherConfi
         pair = torch.cat([torch.full_like(part.indices[:, 0], i) for i, part in enumerate(parts)])
         names = ("indices", "keypoints0", "keypoints1", "confidence")
         joined = [torch.cat([getattr(part, name) for part in parts]) for name in names]
-        return Matches(*joined, pair=pair, batch_size=len(parts))
+        return Matches(joined[0], joined[1], joined[2], joined[3], pair=pair, batch_size=len(parts))
     candidates = []
     for degrees in features0.turn.unique_consecutive().tolist():
         rows = (features0.turn[0] == degrees).nonzero()[:, 0]

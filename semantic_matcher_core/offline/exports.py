@@ -172,7 +172,7 @@ class _Sink:
             from semantic_matcher_core.io.features_file import FeaturesWriter
 
             self._features = stack.enter_context(
-                FeaturesWriter(exports.features, variant=matcher.variant, half=exports.half)
+                FeaturesWriter(exports.features, variant=matcher.variant, half=exports.half, compared=True)
             )
         if exports.matches is not None:
             from semantic_matcher_core.io.matches_file import MatchesWriter

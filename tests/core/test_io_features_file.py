@@ -179,3 +179,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, limit: int) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("refused: cannot write") and "features.h5" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("compared", "kind"), [(False, "extractor"), (True, "compared")])
+def test_a_file_says_which_descriptors_it_holds(tmp_path: Path, compared: bool, kind: str) -> None:
+    with FeaturesWriter(tmp_path / "features.h5", compared=compared):
+        pass
+    with h5py.File(tmp_path / "features.h5") as file:
+        assert file.attrs["descriptors"] == kind

@@ -1,0 +1,44 @@
+"""``semantic-matcher view``: results on a time line, in Rerun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def view_command(
+    results: Annotated[
+        Path,
+        typer.Argument(
+            help="What `semantic-matcher bag` wrote, or a bag that a recorder made of the nodes' topics.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write a recording (.rrd) instead of opening a window.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Show images, keypoints, matches, points and trajectory of a file of results on a time line, in Rerun.
+
+    It needs the extra `view`: pip install 'semantic-matcher[view]'.
+
+    Examples:
+
+      semantic-matcher view matches.mcap
+
+      semantic-matcher view matches.mcap -o matches.rrd
+    """
+    from semantic_matcher_core.cli.progress import spinner
+    from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.viz.rerun_log import view, write_rrd
+
+    if output is not None and output.suffix != ".rrd":
+        raise ConfigError(f"--output {output} must end in .rrd")
+    with spinner("reading the results"):
+        count = view(results) if output is None else write_rrd(results, output)
+    typer.echo(f"{count} entries" + ("" if output is None else f"\nwrote {output}"))

@@ -1,0 +1,94 @@
+"""What is put on Rerun's time line, and that its recording can be read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semantic_matcher_core.cli import main
+from semantic_matcher_core.errors import BagError
+from semantic_matcher_core.io.mcap import McapWriter
+from semantic_matcher_core.io.messages import header_message, typestore
+from semantic_matcher_core.viz.palette import INLIER, OUTLIER
+from semantic_matcher_core.viz.rerun_log import _cloud, shown
+from tests.core.test_viz_report import COUNTS, PERIOD, START, features, write_recording
+
+
+def test_images_keypoints_and_matches_at_their_stamps(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "results.mcap")
+    things = list(shown(path))
+    by_kind = {kind: [t for t in things if t.kind == kind] for kind in ("image", "points2", "arrows")}
+    assert [len(v) for v in by_kind.values()] == [7, 7, 6] and len(things) == 20
+    assert [t.stamp_ns for t in by_kind["image"]] == [START + i * PERIOD for i in range(7)]
+    assert all(t.data.startswith(b"\xff\xd8") for t in by_kind["image"])
+    # On the image: half a pixel from its corner is the centre of its first pixel.
+    first = by_kind["points2"][0]
+    assert first.place == "temporal_matcher/image/keypoints" and first.stamp_ns == START
+    np.testing.assert_allclose(first.data, features(60, 0).keypoints[0] + 0.5, atol=1e-4)
+    for arrows, (count, good) in zip(by_kind["arrows"], COUNTS, strict=True):
+        assert arrows.data.shape == (count, 4) and arrows.colours is not None
+        assert (arrows.colours == INLIER).all(axis=1).sum() == good
+        assert (arrows.colours == OUTLIER).all(axis=1).sum() == count - good
+
+
+def test_a_path_grows(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "results.mcap", images=False, checked=False)
+    kinds = typestore().types
+    zeros, header = np.zeros(36), header_message(START, "odom")
+    with McapWriter(tmp_path / "path.mcap") as writer:
+        from semantic_matcher_core.io.bags import BagReader
+
+        with BagReader(path) as bag:
+            for item in bag.messages([t.name for t in bag.topics]):
+                writer.write(item.topic, item.message, item.received_ns)
+        for i in range(3):
+            vector, point = kinds["geometry_msgs/msg/Vector3"], kinds["geometry_msgs/msg/Point"]
+            pose = kinds["geometry_msgs/msg/Pose"](
+                point(float(i), 0.0, 0.0), kinds["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 1.0)
+            )
+            still = kinds["geometry_msgs/msg/Twist"](vector(0.0, 0.0, 0.0), vector(0.0, 0.0, 0.0))
+            odometry = kinds["nav_msgs/msg/Odometry"](
+                header,
+                "camera",
+                kinds["geometry_msgs/msg/PoseWithCovariance"](pose, zeros),
+                kinds["geometry_msgs/msg/TwistWithCovariance"](still, zeros),
+            )
+            writer.write("/odometry", odometry, START + 10**10 + i)
+    paths = [t.data.tolist() for t in shown(tmp_path / "path.mcap") if t.kind == "path"]
+    assert paths[-1] == [[0, 0, 0], [1, 0, 0], [2, 0, 0]] and len(paths) == 3
+
+
+def test_points_of_a_cloud() -> None:
+    kinds = typestore().types
+    field = kinds["sensor_msgs/msg/PointField"]
+    fields = [field(name, 4 * i, 7, 1) for i, name in enumerate(("x", "y", "z", "confidence"))]
+    values = np.array([[1, 2, 3, 0.5], [4, 5, np.nan, 0.7]], "<f4")
+    cloud = kinds["sensor_msgs/msg/PointCloud2"](
+        header_message(1, "c"), 1, 2, fields, False, 16, 32, values.view(np.uint8).ravel(), False
+    )
+    points, confidence = _cloud(cloud)
+    assert points.tolist() == [[1, 2, 3]] and confidence.tolist() == [0.5]
+
+
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with McapWriter(tmp_path / "text.mcap") as writer:
+        writer.write("/chatter", typestore().types["std_msgs/msg/String"]("hello"), 1)
+    with pytest.raises(BagError, match="no results of semantic_matcher"):
+        list(shown(tmp_path / "text.mcap"))
+    assert main(["view", "x.mcap", "-o", "x.txt"]) == 2
+    assert "must end in .rrd" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    assert main(["view", str(tmp_path / "text.mcap"), "-o", str(tmp_path / "x.rrd")]) == 1
+    assert "pip install 'semantic-matcher[view]'" in capsys.readouterr().err
+    assert not (tmp_path / "x.rrd").exists()
+
+
+def test_a_recording_for_rerun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rerun", reason="no rerun-sdk: pip install 'semantic-matcher[view]'")
+    results = write_recording(tmp_path / "results.mcap")
+    assert main(["view", str(results), "-o", str(tmp_path / "results.rrd")]) == 0
+    assert capsys.readouterr().out.startswith("20 entries")
+    assert (tmp_path / "results.rrd").read_bytes()[:3] == b"RRF"
