@@ -370,6 +370,29 @@ STEREO_RECTIFIED = (
     ),
 )
 
+ODOMETRY = (
+    ParameterSpec(
+        "odometry",
+        False,
+        "Follow the camera and publish ~/odometry. temporal_matcher: needs depth that is registered to the image, on "
+        "depth, and camera_info; stereo_matcher: needs rectified images and camera_info",
+    ),
+    ParameterSpec("odom_frame", "odom", "Frame that ~/odometry is in"),
+    ParameterSpec(
+        "base_frame",
+        "",
+        "Frame that ~/odometry is of, such as base_link; its way to the camera's frame is taken from /tf_static or "
+        "from mount. Empty: the camera's own frame",
+    ),
+    ParameterSpec(
+        "mount",
+        "",
+        "Where the camera's optical frame is in base_frame, x y z roll pitch yaw in metres and radians; empty for what "
+        "/tf_static says",
+    ),
+    ParameterSpec("publish_tf", False, "Publish the transform from odom_frame to base_frame on /tf as well"),
+)
+
 REFERENCE = (
     ParameterSpec(
         "reference_images",
@@ -443,10 +466,11 @@ NODE = (
 
 TABLES: dict[str, tuple[ParameterSpec, ...]] = {
     "temporal_matcher": (
-        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *TEMPORAL, *OUTPUT, *NODE
+        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *TEMPORAL, *ODOMETRY, *OUTPUT, *NODE
     ),
     "stereo_matcher": (
-        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *STEREO, *STEREO_RECTIFIED, *OUTPUT, *NODE
+        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *STEREO, *STEREO_RECTIFIED, *ODOMETRY, *OUTPUT,
+        *NODE,
     ),
     "reference_matcher": (
         *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *REFERENCE, *OUTPUT, *NODE
@@ -466,6 +490,7 @@ SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
     "Pairing, `temporal_matcher` only": TEMPORAL,
     "Pairing, `stereo_matcher` only": STEREO,
     "Rectified images, `stereo_matcher` only": STEREO_RECTIFIED,
+    "Odometry, `temporal_matcher` and `stereo_matcher`": ODOMETRY,
     "Pairing, `reference_matcher` only": REFERENCE,
     "Tracking, `template_tracker` only (whose `descriptor` is `dalf` and `dino` is `none` by default)": TRACKING,
     "Output": OUTPUT,

@@ -18,6 +18,7 @@ from sensor_msgs.msg import CompressedImage
 from semantic_matcher.calibration import CameraInfoInput, MissingCalibrationError
 from semantic_matcher.clocks import clock_standing, is_an_age
 from semantic_matcher.declared_parameters import Parameters, ignored_names, unknown_overrides
+from semantic_matcher.depth_input import DepthInput
 from semantic_matcher.diagnostics import diagnostic_array
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.lifecycle_services import answer_impossible_transitions
@@ -102,7 +103,7 @@ class MatcherNode(LifecycleNode):
         self._settings = self.parameters.values
         self.qos_overrides = QoSOverrides(self)
         self.outputs: dict[str, Output] = {}
-        self._inputs: list[ImageInput | CameraInfoInput] = []
+        self._inputs: list[ImageInput | CameraInfoInput | DepthInput] = []
         self._problems = Problems(self.get_logger())
         self._missing_since: dict[str, float] = {}
         self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
@@ -126,7 +127,7 @@ class MatcherNode(LifecycleNode):
         """The publishers, by name."""
 
     @abstractmethod
-    def create_inputs(self) -> Sequence[ImageInput | CameraInfoInput]:
+    def create_inputs(self) -> Sequence[ImageInput | CameraInfoInput | DepthInput]:
         """The subscriptions; those of images lead to :meth:`offer`."""
 
     def prepare(self, settings: SimpleNamespace) -> None:

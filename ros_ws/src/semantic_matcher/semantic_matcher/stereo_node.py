@@ -6,6 +6,7 @@ import functools
 from types import SimpleNamespace
 from typing import Any
 
+from nav_msgs.msg import Odometry
 from sensor_msgs.msg import PointCloud2
 
 from semantic_matcher.calibration import CalibrationError, CameraInfoInput
@@ -13,6 +14,7 @@ from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
 from semantic_matcher.messages import points_message, stamp_ns
+from semantic_matcher.odometry_output import OdometryFollower, odometry_refusal
 from semantic_matcher.output import Output
 from semantic_matcher.publishing import (
     frame_types,
@@ -27,6 +29,7 @@ from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.stereo import sparse_points
 from semantic_matcher_core.motion.disparity import aligned_matches
+from semantic_matcher_core.motion.view import stereo_view
 from semantic_matcher_core.streams import MatchedPair, StereoStream, slop_of
 
 _SIDES = ("left", "right")
@@ -37,7 +40,7 @@ class StereoMatcher(MatcherNode):
     """Subscribes ``image`` and ``camera_info`` below ``left`` and ``right``.
 
     Publishes ``~/left/keypoints``, ``~/left/descriptors``, the same of the right, ``~/matches``, ``~/debug_image`` and
-    ``~/points``.
+    ``~/points``; with ``odometry``, ``~/odometry``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -45,9 +48,12 @@ class StereoMatcher(MatcherNode):
         self._stream: StereoStream | None = None
         self._pairing = StereoPairing(self.parameters.values, self.statistics)
         self._infos: list[CameraInfoInput] = []
+        self._follower: OdometryFollower | None = None
 
     def create_outputs(self) -> dict[str, Output]:
         types = frame_types("left/") | frame_types("right/") | pair_types(self, "") | {"points": PointCloud2}
+        if self.parameters.values.odometry:
+            types |= {"odometry": Odometry}
         return {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
 
     def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
@@ -61,11 +67,15 @@ class StereoMatcher(MatcherNode):
 
     def begin(self, model: MatchingModel) -> None:
         self._stream = StereoStream(model)
+        self._follower = OdometryFollower(self, model) if self.parameters.values.odometry else None
         self._pairing = StereoPairing(self.parameters.values, self.statistics)
         self.parameters.on_change(lambda values: self._pairing.take(values))
 
     def end(self) -> None:
         self._stream = None
+        if self._follower is not None:
+            self._follower.destroy()
+        self._follower = None
         self._pairing.clear()
 
     def resumed(self, source: str) -> None:
@@ -75,6 +85,11 @@ class StereoMatcher(MatcherNode):
         # Of a side that is silent altogether something else is said.
         both = all(self.statistics.since(f"received:{side}/image") < _BOTH_SIDES_S for side in _SIDES)
         self.set_problem("pairs", self._pairing.trouble() if both else "", kind="pairs" if both else "")
+
+    def wanted(self, prefix: str = "") -> bool:
+        # TF has subscribers that nobody counts.
+        values = self.parameters.values
+        return (values.odometry and values.publish_tf) or super().wanted(prefix)
 
     def apply(self, settings: SimpleNamespace) -> None:
         pass
@@ -94,6 +109,7 @@ class StereoMatcher(MatcherNode):
             publish_keypoints(self, prefix, frame)
         publish_pairs(self, "", [pair], "stereo")
         self._publish_points(pair)
+        self._follow(pair)
         for prefix, frame in sides.items():
             publish_descriptors(self, prefix, frame)
         self.finished(source, right.header)
@@ -138,6 +154,33 @@ class StereoMatcher(MatcherNode):
             self.statistics.set("points", len(found[0]))
             output.publish(lambda: points_message(*found, pair.reference.tag))
 
+    def _follow(self, pair: MatchedPair) -> None:
+        follower = self._follower
+        if follower is None:
+            return
+        settings, frames = self.settings, (pair.reference, pair.current)
+
+        def follow() -> bool:
+            if not settings.rectified:
+                raise CalibrationError("~/odometry needs rectified images: set the parameter rectified where they are")
+            left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
+            follower.process(
+                lambda: stereo_view(
+                    pair.matches,
+                    pair.reference.features,
+                    pair.reference.image,
+                    pair.current.image,
+                    left,
+                    right,
+                    max_row_difference=settings.epipolar_band or settings.geometry_threshold,
+                    stamp=pair.reference.stamp,
+                ),
+                pair.reference.tag,
+            )
+            return True
+
+        self.calibration("odometry calibration", follow)
+
     def _receive(self, side: str, message: Any) -> None:
         pair = self._pairing.add(side, message)
         if pair is not None:
@@ -148,4 +191,4 @@ class StereoMatcher(MatcherNode):
             slop_of(values.sync, values.slop)
         except ConfigError as error:
             return str(error)
-        return super()._refusal(values)
+        return odometry_refusal(values) or super()._refusal(values)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from nav_msgs.msg import Odometry
+
 from semantic_matcher.calibration import CameraInfoInput
+from semantic_matcher.depth_input import DepthInput, depth_of
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
 from semantic_matcher.messages import stamp_ns
+from semantic_matcher.odometry_output import OdometryFollower, odometry_refusal
 from semantic_matcher.output import Output
 from semantic_matcher.publishing import (
     frame_types,
@@ -20,15 +24,17 @@ from semantic_matcher.publishing import (
     publish_pictures,
 )
 from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.motion.view import depth_view
 from semantic_matcher_core.options import named
-from semantic_matcher_core.streams import StampOrder, TemporalPairing, TemporalStream
+from semantic_matcher_core.streams import Frame, StampOrder, TemporalPairing, TemporalStream
 
 
 class TemporalMatcher(MatcherNode):
     """Subscribes ``image`` and ``camera_info``.
 
     Publishes ``~/keypoints``, ``~/descriptors``, ``~/matches`` and ``~/debug_image``; of several cameras, each has
-    these below its own name.
+    these below its own name. With ``odometry`` it subscribes ``depth`` as well, takes the images that have some, and
+    publishes ``~/odometry``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -37,30 +43,46 @@ class TemporalMatcher(MatcherNode):
         self._streams: dict[str, TemporalStream] = {}
         self._infos: dict[str, CameraInfoInput] = {}
         self._anew: set[str] = set()
+        self._follower: OdometryFollower | None = None
+        self._depth: DepthInput | None = None
 
     def create_outputs(self) -> dict[str, Output]:
         types: dict[str, type] = {}
         for camera in self._cameras:
             prefix = prefix_of(camera)
             types |= frame_types(prefix) | pair_types(self, prefix)
+        if self.parameters.values.odometry:
+            types |= {"odometry": Odometry}
         return {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
 
-    def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
-        images = {c: self.image_input(f"{prefix_of(c)}image", c, prefix_of(c)) for c in self._cameras}
+    def create_inputs(self) -> list[ImageInput | CameraInfoInput | DepthInput]:
+        odometry = self.parameters.values.odometry
+        self._depth = DepthInput(self, lambda pair: self.offer("", pair)) if odometry else None
+        receive = None if self._depth is None else self._depth.add_image
+        images = {c: self.image_input(f"{prefix_of(c)}image", c, prefix_of(c), receive) for c in self._cameras}
         self._infos = {
             camera: CameraInfoInput(self, f"{prefix_of(camera)}camera_info", images[camera].base)
             for camera in self._cameras
         }
-        return [*images.values(), *self._infos.values()]
+        return [*images.values(), *self._infos.values(), *([] if self._depth is None else [self._depth])]
 
     def begin(self, model: MatchingModel) -> None:
         self._streams = {camera: TemporalStream(model) for camera in self._cameras}
+        self._follower = OdometryFollower(self, model) if self.parameters.values.odometry else None
 
     def end(self) -> None:
         self._streams = {}
+        if self._follower is not None:
+            self._follower.destroy()
+        self._follower = None
 
     def resumed(self, source: str) -> None:
         self._anew.add(source)
+
+    def wanted(self, prefix: str = "") -> bool:
+        # TF has subscribers that nobody counts.
+        values = self.parameters.values
+        return (values.odometry and values.publish_tf) or super().wanted(prefix)
 
     def apply(self, settings: SimpleNamespace) -> None:
         for stream in self._streams.values():
@@ -71,6 +93,7 @@ class TemporalMatcher(MatcherNode):
 
     def process(self, source: str, item: Any) -> None:
         stream = self._streams[source]
+        item, depth = item if self._depth is not None else (item, None)
         if source in self._anew:
             # The frame before is that from before a pause in which nobody listened.
             self._anew.discard(source)
@@ -90,10 +113,31 @@ class TemporalMatcher(MatcherNode):
         publish_keypoints(self, prefix, frame)
         if pair is not None:
             publish_pairs(self, prefix, [pair], "temporal")
+        if depth is not None:
+            self._follow(source, frame, depth)
         publish_descriptors(self, prefix, frame)
         self.finished(source, item.header)
         if pair is not None:
             publish_pictures(self, prefix, [pair], "temporal")
+
+    def _follow(self, source: str, frame: Frame, depth: Any) -> None:
+        follower = self._follower
+        assert follower is not None
+
+        def follow() -> bool:
+            camera = self._infos[source].camera(frame.features.image_size, self._rectified)
+            follower.process(
+                lambda: depth_view(frame.features, depth_of(depth), camera, image=frame.image, stamp=frame.stamp),
+                frame.tag,
+            )
+            return True
+
+        self.calibration("odometry calibration", follow)
+
+    def _refusal(self, values: SimpleNamespace) -> str:
+        if values.odometry and named(values.cameras):
+            return "odometry is of one camera: leave cameras empty, or start a node for each"
+        return odometry_refusal(values) or super()._refusal(values)
 
     def _calibrated(self, source: str, size: tuple[int, int]) -> tuple[Camera, Camera] | None:
         """The camera of the reference and of the current image, where the check needs them and they are known."""

@@ -1,0 +1,176 @@
+"""Where the camera is, as nav_msgs/Odometry and on TF; frames as REP-105 has them."""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry as OdometryMessage
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from semantic_matcher.messages import stamp_ns
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.motion.frames import StaticTree, of_base, of_camera, parse_mount
+from semantic_matcher_core.motion.odometry import Odometry, OdometryStatus, OdometryStep
+from semantic_matcher_core.motion.pose import Pose, log_so3
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from semantic_matcher.matcher_node import MatcherNode
+    from semantic_matcher_core.motion.view import View
+
+TF_MISSING = "TF needs tf2_msgs, which cannot be imported here (apt install ros-$ROS_DISTRO-tf2-msgs)"
+# What RTAB-Map puts where a pose is not tied to the one before.
+_UNTIED = 9999.0
+
+
+def odometry_refusal(settings: SimpleNamespace) -> str:
+    """Why the odometry's parameters are refused; empty when they are good."""
+    if settings.mount:
+        try:
+            parse_mount(settings.mount)
+        except ConfigError as error:
+            return f"mount: {error}"
+        if not settings.base_frame:
+            return "mount says where the camera is in base_frame, which is empty: name it, such as base_link"
+    if settings.odometry and not settings.odom_frame:
+        return "odom_frame must not be empty"
+    return ""
+
+
+class OdometryFollower:
+    """Follows one camera and publishes where it, or the base that carries it, is.
+
+    Args:
+        node: with the parameters of the odometry and the output ``odometry``.
+        matcher: matches features.
+    """
+
+    def __init__(self, node: MatcherNode, matcher: Any) -> None:
+        self._node = node
+        self._odometry = Odometry(matcher)
+        self._settings = node.parameters.values
+        self._mount = parse_mount(self._settings.mount) if self._settings.mount else None
+        self._tree = StaticTree()
+        self._last: tuple[int, Pose] | None = None
+        self._tf: Any = None
+        self._static: Any = None
+        self._open_tf()
+
+    def process(self, build: Callable[[], View], header: Any) -> None:
+        """Publish where the camera of a view is, or say why that is not known.
+
+        Args:
+            build: makes the view, with depth.
+            header: of its image.
+
+        Raises:
+            ConfigError: as ``build``.
+        """
+        step = self._odometry.process(build())
+        statistics = self._node.statistics
+        statistics.set("odometry", step.status.value)
+        statistics.set("odometry segment", step.segment)
+        statistics.set("odometry inliers", f"{step.inliers} of {step.matches}")
+        lost = step.status is OdometryStatus.LOST
+        self._node.set_problem(
+            "odometry", f"odometry is lost: {step.reason}" if lost else "", kind="lost" if lost else ""
+        )
+        if lost or step.pose is None or step.covariance is None:
+            statistics.count("odometry lost")
+            self._last = None
+            return
+        if step.status is OdometryStatus.STARTED and step.segment > 0:
+            self._node.get_logger().warning(
+                f"odometry began anew (segment {step.segment}): its way is not tied to the one before; {step.reason}"
+            )
+        frames = self._in_frames(step, header)
+        if frames is None:
+            return
+        child, pose, covariance = frames
+        if step.status is OdometryStatus.STARTED and step.segment > 0:
+            covariance = np.eye(6) * _UNTIED
+        message = self._message(header, child, pose, covariance)
+        self._last = (stamp_ns(header), pose)
+        self._node.outputs["odometry"].publish(lambda: message)
+        if self._tf is not None:
+            self._tf.publish(self._transforms(message))
+
+    def destroy(self) -> None:
+        """Let go of the topics of TF."""
+        if self._tf is not None:
+            self._node.destroy_publisher(self._tf)
+        if self._static is not None:
+            self._node.destroy_subscription(self._static)
+        self._tf = self._static = None
+
+    def _open_tf(self) -> None:
+        needs_static = bool(self._settings.base_frame) and self._mount is None
+        if not (self._settings.publish_tf or needs_static):
+            return
+        try:
+            messages = importlib.import_module("tf2_msgs.msg")
+        except ImportError:
+            what = "publish_tf" if self._settings.publish_tf else "base_frame without mount"
+            self._node.set_problem("TF", f"{what}: {TF_MISSING}")
+            return
+        self._message_type = messages.TFMessage
+        if self._settings.publish_tf:
+            self._tf = self._node.create_publisher(messages.TFMessage, "/tf", 100)
+        if needs_static:
+            latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self._static = self._node.create_subscription(messages.TFMessage, "/tf_static", self._hear, latched)
+
+    def _hear(self, message: Any) -> None:
+        for transform in message.transforms:
+            t, q = transform.transform.translation, transform.transform.rotation
+            pose = Pose.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
+            self._tree.add(transform.header.frame_id, transform.child_frame_id, pose)
+
+    def _in_frames(self, step: OdometryStep, header: Any) -> tuple[str, Pose, np.ndarray] | None:
+        assert step.pose is not None and step.covariance is not None
+        base = self._settings.base_frame
+        if not base:
+            return (header.frame_id, *of_camera(step.pose, step.covariance))
+        mount = self._mount or self._tree.pose(base, header.frame_id)
+        text = (
+            "" if mount else f"where {header.frame_id!r} is in {base!r} is not on /tf_static; publish it, or set mount"
+        )
+        self._node.set_problem("mount", text, kind="mount" if text else "")
+        return None if mount is None else (base, *of_base(step.pose, step.covariance, mount))
+
+    def _message(self, header: Any, child: str, pose: Pose, covariance: np.ndarray) -> OdometryMessage:
+        message = OdometryMessage(child_frame_id=child)
+        message.header.stamp = header.stamp
+        message.header.frame_id = self._settings.odom_frame
+        fill_pose(message.pose.pose, pose)
+        message.pose.covariance = covariance.reshape(-1).tolist()
+        seconds = 0.0 if self._last is None else (stamp_ns(header) - self._last[0]) * 1e-9
+        if self._last is not None and seconds > 0:
+            change = self._last[1].inverse() @ pose
+            twist = message.twist.twist
+            speed = change.rotation.T @ change.translation / seconds
+            turn = log_so3(change.rotation) / seconds
+            twist.linear.x, twist.linear.y, twist.linear.z = map(float, speed)
+            twist.angular.x, twist.angular.y, twist.angular.z = map(float, turn)
+        return message
+
+    def _transforms(self, message: OdometryMessage) -> Any:
+        transform = TransformStamped(header=message.header, child_frame_id=message.child_frame_id)
+        position = message.pose.pose.position
+        transform.transform.translation.x = position.x
+        transform.transform.translation.y = position.y
+        transform.transform.translation.z = position.z
+        transform.transform.rotation = message.pose.pose.orientation
+        return self._message_type(transforms=[transform])
+
+
+def fill_pose(message: Any, pose: Pose) -> None:
+    """Write a pose into a geometry_msgs/Pose."""
+    message.position.x, message.position.y, message.position.z = map(float, pose.translation)
+    q = message.orientation
+    q.x, q.y, q.z, q.w = map(float, pose.quaternion)

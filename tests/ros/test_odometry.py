@@ -1,0 +1,171 @@
+"""~/odometry of the temporal and the stereo node: frames, stamps, covariance, and the way of a rendered camera."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from semantic_matcher_core.motion.frames import AHEAD, of_base, parse_mount
+from semantic_matcher_core.motion.pose import Pose
+from tests.core.rendered_room import BASELINE, CAMERA, FOCAL, HEIGHT, WIDTH, Room, walk
+from tests.ros.conftest import PLAIN_SIFT
+from tests.ros.support import Client, image_message, of_stamp, running, set_stamp, stamp_of, wait_until
+
+pytestmark = pytest.mark.ros
+
+STAMPS = itertools.count(1_700_000_000_000_000_000, 100_000_000)
+MOUNT = "0.2 0.1 0.5 -1.5707963 0 -1.5707963"
+
+
+@pytest.fixture(scope="module")
+def room(textured: Callable[..., np.ndarray]) -> Room:
+    return Room(textured)
+
+
+def info_message(stamp: int, baseline: float = 0.0) -> Any:
+    from sensor_msgs.msg import CameraInfo
+
+    message = CameraInfo(height=HEIGHT, width=WIDTH, distortion_model="plumb_bob", d=[0.0] * 5)
+    k = CAMERA.matrix
+    message.k = k.reshape(-1).tolist()
+    message.p = np.hstack([k, [[-FOCAL * baseline], [0], [0]]]).reshape(-1).tolist()
+    set_stamp(message, stamp)
+    return message
+
+
+def depth_message(depth: np.ndarray, stamp: int) -> Any:
+    from sensor_msgs.msg import Image
+
+    millimetres = np.round(depth * 1000).astype("<u2")
+    message = Image(height=HEIGHT, width=WIDTH, encoding="16UC1", step=2 * WIDTH)
+    message.data = millimetres.tobytes()
+    message.header.frame_id = "camera_optical"
+    set_stamp(message, stamp)
+    return message
+
+
+def pose_of(message: Any) -> Pose:
+    p, q = message.pose.pose.position, message.pose.pose.orientation
+    return Pose.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([p.x, p.y, p.z]))
+
+
+def send_until(send: Callable[[int], None], heard: list[Any], tries: int = 20) -> Any:
+    """Publish the same images with new stamps until something of one of them is heard."""
+    for _ in range(tries):
+        stamp = next(STAMPS)
+        send(stamp)
+        try:
+            return wait_until(lambda s=stamp: of_stamp(heard, s), "odometry", timeout=2.0)
+        except AssertionError:
+            continue
+    raise AssertionError("no odometry")
+
+
+def test_temporal_odometry_with_depth(client: Client, log: Path, room: Room) -> None:
+    from nav_msgs.msg import Odometry
+    from sensor_msgs.msg import CameraInfo, Image
+
+    heard = client.listen(Odometry, "/temporal_matcher/odometry")
+    diagnostics = client.diagnostics()
+    parameters = {**PLAIN_SIFT, "odometry": True, "base_frame": "base_link", "mount": MOUNT}
+    with running("temporal_matcher", log, parameters) as node:
+        camera, depth, info = (
+            client.publisher(t, f"/{n}") for t, n in ((Image, "image"), (Image, "depth"), (CameraInfo, "camera_info"))
+        )
+        poses = walk(5)
+        seen = [room.see(pose) for pose in poses]
+
+        def send(index: int, with_depth: bool = True) -> Callable[[int], None]:
+            def publish(stamp: int) -> None:
+                info.publish(info_message(stamp))
+                camera.publish(image_message(seen[index][0], stamp, "camera_optical"))
+                if with_depth:
+                    depth.publish(depth_message(seen[index][1], stamp))
+
+            return publish
+
+        mount = parse_mount(MOUNT)
+        np.testing.assert_allclose(mount.rotation, AHEAD.rotation, atol=1e-6)
+        for index, pose in enumerate(poses):
+            message = send_until(send(index), heard)
+            assert message.header.frame_id == "odom" and message.child_frame_id == "base_link"
+            expected, _ = of_base(poses[0].inverse() @ pose, np.zeros((6, 6)), mount)
+            off = pose_of(message).change_to(expected)
+            assert np.linalg.norm(off[:3]) < 0.005 and np.degrees(np.linalg.norm(off[3:])) < 0.1
+            covariance = np.reshape(message.pose.covariance, (6, 6))
+            np.testing.assert_allclose(covariance, covariance.T)
+            assert (np.linalg.eigvalsh(covariance) > 0).all() or index == 0
+        # The way leads ahead (x), and to the right of the camera (-y).
+        assert pose_of(message).translation[0] > 0.1 and pose_of(message).translation[1] < -0.05
+        assert message.twist.twist.linear.x > 0
+
+        # Without depth nothing is made up, and the reason is told.
+        known = len(heard)
+
+        def warned() -> Any:
+            send(4, with_depth=False)(next(STAMPS))
+            time.sleep(0.05)
+            return next((s for s in diagnostics.of("/temporal_matcher") if "no depth on /depth" in s.message), None)
+
+        wait_until(warned, "a warning of no depth")
+        assert len(heard) == known
+        assert "Traceback" not in node.output
+
+
+def test_stereo_odometry_in_the_cameras_own_frame(client: Client, log: Path, room: Room) -> None:
+    from nav_msgs.msg import Odometry
+    from sensor_msgs.msg import CameraInfo, Image
+
+    heard = client.listen(Odometry, "/stereo_matcher/odometry")
+    parameters = {**PLAIN_SIFT, "odometry": True, "rectified": True, "publish_tf": True}
+    with running("stereo_matcher", log, parameters) as node:
+        cameras = [client.publisher(Image, f"/{side}/image") for side in ("left", "right")]
+        infos = [client.publisher(CameraInfo, f"/{side}/camera_info") for side in ("left", "right")]
+        poses = walk(4)
+        for pose in poses:
+            pair = room.pair(pose)
+
+            def send(stamp: int, pair: Any = pair) -> None:
+                for shift, info, camera, pixels in zip((0.0, BASELINE), infos, cameras, pair, strict=True):
+                    info.publish(info_message(stamp, shift))
+                    camera.publish(image_message(pixels, stamp, "left_optical"))
+
+            message = send_until(send, heard)
+            assert message.header.frame_id == "odom" and message.child_frame_id == "left_optical"
+            off = pose_of(message).change_to(AHEAD @ poses[0].inverse() @ pose)
+            assert np.linalg.norm(off[:3]) < 0.01 and np.degrees(np.linalg.norm(off[3:])) < 0.2
+        if "tf2_msgs" not in os.environ.get("AMENT_PREFIX_PATH", ""):
+            wait_until(lambda: "TF needs tf2_msgs" in node.output or _has_tf(), "the reason why there is no TF")
+        assert stamp_of(message.header) > 0 and "Traceback" not in node.output
+
+
+def _has_tf() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("tf2_msgs") is not None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"odometry": True, "mount": "1 2 3", "base_frame": "base_link"}, "six numbers"),
+        ({"odometry": True, "mount": "0 0 0 0 0 0"}, "base_frame"),
+        ({"odometry": True, "odom_frame": ""}, "odom_frame"),
+    ],
+)
+def test_parameters_that_contradict_each_other_end_the_start(parameters: dict[str, Any], named: str) -> None:
+    pytest.importorskip("nav_msgs")
+    from semantic_matcher.odometry_output import odometry_refusal
+    from semantic_matcher.parameters import TABLES
+
+    defaults = {spec.name: spec.default for spec in TABLES["stereo_matcher"]}
+    assert odometry_refusal(SimpleNamespace(**defaults)) == ""
+    assert named in odometry_refusal(SimpleNamespace(**{**defaults, **parameters}))
