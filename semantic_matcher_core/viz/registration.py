@@ -41,13 +41,13 @@ def draw_registration(
     summary: str = "",
     height: int = 360,
 ) -> np.ndarray:
-    """A picture of one registration.
+    """Draw one registration: template and image above, the image on the template and what differs below.
 
     Args:
         template, image: ``H x W x 3`` uint8 RGB.
         agreement, lattice: what :func:`~semantic_matcher_core.registration.pair.compare` gave and was given; ``None``
             where there is no registration, which leaves the last two panels empty.
-        summary: what stands in the strip above.
+        summary: what stands along the lower edge.
         height: pixels that each panel is scaled to.
 
     Returns:
@@ -67,16 +67,18 @@ def draw_registration(
     strip = max(28, height // 12 // 2 * 2)
     gap = max(4, height // 90)
     fitted = [_fit(panel, height) for panel in panels]
-    width = sum(panel.shape[1] for panel in fitted) + gap * (len(fitted) - 1)
-    canvas = np.full((strip + height, width + width % 2, 3), _BACKGROUND, np.uint8)
-    left = 0
-    for name, panel in zip(_NAMES, fitted, strict=True):
-        canvas[strip:, left : left + panel.shape[1]] = panel
+    # Two by two: four in a row are too wide for a screen. What came in above, what was made of it below.
+    columns = [max(fitted[i].shape[1], fitted[i + 2].shape[1]) for i in (0, 1)]
+    width = sum(columns) + gap
+    row = strip + height
+    canvas = np.full((2 * row, width + width % 2, 3), _BACKGROUND, np.uint8)
+    for i, (name, panel) in enumerate(zip(_NAMES, fitted, strict=True)):
+        left, top = (i % 2) * (columns[0] + gap), (i // 2) * row
+        canvas[top + strip : top + row, left : left + panel.shape[1]] = panel
         size = _text_size(name, panel.shape[1], height / 800)
-        cv2.putText(canvas, name, (left + 6, strip - strip // 3), _FONT, size, _FAINT, 1, cv2.LINE_AA)
-        left += panel.shape[1] + gap
+        cv2.putText(canvas, name, (left + 6, top + strip - strip // 3), _FONT, size, _FAINT, 1, cv2.LINE_AA)
     if summary:
-        _caption(canvas[strip:], summary, height / 700)
+        _caption(canvas, summary, height / 700)
     return canvas
 
 

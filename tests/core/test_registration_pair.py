@@ -156,5 +156,5 @@ def test_bad_images_and_options_are_refused(sift: SemanticMatcher, sheet: np.nda
 def test_pictures_are_bounded_whatever_the_shapes(shape: tuple[int, int, int], sheet: np.ndarray) -> None:
     for template, image in ((np.zeros(shape, np.uint8), sheet), (sheet, np.zeros(shape, np.uint8))):
         picture = draw_registration(template, image, None, None, summary="no registration", height=360)
-        assert picture.shape[0] < 500 and 360 <= picture.shape[1] < 16_000
+        assert 720 < picture.shape[0] < 900 and 360 <= picture.shape[1] < 16_000
         assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
