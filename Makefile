@@ -57,7 +57,7 @@ lint: setup ## Ruff: rules and format; import-linter: the layers
 format: setup ## Repair what ruff can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-typecheck: setup ## mypy on the core
+typecheck: setup ## mypy on core, nodes and tools
 	@$(BIN)/mypy
 
 doctor: ## What was found on this machine and what is missing

@@ -63,7 +63,7 @@ def cannot_see(
 
 def _frustum(depths: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
     """``T x 3 x 8`` corners, in the camera, of what an image of this size can show between ``T x 2`` depths."""
-    options = {"dtype": torch.float64, "device": depths.device}
-    outline = torch.tensor([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]], **options)
+    corners = [[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]]
+    outline = torch.tensor(corners, dtype=torch.float64, device=depths.device)
     rays = torch.linalg.inv(intrinsics) @ outline
     return torch.cat([rays * depths[:, side, None, None] for side in (0, 1)], dim=2)

@@ -126,10 +126,8 @@ def covisibility(
 
 def lattice(size: tuple[int, int], like: Tensor, grid: int = LATTICE) -> Tensor:
     """``1 x grid² x 2`` pixels evenly over an image of ``(height, width)``, corners included."""
-    options = {"device": like.device, "dtype": like.dtype}
-    y, x = torch.meshgrid(
-        torch.linspace(0, size[0] - 1, grid, **options), torch.linspace(0, size[1] - 1, grid, **options), indexing="ij"
-    )
+    down, across = (torch.linspace(0, side - 1, grid, device=like.device, dtype=like.dtype) for side in size)
+    y, x = torch.meshgrid(down, across, indexing="ij")
     return torch.stack([x, y], dim=-1).view(1, -1, 2)
 
 

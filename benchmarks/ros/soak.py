@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -40,13 +41,16 @@ def main(argv: list[str] | None = None) -> int:
     samples: list[tuple[int, float]] = []
     with Peer() as peer, node_process("semantic_matcher.temporal_matcher", options) as process:
 
-        def note(name: str) -> None:
-            counts[name] += 1
-            if name == "keypoints":
-                answered.set()
+        def noting(name: str) -> Callable[[object], None]:
+            def note(message: object) -> None:
+                counts[name] += 1
+                if name == "keypoints":
+                    answered.set()
+
+            return note
 
         for name, kind in (("keypoints", Keypoints), ("descriptors", Descriptors), ("matches", Matches)):
-            peer.node.create_subscription(kind, f"/temporal_matcher/{name}", lambda _, n=name: note(n), 5)
+            peer.node.create_subscription(kind, f"/temporal_matcher/{name}", noting(name), 5)
         camera = peer.node.create_publisher(Image, "image", 5)
         settle(process, lambda: camera.get_subscription_count() == 1, "subscription")
         pictures, begin = views(), time.monotonic()
@@ -62,7 +66,11 @@ def main(argv: list[str] | None = None) -> int:
         samples.append((i + 1, resident_mb(process.pid)))
     print(f"{machine_load()}; {i + 1} images of 160 x 120 in {took:.0f} s; answers: {counts}")
     first, last = samples[0], samples[-1]
-    slope = np.polyfit(*np.array(samples).T, 1)[0] * 10_000 if len(samples) > 2 else float("nan")
+    slope = (
+        np.polyfit([x for x, _ in samples], [y for _, y in samples], 1)[0] * 10_000
+        if len(samples) > 2
+        else float("nan")
+    )
     print(
         f"memory: {first[1]:.1f} MB after {first[0]} images, {last[1]:.1f} MB after {last[0]}: "
         f"{last[1] - first[1]:+.1f} MB; largest {max(m for _, m in samples):.1f} MB; "

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from semantic_matcher_core import extraction
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.inputs import as_image_batch
@@ -195,7 +196,7 @@ class Reasoning(nn.Module):
             ImageError: the image cannot be used.
         """
         images = as_image_batch(data["image"], self.matcher.device)
-        features = self.matcher.extractor(images)
+        features = extraction.local_features(self.matcher.networks, self.matcher.settings, images)
         return self.reasoning_model(
             {
                 "keypoints": features.keypoints,

@@ -77,10 +77,10 @@ def align_patches(
         image, scale = first.level(int(number))
         where = points0[rows][:, None, None] + np.einsum("mij,uvj->muvi", inverse[rows], grid)
         where = (where * scale).astype(np.float32)
-        for some in np.array_split(np.arange(len(rows)), len(rows) // 2000 + 1):  # remap's largest side is 32767
-            flat = where[some].reshape(-1, len(offsets), 2)
+        for chunk in np.array_split(np.arange(len(rows)), len(rows) // 2000 + 1):  # remap's largest side is 32767
+            flat = where[chunk].reshape(-1, len(offsets), 2)
             sampled = cv2.remap(image, flat[..., 0], flat[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-            template[rows[some]] = sampled.reshape(-1, len(offsets), len(offsets))
+            template[rows[chunk]] = sampled.reshape(-1, len(offsets), len(offsets))
         limit = np.array([image.shape[1] - 1, image.shape[0] - 1])
         inside[rows] = ((where >= 0) & (where <= limit)).all(axis=(1, 2, 3))
     image = second.levels[0]

@@ -21,8 +21,8 @@ class Reasoner(nn.Module):
     """Local descriptors attend to semantic features.
 
     With p the projected semantic features and e the projected descriptors, the texture branch starts from x = e and
-    asks its blocks alternately with p (even layers) and e (odd ones); the semantic branch starts from x = p and always
-    asks with p. Keys and values are x, which every block updates.
+    its queries are p (even layers) and e (odd ones) in turn; the semantic branch starts from x = p, and its queries are
+    always p. Keys and values are x, which every block updates.
 
     Args:
         config: dimensions and options.
@@ -92,24 +92,24 @@ class Reasoner(nn.Module):
         self._check(descriptors, semantic, valid)
         if semantic_branch is None:
             semantic_branch = self.config.semantic_conditioning
-        asked_by_meaning = self.dino_reprojection(to_weight(semantic, self.dino_reprojection.weight))
-        asked_by_texture = self.extractor_reprojection(to_weight(descriptors, self.extractor_reprojection.weight))
+        semantic_query = self.dino_reprojection(to_weight(semantic, self.dino_reprojection.weight))
+        texture_query = self.extractor_reprojection(to_weight(descriptors, self.extractor_reprojection.weight))
         padding = attended = None
         if valid is not None:
             padding = ~valid[..., None]
-            asked_by_meaning = asked_by_meaning.masked_fill(padding, 0)
-            asked_by_texture = asked_by_texture.masked_fill(padding, 0)
+            semantic_query = semantic_query.masked_fill(padding, 0)
+            texture_query = texture_query.masked_fill(padding, 0)
             # A softmax over nothing is not a number: an image that is all padding attends to its zeros.
             attended = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
 
-        texture = asked_by_texture
-        meaning = asked_by_meaning if semantic_branch else None
+        texture = texture_query
+        meaning = semantic_query if semantic_branch else None
         layers: list[tuple[Tensor, Tensor | None]] = []
         last = self.config.n_attention_layers - 1
         for i in range(last + 1):
-            texture = self.texture_attentions[i](asked_by_texture if i % 2 else asked_by_meaning, texture, attended)
+            texture = self.texture_attentions[i](texture_query if i % 2 else semantic_query, texture, attended)
             if meaning is not None:
-                meaning = self.semantic_attentions[i](asked_by_meaning, meaning, attended)
+                meaning = self.semantic_attentions[i](semantic_query, meaning, attended)
             if keep_all or i == last:
                 layers.append((_blank(texture, padding), None if meaning is None else _blank(meaning, padding)))
         return layers

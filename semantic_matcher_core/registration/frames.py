@@ -13,12 +13,11 @@ import numpy as np
 
 from semantic_matcher_core.errors import RegistrationError
 from semantic_matcher_core.io.video import VideoFrame
-from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.registration.config import RegistrationConfig
 from semantic_matcher_core.registration.figures import FrameFigures
 from semantic_matcher_core.registration.pair import Agreement, Fit, compare, fit_map, smooth_matches
 from semantic_matcher_core.registration.smoothing import OneEuroFilter
-from semantic_matcher_core.registration.template import Template, as_rgb, extract_features
+from semantic_matcher_core.registration.template import ImageMatcher, Template, as_rgb, extract_features
 from semantic_matcher_core.types import Features, Matches
 
 
@@ -80,7 +79,7 @@ class TemplateTracker:
 
     def __init__(
         self,
-        matcher: SemanticMatcher,
+        matcher: ImageMatcher,
         template: Template,
         config: RegistrationConfig | None = None,
         smoothing: OneEuroFilter | None = None,
@@ -116,7 +115,7 @@ class TemplateTracker:
 
 
 def register_frames(
-    matcher: SemanticMatcher,
+    matcher: ImageMatcher,
     frames: Iterable[VideoFrame],
     *,
     template: Template | None = None,

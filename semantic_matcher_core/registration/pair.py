@@ -12,10 +12,9 @@ from torch import Tensor
 from semantic_matcher_core.errors import RegistrationError
 from semantic_matcher_core.geometry.thin_plate import ThinPlateSpline
 from semantic_matcher_core.matching.nonrigid import nonrigid_inliers
-from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.registration.config import RegistrationConfig
 from semantic_matcher_core.registration.lattice import lattice_of_spline, warp
-from semantic_matcher_core.registration.template import Template, as_rgb, extract_features
+from semantic_matcher_core.registration.template import ImageMatcher, Template, as_rgb, extract_features
 from semantic_matcher_core.types import Features, Matches
 
 
@@ -90,7 +89,7 @@ class Registration:
 
 
 def register_pair(
-    matcher: SemanticMatcher,
+    matcher: ImageMatcher,
     template: np.ndarray,
     image: np.ndarray,
     *,
@@ -112,7 +111,7 @@ def register_pair(
 
 
 def register_onto(
-    matcher: SemanticMatcher, template: Template, image: np.ndarray, config: RegistrationConfig | None = None
+    matcher: ImageMatcher, template: Template, image: np.ndarray, config: RegistrationConfig | None = None
 ) -> Registration:
     """As :func:`register_pair`, with a template that is there already."""
     config = config or RegistrationConfig()
@@ -123,7 +122,7 @@ def register_onto(
 
 
 def smooth_matches(
-    matcher: SemanticMatcher, features0: Features, features1: Features, config: RegistrationConfig
+    matcher: ImageMatcher, features0: Features, features1: Features, config: RegistrationConfig
 ) -> Matches:
     """Matches whose ``inlier`` tells which of them agree with one smooth deformation."""
     matches = matcher.match(features0, features1)

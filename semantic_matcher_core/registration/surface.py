@@ -14,7 +14,6 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from semantic_matcher_core.errors import ConfigError, RegistrationError
-from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.registration.arap import ArapSolver, Constraints, rigid_motion
 from semantic_matcher_core.registration.config import RegistrationConfig
 from semantic_matcher_core.registration.mesh import (
@@ -27,7 +26,7 @@ from semantic_matcher_core.registration.mesh import (
     sample_depth,
 )
 from semantic_matcher_core.registration.pair import smooth_matches
-from semantic_matcher_core.registration.template import Template, as_rgb, extract_features
+from semantic_matcher_core.registration.template import ImageMatcher, Template, as_rgb, extract_features
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class SurfaceRegistration:
 
 
 def register_surfaces(
-    matcher: SemanticMatcher,
+    matcher: ImageMatcher,
     image0: np.ndarray,
     depth0: np.ndarray,
     image1: np.ndarray,
@@ -165,7 +164,7 @@ class _Pairs:
 
 
 def _pairs(
-    matcher: SemanticMatcher,
+    matcher: ImageMatcher,
     template: Template,
     image1: np.ndarray,
     depth1: np.ndarray,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,9 +11,20 @@ import torch
 from semantic_matcher_core.errors import ImageError, RegistrationError
 from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
-from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.registration.config import RegistrationConfig
-from semantic_matcher_core.types import Features
+from semantic_matcher_core.types import Features, Matches
+
+
+class ImageMatcher(Protocol):
+    """What a registration needs of :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where images go."""
+
+    def extract(self, image: Any, mask: Any = None, /) -> Features: ...
+
+    def match(self, features0: Features, features1: Features, /) -> Matches: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +42,7 @@ class Template:
     @classmethod
     def from_image(
         cls,
-        matcher: SemanticMatcher,
+        matcher: ImageMatcher,
         image: np.ndarray,
         *,
         mask: np.ndarray | None = None,
@@ -61,7 +72,7 @@ class Template:
         return cls(image, features)
 
 
-def extract_features(matcher: SemanticMatcher, image: np.ndarray, max_side: int | None, mask: Any = None) -> Features:
+def extract_features(matcher: ImageMatcher, image: np.ndarray, max_side: int | None, mask: Any = None) -> Features:
     """Features of one image, seen no larger than ``max_side``; keypoints in pixels of the image as given."""
     images = as_image_batch(image, matcher.device)
     masks = None if mask is None else as_mask_batch(mask, images)

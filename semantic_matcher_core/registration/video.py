@@ -12,12 +12,11 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError, RegistrationError
 from semantic_matcher_core.io.atomic import atomic_output, check_output
 from semantic_matcher_core.io.video import VideoWriter, read_video, video_info
-from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.registration.config import RegistrationConfig
 from semantic_matcher_core.registration.figures import CSV_COLUMNS, FrameFigures, VideoSummary
 from semantic_matcher_core.registration.frames import FrameRegistration, register_frames
 from semantic_matcher_core.registration.smoothing import OneEuroFilter
-from semantic_matcher_core.registration.template import Template
+from semantic_matcher_core.registration.template import ImageMatcher, Template
 from semantic_matcher_core.viz.registration import draw_registration
 
 # Where a file does not say how fast it plays.
@@ -25,7 +24,7 @@ _USUAL_FPS = 25.0
 
 
 def register_video(
-    matcher: SemanticMatcher,
+    matcher: ImageMatcher,
     video: str | Path,
     output: str | Path,
     *,

@@ -23,7 +23,9 @@ from semantic_matcher_core.errors import (
     WeightsNotFoundError,
 )
 from semantic_matcher_core.extractors.sift import Sift
+from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.reasoning import ModelConfig, Reasoner, ReasonerConfig, save_checkpoint
+from semantic_matcher_core.semantics.compact_context import CompactContext
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 
 Render = Callable[..., np.ndarray]
@@ -227,3 +229,21 @@ def test_misuse_is_named(tmp_path: Path, encoder: DinoV2) -> None:
     reasoning = Reasoning(model, semantic_encoder=encoder)
     with pytest.raises(ImageError, match=r"\[0, 1\]"):
         reasoning.match({"image0": torch.full((1, 3, 20, 20), 255.0), "image1": torch.zeros(1, 3, 20, 20)})
+
+
+def test_the_published_class_told_to_train_learns_nothing(textured: Render) -> None:
+    torch.manual_seed(0)
+    config = ReasonerConfig(64, CompactContext.feature_dim, features_dim=32, n_attention_layers=1)
+    conf = ModelConfig("compact_context", "xfeat", config)
+    extractor = XFeat(60, detection_threshold=0.0)
+    reasoning = Reasoning(
+        ReasoningBase(Reasoner(config), conf), extractor=extractor, semantic_encoder=CompactContext().eval()
+    )
+    images = [torch.from_numpy(textured(64, 96, seed=s)).permute(2, 0, 1)[None] / 255 for s in (1, 1)]
+    before = {key: value.clone() for key, value in extractor.state_dict().items()}
+    expected = reasoning.match({"image0": images[0], "image1": images[1]})
+    reasoning.train()
+    found = reasoning.match({"image0": images[0], "image1": images[1]})
+    assert len(expected["matches0"][0]) > 5
+    assert torch.equal(found["matches0"][0], expected["matches0"][0])
+    assert all(torch.equal(value, before[key]) for key, value in extractor.state_dict().items())

@@ -51,10 +51,10 @@ def lessons(
     Raises:
         UnknownNameError, WeightsNotFoundError: the teacher cannot be built.
     """
-    print_of_inputs = _fingerprint(pictures, config)
+    fingerprint = _fingerprint(pictures, config)
     if cache.is_file():
         with safe_open(cache, "pt") as content:
-            if (content.metadata() or {}).get("inputs") == print_of_inputs:
+            if (content.metadata() or {}).get("inputs") == fingerprint:
                 return [
                     Lesson(content.get_tensor(f"keypoints.{i}"), content.get_tensor(f"descriptors.{i}"))
                     for i in range(len(pictures))
@@ -74,7 +74,7 @@ def lessons(
     tensors = {f"keypoints.{i}": lesson.keypoints.contiguous() for i, lesson in enumerate(found)}
     tensors |= {f"descriptors.{i}": lesson.descriptors.contiguous() for i, lesson in enumerate(found)}
     with atomic_output(cache) as temporary:
-        save_file(tensors, temporary, {"inputs": print_of_inputs})
+        save_file(tensors, temporary, {"inputs": fingerprint})
     return found
 
 

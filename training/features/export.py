@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.inference import evaluating
 from semantic_matcher_core.semantics import SemanticEncoder
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 from semantic_matcher_core.semantics.dinov3 import DinoV3
@@ -59,7 +60,7 @@ class LocalFeatures(Method):
         self.attributes = {"made_by": name, "max_keypoints": extractor.max_keypoints}
 
     def __call__(self, images: Tensor) -> list[dict[str, np.ndarray]]:
-        features = self.extractor(images)
+        features = evaluating(self.extractor)(images)
         counts = features.counts.tolist()
         keypoints, descriptors = (t.float().cpu().numpy() for t in (features.keypoints, features.descriptors))
         return [{"keypoints": keypoints[i, :n], "descriptors": descriptors[i, :n]} for i, n in enumerate(counts)]

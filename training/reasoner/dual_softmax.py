@@ -30,7 +30,7 @@ class Rows(NamedTuple):
         place: ``P`` int64, where each true match has its row.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of that name
     weight: Tensor
     place: Tensor
 

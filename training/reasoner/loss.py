@@ -42,7 +42,5 @@ def dual_softmax_loss(
     batch = texture0.shape[1]
     counts = torch.bincount(positives.pair, minlength=batch)
     weight = 1.0 / (counts.clamp(min=1).to(texture0) * batch)[positives.pair]
-    losses: Tensor = DualSoftmax.apply(  # type: ignore[no-untyped-call]
-        texture0, texture1, semantic0, semantic1, positives, weight, valid0, valid1
-    )
+    losses: Tensor = DualSoftmax.apply(texture0, texture1, semantic0, semantic1, positives, weight, valid0, valid1)
     return losses

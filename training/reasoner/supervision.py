@@ -49,7 +49,8 @@ def true_matches(
         return Positives(nothing, nothing, nothing)
     # Padding is infinitely far from everything.
     others = keypoints1 if valid1 is None else keypoints1.masked_fill(~valid1[..., None], torch.inf)
-    parts = [_nearest(some, others) for some in torch.nan_to_num(warped0).split(_rows_at_once(warped0, keypoints1), 1)]
+    chunks = torch.nan_to_num(warped0).split(_rows_at_once(warped0, keypoints1), 1)
+    parts = [_nearest(chunk, others) for chunk in chunks]
     distance, index1 = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
     pair, index0 = ((distance <= correct_px) & valid0).nonzero(as_tuple=True)
     return Positives(pair, index0, index1[pair, index0])

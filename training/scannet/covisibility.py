@@ -90,10 +90,10 @@ def frames_covisibility(
     transform = relative_pose(poses[sources], poses[targets])
     unseen = cannot_see(ranges[sources], transform, camera, camera, ranges[targets, 1], frames.size)
     shares = torch.zeros(len(sources), dtype=torch.float64, device=depth.device)
-    for some in (~unseen).nonzero()[:, 0].split(pairs_at_once):
-        source = Lifted(lifted.points[sources[some]], lifted.measured[sources[some]])
-        warped = project(source, depth, transform[some], camera[None], frames.size, targets[some])
-        shares[some] = warped.valid.double().mean(dim=1)
+    for chunk in (~unseen).nonzero()[:, 0].split(pairs_at_once):
+        source = Lifted(lifted.points[sources[chunk]], lifted.measured[sources[chunk]])
+        warped = project(source, depth, transform[chunk], camera[None], frames.size, targets[chunk])
+        shares[chunk] = warped.valid.double().mean(dim=1)
     ids = torch.tensor(frames.ids, dtype=torch.float64)
     return torch.stack([ids[sources.cpu()], ids[targets.cpu()], shares.cpu()], dim=1)
 

@@ -35,7 +35,8 @@ class _Colour:
 
 
 def _shade(colour: palette.Colour, opacity: float) -> _Colour:
-    return _Colour(*(value / 255 for value in colour), opacity)
+    red, green, blue = (value / 255 for value in colour)
+    return _Colour(red, green, blue, opacity)
 
 
 _KEYPOINT = _shade(palette.KEYPOINT, 0.8)

@@ -95,8 +95,8 @@ def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
     if spec.choices:
         message.additional_constraints = "one of " + ", ".join(map(repr, spec.choices))
     if spec.minimum is not None and spec.type_name == "integer":
-        upper = 2**62 if spec.maximum is None else int(spec.maximum)
-        message.integer_range = [IntegerRange(from_value=int(spec.minimum), to_value=upper, step=0)]
+        most = 2**62 if spec.maximum is None else int(spec.maximum)
+        message.integer_range = [IntegerRange(from_value=int(spec.minimum), to_value=most, step=0)]
     elif spec.minimum is not None:
         # rclpy compares with is-close at both ends, which infinity would make true for every value.
         upper = 1e300 if spec.maximum is None else spec.maximum

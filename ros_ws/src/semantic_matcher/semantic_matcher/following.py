@@ -112,9 +112,12 @@ class FollowingSubscription:
                 incompatible_qos=self._changed,
                 incompatible_type=self._changed,
                 matched=self._changed,
-                message_lost=lambda event: self._lost(event.total_count_change),
+                message_lost=self._message_lost,
             ),
         )
+
+    def _message_lost(self, event: Any) -> None:
+        self._lost(event.total_count_change)
 
     def _changed(self, event: Any) -> None:
         # Not here: the event is one of the subscription that may have to go.
@@ -130,7 +133,7 @@ class FollowingSubscription:
             return self._qos
         profile = input_qos(self._depth, [info.qos_profile for info in publishers])
         if self._reliability != "auto":
-            profile.reliability = QoSReliabilityPolicy[self._reliability.upper()]
+            profile.reliability = getattr(QoSReliabilityPolicy, self._reliability.upper())
         return with_policies(profile, self._overrides)
 
     def _mismatch_text(self) -> str:

@@ -178,7 +178,8 @@ class ImageInput:
     def _warn_of_clocks(self) -> None:
         text = ""
         if self._clocks is not None:
-            sim_time = self._node.get_clock().ros_time_is_active
+            clock: Any = self._node.get_clock()
+            sim_time = clock.ros_time_is_active
             # A clock that stands at 0 is a problem of its own.
             if self._clocks[1] > 0:
                 text = clock_disagreement(self.topic, *self._clocks, sim_time)

@@ -114,13 +114,14 @@ def _node(
     if explicit:
         parameters.append(explicit)
     # Launch files that include this one may wait for its states (OnStateTransition).
+    cameras = explicit.get("cameras", [])
     return LifecycleNode(
         package="semantic_matcher",
         executable=executable,
         name=executable,
         namespace=given["namespace"],
         parameters=parameters,
-        remappings=_remappings(topics, given, named(explicit.get("cameras", []))),
+        remappings=_remappings(topics, given, named(cameras if isinstance(cameras, list) else [])),
         ros_arguments=["--log-level", given["log_level"]],
         output="screen",
     )

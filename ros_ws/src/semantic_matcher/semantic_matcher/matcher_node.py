@@ -421,7 +421,8 @@ class MatcherNode(LifecycleNode):
         self._review_inputs()
         for output in self.outputs.values():
             output.review()
-        standing = self.get_clock().ros_time_is_active and self.get_clock().now().nanoseconds == 0
+        clock: Any = self.get_clock()
+        standing = clock.ros_time_is_active and clock.now().nanoseconds == 0
         text = clock_standing() if standing and self.statistics.uptime() >= _GRACE_S else ""
         self.set_problem("clock", text)
         self.review_more()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from semantic_matcher_core.streams import Frame, MatchedPair
 
-_TYPES = {"f": np.dtype(np.float32), "I": np.dtype(np.uint32), "B": np.dtype(np.uint8)}
+_TYPES: dict[str, np.dtype[Any]] = {"f": np.dtype(np.float32), "I": np.dtype(np.uint32), "B": np.dtype(np.uint8)}
 
 
 def set_array(message: Any, field: str, values: Tensor | np.ndarray, typecode: str) -> None:
@@ -36,7 +36,7 @@ def set_array(message: Any, field: str, values: Tensor | np.ndarray, typecode: s
         typecode: the field's: ``f`` (float32), ``I`` (uint32) or ``B`` (uint8).
     """
     values = values if isinstance(values, np.ndarray) else values.cpu().numpy()
-    flat = np.ascontiguousarray(values, dtype=_TYPES[typecode]).reshape(-1)
+    flat: np.ndarray = np.ascontiguousarray(values, dtype=_TYPES[typecode]).reshape(-1)
     slot = f"_{field}"
     if slot in getattr(type(message), "__slots__", ()):
         setattr(message, slot, flat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
@@ -48,9 +49,7 @@ def publish_pairs(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], 
     for pair in pairs:
         current, tag = pair.current.tag, pair.reference.tag
         name, reference = tag if isinstance(tag, StoredImage) else StoredImage("", tag)
-        if node.outputs[f"{prefix}matches"].publish(
-            lambda p=pair, c=current, r=reference, n=name: matches_message(p, c, r, mode, n)
-        ):
+        if node.outputs[f"{prefix}matches"].publish(partial(matches_message, pair, current, reference, mode, name)):
             node.statistics.count("published")
     best = best_of(pairs)
     if best is not None:

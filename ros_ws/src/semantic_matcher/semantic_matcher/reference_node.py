@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -123,9 +124,9 @@ class ReferenceMatcher(MatcherNode):
             self.outputs[name].renew(max(len(self._stream.references), 1))
         for frame in self._stream.references:
             name, header = frame.tag
-            self.outputs["reference/keypoints"].publish(lambda f=frame, h=header, n=name: keypoints_message(f, h, n))
+            self.outputs["reference/keypoints"].publish(partial(keypoints_message, frame, header, name))
             self.outputs["reference/descriptors"].publish(
-                lambda f=frame, h=header, n=name, v=self.model.variant: descriptors_message(f, h, v, n)
+                partial(descriptors_message, frame, header, self.model.variant, name)
             )
 
     def _show(self) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from semantic_matcher.demo.errors import DemoError
@@ -143,7 +144,7 @@ def run_graph(plan: Plan, environment: dict[str, str], progress: Callable[[str, 
             _until_played(processes, camera, mode, answers, progress)
         for mode in plan.modes:
             processes.wait_for(
-                lambda mode=mode: answers.complete(mode),
+                partial(answers.complete, mode),
                 f"matches on {MATCHERS[mode].matches_topic}",
                 ANSWER_TIMEOUT_S,
                 matchers[mode],

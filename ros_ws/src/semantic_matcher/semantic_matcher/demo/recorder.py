@@ -86,7 +86,7 @@ class Writer(threading.Thread):
 
 
 def _compressed(data: bytes) -> Any:
-    message = typestore().deserialize_cdr(data, _IMAGE)
+    message: Any = typestore().deserialize_cdr(data, _IMAGE)
     return compressed_image_message(image_to_rgb(message), message.header, quality=_JPEG_QUALITY)
 
 

@@ -142,7 +142,7 @@ def render(scene: Scene, camera: Camera, *, exposure: float = 1.0, noise: float 
         seed: of the noise.
     """
     height, width = camera.size
-    image = np.zeros((height, width, 3), np.uint8)
+    image: np.ndarray = np.zeros((height, width, 3), np.uint8)
     for index, layer in enumerate(scene.layers):
         homography = scene.homography(index, camera)
         warped = cv2.warpPerspective(layer.texture, homography, (width, height), flags=cv2.INTER_CUBIC)
