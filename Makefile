@@ -26,7 +26,7 @@ BOOTSTRAP := $(shell for p in $(PYTHON) python3 python3.13 python3.12 python3.11
 TOOL = $(if $(BOOTSTRAP),$(BOOTSTRAP),$(error Python 3.11 or later is needed; install the Debian package python3)) -m
 RUN = $(TOOL) tools.ros_env --venv $(VENV_PATH) --
 
-.PHONY: help setup build demo test test-fast lint format typecheck doctor wheel gpu-bundle lock clean
+.PHONY: help setup build demo test test-fast lint format typecheck docs doctor wheel gpu-bundle lock clean
 
 help: ## Show this help
 	@echo "semantic_matcher: make <target>"
@@ -59,6 +59,9 @@ format: setup ## Repair what ruff can
 
 typecheck: setup ## mypy on core, nodes and tools
 	@$(BIN)/mypy
+
+docs: setup ## site/: the documentation, built strictly and without the network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet && echo "site/index.html"
 
 doctor: ## What was found on this machine and what is missing
 	@if [ -x "$(BIN)/python" ] && $(RUN) true 2>/dev/null; then $(RUN) python -m semantic_matcher_core.doctor; \
