@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -65,7 +65,13 @@ class _Recorded:
     input: Tensor
     outputs: dict[str, Tensor]
     replay: Callable[[], object]
+    weights: list[tuple[Tensor, int]]
     read: Any = None
+
+    @property
+    def stands(self) -> bool:
+        """Whether the weights are where they were: a graph reads memory, whatever became of it."""
+        return all(weight.data_ptr() == place for weight, place in self.weights)
 
 
 class GraphCache:
@@ -80,20 +86,24 @@ class GraphCache:
         self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __call__(self, key: Hashable, work: Work, given: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, key: Hashable, work: Work, given: Tensor, weights: Callable[[], Iterable[Tensor]] = tuple
+    ) -> dict[str, Tensor]:
         """Return the outputs of ``work(given)``, as memory of their own.
 
         Args:
             key: of all that the work depends on beside its input's numbers.
             work: tensors of fixed shapes from one, without any host synchronisation.
             given: the input.
+            weights: gives the tensors that the work reads besides; where they were moved, it is recorded anew.
         """
         key = (key, given.shape, given.dtype, given.device)
         with self._lock:
             recorded = self._recorded.pop(key, None)
-            if recorded is None:
+            if recorded is None or not recorded.stands:
                 memory = given.clone()
-                recorded = _Recorded(memory, *self._recorder.record(lambda: work(memory)))
+                outputs, replay = self._recorder.record(lambda: work(memory))
+                recorded = _Recorded(memory, outputs, replay, [(weight, weight.data_ptr()) for weight in weights()])
             self._recorded[key] = recorded
             while len(self._recorded) > _KEPT:
                 self._recorded.popitem(last=False)
@@ -130,7 +140,12 @@ class RecordedExtraction:
             found = self._extract(networks, settings, given, fixed_size=True)
             return {f.name: value for f in fields(found) if isinstance(value := getattr(found, f.name), Tensor)}
 
-        outputs: dict[str, Any] = self._graphs((networks, settings.of_features, is_enabled("streams")), work, images)
+        def weights() -> list[Tensor]:
+            parts = (networks.parts.extractor, networks.parts.semantic_encoder, networks.parts.reasoner)
+            return [parameter for part in parts if part is not None for parameter in part.parameters()]
+
+        key = (networks, settings.of_features, is_enabled("streams"))
+        outputs: dict[str, Any] = self._graphs(key, work, images, weights)
         return Features(image_size=(images.shape[-2], images.shape[-1]), **outputs).trimmed()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -164,6 +164,20 @@ def test_threads_take_turns_at_a_recorded_graph(textured: Render) -> None:
     assert run.recorder.recorded == 1
 
 
+def test_weights_that_were_moved_are_recorded_anew(textured: Render) -> None:
+    """A graph reads memory: after a move it would read what is no longer there."""
+    matcher, run = build(max_keypoints=60), Recorded()
+    image = textured(64, 96, seed=1)
+    run(matcher, image)
+    for module in (matcher.extractor, matcher.semantic_encoder, matcher.reasoner):
+        weight = list(module.parameters())[-1]
+        weight.data = weight.data.clone() * 1.5 + 0.1
+        assert_same_features(run(matcher.with_settings(), image), matcher.extract(image))
+    assert run.recorder.recorded == 4
+    run(matcher, image)
+    assert run.recorder.recorded == 4
+
+
 def test_copies_of_a_recorded_extraction_start_empty(textured: Render) -> None:
     matcher, run = build(), Recorded()
     run(matcher, textured(64, 96, seed=1))
