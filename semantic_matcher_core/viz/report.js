@@ -45,6 +45,16 @@
     return "rgb(" + RAMP[low].map((v, k) => Math.round(v + (RAMP[high][k] - v) * (at - low))).join(",") + ")";
   }
 
+  // Moves the mark of every trajectory to where it was at a time.
+  function locate(time) {
+    for (const figure of document.querySelectorAll("figure[data-path]")) {
+      const path = data.paths[+figure.dataset.path], mark = figure.querySelector(".here");
+      let best = 0;
+      path.seconds.forEach((s, i) => { if (Math.abs(s - time) < Math.abs(path.seconds[best] - time)) best = i; });
+      mark.setAttribute("cx", path.x[best]); mark.setAttribute("cy", path.y[best]);
+    }
+  }
+
   class Viewer {
     constructor(section, stream) {
       this.section = section; this.stream = stream; this.index = 0; this.drawn = []; this.places = []; this.chosen = null;
@@ -100,6 +110,7 @@
       const pair = this.stream.pairs[index];
       this.matches = unpack(pair); this.chosen = null;
       for (const chart of this.charts) chart.mark(pair.n);
+      locate(this.stream.series.seconds[pair.n] + this.stream.start_s);
       const images = await Promise.all(pair.i.map(image));
       if (this.index !== index) return;  // the next one was asked for meanwhile
       this.images = images;

@@ -19,6 +19,7 @@ from semantic_matcher_core.viz.matches import draw_matches
 from semantic_matcher_core.viz.palette import amount_colours
 from semantic_matcher_core.viz.report_data import DrawnPair, MatchStream, ReportData, collect
 from semantic_matcher_core.viz.report_viewer import page_data, viewer
+from semantic_matcher_core.viz.trajectory import trajectory_figure
 
 _PAIR_HEIGHT = 400
 _HEAT_WIDTH = 640
@@ -51,6 +52,9 @@ def render(data: ReportData) -> str:
     )
     title = f"Report on {readable(data.path.name)}"
     sections = "".join(_section(data, number, stream) for number, stream in enumerate(data.streams))
+    paths = "".join(
+        trajectory_figure(topic, number, places) for number, (topic, (_, places)) in enumerate(data.paths.items())
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -59,7 +63,7 @@ def render(data: ReportData) -> str:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'\">"
         f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{style}</style></head><body>'
-        f"<h1>{escape(title)}</h1>{_facts(data)}{sections}"
+        f"<h1>{escape(title)}</h1>{_facts(data)}{sections}{paths}"
         f'<script type="application/json" id="data">{page_data(data)}</script><script>{script}</script></body></html>\n'
     )
 

@@ -27,6 +27,7 @@ from semantic_matcher_core.viz.timeline import (
 
 HEAT_ROWS, HEAT_COLUMNS = 36, 48
 _COVERAGE_GRID = 8
+_ODOMETRY = "nav_msgs/msg/Odometry"
 
 
 @dataclass
@@ -115,6 +116,7 @@ class ReportData:
         streams: topics of Matches that hold any.
         thumbnails: of the images of all pairs.
         sizes: (width, height) of images, from their keypoints.
+        paths: topic of nav_msgs/Odometry -> when its messages were recorded (``N`` ns), and positions (``N x 3``).
     """
 
     path: Path
@@ -123,6 +125,7 @@ class ReportData:
     streams: list[MatchStream]
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     sizes: dict[Key, tuple[int, int]] = field(default_factory=dict)
+    paths: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
 def collect(path: Path) -> ReportData:
@@ -155,8 +158,19 @@ def collect(path: Path) -> ReportData:
         fill_similarities(bag, timelines, _key_of_features)
         thumbnails = Thumbnails()
         fill_thumbnails(bag, timelines, thumbnails)
+        paths = _paths(bag)
     medians = {name: float(np.median(values)) for name, values in counts.items() if values}
-    return ReportData(path, read_run_info(path), medians, list(streams.values()), thumbnails, sizes)
+    return ReportData(path, read_run_info(path), medians, list(streams.values()), thumbnails, sizes, paths)
+
+
+def _paths(bag: BagReader) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    times: dict[str, list[int]] = {t.name: [] for t in bag.topics if t.msgtype == _ODOMETRY and t.count}
+    places: dict[str, list[tuple[float, float, float]]] = {name: [] for name in times}
+    for item in bag.messages(list(times)) if times else ():
+        position = item.message.pose.pose.position
+        times[item.topic].append(item.received_ns)
+        places[item.topic].append((position.x, position.y, position.z))
+    return {name: (np.array(times[name], np.int64), np.array(places[name], float)) for name in times}
 
 
 def _key(header: Any, name: str = "") -> Key:

@@ -10,6 +10,7 @@ import numpy as np
 from semantic_matcher_core.viz.palette import amount_colours
 from semantic_matcher_core.viz.report_data import MatchStream, ReportData
 from semantic_matcher_core.viz.timeline import Pair, as_json, packed, side_name
+from semantic_matcher_core.viz.trajectory import path_data
 
 # What the keys of the series are called in a read-out.
 _WORDS = {
@@ -78,8 +79,15 @@ def page_data(data: ReportData) -> str:
             "images": [base64.b64encode(jpeg).decode() for jpeg in data.thumbnails.data],
             "ramp": amount_colours(np.linspace(0, 1, 9)).tolist(),
             "words": _WORDS,
+            "paths": [path_data(*_since_start(data, times, places)) for times, places in data.paths.values()],
         }
     )
+
+
+def _since_start(data: ReportData, times: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Seconds as on the first stream's time line.
+    start = min((stream.series.received[0] for stream in data.streams), default=0)
+    return (times - start) / 1e9, places
 
 
 def _stream(data: ReportData, stream: MatchStream) -> dict[str, Any]:
@@ -102,6 +110,7 @@ def _stream(data: ReportData, stream: MatchStream) -> dict[str, Any]:
         values["latency"] = stream.latency * 1000
     return {
         "series": {name: _numbers(array) for name, array in values.items()},
+        "start_s": round((int(received[0]) - min(s.series.received[0] for s in data.streams)) / 1e9, 4),
         "range": [round(low, 4), round(high, 4)],
         "step": stream.timeline.step,
         "start": min(len(pairs) - 1, best // stream.timeline.step),

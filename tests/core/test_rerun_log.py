@@ -14,7 +14,7 @@ from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import header_message, typestore
 from semantic_matcher_core.viz.palette import INLIER, OUTLIER
 from semantic_matcher_core.viz.rerun_log import _cloud, shown
-from tests.core.test_viz_report import COUNTS, PERIOD, START, features, write_recording
+from tests.core.test_viz_report import COUNTS, PERIOD, START, features, odometry, write_recording
 
 
 def test_images_keypoints_and_matches_at_their_stamps(tmp_path: Path) -> None:
@@ -36,8 +36,7 @@ def test_images_keypoints_and_matches_at_their_stamps(tmp_path: Path) -> None:
 
 def test_a_path_grows(tmp_path: Path) -> None:
     path = write_recording(tmp_path / "results.mcap", images=False, checked=False)
-    kinds = typestore().types
-    zeros, header = np.zeros(36), header_message(START, "odom")
+    header = header_message(START, "odom")
     with McapWriter(tmp_path / "path.mcap") as writer:
         from semantic_matcher_core.io.bags import BagReader
 
@@ -45,18 +44,7 @@ def test_a_path_grows(tmp_path: Path) -> None:
             for item in bag.messages([t.name for t in bag.topics]):
                 writer.write(item.topic, item.message, item.received_ns)
         for i in range(3):
-            vector, point = kinds["geometry_msgs/msg/Vector3"], kinds["geometry_msgs/msg/Point"]
-            pose = kinds["geometry_msgs/msg/Pose"](
-                point(float(i), 0.0, 0.0), kinds["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 1.0)
-            )
-            still = kinds["geometry_msgs/msg/Twist"](vector(0.0, 0.0, 0.0), vector(0.0, 0.0, 0.0))
-            odometry = kinds["nav_msgs/msg/Odometry"](
-                header,
-                "camera",
-                kinds["geometry_msgs/msg/PoseWithCovariance"](pose, zeros),
-                kinds["geometry_msgs/msg/TwistWithCovariance"](still, zeros),
-            )
-            writer.write("/odometry", odometry, START + 10**10 + i)
+            writer.write("/odometry", odometry(header, (float(i), 0.0, 0.0)), START + 10**10 + i)
     paths = [t.data.tolist() for t in shown(tmp_path / "path.mcap") if t.kind == "path"]
     assert paths[-1] == [[0, 0, 0], [1, 0, 0], [2, 0, 0]] and len(paths) == 3
 

@@ -31,6 +31,7 @@ from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.viz.charts import Curve, nice_ceiling, thin_out, time_chart
 from semantic_matcher_core.viz.report import heat_map, render, write_report
 from semantic_matcher_core.viz.report_data import collect, histogram
+from semantic_matcher_core.viz.trajectory import path_data, trajectory_figure
 
 START = 1_700_000_000_000_000_000
 PERIOD = 50_000_000
@@ -45,7 +46,12 @@ def features(count: int, seed: int) -> Features:
 
 
 def write_recording(
-    path: Path, *, checked: bool = True, images: bool = True, topics: tuple[str, ...] = ("/temporal_matcher",)
+    path: Path,
+    *,
+    checked: bool = True,
+    images: bool = True,
+    topics: tuple[str, ...] = ("/temporal_matcher",),
+    path_of_camera: bool = False,
 ) -> Path:
     """What a recorder makes of a running node: matches come 20 + i ms after image i."""
     picture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
@@ -73,7 +79,25 @@ def write_recording(
                 )
                 reference = header_message(stamp - PERIOD, f"camera{topic}")
                 writer.write(f"{topic}/matches", matches_message(matches, "temporal", header, reference), received)
+                if path_of_camera:
+                    place = (0.1 * i, 0.01, 0.05 * i * i)
+                    writer.write("/odometry", odometry(header, place), received)
     return path
+
+
+def odometry(header: Any, place: tuple[float, float, float]) -> Any:
+    kinds = typestore().types
+    vector, zeros = kinds["geometry_msgs/msg/Vector3"], np.zeros(36)
+    pose = kinds["geometry_msgs/msg/Pose"](
+        kinds["geometry_msgs/msg/Point"](*place), kinds["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 1.0)
+    )
+    still = kinds["geometry_msgs/msg/Twist"](vector(0.0, 0.0, 0.0), vector(0.0, 0.0, 0.0))
+    return kinds["nav_msgs/msg/Odometry"](
+        header,
+        "camera",
+        kinds["geometry_msgs/msg/PoseWithCovariance"](pose, zeros),
+        kinds["geometry_msgs/msg/TwistWithCovariance"](still, zeros),
+    )
 
 
 def test_numbers(tmp_path: Path) -> None:
@@ -322,7 +346,7 @@ def server(tmp_path: Path) -> Iterator[_Server]:
 @pytest.mark.skipif(BROWSER is None, reason="no chromium: its Debian package is chromium")
 @pytest.mark.parametrize("width", [390, 1440])
 def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
-    results = write_recording(tmp_path / "a_rather_long_name_of_results.mcap")
+    results = write_recording(tmp_path / "a_rather_long_name_of_results.mcap", path_of_camera=True)
     write_report(results, tmp_path / "report.html")
     # Of the last pair, on the current image alone, as shares of it.
     last = collect(results).streams[0].timeline.pairs[-1]
@@ -353,7 +377,7 @@ def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
     assert result["width"] == width and result["widest"] <= width  # nothing to scroll sideways
     assert result["smallest"] >= 12 and min(result["touch"]) >= 30
     assert len(result["charts"]) == 6 and all(w > 250 and h > 150 for w, h in result["charts"])
-    assert len(result["curves"]) >= 6 and all(w > 10 or h > 1 for w, h in result["curves"])
+    assert len(result["curves"]) >= 7 and all(w > 10 or h > 1 for w, h in result["curves"])
     assert len(result["images"]) == 4 and all(
         done and natural >= 600 and w > 250 for done, natural, w in result["images"]
     )
@@ -379,7 +403,22 @@ def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
     assert lines_w / lines_h == pytest.approx(4 / 6 if width == 390 else 8 / 3, rel=0.03)
     assert "compared 0." in seen["chosen"] and seen["unchosen"] == ["", True]
     x, y = last.points[good[0], 2:]
+    # The mark stands where the camera was: at the start, and 0.5 of 0.5 m to the right, 1.75 of 1.75 m up at the end.
+    assert seen["path_start"] == pytest.approx([20, 620], abs=0.2)
+    assert seen["path_end"] == pytest.approx([20 + 600 * 0.5 / 1.75, 20], abs=0.2)
     assert seen["hint"] and f"({x:.1f}, {y:.1f})" in seen["hovered"] and "inlier" in seen["hovered"]
+
+
+def test_a_trajectory_is_drawn_along_the_axis_in_which_it_moves_least() -> None:
+    angle = np.linspace(0, np.pi, 4000)
+    figure = trajectory_figure("/odom<b>", 0, np.stack([np.cos(angle), 0 * angle + 7, 2 * np.sin(angle)], axis=1))
+    assert "x to the right, z up" in figure and "&lt;b&gt;" in figure and "4.84 m long" in figure
+    data = path_data(angle, np.stack([np.cos(angle), 0 * angle + 7, 2 * np.sin(angle)], axis=1))
+    assert len(data["x"]) == len(data["seconds"]) == 1500
+    assert min(data["x"]) == min(data["y"]) == 20 and max(data["x"]) == pytest.approx(620) == max(data["y"])
+    assert trajectory_figure("/odom", 0, np.array([[1.0, 2, 3]])) == ""
+    assert trajectory_figure("/odom", 0, np.full((5, 3), np.nan)) == ""
+    assert "0 m long" in trajectory_figure("/odom", 0, np.ones((5, 3)))
 
 
 def test_one_pair_has_no_empty_chart_and_nothing_to_scrub(tmp_path: Path) -> None:
