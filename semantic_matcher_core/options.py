@@ -549,6 +549,7 @@ COMMAND_LINE: dict[str, CommandLine] = {
     "weights": CommandLine("it is a path there"),
     "semantic_every": CommandLine("results would depend on where a run was cut off"),
     "queue_size": CommandLine("a recording waits for nobody"),
+    "publish_tf": CommandLine("a recording's poses are in its odometry messages"),
 }
 """Option -> what is different on the command line; of those that are not here, nothing is."""
 

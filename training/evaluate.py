@@ -1,4 +1,4 @@
-"""``python -m training.evaluate pose|homography|nonrigid|suite``: matching methods by the field's protocols."""
+"""``python -m training.evaluate pose|homography|nonrigid|suite|odometry``: methods by the field's protocols."""
 
 from __future__ import annotations
 
@@ -264,6 +264,50 @@ def suite(
         markdown = write_grouped_summary(output, summary, settings)
     print(markdown)
     console.print(f"details in {output}")
+
+
+@app.command()
+def odometry(
+    methods: Annotated[list[str], typer.Argument(help="Variants, or opencv:orb+pnp.", metavar="METHOD...")],
+    sequence: Annotated[
+        list[Path],
+        typer.Option(help="Folder of rgb/, depth/ and poses_tum.txt, or poses.txt and K.txt; repeatable."),
+    ],
+    output: Output = Path("evaluation"),
+    device: Device = "auto",
+    max_keypoints: Keypoints = 1024,
+    weights: Weights = None,
+) -> None:
+    """Odometry with depth: absolute (ATE) and relative (RPE) errors of trajectories, by evo.
+
+    opencv:orb+pnp is the textbook's: ORB, mutual nearest neighbours, PnP with RANSAC from frame to frame.
+    """
+    from semantic_matcher_core import SemanticMatcher
+    from semantic_matcher_core.io.trajectory import write_tum
+    from training.evaluation import odometry as odometry_
+    from training.evaluation.tables import write_summary
+
+    output.mkdir(parents=True, exist_ok=True)
+    sequences = [odometry_.read_sequence(folder) for folder in sequence]
+    summary: dict[str, dict[str, float]] = {}
+    for name in methods:
+        follow = odometry_.method(
+            name,
+            lambda name=name: SemanticMatcher.from_pretrained(
+                name, device=device, max_keypoints=max_keypoints, weights=weights
+            ),
+        )
+        for item in sequences:
+            poses = follow(item)
+            summary[f"{item.name} {name}"] = odometry_.errors(item, poses)
+            known = [(stamp, pose) for stamp, pose in zip(item.stamps, poses, strict=True) if pose is not None]
+            write_tum(
+                output / f"{item.name}.{_file_name(name)}.tum.txt",
+                [stamp for stamp, _ in known],
+                [np.concatenate([pose.translation, pose.quaternion]) for _, pose in known],
+            )
+    print(write_summary(output, summary))
+    console.print(f"trajectories in {output}")
 
 
 def _summarise(methods: Sequence[str], run: Callable[[str], dict[str, float]], output: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semantic_matcher_core.cli.from_table import FROM_TABLE, from_table
-from semantic_matcher_core.options import REFERENCE, STEREO, STEREO_RECTIFIED, TEMPORAL
+from semantic_matcher_core.options import ODOMETRY, REFERENCE, STEREO, STEREO_RECTIFIED, TEMPORAL
 
 if TYPE_CHECKING:
     from semantic_matcher_core.io.colmap import Intrinsics
@@ -59,7 +59,7 @@ class PairingOptions:
         return TemporalPairing(self.reference_policy, self.every_nth, self.min_inlier_share, self.min_overlap)
 
 
-@from_table(_CALIBRATION, STEREO_RECTIFIED)
+@from_table(_CALIBRATION, STEREO_RECTIFIED, ODOMETRY)
 class CalibrationOptions:
     """What is known of the cameras, and what it is used for."""
 
@@ -84,6 +84,15 @@ class CalibrationOptions:
     epipolar_band: float = FROM_TABLE
     publish_points: bool = FROM_TABLE
     min_disparity: float = FROM_TABLE
+    odometry: Annotated[
+        bool,
+        typer.Option(
+            "--odometry",
+            help="Mode stereo, rectified: follow the camera. Poses in the output, and as OUT.tum.txt and "
+            "OUT.kitti.txt.",
+            rich_help_panel=_CALIBRATION,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,15 @@ from typing import dataclass_transform
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.offline.pairing import MODES
-from semantic_matcher_core.options import GEOMETRY, REFERENCE, STEREO, STEREO_RECTIFIED, ParameterSpec, on_command_line
+from semantic_matcher_core.options import (
+    GEOMETRY,
+    ODOMETRY,
+    REFERENCE,
+    STEREO,
+    STEREO_RECTIFIED,
+    ParameterSpec,
+    on_command_line,
+)
 from semantic_matcher_core.settings import GEOMETRY_BACKENDS, turns_of
 from semantic_matcher_core.streams import TemporalPairing, slop_of
 
@@ -31,7 +39,7 @@ def _with_the_tables(cls: type[RunOptions]) -> type[RunOptions]:
 
 
 def _table() -> dict[str, ParameterSpec]:
-    return on_command_line(GEOMETRY, STEREO, STEREO_RECTIFIED, REFERENCE)
+    return on_command_line(GEOMETRY, STEREO, STEREO_RECTIFIED, ODOMETRY, REFERENCE)
 
 
 @_with_the_tables
@@ -55,6 +63,8 @@ class RunOptions:
             for no such limit.
         points: write the matches of rectified stereo images as points in space, where their calibration is known.
         min_disparity: matches of a smaller disparity, in pixels, become no points.
+        odometry: follow the camera (mode stereo, rectified): poses in the output, and as TUM and KITTI text beside it.
+        odom_frame, base_frame, mount: frames of the poses, as the node has them.
         descriptors: write descriptors as well; they are large.
         images: ``"jpeg"`` to write the images beside the results, or ``"none"``.
         jpeg_quality: 1 to 100.
@@ -74,6 +84,10 @@ class RunOptions:
     epipolar_band: float = 2.0
     points: bool = True
     min_disparity: float = 1.0
+    odometry: bool = False
+    odom_frame: str = "odom"
+    base_frame: str = ""
+    mount: str = ""
     descriptors: bool = False
     images: str = "jpeg"
     jpeg_quality: int = 90
@@ -90,6 +104,8 @@ class RunOptions:
         turns_of(self.rotation)
         if self.geometry not in (None, "homography", "fundamental", "essential"):
             raise ConfigError(f"unknown geometry {self.geometry!r}; use homography, fundamental, essential or None")
+        if self.odometry and self.mode != "stereo":
+            raise ConfigError("--odometry is for --mode stereo: a recording's depth is not read")
         if self.geometry == "essential" and self.mode == "reference":
             raise ConfigError("geometry 'essential' needs the calibration of both cameras; stored images have none")
         if self.geometry_backend not in GEOMETRY_BACKENDS:

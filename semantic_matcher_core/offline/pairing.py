@@ -17,6 +17,7 @@ import numpy as np
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.exif import Exif
+from semantic_matcher_core.offline.odometry import Placed
 from semantic_matcher_core.offline.sources import SourceImage
 from semantic_matcher_core.streams import (
     FeatureMatcher,
@@ -41,6 +42,7 @@ class Result:
     Attributes:
         frames: (prefix of the topics, frame); a frame's tag is its :class:`SourceImage`.
         pairs: the current image of each is the last frame.
+        placed: where the left camera of a stereo pair is.
         image: the image whose time of recording is that of the result.
         points: ``K x 3`` points in the left camera's frame and ``K`` confidences, of a rectified stereo pair.
     """
@@ -49,6 +51,7 @@ class Result:
     pairs: list[MatchedPair]
     image: SourceImage
     points: tuple[np.ndarray, np.ndarray] | None = None
+    placed: Placed | None = None
 
 
 VerifierOf = Callable[[str, tuple[int, int]], Verifier | None]
@@ -189,6 +192,7 @@ class StereoWork(Pairing):
         queue_size: images of each side that wait for their partner.
         verify: geometric check of images of these sizes of the left and the right one.
         points: gives the points in space of a pair, or ``None``.
+        place: says where the left camera is, or ``None``.
     """
 
     mode = "stereo"
@@ -203,9 +207,11 @@ class StereoWork(Pairing):
         queue_size: int = 10,
         verify: Callable[[tuple[int, int], tuple[int, int]], Verifier | None] = lambda left, right: None,
         points: PointsOf = lambda pair: None,
+        place: Callable[[MatchedPair], Placed | None] = lambda pair: None,
     ) -> None:
         super().__init__()
         self._stream = StereoStream(matcher)
+        self._place = place
         self._verify, self._points = verify, points
         self._synchronizer: StereoSynchronizer[SourceImage] = StereoSynchronizer(slop_ns, queue_size)
         self._left, self._right = left, right
@@ -237,7 +243,7 @@ class StereoWork(Pairing):
         self._stream.verify = self._verify(pixels[0].shape[:2], pixels[1].shape[:2])
         matched = self._stream.process(*pixels, (left.stamp_ns, right.stamp_ns), (left, right))
         frames = [("left/", matched.reference), ("right/", matched.current)]
-        return Result(frames, [matched], image, self._points(matched))
+        return Result(frames, [matched], image, self._points(matched), self._place(matched))
 
     def _add(self, image: SourceImage) -> tuple[SourceImage, SourceImage] | None:
         add = self._synchronizer.add_left if image.stream == self._left else self._synchronizer.add_right

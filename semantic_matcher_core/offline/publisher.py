@@ -17,6 +17,7 @@ from semantic_matcher_core.io.messages import (
 )
 from semantic_matcher_core.io.run_info import RUN_INFO_TOPIC
 from semantic_matcher_core.offline.exports import FRAME_TOPIC, INTERNAL, PAIR_TOPIC, Exports
+from semantic_matcher_core.offline.odometry import odometry_message
 from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Publisher:
         if result.points is not None:
             header = _header(result.pairs[0].reference.tag)
             self._work.write(f"{self._node}/points", points_message(*result.points, header), self.clock)
+        if result.placed is not None:
+            header = header_message(result.placed.stamp_ns, result.placed.frame)
+            self._work.write(f"{self._node}/odometry", odometry_message(result.placed, header), self.clock)
         for pair in result.pairs:
             header, reference_header = _header(pair.current.tag), _header(pair.reference.tag)
             topic = f"{self._node}/{self._pair_prefix(result)}matches"

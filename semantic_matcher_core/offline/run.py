@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.io.run_info import read_run_info
 from semantic_matcher_core.offline.calibration import BandedMatcher, Calibrations, stereo_points, verifier
 from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
+from semantic_matcher_core.offline.odometry import StereoOdometry
 from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result, StereoWork, TemporalWork
 from semantic_matcher_core.offline.publisher import Publisher
@@ -90,7 +92,7 @@ def run(
         calibration: calibration files of the streams' cameras, in their order; none for what is recorded.
         exports: further files to make of the results.
         overwrite: replace a file that is there; otherwise a complete result of the same run is left as it is.
-        part_seconds: how much work an interruption may lose.
+        part_seconds: how much work an interruption may lose; with odometry all of it.
         hooks: what to call as the run goes on.
 
     Raises:
@@ -107,7 +109,15 @@ def run(
         return Progress(done=source.total or 0, resumed=source.total or 0, total=source.total)
     exports.prepare()
     calibrations = Calibrations.of(source, calibration)
-    pairing = _pairing(source, matcher, options, references, calibrations, hooks)
+    odometry: StereoOdometry | None = None
+    if options.odometry:
+        if len(source.streams) != 2:
+            raise ConfigError(f"--odometry needs a left and a right stream, got {len(source.streams)}")
+        calibrations.require(source, "--odometry")
+        odometry = StereoOdometry(matcher, options, calibrations, (source.streams[0], source.streams[1]))
+        # Where a camera is rests on all that was before: such a run is made in one go.
+        part_seconds = math.inf
+    pairing = _pairing(source, matcher, options, references, calibrations, hooks, odometry)
     key = {"info": info, "environment": environment(matcher)}
     with WorkFolder(output, key) as work:
         if work.restarted:
@@ -120,6 +130,9 @@ def run(
         if exports.any:
             _write_exports(exports, matcher, work, options, calibrations, hooks)
         work.publish()
+        if odometry is not None:
+            odometry.write(output)
+            hooks.notice(odometry.summary())
     return progress
 
 
@@ -225,6 +238,7 @@ def _pairing(
     references: tuple[Path, ...],
     calibrations: Calibrations,
     hooks: RunHooks,
+    odometry: StereoOdometry | None,
 ) -> Pairing:
     if (options.mode == "reference") != bool(references):
         raise ConfigError(
@@ -235,7 +249,7 @@ def _pairing(
     if options.geometry == "essential":
         calibrations.require(source, "geometry 'essential'")
     if options.mode == "stereo":
-        return _stereo(source, matcher, options, calibrations, hooks)
+        return _stereo(source, matcher, options, calibrations, hooks, odometry)
     if options.mode == "reference":
         from semantic_matcher_core.io.images import decode_image, read_bytes
 
@@ -255,7 +269,12 @@ def _pairing(
 
 
 def _stereo(
-    source: ImageSource, matcher: SemanticMatcher, options: RunOptions, calibrations: Calibrations, hooks: RunHooks
+    source: ImageSource,
+    matcher: SemanticMatcher,
+    options: RunOptions,
+    calibrations: Calibrations,
+    hooks: RunHooks,
+    odometry: StereoOdometry | None,
 ) -> StereoWork:
     if len(source.streams) != 2:
         raise ConfigError(f"mode 'stereo' needs a left and a right stream, got {len(source.streams)}")
@@ -285,6 +304,7 @@ def _stereo(
         queue_size=options.queue_size,
         verify=check,
         points=points_of,
+        place=(lambda pair: None) if odometry is None else odometry,
     )
 
 

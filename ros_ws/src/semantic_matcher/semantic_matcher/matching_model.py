@@ -80,6 +80,7 @@ class MatchingModel:
         self.load_seconds = load_seconds
         self.weights_hash = sha256_of_weights(matcher)
         self._own = matcher.settings
+        self._frames: tuple[SemanticMatcher, SemanticMatcher] | None = None
 
     @classmethod
     def load(cls, settings: SimpleNamespace) -> MatchingModel:
@@ -131,6 +132,13 @@ class MatchingModel:
     def match(self, features0: Features, features1: Features) -> Matches:
         """See :meth:`SemanticMatcher.match <semantic_matcher_core.SemanticMatcher.match>`."""
         return self.matcher.match(features0, features1)
+
+    def match_frames(self, features0: Features, features1: Features) -> Matches:
+        """As :meth:`match`, between images of one camera: without the band that holds between left and right."""
+        if self._frames is None or self._frames[0] is not self.matcher:
+            matching = replace(self.matcher.settings.matching, band_px=None)
+            self._frames = (self.matcher, self.matcher.with_settings(matching=matching))
+        return self._frames[1].match(features0, features1)
 
     def facts(self) -> dict[str, str]:
         """What a user wants to know of the running model, for logs and diagnostics."""
@@ -219,6 +227,7 @@ class MatchingModel:
     def unload(self) -> None:
         """Free everything; the model cannot be used any more."""
         del self.matcher
+        self._frames = None
         gc.collect()
         self._empty_cache()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from semantic_matcher.matcher_node import MatcherNode
+    from semantic_matcher.matching_model import MatchingModel
     from semantic_matcher_core.motion.view import View
 
 TF_MISSING = "TF needs tf2_msgs, which cannot be imported here (apt install ros-$ROS_DISTRO-tf2-msgs)"
@@ -47,12 +48,12 @@ class OdometryFollower:
 
     Args:
         node: with the parameters of the odometry and the output ``odometry``.
-        matcher: matches features.
+        model: matches features.
     """
 
-    def __init__(self, node: MatcherNode, matcher: Any) -> None:
+    def __init__(self, node: MatcherNode, model: MatchingModel) -> None:
         self._node = node
-        self._odometry = Odometry(matcher)
+        self._odometry = Odometry(SimpleNamespace(match=model.match_frames))
         self._settings = node.parameters.values
         self._mount = parse_mount(self._settings.mount) if self._settings.mount else None
         self._tree = StaticTree()

@@ -1,0 +1,93 @@
+"""Trajectories as text: the TUM and the KITTI format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.io.atomic import atomic_output
+
+
+def write_tum(path: Path, stamps_ns: Iterable[int], poses: Iterable[np.ndarray]) -> None:
+    """Write ``stamp tx ty tz qx qy qz qw`` a line, stamps in seconds (TUM RGB-D benchmark; evo, RTAB-Map read it).
+
+    Args:
+        path: file to write; it appears when it is complete.
+        stamps_ns: nanoseconds.
+        poses: ``7`` numbers each, tx ty tz qx qy qz qw.
+    """
+    lines = [
+        f"{stamp // 10**9}.{stamp % 10**9:09d} " + " ".join(f"{value:.9f}" for value in pose)
+        for stamp, pose in zip(stamps_ns, poses, strict=True)
+    ]
+    _write(path, lines)
+
+
+def write_kitti(path: Path, matrices: Iterable[np.ndarray]) -> None:
+    """Write the twelve numbers of a ``3 x 4`` matrix a line, row by row (KITTI odometry benchmark).
+
+    Args:
+        path: file to write; it appears when it is complete.
+        matrices: ``4 x 4`` or ``3 x 4`` camera-to-world each.
+    """
+    _write(path, [" ".join(f"{value:.9e}" for value in np.asarray(matrix)[:3].reshape(-1)) for matrix in matrices])
+
+
+def read_tum(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a TUM trajectory: ``N`` int64 stamps in nanoseconds and ``N x 7`` poses tx ty tz qx qy qz qw.
+
+    Raises:
+        ConfigError: not readable, or a line that has not eight numbers.
+    """
+    stamps, poses = [], []
+    for number, line in _lines(path):
+        words = line.replace(",", " ").split()
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            values = []
+        if len(values) != 8 or not np.isfinite(values).all():
+            raise ConfigError(f"{path}:{number}: expected `stamp tx ty tz qx qy qz qw`, got {line[:60]!r}")
+        # Through the text: a float has too few digits for nanoseconds.
+        whole, _, fraction = words[0].partition(".")
+        exact = whole.isdigit() and (fraction.isdigit() or not fraction)
+        stamps.append(int(whole) * 10**9 + int((fraction + "0" * 9)[:9]) if exact else round(values[0] * 1e9))
+        poses.append(values[1:])
+    return np.array(stamps, np.int64), np.array(poses, np.float64).reshape(-1, 7)
+
+
+def read_matrices(path: Path) -> np.ndarray:
+    """Read ``N x 4 x 4`` camera-to-world matrices, 12 (KITTI) or 16 numbers a line.
+
+    Raises:
+        ConfigError: not readable, or a line of another length.
+    """
+    matrices = []
+    for number, line in _lines(path):
+        try:
+            values = np.array([float(word) for word in line.split()])
+        except ValueError:
+            values = np.zeros(0)
+        if len(values) not in (12, 16) or not np.isfinite(values).all():
+            raise ConfigError(f"{path}:{number}: expected 12 or 16 numbers of a pose's matrix, got {line[:60]!r}")
+        matrix = np.eye(4)
+        matrix[: len(values) // 4] = values.reshape(-1, 4)
+        matrices.append(matrix)
+    return np.array(matrices).reshape(-1, 4, 4)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable trajectory: {error}") from error
+    numbered = enumerate(text.splitlines(), 1)
+    return [(number, line) for number, line in numbered if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    with atomic_output(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

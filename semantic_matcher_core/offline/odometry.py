@@ -1,0 +1,150 @@
+"""The way of a stereo camera through a recording, as the node's ``~/odometry`` has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.io.trajectory import write_kitti, write_tum
+from semantic_matcher_core.motion.frames import of_base, of_camera, parse_mount
+from semantic_matcher_core.motion.odometry import Odometry, OdometryStatus
+from semantic_matcher_core.motion.pose import Pose
+from semantic_matcher_core.motion.view import stereo_view
+
+if TYPE_CHECKING:
+    from semantic_matcher_core.motion.pairs import PairMatcher
+    from semantic_matcher_core.offline.calibration import Calibrations
+    from semantic_matcher_core.offline.options import RunOptions
+    from semantic_matcher_core.streams import MatchedPair
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Where the camera, or the base that carries it, was at one image.
+
+    Attributes:
+        stamp_ns: of the image.
+        frame, child: names of the frames, as nav_msgs/Odometry has them.
+        pose, covariance: of ``child`` in ``frame``.
+        optical: pose of the camera's optical frame in that of the first image.
+    """
+
+    stamp_ns: int
+    frame: str
+    child: str
+    pose: Pose
+    covariance: np.ndarray
+    optical: Pose
+
+
+@dataclass
+class StereoOdometry:
+    """Follows the left camera of a rectified pair.
+
+    Args:
+        matcher: matches frames with frames (without the band that holds between left and right).
+        options: of the run.
+        calibrations: of both streams.
+        streams: names of left and right.
+
+    Raises:
+        ConfigError: options that contradict each other.
+    """
+
+    matcher: PairMatcher
+    options: RunOptions
+    calibrations: Calibrations
+    streams: tuple[str, str]
+    way: list[Placed] = field(default_factory=list)
+    lost: int = 0
+    segments: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.options.rectified:
+            raise ConfigError("--odometry needs rectified images: give --rectified where they are")
+        if bool(self.options.mount) != bool(self.options.base_frame):
+            raise ConfigError("--base-frame and --mount belong together: a frame, and where the camera is in it")
+        self._mount = parse_mount(self.options.mount) if self.options.mount else None
+        self._odometry = Odometry(self.matcher)
+
+    def __call__(self, pair: MatchedPair) -> Placed | None:
+        """Where the camera was at a pair; ``None`` where that is not known."""
+        frames = pair.reference, pair.current
+        left, right = (
+            self.calibrations.projection(stream, frame.features.image_size)
+            for stream, frame in zip(self.streams, frames, strict=True)
+        )
+        view = stereo_view(
+            pair.matches,
+            pair.reference.features,
+            pair.reference.image,
+            pair.current.image,
+            left,
+            right,
+            max_row_difference=self.options.epipolar_band or self.options.geometry_threshold,
+            stamp=pair.reference.stamp,
+        )
+        step = self._odometry.process(view)
+        self.segments = max(self.segments, step.segment + 1 if step.pose is not None else 0)
+        if step.pose is None or step.covariance is None:
+            self.lost += 1
+            return None
+        if self._mount is None:
+            child, (pose, covariance) = pair.reference.tag.frame_id, of_camera(step.pose, step.covariance)
+        else:
+            child, (pose, covariance) = self.options.base_frame, of_base(step.pose, step.covariance, self._mount)
+        if step.status is OdometryStatus.STARTED and step.segment > 0:
+            covariance = np.eye(6) * UNTIED
+        placed = Placed(pair.reference.stamp, self.options.odom_frame, child, pose, covariance, step.pose)
+        self.way.append(placed)
+        return placed
+
+    def write(self, output: Path) -> list[Path]:
+        """Write ``OUT.tum.txt`` and ``OUT.kitti.txt`` beside a run's output: poses of ``child`` in ``frame``."""
+        tum, kitti = output.with_suffix(".tum.txt"), output.with_suffix(".kitti.txt")
+        rows = [np.concatenate([placed.pose.translation, placed.pose.quaternion]) for placed in self.way]
+        write_tum(tum, [placed.stamp_ns for placed in self.way], rows)
+        # KITTI's poses are of the optical frame.
+        write_kitti(kitti, [placed.optical.matrix for placed in self.way])
+        return [tum, kitti]
+
+    def summary(self) -> str:
+        """What came of it, in a sentence."""
+        points = np.array([placed.optical.translation for placed in self.way]).reshape(-1, 3)
+        length = float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
+        text = f"odometry: {len(self.way)} poses over {length:.2f} m"
+        if self.lost:
+            text += f", lost at {self.lost} images"
+        if self.segments > 1:
+            text += f", begun anew {self.segments - 1} times (what follows is not tied to what was before)"
+        return text
+
+
+UNTIED = 9999.0
+"""Variance of a pose that nothing ties to the one before, as RTAB-Map has it."""
+
+
+def odometry_message(placed: Placed, header: Any) -> Any:
+    """Make a nav_msgs/Odometry; its twist is not known."""
+    from semantic_matcher_core.io.messages import typestore
+
+    types = typestore().types
+    vector, zero = types["geometry_msgs/msg/Vector3"], np.zeros(36)
+    x, y, z, w = placed.pose.quaternion
+    pose = types["geometry_msgs/msg/Pose"](
+        position=types["geometry_msgs/msg/Point"](*map(float, placed.pose.translation)),
+        orientation=types["geometry_msgs/msg/Quaternion"](x=float(x), y=float(y), z=float(z), w=float(w)),
+    )
+    still = types["geometry_msgs/msg/Twist"](linear=vector(0.0, 0.0, 0.0), angular=vector(0.0, 0.0, 0.0))
+    unknown = zero.copy()
+    unknown[::7] = UNTIED
+    return types["nav_msgs/msg/Odometry"](
+        header=header,
+        child_frame_id=placed.child,
+        pose=types["geometry_msgs/msg/PoseWithCovariance"](pose=pose, covariance=placed.covariance.reshape(-1)),
+        twist=types["geometry_msgs/msg/TwistWithCovariance"](twist=still, covariance=unknown),
+    )

@@ -1,0 +1,101 @@
+"""``--odometry`` of stereo recordings: the trajectory in the MCAP file and as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from semantic_matcher_core.cli.app import app
+from semantic_matcher_core.io.trajectory import read_matrices, read_tum
+from semantic_matcher_core.motion.frames import AHEAD, of_base, parse_mount
+from semantic_matcher_core.motion.pose import Pose, exp_so3
+from tests.core.rendered_room import BASELINE, CAMERA, FOCAL, HEIGHT, WIDTH, Room, walk
+
+pytest.importorskip("rosbags")
+POSES = [pose @ Pose(exp_so3(np.array([0.04 * i, 0, 0]))) for i, pose in enumerate(walk(4))]
+MOUNT = "0.2 0.1 0.5 -1.5707963 0 -1.5707963"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, textured) -> Path:
+    folder, room = tmp_path_factory.mktemp("pair"), Room(textured)
+    for side, baseline in (("left", 0.0), ("right", BASELINE)):
+        (folder / side).mkdir()
+        k = " ".join(f"{value}," for value in CAMERA.matrix.reshape(-1)).rstrip(",")
+        p = " ".join(f"{value}," for value in np.hstack([CAMERA.matrix, [[-FOCAL * baseline], [0], [0]]]).reshape(-1))
+        (folder / f"{side}.yaml").write_text(
+            f"image_width: {WIDTH}\nimage_height: {HEIGHT}\ncamera_matrix: {{data: [{k}]}}\n"
+            f"distortion_model: plumb_bob\ndistortion_coefficients: {{data: [0, 0, 0, 0, 0]}}\n"
+            f"projection_matrix: {{data: [{p.rstrip(',')}]}}\n"
+        )
+    for index, pose in enumerate(POSES):
+        for side, image in zip(("left", "right"), room.pair(pose), strict=True):
+            cv2.imwrite(str(folder / side / f"{index:03d}.png"), image[..., ::-1])
+    return folder
+
+
+def run(recorded: Path, output: Path, *more: str):
+    return CliRunner().invoke(
+        app,
+        [
+            "images", str(recorded / "left"), str(recorded / "right"), "-o", str(output), "--mode", "stereo",
+            "--calibration", str(recorded / "left.yaml"), "--calibration", str(recorded / "right.yaml"),
+            "-v", "plain:sift", "-k", "500", "--device", "cpu", "--write-images", "none", *more,
+        ],
+    )  # fmt: skip
+
+
+def test_the_way_is_written_as_messages_and_as_text(recorded, tmp_path):
+    from rosbags.highlevel import AnyReader
+
+    from semantic_matcher_core.io.messages import typestore
+
+    output = tmp_path / "out.mcap"
+    result = run(recorded, output, "--rectified", "--odometry", "--base-frame", "base_link", "--mount", MOUNT)
+    assert result.exit_code == 0, result.output
+    assert "odometry: 4 poses over 0.1" in result.output
+    true = [POSES[0].inverse() @ pose for pose in POSES]
+    kitti = read_matrices(tmp_path / "out.kitti.txt")
+    assert len(kitti) == 4
+    for found, pose in zip(kitti, true, strict=True):
+        off = Pose.from_matrix(found).change_to(pose)
+        assert np.linalg.norm(off[:3]) < 0.01 and np.degrees(np.linalg.norm(off[3:])) < 0.2
+    stamps, rows = read_tum(tmp_path / "out.tum.txt")
+    base, _ = of_base(true[3], np.zeros((6, 6)), parse_mount(MOUNT))
+    np.testing.assert_allclose(rows[3, :3], base.translation, atol=0.01)
+    with AnyReader([output], default_typestore=typestore()) as reader:
+        connections = [c for c in reader.connections if c.topic == "/stereo_matcher/odometry"]
+        messages = [reader.deserialize(raw, c.msgtype) for c, _, raw in reader.messages(connections)]
+    assert [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in messages] == stamps.tolist()
+    assert {(m.header.frame_id, m.child_frame_id) for m in messages} == {("odom", "base_link")}
+    position = messages[3].pose.pose.position
+    np.testing.assert_allclose([position.x, position.y, position.z], rows[3, :3], atol=1e-8)
+    assert (np.linalg.eigvalsh(messages[3].pose.covariance.reshape(6, 6)) > 0).all()
+
+
+def test_without_a_mount_it_is_the_cameras_own_way(recorded, tmp_path):
+    result = run(recorded, tmp_path / "out.mcap", "--rectified", "--odometry")
+    assert result.exit_code == 0, result.output
+    _, rows = read_tum(tmp_path / "out.tum.txt")
+    expected = AHEAD @ POSES[0].inverse() @ POSES[3]
+    np.testing.assert_allclose(rows[3, :3], expected.translation, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--odometry"], "--rectified"),
+        (["--odometry", "--rectified", "--mount", "1 2"], "--base-frame"),
+        (["--odometry", "--rectified", "--mount", "1 2", "--base-frame", "b"], "six numbers"),
+        (["--odometry", "--mode", "temporal"], "--mode stereo"),
+    ],
+)
+def test_what_cannot_be_followed_is_named(recorded, tmp_path, more, named):
+    result = run(recorded, tmp_path / "out.mcap", *more)
+    assert result.exit_code != 0
+    assert named in result.output + str(result.exception)
+    assert not list(tmp_path.iterdir()) or not (tmp_path / "out.mcap").exists()
