@@ -33,7 +33,7 @@ def test_a_pair_is_registered(shared: Path, tmp_path: Path) -> None:
     said = run(shared, tmp_path, "dalf_pair.py")
     found = re.search(r"difference ([\d.]+) before, ([\d.]+) after", said)
     assert found is not None and float(found[2]) < 0.25 * float(found[1])
-    assert read_image(tmp_path / "registered.png").shape[1] > 1000
+    assert min(read_image(tmp_path / "registered.png").shape[:2]) > 500  # two panels by two
     pairs = shared / "data" / "pairs"
     said = run(shared, tmp_path, "dalf_pair.py", *(str(pairs / f"kanagawa_{i}.png") for i in (1, 2)), "-o", "other.jpg")
     assert "wrote other.jpg" in said and (tmp_path / "other.jpg").is_file()
