@@ -152,7 +152,7 @@ class TrainingBar(RichProgressBar):
 class MatchPlots(L.Callback):
     """Pictures of matches in TensorBoard: a training pair every N steps, and some validation pairs each time.
 
-    Correct matches are green, wrong ones red; those whose truth is unknown are left out.
+    Correct matches are blue, wrong ones vermilion; those whose truth is unknown are left out.
     """
 
     def __init__(self, every: int) -> None:

@@ -12,6 +12,7 @@ from visualization_msgs.msg import Marker
 
 from semantic_matcher.messages import set_array
 from semantic_matcher_core.registration.lattice import lattice_points_of, resampled
+from semantic_matcher_core.viz import palette
 
 if TYPE_CHECKING:
     from std_msgs.msg import Header
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from semantic_matcher_core.registration.pair import Agreement
 
 _LINE_WIDTH_PX = 1.5
-_KNOWN, _EXTRAPOLATED = ColorRGBA(r=0.25, g=0.88, b=0.5, a=1.0), ColorRGBA(r=0.6, g=0.6, b=0.6, a=0.5)
+_KNOWN, _EXTRAPOLATED = (
+    ColorRGBA(r=red / 255, g=green / 255, b=blue / 255, a=opacity)
+    for (red, green, blue), opacity in ((palette.INLIER, 1.0), (palette.KEYPOINT, 0.5))
+)
 
 
 def track_message(result: FrameRegistration, name: str, header: Header, columns: int) -> TemplateTrack:
@@ -64,7 +68,7 @@ def confidence_of(agreement: Agreement | None) -> float:
 def grid_marker(result: FrameRegistration, header: Header, columns: int, metres_per_pixel: float) -> Marker:
     """The grid as lines in the image plane, x right and y down in the frame of ``header``; a deletion where not found.
 
-    Lines where the map is known are green, the others grey.
+    Lines where the map is known are blue, as inliers are, the others grey.
     """
     marker = Marker(header=header, ns="template", id=0, type=Marker.LINE_LIST)
     if result.fit is None:

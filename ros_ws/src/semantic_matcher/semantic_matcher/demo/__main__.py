@@ -176,10 +176,10 @@ def _panel(mode: str, variant: str, recording: Recording, outcome: Outcome, sequ
     match: Match = max(recording.matches, key=lambda found: len(found.points0))
     if sequence is not None:
         good = errors_px(match, sequence, outcome.stamps[mode]) <= CORRECT_PX
-        title = f"{mode}, {variant}: green within {CORRECT_PX:g} px of the true position"
+        title = f"{mode}, {variant}: blue within {CORRECT_PX:g} px of the true position"
     else:
         good = epipolar_inliers(match)
-        title = f"{mode}, {variant}: green where one fundamental matrix agrees"
+        title = f"{mode}, {variant}: blue where one fundamental matrix agrees"
     return Panel(title, _REFERENCE_TOPICS[mode], match, np.asarray(good))
 
 
