@@ -91,10 +91,14 @@ def _here(entry: Entry) -> Path | None:
 
 
 def _fetch(entry: Entry, trust_new_hash: bool) -> Path:
-    with shown_progress(entry) as progress:
-        part = download(
-            entry.url, cache_folder() / "downloads" / f"{entry.file}.part", size=entry.size, progress=progress
-        )
+    target = cache_folder() / "downloads" / f"{entry.file}.part"
+    try:
+        with shown_progress(entry) as progress:
+            part = download(entry.url, target, size=entry.size, progress=progress)
+    except DownloadError as error:
+        if not entry.note:
+            raise
+        raise DownloadError(f"{error}; {entry.note}") from error
     sha256, size = sha256_of(part), part.stat().st_size
     try:
         if not trust_new_hash:

@@ -260,6 +260,16 @@ def test_a_licence_is_accepted_once(
         fetch_weights(name)
 
 
+def test_a_download_that_is_refused_says_what_the_catalogue_knows_of_it(
+    home: Path, server: WeightsServer, catalogue: Callable[..., str], weights: bytes
+) -> None:
+    name = catalogue(weights, note="Its publisher sends you an address of your own.")
+    for served in server.files.values():
+        served.statuses = [403]
+    with pytest.raises(DownloadError, match=r"403.*; Its publisher sends you an address of your own\."):
+        fetch_weights(name)
+
+
 def test_free_licences_have_no_note(home: Path, catalogue: Callable[..., str], weights: bytes) -> None:
     assert licence_note(catalogue(weights)) is None
 
