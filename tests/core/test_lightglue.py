@@ -331,7 +331,7 @@ def test_missing_weights_name_the_commands(tmp_path, monkeypatch):
 # --- real pairs, published weights ---
 
 LIMIT = 600
-# Pair, extractor, what float32 may move (kornia's network differs as much from its own in float64), and the least share
+# Pair, extractor, what float32 may move (LighterGlue's moves most, in kornia's as in ours), and the least share
 # of matches that stopping and pruning leave the same.
 REAL = [
     ("pumpkin", "aliked-n16", 1e-4, 0.9),
