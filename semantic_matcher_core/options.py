@@ -393,6 +393,19 @@ ODOMETRY = (
     ParameterSpec("publish_tf", False, "Publish the transform from odom_frame to base_frame on /tf as well"),
 )
 
+REFERENCE_POSE = (
+    ParameterSpec(
+        "reference_width",
+        0.0,
+        "Width in metres of what a stored image shows, where that is flat and fills it: a poster, a page. Its pose in "
+        "the camera's frame is then published on ~/pose; needs camera_info. 0 for none",
+        0.0,
+        1000.0,
+        dynamic=True,
+    ),
+    ParameterSpec("rectified", False, "The images are rectified: camera_info's P holds for them", dynamic=True),
+)
+
 REFERENCE = (
     ParameterSpec(
         "reference_images",
@@ -473,7 +486,8 @@ TABLES: dict[str, tuple[ParameterSpec, ...]] = {
         *NODE,
     ),
     "reference_matcher": (
-        *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *REFERENCE, *OUTPUT, *NODE
+        *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *REFERENCE, *REFERENCE_POSE, *OUTPUT,
+        *NODE,
     ),
     "template_tracker": (*MODEL_OF_TRACKER, *MATCHING, *INPUT, *TRACKING, *OUTPUT, *NODE),
 }  # fmt: skip
@@ -492,6 +506,7 @@ SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
     "Rectified images, `stereo_matcher` only": STEREO_RECTIFIED,
     "Odometry, `temporal_matcher` and `stereo_matcher`": ODOMETRY,
     "Pairing, `reference_matcher` only": REFERENCE,
+    "Pose, `reference_matcher` only": REFERENCE_POSE,
     "Tracking, `template_tracker` only (whose `descriptor` is `dalf` and `dino` is `none` by default)": TRACKING,
     "Output": OUTPUT,
     "Node": NODE,

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from std_msgs.msg import Header
 
+from semantic_matcher.calibration import CameraInfoInput
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
@@ -23,6 +25,7 @@ from semantic_matcher.publishing import (
     publish_pairs,
     publish_pictures,
 )
+from semantic_matcher.reference_pose import PlanePoses
 from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
 from semantic_matcher.temporal_node import prefix_of
 from semantic_matcher_core.errors import ConfigError
@@ -35,10 +38,11 @@ if TYPE_CHECKING:
 
 
 class ReferenceMatcher(MatcherNode):
-    """Subscribes ``image``; serves ``~/set_reference``.
+    """Subscribes ``image`` and ``camera_info``; serves ``~/set_reference``.
 
-    Publishes ``~/keypoints``, ``~/descriptors``, ``~/matches`` and ``~/debug_image``, of several cameras each below its
-    own name; and once, kept for later subscribers, ``~/reference/keypoints`` and ``~/reference/descriptors``.
+    Publishes ``~/keypoints``, ``~/descriptors``, ``~/matches``, ``~/pose`` and ``~/debug_image``, of several cameras
+    each below its own name; and once, kept for later subscribers, ``~/reference/keypoints`` and
+    ``~/reference/descriptors``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -47,6 +51,8 @@ class ReferenceMatcher(MatcherNode):
         self._stream: ReferenceStream | None = None
         self._stored: list[tuple[np.ndarray, StoredImage]] = []
         self._service = ReferenceService(self)
+        self._infos: dict[str, CameraInfoInput] = {}
+        self._poses = PlanePoses(self)
 
     def prepare(self, settings: SimpleNamespace) -> None:
         self._stored = _read_references(named(settings.reference_images))
@@ -57,19 +63,25 @@ class ReferenceMatcher(MatcherNode):
         for camera in self._cameras:
             prefix = prefix_of(camera)
             types |= frame_types(prefix) | pair_types(self, prefix)
+            types |= {f"{prefix}pose": PoseWithCovarianceStamped}
         outputs = {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
         for name, type_ in frame_types("reference/").items():
             outputs[name] = Output(self, type_, f"~/{name}", latched=max(len(self._stored), 1))
         return outputs
 
-    def create_inputs(self) -> list[ImageInput]:
-        return [
+    def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
+        images = {
             # Kept while nobody listens: the service may be asked to take the newest image.
-            self.image_input(
+            camera: self.image_input(
                 f"{prefix_of(camera)}image", camera, receive=functools.partial(self._receive, camera), keep=True
             )
             for camera in self._cameras
-        ]
+        }
+        self._infos = {
+            camera: CameraInfoInput(self, f"{prefix_of(camera)}camera_info", images[camera].base)
+            for camera in self._cameras
+        }
+        return [*images.values(), *self._infos.values()]
 
     def begin(self, model: MatchingModel) -> None:
         self._stream = ReferenceStream(model, rotation=self._rotation)
@@ -99,6 +111,7 @@ class ReferenceMatcher(MatcherNode):
         prefix = prefix_of(source)
         publish_keypoints(self, prefix, frame)
         publish_pairs(self, prefix, pairs, "reference")
+        self._poses.publish(prefix, frame, pairs, self._infos[source])
         publish_descriptors(self, prefix, frame)
         self.finished(source, item.header)
         publish_pictures(self, prefix, pairs, "reference")

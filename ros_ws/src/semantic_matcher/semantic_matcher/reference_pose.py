@@ -1,0 +1,77 @@
+"""Where a flat stored image of known width is, as seen by the camera."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from geometry_msgs.msg import PoseWithCovarianceStamped
+
+from semantic_matcher.messages import StoredImage
+from semantic_matcher.odometry_output import fill_pose
+from semantic_matcher_core.errors import PoseError
+from semantic_matcher_core.motion.localisation import Localisation, Localiser, StoredView, plane_view
+from semantic_matcher_core.motion.pose import inverse_covariance
+from semantic_matcher_core.motion.view import View, mono_view
+
+if TYPE_CHECKING:
+    from semantic_matcher.calibration import CameraInfoInput
+    from semantic_matcher.matcher_node import MatcherNode
+    from semantic_matcher_core.streams import Frame, MatchedPair
+
+
+class PlanePoses:
+    """Publishes ``~/pose`` of the stored image that most matches agree with, in the camera's optical frame.
+
+    Args:
+        node: with the parameters ``reference_width`` and ``rectified``, and the outputs ``pose``.
+    """
+
+    def __init__(self, node: MatcherNode) -> None:
+        self._node = node
+        self._planes: dict[tuple[int, float], tuple[Frame, StoredView]] = {}
+
+    def publish(self, prefix: str, frame: Frame, pairs: Sequence[MatchedPair], info: CameraInfoInput) -> None:
+        """Find and publish the pose, if it is wanted and one of the stored images is there."""
+        settings, output = self._node.settings, self._node.outputs[f"{prefix}pose"]
+        if not (settings.reference_width > 0 and output.wanted and pairs):
+            self._node.set_problem(f"{prefix}pose", "")
+            return
+        camera = self._node.calibration(
+            f"{prefix}pose", lambda: info.camera(frame.features.image_size, settings.rectified)
+        )
+        if camera is None:
+            return
+        view = mono_view(frame.features, camera, image=frame.image, stamp=frame.stamp)
+        found: list[Localisation] = []
+        reason = ""
+        for pair in pairs:
+            try:
+                found.append(self._locate(pair, view, settings.reference_width))
+            except PoseError as error:
+                reason = reason or str(error)
+        if not found:
+            self._node.statistics.set(f"{prefix}pose", f"none: {reason}")
+            return
+        best = max(found, key=lambda result: result.inliers)
+        self._node.statistics.set(f"{prefix}pose", f"{best.view.name} by {best.inliers} of {best.matches} matches")
+        message = PoseWithCovarianceStamped(header=frame.tag)
+        # Of the plane in the camera's frame: the other way round than the camera in the plane's.
+        fill_pose(message.pose.pose, best.pose.inverse())
+        message.pose.covariance = inverse_covariance(best.pose, best.covariance).reshape(-1).tolist()
+        output.publish(lambda: message)
+
+    def _locate(self, pair: MatchedPair, view: View, width: float) -> Localisation:
+        matched = SimpleNamespace(match=lambda features0, features1: pair.matches)
+        return Localiser(matched, [self._plane(pair.reference, width)]).locate(view)
+
+    def _plane(self, reference: Frame, width: float) -> StoredView:
+        key = (id(reference), width)
+        if key not in self._planes:
+            if len(self._planes) >= 100:
+                self._planes.clear()
+            name = reference.tag.name if isinstance(reference.tag, StoredImage) else ""
+            # The frame is kept with it, or its id might become another's.
+            self._planes[key] = (reference, plane_view(reference.features, width, name, image=reference.image))
+        return self._planes[key][1]

@@ -1,0 +1,70 @@
+"""~/pose of the reference node: a poster of known width in front of a camera."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from semantic_matcher_core.motion.pose import Pose, exp_so3
+from tests.core.rendered_room import CAMERA, HEIGHT, WIDTH
+from tests.ros.conftest import PLAIN_SIFT
+from tests.ros.support import Client, image_message, of_stamp, running, set_stamp, wait_until
+
+pytestmark = pytest.mark.ros
+
+STAMPS = itertools.count(1_700_000_000_000_000_000, 100_000_000)
+POSTER_WIDTH = 0.9
+
+
+def photograph(poster: np.ndarray, pose: Pose) -> np.ndarray:
+    """What the camera at ``pose`` sees of the poster, whose middle is z = 0."""
+    height, width = poster.shape[:2]
+    pitch = POSTER_WIDTH / width
+    plane = [[pitch, 0, (0.5 - width / 2) * pitch], [0, pitch, (0.5 - height / 2) * pitch], [0, 0, 0], [0, 0, 1]]
+    fine = np.array([[4, 0, 1.5], [0, 4, 1.5], [0, 0, 1]])
+    homography = fine @ CAMERA.matrix @ pose.inverse().matrix[:3] @ np.array(plane)
+    large = cv2.warpPerspective(poster, homography, (4 * WIDTH, 4 * HEIGHT), borderValue=(90, 90, 90))
+    return cv2.resize(large, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+
+
+def test_pose_of_a_poster(client: Client, log: Path, tmp_path: Path, textured: Callable[..., np.ndarray]) -> None:
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+    from sensor_msgs.msg import CameraInfo, Image
+
+    poster = textured(400, 600, seed=90)
+    cv2.imwrite(str(tmp_path / "poster.png"), poster[..., ::-1])
+    rotation = exp_so3(np.array([0.15, -0.25, 0.1]))
+    pose = Pose(rotation, -1.2 * rotation[:, 2] + np.array([0.05, -0.03, 0]))
+    heard = client.listen(PoseWithCovarianceStamped, "/reference_matcher/pose")
+    parameters = {**PLAIN_SIFT, "reference_images": [str(tmp_path / "poster.png")], "reference_width": POSTER_WIDTH}
+    with running("reference_matcher", log, parameters) as node:
+        camera, info = client.publisher(Image, "/image"), client.publisher(CameraInfo, "/camera_info")
+
+        def located(pixels: np.ndarray, timeout: float = 2.0) -> Any:
+            stamp = next(STAMPS)
+            message = CameraInfo(height=HEIGHT, width=WIDTH, distortion_model="plumb_bob", d=[0.0] * 5)
+            message.k = CAMERA.matrix.reshape(-1).tolist()
+            set_stamp(message, stamp)
+            info.publish(message)
+            camera.publish(image_message(pixels, stamp, "camera_optical"))
+            try:
+                return wait_until(lambda: of_stamp(heard, stamp), "", timeout=timeout)
+            except AssertionError:
+                return None
+
+        message = wait_until(lambda: located(photograph(poster, pose)), "a pose")
+        assert message.header.frame_id == "camera_optical"
+        p, q = message.pose.pose.position, message.pose.pose.orientation
+        found = Pose.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([p.x, p.y, p.z]))
+        off = found.change_to(pose.inverse())
+        assert np.linalg.norm(off[:3]) <= 0.012 and np.degrees(np.linalg.norm(off[3:])) <= 0.5
+        assert (np.linalg.eigvalsh(np.reshape(message.pose.covariance, (6, 6))) > 0).all()
+        # Another poster is no pose of this one.
+        assert located(photograph(textured(400, 600, seed=91), pose)) is None
+        assert "Traceback" not in node.output
