@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import dataclass_transform
 
 from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.offline.pairing import MODES
 from semantic_matcher_core.options import (
     GEOMETRY,
     ODOMETRY,
@@ -19,6 +18,7 @@ from semantic_matcher_core.options import (
 from semantic_matcher_core.settings import GEOMETRY_BACKENDS, turns_of
 from semantic_matcher_core.streams import TemporalPairing, slop_of
 
+MODES = ("temporal", "stereo", "reference")
 IMAGE_CHOICES = ("jpeg", "none")
 # Options whose own error says more than the table can.
 _CHECKED_HERE = {"geometry_backend", "geometry_threshold", "slop", "sync", "rotation", "epipolar_band", "min_disparity"}

@@ -32,7 +32,6 @@ from semantic_matcher_core.streams import (
 )
 
 T = TypeVar("T")
-MODES = ("temporal", "stereo", "reference")
 
 
 @dataclass(frozen=True, eq=False)
