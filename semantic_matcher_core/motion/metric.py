@@ -110,16 +110,29 @@ def metric_pose(
         ShapeError: different numbers of points.
         PoseError: too few points with depth, too few that agree, or points that do not determine a pose.
     """
+    start, usable, agree = consensus(reference, current, threshold_px=threshold_px, min_inliers=min_inliers, seed=seed)
+    return _refined(
+        start, reference[usable], current[usable], agree, usable, len(reference), min_inliers, _KEYPOINT_STD_PX
+    )
+
+
+def consensus(
+    reference: Observation, current: Observation, *, threshold_px: float, min_inliers: int, seed: int = 0
+) -> tuple[Pose, np.ndarray, np.ndarray]:
+    """Find the pose that most points agree with; arguments and errors as for :func:`metric_pose`.
+
+    Returns:
+        The pose, the rows of the ``K`` points that have depth, and ``K`` bool: which of them agree.
+    """
     if len(reference) != len(current):
         raise ShapeError(f"matched points come in pairs, got {len(reference)} and {len(current)}")
     usable = np.flatnonzero(reference.known & np.isfinite(current.rays).all(axis=1))
     if len(usable) < min_inliers:
         raise PoseError(f"{len(usable)} of {len(reference)} matches have depth; a pose needs {min_inliers}")
-    first, second = reference[usable], current[usable]
-    start, agree = _consensus(first.points, second, threshold_px, seed)
+    pose, agree = _consensus(reference[usable].points, current[usable], threshold_px, seed)
     if agree.sum() < min_inliers:
         raise PoseError(f"{agree.sum()} of {len(usable)} matches agree on one motion; a pose needs {min_inliers}")
-    return _refined(start, first, second, agree, usable, len(reference), min_inliers, _KEYPOINT_STD_PX)
+    return pose, usable, agree
 
 
 def refined_pose(
@@ -206,7 +219,7 @@ def _refined(
             normal = np.einsum("mai,mib->ab", weighted, jacobian)
             step = _solved(normal, np.einsum("mai,mi->a", weighted, residual))
             pose = pose.moved(-step)
-            if np.abs(step).max() < 1e-9:
+            if np.abs(step).max() < 1e-7:
                 break
         residual, _, information = _linearised(pose, first, second, keypoint_std)
         distance = np.einsum("mi,mij,mj->m", residual, information, residual)

@@ -7,13 +7,13 @@ from typing import Protocol
 import numpy as np
 
 from semantic_matcher_core.errors import PoseError
-from semantic_matcher_core.motion.metric import PoseEstimate, metric_pose, refined_pose, warps
+from semantic_matcher_core.motion.metric import PoseEstimate, consensus, metric_pose, refined_pose, warps
 from semantic_matcher_core.motion.patches import align_patches
 from semantic_matcher_core.motion.view import View, observation
 from semantic_matcher_core.types import Features, Matches
 
 # So many aligned patches determine a pose as well as all of them would, and bound the time.
-_PATCHES = 300
+_PATCHES = 200
 _ALIGNED_STD_PX = 0.1
 
 
@@ -49,25 +49,26 @@ def pose_between(
     matches = matcher.match(reference.features, current.features)
     rows = matches.indices.detach().cpu().numpy()
     seen0, seen1 = reference.seen[rows[:, 0]], current.seen[rows[:, 1]]
-    estimate = metric_pose(seen0, seen1, threshold_px=threshold_px, min_inliers=min_inliers)
+    limits = {"threshold_px": threshold_px, "min_inliers": min_inliers}
     if reference.patches is None or current.patches is None or current.camera is None:
-        return estimate, matches
-    agree = np.flatnonzero(estimate.inliers)
+        return metric_pose(seen0, seen1, **limits), matches
+    start, usable, agreeing = consensus(seen0, seen1, **limits)
+    inliers = np.zeros(len(matches), bool)
+    inliers[usable[agreeing]] = True
+    agree = np.flatnonzero(inliers)
     agree = agree[:: len(agree) // _PATCHES + 1]
     points0, points1 = (
         points.detach().cpu().double().numpy()[agree] for points in (matches.keypoints0, matches.keypoints1)
     )
-    warp = warps(estimate.pose, seen0[agree], seen1[agree])
+    warp = warps(start, seen0[agree], seen1[agree])
     moved, good = align_patches(reference.patches, current.patches, points0, points1, warp)
+    # Too few to stand on: the keypoints as they were found are more.
     if good.sum() < max(min_inliers, len(agree) // 4):
-        return estimate, matches
+        return metric_pose(seen0, seen1, **limits), matches
     aligned = seen1[agree[good]]
     again = observation(moved[good], current.camera, aligned.inverse_depth, aligned.inverse_depth_std)
     try:
-        refined = refined_pose(
-            estimate.pose, seen0[agree[good]], again, keypoint_std=_ALIGNED_STD_PX, min_inliers=min_inliers
-        )
+        refined = refined_pose(start, seen0[agree[good]], again, keypoint_std=_ALIGNED_STD_PX, min_inliers=min_inliers)
     except PoseError:
-        # The consensus stands on more points than those that could be aligned.
-        return estimate, matches
-    return PoseEstimate(refined.pose, refined.covariance, estimate.inliers, refined.residual_px), matches
+        return metric_pose(seen0, seen1, **limits), matches
+    return PoseEstimate(refined.pose, refined.covariance, inliers, refined.residual_px), matches
