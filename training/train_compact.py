@@ -1,37 +1,57 @@
-"""``python -m training.train_compact CONFIG.yaml [key=value …]``: train the bundled variant, from photographs alone.
+"""``python -m training.train_compact CONFIG.yaml … [key=value …]``: distil the bundled extractor.
 
-Interrupted, the same command goes on where it was. Stages that are finished are not repeated.
+Several configurations are trained side by side, on the same views. Interrupted, the same command goes on where it was.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from semantic_matcher_core.errors import ConfigError
 from training.cli import run_app
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(stderr=True)
+# The catalogue's name of the bundled extractor's file.
+_BUNDLED = "compact_extractor.safetensors"
 
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="The YAML file; see training/configs/compact.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. extractor.steps=500")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the packaged weights; default <run>/package.")
-    ] = None,
+    configs: Annotated[list[str], typer.Argument(help="YAML files, and section.key=value for all, e.g. steps=500.")],
+    minutes: Annotated[float | None, typer.Option(help="Time budget, loading included.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to copy the weights to.")] = None,
 ) -> None:
-    """Train extractor, context encoder and reasoner as a YAML file says, and package their weights."""
-    from training.compact.config import read_config
-    from training.compact.run import train_all
+    """Train the extractor as YAML files say."""
+    import torch
 
-    settings = read_config(config, overrides or ())
-    files = train_all(settings, output or settings.run_folder / "package", report=_say)
-    for file in files:
+    from semantic_matcher_core.device import resolve_device
+    from training.student.config import read_config
+    from training.student.train import train_students
+
+    overrides = [text for text in configs if "=" in text]
+    files = [text for text in configs if "=" not in text]
+    if not files:
+        raise ConfigError("name a YAML file, e.g. training/configs/compact.yaml")
+    settings = [read_config(file, overrides) for file in files]
+    where = resolve_device(device)
+    if where.type == "cuda":
+        # This process trains and does nothing else: shapes never change, and losses need no full float32 product.
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    made = train_students(settings, device=where, report=_say, minutes=minutes)
+    for file, setting in zip(made, settings, strict=True):
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            # One alone is a folder of weights as it is; of several each has its name.
+            name = _BUNDLED if len(made) == 1 else f"{setting.name}.safetensors"
+            file = Path(shutil.copyfile(file, output / name))
         _say(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
 
 

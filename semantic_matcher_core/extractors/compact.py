@@ -137,7 +137,8 @@ class Compact(DenseExtractor):
     def prepare(self, images: Tensor) -> Tensor:
         """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         padding = (0, -images.shape[-1] % _STRIDE, 0, -images.shape[-2] % _STRIDE)
-        return F.pad(standardised(images), padding, mode="replicate")
+        images = standardised(images)
+        return F.pad(images, padding, mode="replicate") if any(padding) else images
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Maps of features, and logits of the score at full size."""
@@ -158,6 +159,7 @@ class Compact(DenseExtractor):
             margins=(radius, radius),
             masks=masks,
             fixed_size=limits.fixed_size,
+            iterations=0,
         )
         return Found(found.keypoints, found.scores, self.net.describe(*features, found.keypoints), found.valid)
 

@@ -44,6 +44,7 @@ def detect_keypoints(
     margins: tuple[int, int],
     masks: Tensor | None = None,
     fixed_size: bool = False,
+    iterations: int = 2,
 ) -> SubPixelKeypoints:
     """The best local maxima of each score map, moved to the soft argmax of their window.
 
@@ -58,10 +59,11 @@ def detect_keypoints(
         threshold: a maximum must be above it.
         margins: pixels left out at the left and top, and at the right and bottom.
         masks, fixed_size: see ``selection.best_candidates``.
+        iterations: of non-maximum suppression, see ``selection.iterative_maxima``.
     """
     near, far = margins
     height, width = score_map.shape[-2:]
-    candidates = iterative_maxima(score_map, suppression_radius) & (score_map > threshold)
+    candidates = iterative_maxima(score_map, suppression_radius, iterations) & (score_map > threshold)
     inside = torch.zeros_like(candidates)
     inside[:, near : max(near, height - far), near : max(near, width - far)] = True
     selection = best_candidates(score_map, candidates & inside, max_keypoints, masks=masks, fixed_size=fixed_size)

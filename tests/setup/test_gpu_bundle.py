@@ -85,7 +85,7 @@ def test_rehearsal(unpacked: Path, tmp_path: Path) -> None:
     ], done.stdout
     assert done.returncode == 0
     assert "| plain:compact | fp32 |" in (tmp_path / "results" / "gpu.md").read_text()
-    assert (tmp_path / "results" / "student-positions.safetensors").is_file()
+    assert (tmp_path / "results" / "compact_extractor.safetensors").is_file()
 
 
 def test_a_step_out_of_time_costs_itself_alone(tmp_path: Path) -> None:

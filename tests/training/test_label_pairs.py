@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from semantic_matcher_core import SemanticMatcher
-from semantic_matcher_core.errors import CheckpointError, ConfigError, WeightsNotFoundError
+from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.io.images import read_image, write_image
 from semantic_matcher_core.matching.features import match_features
 from semantic_matcher_core.types import Features
@@ -22,7 +22,7 @@ from training.labelling.choosing import by_likeness, by_order
 from training.labelling.frames import folder_frames, scaled_camera, shrunk
 from training.labelling.label_file import read_labels
 from training.labelling.run import LabelConfig, label
-from training.labelling.teacher import TeacherFeatures, TeacherMatches, lightglue
+from training.labelling.teacher import Teacher, TeacherFeatures, TeacherMatches
 
 
 class NearestNeighbours:
@@ -158,25 +158,21 @@ def test_order_and_sizes() -> None:
         LabelConfig(choose="all")
 
 
-def test_lightglue_loads_its_published_layout(tmp_path: Path) -> None:
-    from kornia.feature import LightGlue
-
-    torch.manual_seed(0)
-    network = LightGlue(None, weights=None, input_dim=128, depth_confidence=-1, width_confidence=-1).eval()
-    published = {}
-    for name, tensor in network.state_dict().items():
-        parts = name.split(".")
-        if parts[0] == "transformers":  # older files say self_attn.3, newer ones transformers.3.self_attn
-            name = ".".join([parts[2], parts[1], *parts[3:]])
-        published[name] = tensor
-    torch.save(published, tmp_path / "aliked_lightglue.pth")
-    loaded = lightglue(tmp_path / "aliked_lightglue.pth")
-    for name, tensor in network.named_parameters():
-        assert torch.equal(dict(loaded.named_parameters())[name], tensor), name
-    del published["posenc.Wr.weight"]
-    torch.save(published, tmp_path / "cut.pth")
-    with pytest.raises(WeightsNotFoundError, match="lacks 1 tensors"):
-        lightglue(tmp_path / "cut.pth")
+@pytest.mark.usefixtures("teachers")
+def test_the_real_teacher_finds_a_shift(shared) -> None:
+    picture = read_image(shared / "data" / "pairs" / "pumpkin1.png")[:300, :400]
+    teacher = Teacher(300, device="cpu")
+    first, second = np.ascontiguousarray(picture[:240, :320]), np.ascontiguousarray(picture[20:260, 36:356])
+    features = [teacher.extract(image) for image in (first, second)]
+    found = teacher.match(*features, (240, 320), (240, 320))
+    points = [f.keypoints[found.indices[:, side]] for side, f in enumerate(features)]
+    near = np.abs(points[0] - points[1] - (36, 20)).max(axis=1) < 1.5
+    assert len(near) > 80 and near.mean() > 0.95
+    # What has moved out of the picture has no partner, and the teacher knows.
+    out = (features[0].keypoints < (30, 14)).any(axis=1)
+    assert found.unmatchable0[out].mean() > 0.5 > found.unmatchable0[~out].mean()
+    nothing = TeacherFeatures(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float16))
+    assert len(teacher.match(nothing, features[1], (240, 320), (240, 320)).indices) == 0
 
 
 def test_the_command_explains_itself() -> None:

