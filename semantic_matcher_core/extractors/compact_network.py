@@ -1,4 +1,4 @@
-"""The bundled extractor's networks: early downsampling, maps of features, and descriptors computed at keypoints alone.
+"""The bundled extractor's network: early downsampling, maps of features, and descriptors computed at keypoints alone.
 
 Feature pyramids (Lin et al., CVPR 2017, arXiv 1612.03144) with the small widths of XFeat (Potje et al., CVPR 2024).
 What makes a descriptor of the maps runs at some thousand keypoints instead of every pixel, as in ALIKED's sparse
@@ -22,7 +22,7 @@ STRIDE = 32
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a :class:`StudentNetwork`.
+    """Sizes of a :class:`CompactNetwork`.
 
     Attributes:
         widths: channels at strides 2, 4, 8, 16 and 32.
@@ -45,7 +45,7 @@ class Architecture:
         return asdict(self)
 
 
-class StudentNetwork(nn.Module):
+class CompactNetwork(nn.Module):
     """Images to two maps of features and a map of scores; descriptors of the maps at keypoints.
 
     Args:
@@ -120,8 +120,13 @@ class StudentNetwork(nn.Module):
         return F.normalize(self.head(at), dim=-1)
 
 
-def architecture_of(state: Mapping[str, Tensor]) -> Architecture:
-    """The sizes of the network that a folded state dict is of; names may begin with ``net.``."""
+def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
+    """Return the sizes of the network that a folded state dict is of, ``None`` where it is of another.
+
+    Names may begin with ``net.``.
+    """
+    if not any(name.removeprefix("net.") == "head.2.weight" for name in state):
+        return None
     shapes = {name.removeprefix("net."): tensor.shape for name, tensor in state.items()}
     strides = (2, 4, 8, 16, 32)
     offsets = shapes.get("offsets.weight")

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from semantic_matcher_core import SemanticMatcher
-from semantic_matcher_core.extractors.compact import CompactNetwork, sample_descriptors
+from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.layers import folded, standardised
 from semantic_matcher_core.semantics import create_semantic_encoder
 from semantic_matcher_core.semantics.compact_context import CompactContext
@@ -56,20 +55,6 @@ def test_standardised_images_forget_exposure_and_contrast() -> None:
     torch.testing.assert_close(both[0], both[1], atol=2e-2, rtol=2e-2)
     torch.testing.assert_close(both[0].mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
     assert torch.isfinite(standardised(torch.zeros(1, 3, 8, 8))).all()
-
-
-def test_descriptors_are_read_between_cell_centres() -> None:
-    # A map that holds its own pixel coordinates: cell (i, j) is centred on pixel (4 j + 1.5, 4 i + 1.5).
-    y, x = torch.meshgrid(torch.arange(6) * 4 + 1.5, torch.arange(9) * 4 + 1.5, indexing="ij")
-    field = torch.stack([x, y, torch.ones_like(x)])[None].repeat(2, 1, 1, 1)
-    keypoints = torch.tensor([[[1.5, 1.5], [7.25, 13.0], [33.5, 21.5]], [[20.0, 3.0], [9.9, 18.1], [2.0, 2.0]]])
-    found = sample_descriptors(field, keypoints)
-    torch.testing.assert_close(found[..., :2] / found[..., 2:], keypoints, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(found.norm(dim=-1), torch.ones(2, 3))
-    beyond = sample_descriptors(field, torch.tensor([[[-0.5, -0.5]], [[35.5, 23.5]]]))
-    expected = F.normalize(torch.tensor([[1.5, 1.5, 1.0], [33.5, 21.5, 1.0]]), dim=-1)
-    torch.testing.assert_close(beyond[:, 0], expected)
-    assert sample_descriptors(field, torch.empty(2, 0, 2)).shape == (2, 0, 3)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (48, 80), (160, 32)])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
-from semantic_matcher_core.extractors.compact_network import Architecture, StudentNetwork, architecture_of, read_map
+from semantic_matcher_core.extractors.compact_network import Architecture, CompactNetwork, architecture_of, read_map
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.layers import folded
 from semantic_matcher_core.types import Features
@@ -215,7 +215,7 @@ def test_detection_loss_falls_towards_the_keypoints() -> None:
 
 def test_the_network_describes_each_image_alone_and_folds() -> None:
     torch.manual_seed(0)
-    network = StudentNetwork(SMALL, batch_norm=True)
+    network = CompactNetwork(SMALL, batch_norm=True)
     images = torch.randn(3, 3, 64, 96)
     for _ in range(3):
         network(images)
@@ -231,7 +231,8 @@ def test_the_network_describes_each_image_alone_and_folds() -> None:
         torch.testing.assert_close(small.describe(*maps[:2], keypoints[1:2]), descriptors[1:2], atol=1e-4, rtol=0)
         torch.testing.assert_close(maps[2], logits[1:2], atol=1e-4, rtol=1e-4)
     assert architecture_of(small.state_dict()) == SMALL
-    assert architecture_of(folded(StudentNetwork(replace(SMALL, positions=0))).state_dict()).positions == 0
+    without = folded(CompactNetwork(replace(SMALL, positions=0))).state_dict()
+    assert architecture_of(without) == replace(SMALL, positions=0) and architecture_of({}) is None
 
 
 def test_maps_are_read_between_the_centres_of_their_cells() -> None:
@@ -314,7 +315,8 @@ def test_rates_and_settings() -> None:
         DataConfig("x", view=50)
     with pytest.raises(ConfigError, match="names no file"):
         DataConfig("x", shares=(0.5, 0.2, 0.3))
-    files = sorted((REPOSITORY / "training" / "configs").glob("student-*.yaml"))
+    configs = REPOSITORY / "training" / "configs"
+    files = [configs / "compact.yaml", *configs.glob("student-*.yaml")]
     assert len({read_config(file).name for file in files}) == len(files) >= 3
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.extractors.compact_network import StudentNetwork
+from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from training.student.config import LossConfig
 from training.student.pool import Pairs
 
@@ -38,7 +38,7 @@ class Losses(NamedTuple):
         )
 
 
-def losses(network: StudentNetwork, maps: tuple[Tensor, Tensor, Tensor], pairs: Pairs, config: LossConfig) -> Losses:
+def losses(network: CompactNetwork, maps: tuple[Tensor, Tensor, Tensor], pairs: Pairs, config: LossConfig) -> Losses:
     """All losses of a batch of B pairs.
 
     Args:

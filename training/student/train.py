@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.extractors.compact_network import StudentNetwork
+from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.extractors.registry import accepted_options
 from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.io.images import list_images
@@ -150,7 +150,7 @@ class _State:
         self.final = self._folder / "final.safetensors"
         self._sums: Tensor | None = None
         torch.manual_seed(config.seed)
-        network = StudentNetwork(config.network, batch_norm=True)
+        network = CompactNetwork(config.network, batch_norm=True)
         if config.start_from is not None:
             _start(network, Path(config.start_from))
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -278,7 +278,7 @@ def _decisive(config: StudentConfig) -> dict[str, Any]:
     return {"network": asdict(config.network), "seed": config.seed}
 
 
-def _start(network: StudentNetwork, path: Path) -> None:
+def _start(network: CompactNetwork, path: Path) -> None:
     """Weights of a checkpoint of another run."""
     content = torch.load(path, map_location="cpu", weights_only=True) if path.suffix == ".pt" else None
     state = content["average"] if content and "average" in content else read_state_dict(path)
