@@ -152,6 +152,7 @@ def temporal(setting: Setting) -> Iterator[str]:
     makers: list[tuple[str, Callable[[str], SemanticMatcher]]] = [
         ("default case", setting.matcher),
         ("plain:compact", lambda precision: setting.named("plain:compact", precision)),
+        ("compact", lambda precision: setting.named("compact", precision)),
         ("plain:xfeat", lambda precision: setting.named("plain:xfeat", precision)),
         ("plain:aliked-n16", lambda precision: setting.named("plain:aliked-n16", precision)),
     ]

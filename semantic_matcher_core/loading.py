@@ -22,7 +22,7 @@ from semantic_matcher_core.networks.onnx_files import onnx_folder as usual_onnx_
 from semantic_matcher_core.reasoning import ModelConfig, load_reasoner
 from semantic_matcher_core.semantics import create_semantic_encoder
 from semantic_matcher_core.settings import check_backend
-from semantic_matcher_core.variants.names import PLAIN, is_path, unaliased, unknown_variant
+from semantic_matcher_core.variants.names import PLAIN, is_path, unknown_variant
 from semantic_matcher_core.weights import find_weights, get_entry, list_entries
 from semantic_matcher_core.weights.checkpoints import unpack_local
 
@@ -65,7 +65,6 @@ def load_parts(
         CheckpointError: the checkpoint is damaged, unsafe, or does not fit its own configuration.
         DownloadError, LicenseNotAcceptedError: fetching failed.
     """
-    name_or_path = unaliased(name_or_path) if isinstance(name_or_path, str) else name_or_path
     name = str(name_or_path)
     if lightglue:
         check_matcher(name_or_path, "lightglue")
@@ -99,7 +98,7 @@ def check_matcher(name_or_path: str | Path, matcher: str) -> None:
     """
     if matcher != "lightglue":
         return
-    name = unaliased(str(name_or_path))
+    name = str(name_or_path)
     if not isinstance(name_or_path, str) or not name.startswith(PLAIN):
         raise ConfigError(
             f"matcher 'lightglue' was trained on descriptors as extractors give them, and variant {name!r} reasons "

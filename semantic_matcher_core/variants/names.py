@@ -11,9 +11,8 @@ from semantic_matcher_core.weights.catalogue import Entry, get_entry, list_entri
 from semantic_matcher_core.weights.places import locate
 
 PLAIN = "plain:"
+# Without the bundled reasoner: descriptors alone match better on most pairs, three times as fast (see the model card).
 DEFAULT_VARIANT = "plain:compact"
-# The bundled extractor by its name alone: no reasoner comes with it.
-_ALIASES = {"compact": DEFAULT_VARIANT}
 # Where only one of descriptor and encoder is said.
 DEFAULT_DESCRIPTOR = "xfeat"
 DEFAULT_DINO = "dinov2_vits14"
@@ -86,7 +85,7 @@ def resolve_variant(variant: str | None = None, descriptor: str | None = None, d
     """
     if variant:
         if is_known(variant):
-            return unaliased(variant)
+            return variant
         raise unknown_variant(variant)
     if not dino and (not descriptor or PLAIN + descriptor.lower() == DEFAULT_VARIANT):
         return DEFAULT_VARIANT
@@ -103,14 +102,9 @@ def resolve_variant(variant: str | None = None, descriptor: str | None = None, d
     return min(matching, key=lambda e: (e.descriptor != wanted, e.layers != _DEFAULT_LAYERS)).name
 
 
-def unaliased(variant: str) -> str:
-    """Return the name that another one stands for; any other as it is."""
-    return _ALIASES.get(variant, variant)
-
-
 def is_known(variant: str) -> bool:
     """True for a catalogue name, ``plain:…``, and an existing checkpoint folder or zip."""
-    if variant in _ALIASES or (variant.startswith(PLAIN) and len(variant) > len(PLAIN)):
+    if variant.startswith(PLAIN) and len(variant) > len(PLAIN):
         return True
     if any(entry.name == variant for entry in list_entries("variant")):
         return True
@@ -119,7 +113,7 @@ def is_known(variant: str) -> bool:
 
 def unknown_variant(name: str) -> UnknownNameError:
     """The error for a name that is no variant; it lists those that exist."""
-    published = [*_ALIASES, *(entry.name for entry in list_entries("variant"))]
+    published = [entry.name for entry in list_entries("variant")]
     return unknown_name(
         "variant", name, published, "; or give plain:<extractor>, or the path of a checkpoint folder or zip"
     )

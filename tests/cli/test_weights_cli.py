@@ -16,7 +16,7 @@ from tests.core.test_variants import NAMES
 from tests.core.tiny_parts import Published, published_server
 from tests.core.weights_server import isolate
 
-BUNDLED = {"compact-extractor", "compact_context"}
+BUNDLED = {"compact", "compact-extractor", "compact_context"}
 
 
 @pytest.fixture
@@ -62,14 +62,9 @@ def test_list_filters_and_gives_json(home: Path, run: Callable[..., Run]) -> Non
     code, out, _ = run("weights", "list", "--kind", "variant", "--json")
     assert code == 0
     rows = json.loads(out)
-    assert [row["name"] for row in rows] == [*NAMES]
-    assert all(row["path"] is None and row["url"].startswith("https://") for row in rows)
-    (encoder,) = (
-        row
-        for row in json.loads(run("weights", "list", "--kind", "semantic_encoder", "--json")[1])
-        if row["name"] == "compact_context"
-    )
-    assert encoder["path"] and not encoder["url"], "it comes with the package"
+    assert [row["name"] for row in rows] == ["compact", *NAMES]
+    assert rows[0]["path"] and not rows[0]["url"], "it comes with the package"
+    assert all(row["path"] is None and row["url"].startswith("https://") for row in rows[1:])
     code, _, err = run("weights", "list", "--kind", "nets")
     assert code == 2
     assert "unknown kind 'nets'; known: extractor, matcher, semantic_encoder, variant" in err
@@ -98,7 +93,7 @@ def test_fetch_brings_all_that_a_variant_needs(home: Path, published: Published,
     here = {row["name"] for row in json.loads(out) if row["path"]} - BUNDLED
     assert here == {"xfeat-extractor", "dinov2_vits14", "xfeat", "xfeat-3_layers"}
     code, out, _ = run("variants", "--json")
-    assert {v["name"] for v in json.loads(out) if v["available"]} == {"xfeat", "xfeat-3_layers"}
+    assert {v["name"] for v in json.loads(out) if v["available"]} == {"compact", "xfeat", "xfeat-3_layers"}
 
 
 def test_path_of_what_is_not_here_says_how_to_get_it(home: Path, run: Callable[..., Run]) -> None:
@@ -149,7 +144,7 @@ def test_verify_tells_good_from_changed(home: Path, published: Published, run: C
     code, out, _ = run("weights", "verify", "--json")
     assert code == 0
     assert {row["name"]: row["status"] for row in json.loads(out)} == dict.fromkeys(
-        ["compact-extractor", "compact_context", "xfeat-extractor", "dinov2_vits14", "xfeat"], "ok"
+        ["compact", "compact-extractor", "compact_context", "xfeat-extractor", "dinov2_vits14", "xfeat"], "ok"
     )
     with (home / "weights" / "xfeat.pt").open("ab") as file:
         file.write(b"!")

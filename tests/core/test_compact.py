@@ -21,7 +21,7 @@ LIMIT_BYTES = 12_000_000
 
 def test_it_is_small() -> None:
     files = list(BUNDLED.rglob("*.safetensors"))
-    assert len(files) == 2
+    assert len(files) == 3
     assert sum(path.stat().st_size for path in files) <= LIMIT_BYTES
 
 
@@ -96,9 +96,15 @@ def matcher() -> SemanticMatcher:
     return SemanticMatcher.from_pretrained(device="cpu", max_keypoints=800)
 
 
-def test_the_default_is_the_extractor_alone_by_either_name(matcher: SemanticMatcher) -> None:
+def test_the_default_is_the_extractor_alone_and_a_reasoner_can_be_had(matcher: SemanticMatcher) -> None:
     assert matcher.variant == "plain:compact" and matcher.reasoner is None
-    assert SemanticMatcher.from_pretrained("compact", device="cpu").variant == "plain:compact"
+    whole = SemanticMatcher.from_pretrained("compact", device="cpu", max_keypoints=800)
+    assert whole.variant == "compact" and whole.reasoner is not None and whole.semantic_encoder is not None
+    counts = {}
+    for name, which in (("whole", whole), ("plain", matcher)):
+        counts[name] = sum(correct_matches(which, make_textured_image(330, 450, seed), seed)[0] for seed in range(2))
+    # It is no default because it is not ahead, but it is of use.
+    assert counts["whole"] > 0.5 * counts["plain"], counts
 
 
 def test_it_matches_upright_and_with_a_second_look_however_turned(matcher: SemanticMatcher) -> None:

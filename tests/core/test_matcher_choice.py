@@ -123,8 +123,8 @@ def test_extractors_are_as_in_training(folder):
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ("compact", r"extractor 'compact'"),
-        ("xfeat", r"variant 'xfeat' reasons about them; take dino 'none' .*aliked-n16.*matcher 'nearest'"),
+        ("compact", r"variant 'compact' reasons about them; take dino 'none' .*aliked-n16.*matcher 'nearest'"),
+        ("xfeat", r"variant 'xfeat' reasons about them"),
         ("/some/checkpoint", r"variant '/some/checkpoint' reasons"),
         ("plain:alike-n", r"not trained for extractor 'alike-n'; it was for superpoint, .*take matcher 'nearest'"),
         ("plain:alike", r"extractor 'alike-n'"),

@@ -28,7 +28,8 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ({"variant": "", "descriptor": "", "dino": ""}, "plain:compact"),
         ({"descriptor": "compact"}, "plain:compact"),
         ({"descriptor": "Compact", "dino": ""}, "plain:compact"),
-        ({"variant": "compact"}, "plain:compact"),
+        ({"variant": "compact"}, "compact"),
+        ({"descriptor": "compact", "dino": "compact_context"}, "compact"),
         ({"descriptor": "compact", "dino": "none"}, "plain:compact"),
         ({"descriptor": "xfeat"}, "xfeat"),
         ({"variant": "aliked", "descriptor": "xfeat", "dino": "none"}, "aliked"),
@@ -70,7 +71,7 @@ def test_words_that_mean_a_variant(home: Path, choice: dict[str, str], name: str
             {"descriptor": "aliked", "dino": "dinov2_vitb14"},
             r"'aliked' with 'dinov2_vitb14'.*: aliked \(dinov2_vits14\)",
         ),
-        ({"descriptor": "sift"}, r"'sift'; there are variants of: xfeat, superpoint.*plain:sift"),
+        ({"descriptor": "sift"}, r"'sift'; there are variants of: compact, xfeat, superpoint.*plain:sift"),
         (
             {"descriptor": "xfeat", "dino": "dinov3_vits16"},
             r"no published variant has a reasoner for 'dinov3_vits16'; there are some for: .*dinov2_vitg14, .*; train",
@@ -90,7 +91,7 @@ def test_every_variant_is_reached_by_its_name(home: Path) -> None:
 
 def test_variants_say_what_they_are(home: Path) -> None:
     variants = {variant.name: variant for variant in smc.list_variants()}
-    assert not [name for name, variant in variants.items() if variant.available]
+    assert [name for name, variant in variants.items() if variant.available] == ["compact"]
     giant = variants["xfeat-12_layers-dino_G"]
     assert (giant.descriptor, giant.dino, giant.layers, giant.size_mb) == ("xfeat", "dinov2_vitg14", 12, 221)
     assert "LicenseRef-MagicLeap-SuperPoint" in variants["superpoint"].licence
@@ -100,7 +101,7 @@ def test_variants_say_what_they_are(home: Path) -> None:
 def test_variants_filter_by_the_same_words(home: Path) -> None:
     assert [v.name for v in filter_variants("xfeat", "g")] == ["xfeat-12_layers-dino_G", "xfeat-dino-G"]
     assert [v.name for v in filter_variants("aliked")] == ["aliked"]
-    assert [v.name for v in filter_variants()] == [*NAMES]
+    assert [v.name for v in filter_variants()] == ["compact", *NAMES]
     with pytest.raises(UnknownNameError, match="aliked"):
         filter_variants("aliked", "B")
 

@@ -125,6 +125,13 @@ def test_nothing_to_find_is_no_error() -> None:
     assert len(matcher.match(nothing, nothing).to("cpu")) == 0
 
 
+def test_half_precision_holds_what_the_bundled_reasoner_adds_up(textured: Render) -> None:
+    matcher = SemanticMatcher.from_pretrained("compact", device="cuda", precision="fp16", max_keypoints=512)
+    features = matcher.extract(textured(240, 320, seed=1))
+    assert features.semantic is not None and features.semantic.isfinite().all()
+    assert len(matcher.match(features, features)) >= 0.9 * features.keypoints.shape[1]
+
+
 def test_streams(textured: Render) -> None:
     canvas = textured(140, 260, seed=4)
     frames = [canvas[:120, 4 * step : 4 * step + 160].copy() for step in range(6)]

@@ -83,9 +83,7 @@ def test_the_synthetic_demo(tmp_path: Path) -> None:
     printed = demo.printed
 
     variant = [line for line in printed.splitlines() if line.startswith("variant")]
-    assert variant == [
-        "variant plain:compact: descriptors alone; with semantics, once its weights are here: make demo VARIANT=xfeat"
-    ]
+    assert variant == ["variant plain:compact: descriptors alone; to match with semantics: make demo VARIANT=compact"]
     assert re.search(r"ROS_DOMAIN_ID=\d+", printed)
     assert str(demo.output / "matches.png") in printed and str(demo.output / "matches.mcap") in printed
 
@@ -165,10 +163,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     demo = Demo(tmp_path, "--input", str(folder), "--rate", "2", "--max-keypoints", "600", "--variant", "plain:sift")
     assert demo.wait() == 0, demo.printed
     (variant,) = [line for line in demo.printed.splitlines() if line.startswith("variant")]
-    assert (
-        variant
-        == "variant plain:sift: descriptors alone; with semantics, once its weights are here: make demo VARIANT=xfeat"
-    )
+    assert variant == "variant plain:sift: descriptors alone; to match with semantics: make demo VARIANT=compact"
     assert f"playing 6 images of {folder}" in demo.printed
     report = json.loads((demo.output / "report.json").read_text())
     assert set(report) == {"variant", "start_s", "temporal"}

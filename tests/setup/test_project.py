@@ -119,6 +119,8 @@ from semantic_matcher_core import SemanticMatcher
 assert semantic_matcher_core.__file__.startswith(sys.prefix), semantic_matcher_core.__file__
 matcher = SemanticMatcher.from_pretrained(device="cpu", max_keypoints=500)
 assert matcher.variant == "plain:compact" and matcher.reasoner is None
+matcher = SemanticMatcher.from_pretrained("compact", device="cpu", max_keypoints=500)
+assert matcher.reasoner is not None and matcher.semantic_encoder is not None
 picture = np.load(sys.argv[1])
 matches = matcher.match_images(picture[:240, :320], picture[16:256, 24:344])
 off = np.linalg.norm(matches.keypoints0.numpy() - matches.keypoints1.numpy() - (24, 16), axis=1)

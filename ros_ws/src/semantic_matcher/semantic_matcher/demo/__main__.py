@@ -134,7 +134,7 @@ def _variant_line(variant: str) -> str:
     """What is matched with; where that is descriptors alone, also the command for more."""
     if not variant.startswith(PLAIN):
         return f"variant {variant}"
-    return f"variant {variant}: descriptors alone; with semantics, once its weights are here: make demo VARIANT=xfeat"
+    return f"variant {variant}: descriptors alone; to match with semantics: make demo VARIANT=compact"
 
 
 def _camera_arguments(options: argparse.Namespace, source: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
