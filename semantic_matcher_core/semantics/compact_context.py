@@ -1,7 +1,7 @@
 """The bundled semantic encoder: what surrounds a point, up to the whole image, for a fraction of DINOv2's cost.
 
 Convolutions down to 1/32 of the size, a few blocks of global attention there (Vaswani et al., 2017, pre-norm), and back
-to 1/16. It is trained together with the bundled reasoner by this project (``training.compact``), on correspondence
+to 1/16. It was trained by this project with the first reasoner of the variant ``compact``, on correspondence
 alone: its features tell parts of a scene apart; they name nothing.
 """
 
