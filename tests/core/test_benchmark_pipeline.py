@@ -38,7 +38,7 @@ def test_work_of_the_encoder_is_that_of_its_layers() -> None:
 
 
 def test_compared_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--keypoints", "60", "--compare", "--precision", "bf16", "--json", str(tmp_path / "a.json")]
+    arguments = ["--keypoints", "60", "--compare", "--precision", "fp32", "--json", str(tmp_path / "a.json")]
     assert pipeline.main([*SMALL, *arguments, "--markdown", str(tmp_path / "a.md")]) == 0
     result = json.loads((tmp_path / "a.json").read_text())["results"][0]
     assert {"extract", "encode", "sample", "reason", "match", "isolated pair"} <= set(result["timings"])
