@@ -29,6 +29,8 @@ OPTIONS: dict[str, dict[str, object]] = {"dalf": {"threshold": -1e6}}
 SLOW = {"dedode-B", "dedode-G"}
 # Of a class with many sizes the smallest and the largest stand for all; its own tests run each against a reference.
 NAMES = [n for n in BUILT_IN if not n.startswith("edgepoint2-") or n in ("edgepoint2-t32", "edgepoint2-e64")]
+# Its keypoints are dedode-B's; what it adds is tested against kornia (test_dedode.py). A minute and more each.
+SAME_DETECTOR = "dedode-G"
 # They resize to multiples of their stride where others pad.
 RESIZING = ("xfeat", "edgepoint2")
 # Most that one image of 12 megapixels may take beside what was there before.
@@ -238,7 +240,7 @@ def set_max_side(extractor: Extractor, bound: int | None, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("seen", SEEN)
-@pytest.mark.parametrize("name", marked(n for n in NAMES if not n.startswith(STRETCHING)))
+@pytest.mark.parametrize("name", marked(n for n in NAMES if not n.startswith(STRETCHING) and n != SAME_DETECTOR))
 def test_keypoints_move_with_the_image(name, seen, monkeypatch):
     if name.startswith(RESIZING) and seen == "padded":
         # Whole pixels of a canvas that is resized to multiples of 32 are no whole pixels of what the network sees.
