@@ -145,8 +145,9 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
 def read_map(values: Tensor, pixels: Tensor, stride: int) -> Tensor:
     """``B x N x C`` of a ``B x C x H/stride x W/stride`` map at ``B x N x 2`` (x, y) pixels, bilinear between the
     centres of its cells; beyond the outermost ones the border counts."""
-    extent = pixels.new_tensor([values.shape[-1], values.shape[-2]]) * stride
-    grid = (2 * pixels + 1) / extent - 1
+    x, y = (2 * pixels + 1).unbind(-1)
+    # A tensor of the extent would be a copy from the host, which no CUDA graph may hold.
+    grid = torch.stack((x / (values.shape[-1] * stride) - 1, y / (values.shape[-2] * stride) - 1), dim=-1)
     return F.grid_sample(values, grid[:, None], padding_mode="border", align_corners=False)[:, :, 0].transpose(1, 2)
 
 

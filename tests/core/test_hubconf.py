@@ -43,5 +43,5 @@ def test_the_default_is_xfeat(published: Published) -> None:
 
 
 def test_an_unknown_name_lists_what_exists(published: Published) -> None:
-    with pytest.raises(UnknownNameError, match=r"'xfeet'; known: compact, xfeat, superpoint"):
+    with pytest.raises(UnknownNameError, match=r"'xfeet'; did you mean 'xfeat'\? known: compact, xfeat, superpoint"):
         torch.hub.load(REPOSITORY, "reasoning", source="local", pretrained="xfeet")
