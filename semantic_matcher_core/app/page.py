@@ -57,9 +57,7 @@ def serving(
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
-            raise MissingPackageError(
-                "the app needs gradio, not installed here: pip install 'semantic-matcher[app]'"
-            ) from error
+            raise MissingPackageError("the app needs gradio, not installed here: pip install gradio") from error
         page = _page(gradio, Desk(device), variants, Path(folder))
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
         try:

@@ -23,7 +23,7 @@ def app_command(
 ) -> None:
     """Serve a page to match two images, a video or a bag in a browser, variants side by side.
 
-    It needs the extra `app`: pip install 'semantic-matcher[app]'. Nothing leaves this machine; uploads are deleted when
+    It needs gradio: pip install gradio. Nothing leaves this machine; uploads are deleted when
     it ends (Ctrl-C).
 
     Example:

@@ -25,7 +25,7 @@ def view_command(
 ) -> None:
     """Show images, keypoints, matches, points and trajectory of a file of results on a time line, in Rerun.
 
-    It needs the extra `view`: pip install 'semantic-matcher[view]'.
+    It needs rerun-sdk: pip install rerun-sdk.
 
     Examples:
 

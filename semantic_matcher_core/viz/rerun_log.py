@@ -149,9 +149,7 @@ def _rerun() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "rerun":
             raise
-        raise MissingPackageError(
-            "the viewer needs rerun-sdk, not installed here: pip install 'semantic-matcher[view]'"
-        ) from error
+        raise MissingPackageError("the viewer needs rerun-sdk, not installed here: pip install rerun-sdk") from error
     return rerun
 
 

@@ -25,7 +25,7 @@ PYTHON = os.environ.get("SEMANTIC_MATCHER_APP_PYTHON") or (sys.executable if imp
 DRIVER = shutil.which("chromedriver")
 
 pytestmark = [
-    pytest.mark.skipif(not PYTHON, reason="no gradio: pip install 'semantic-matcher[app]'"),
+    pytest.mark.skipif(not PYTHON, reason="no gradio: pip install gradio"),
     pytest.mark.skipif(DRIVER is None, reason="no chromedriver: its Debian package is chromium-driver"),
 ]
 

@@ -70,12 +70,12 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert "must end in .rrd" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "rerun", None)
     assert main(["view", str(tmp_path / "text.mcap"), "-o", str(tmp_path / "x.rrd")]) == 1
-    assert "pip install 'semantic-matcher[view]'" in capsys.readouterr().err
+    assert "pip install rerun-sdk" in capsys.readouterr().err
     assert not (tmp_path / "x.rrd").exists()
 
 
 def test_a_recording_for_rerun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("rerun", reason="no rerun-sdk: pip install 'semantic-matcher[view]'")
+    pytest.importorskip("rerun", reason="no rerun-sdk: pip install rerun-sdk")
     results = write_recording(tmp_path / "results.mcap")
     assert main(["view", str(results), "-o", str(tmp_path / "results.rrd")]) == 0
     assert capsys.readouterr().out.startswith("20 entries")

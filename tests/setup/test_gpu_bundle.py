@@ -77,6 +77,7 @@ def test_rehearsal(unpacked: Path, tmp_path: Path) -> None:
         "PYTHONPATH": str(tmp_path / "guard"),
         "TMPDIR": str(tmp_path),
     }
+    environment.pop("SEMANTIC_MATCHER_REQUIRE_ROS", None)  # that machine has none
     script = ["bash", str(unpacked / "benchmarks" / "bare_gpu.sh"), "--out", "results", "--rehearse", "--minutes", "20"]
     done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
     summary = (tmp_path / "results" / "summary.md").read_text().splitlines()

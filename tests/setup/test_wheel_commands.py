@@ -67,6 +67,8 @@ NEED = {
             *SIFT,
         ],
     ],
+    "pip install gradio": [["app"]],
+    "pip install rerun-sdk": [["view", "x.mcap"]],
     "pip install onnx": [["export", "--variant", "plain:compact", "-o", "graphs"]],
     "semantic-matcher weights fetch": [
         ["match", "a.png", "b.png", "--variant", "plain:dalf"],

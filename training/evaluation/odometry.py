@@ -157,7 +157,7 @@ def errors(sequence: Sequence, poses: list[Pose | None]) -> dict[str, float]:
         from evo.core.geometry import GeometryException
         from evo.core.trajectory import PoseTrajectory3D
     except ImportError as error:
-        raise DataError("evaluating trajectories needs evo: pip install 'semantic-matcher[evaluation]'") from error
+        raise DataError("evaluating trajectories needs evo: pip install evo") from error
     known = [i for i, pose in enumerate(poses) if pose is not None]
     if len(known) < 3:
         raise DataError(f"{sequence.name}: {len(known)} of {len(poses)} images have a pose; errors need three")
