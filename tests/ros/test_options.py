@@ -93,8 +93,8 @@ def test_qos_that_does_not_fit_is_named(client: Client, log: Path, tmp_path: Pat
     with running("temporal_matcher", log, PLAIN_SIFT, arguments=("--params-file", str(overrides))) as node:
         node.wait_for("a publisher on /image offers incompatible QoS (RELIABILITY)")
         node.wait_for(f"a subscriber of {NAME}/keypoints requests incompatible QoS (RELIABILITY)")
-        status = diagnostics.wait_for(NAME, lambda s: s.level == 1, "a warning")
-        assert "qos_overrides./image.subscription.reliability" in status.message
+        named = "qos_overrides./image.subscription.reliability"
+        diagnostics.wait_for(NAME, lambda s: s.level == 1 and named in s.message, "a warning that names the override")
         client.node.create_publisher(Image, "/image", best_effort)
         diagnostics.wait_for(NAME, lambda s: "2 publishers on /image" in s.message, "two publishers")
 

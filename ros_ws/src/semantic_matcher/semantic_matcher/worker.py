@@ -7,6 +7,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import numpy.ma  # noqa: F401 - np.median and np.unique import it at their first call, which would be in the thread
+
 # Longer than a node needs to decode an image, and far shorter than what waits for the caller of `offer` may notice.
 _HEAD_START_S = 0.003
 
