@@ -18,7 +18,7 @@ from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.inference import evaluating, view
 from tests.conftest import make_textured_image
 from tests.core.extractor_checks import randomize
-from tests.core.test_extractor_contract import BUILT_IN, build, marked
+from tests.core.test_extractor_contract import NAMES, build, marked
 
 PICTURE = make_textured_image(93, 126, 4)
 
@@ -31,7 +31,7 @@ def modes(module: nn.Module) -> list[bool]:
     return [child.training for child in module.modules()]
 
 
-@pytest.mark.parametrize("name", marked(BUILT_IN))
+@pytest.mark.parametrize("name", marked(NAMES))
 def test_an_extractor_that_trains_is_not_moved_by_inference(name: str) -> None:
     extractor = build(name)
     expected = extractor.extract(PICTURE)

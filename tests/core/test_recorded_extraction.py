@@ -23,7 +23,7 @@ from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 from semantic_matcher_core.settings import MatcherConfig
 from semantic_matcher_core.types import Features
-from tests.core.test_extractor_contract import BUILT_IN, marked
+from tests.core.test_extractor_contract import NAMES, marked
 from tests.core.test_extractor_contract import build as build_extractor
 
 Render = Callable[..., np.ndarray]
@@ -96,7 +96,7 @@ def test_replayed_features_are_the_plain_ones(textured: Render, precision: str, 
     assert (run.recorder.recorded, run.recorder.replayed) == (2, 3)
 
 
-@pytest.mark.parametrize("name", marked(name for name in BUILT_IN if name not in ("sift", "dalf")))
+@pytest.mark.parametrize("name", marked(name for name in NAMES if name not in ("sift", "dalf")))
 def test_the_contract_is_one_for_every_extractor(name: str, textured: Render) -> None:
     """A batch of one comes back without padding, a batch padded to its longest, whatever ran it."""
     matcher = SemanticMatcher.from_parts(build_extractor(name), device="cpu", max_keypoints=3000)
