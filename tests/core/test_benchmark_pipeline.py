@@ -136,11 +136,12 @@ def test_a_switch_is_off_for_its_own_call_alone(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript")
-    ways = [way for way in backends.ways(CPU) if way.backend != "compile"]
+    # What is compiled and what is int8 is tested with them, and takes half a minute each.
+    ways = [way for way in backends.ways(CPU) if way.backend != "compile" and not way.int8]
     monkeypatch.setattr(backends, "ways", lambda device: ways)
     small = ["--size", "128x96", "--semantic-sizes", "56", "--keypoints", "60", "--repeats", "1", "--device", "cpu"]
     assert backends.main(small) == 0
     printed = capsys.readouterr().out
-    for way in ("eager, fp32", "eager, bf16", "onnx, fp32", "onnx, int8"):
+    for way in ("eager, fp32", "eager, bf16", "onnx, fp32"):
         assert f"| {way} |" in printed
     assert "100.00%" in printed

@@ -45,16 +45,10 @@ EXTRACTORS = {
     "disk": lambda: Disk(80),
     "edgepoint2-s32": lambda: EdgePoint2(80, model="edgepoint2-s32", detection_threshold=0.0),
     "dedode-B": lambda: randomize_dedode(DeDoDe(80)),
-    "dedode-G": lambda: randomize_dedode(shallow(DeDoDe(80, descriptor="G"))),
 }
 # They come with random weights that give logits of a useful range, and take long to build and to trace.
-DEDODE = ("dedode-B", "dedode-G")
-
-
-def shallow(extractor: DeDoDe) -> DeDoDe:
-    """With two of DINOv2's blocks: the others are the same."""
-    extractor.dinov2.blocks = extractor.dinov2.blocks[:2]
-    return extractor
+# G has B's detector and decoder after a DINOv2, which is exported below.
+DEDODE = ("dedode-B",)
 
 
 def use_onnx(matcher: SemanticMatcher, folder: Path, **options: object) -> SemanticMatcher:

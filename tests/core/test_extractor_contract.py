@@ -28,7 +28,7 @@ from tests.core.extractor_checks import as_tensor, assert_well_formed, randomize
 OPTIONS: dict[str, dict[str, object]] = {"dalf": {"threshold": -1e6}}
 SLOW = {"dedode-B"}
 # Of a class with many sizes the smallest and the largest stand for all; its own tests run each against a reference.
-# DeDoDe-G differs from B by its descriptors alone, takes four minutes here, and is held against kornia's in its own tests.
+# DeDoDe-G differs from B by its descriptors alone and takes four minutes here; its own tests hold it against kornia's.
 NAMES = [
     n
     for n in BUILT_IN

@@ -76,11 +76,18 @@ def _values(field: dataclasses.Field[Any]) -> st.SearchStrategy[Any]:
         return st.sampled_from(_OTHERS[field.name])
     if isinstance(field.default, bool):
         return st.booleans()
+    if isinstance(field.default, str):  # names, of frames for instance
+        return st.sampled_from([field.default, f"{field.default}_2"])
     assert isinstance(field.default, float), f"say which values {field.name} has"
     return st.sampled_from([field.default, field.default + 0.5])
 
 
-OPTIONS = st.builds(RunOptions, **{field.name: _values(field) for field in dataclasses.fields(RunOptions)})
+def _made(values: dict[str, Any]) -> RunOptions:
+    # The one option that only goes with another.
+    return RunOptions(**{**values, "odometry": values["odometry"] and values["mode"] == "stereo"})
+
+
+OPTIONS = st.fixed_dictionaries({field.name: _values(field) for field in dataclasses.fields(RunOptions)}).map(_made)
 
 
 @settings(deadline=None, max_examples=60)
