@@ -80,7 +80,7 @@ class Compact(DenseExtractor):
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
         """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
-        *features, logits = maps
+        fine, coarse, logits = maps
         height, width = size
         radius = self.nms_radius
         found = detect_keypoints(
@@ -94,4 +94,4 @@ class Compact(DenseExtractor):
             fixed_size=limits.fixed_size,
             iterations=0,
         )
-        return Found(found.keypoints, found.scores, self.net.describe(*features, found.keypoints), found.valid)
+        return Found(found.keypoints, found.scores, self.net.describe(fine, coarse, found.keypoints), found.valid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def pose_between(
     matches = matcher.match(reference.features, current.features)
     rows = matches.indices.detach().cpu().numpy()
     seen0, seen1 = reference.seen[rows[:, 0]], current.seen[rows[:, 1]]
-    limits = {"threshold_px": threshold_px, "min_inliers": min_inliers}
+    limits: dict[str, Any] = {"threshold_px": threshold_px, "min_inliers": min_inliers}
     if reference.patches is None or current.patches is None or current.camera is None:
         return metric_pose(seen0, seen1, **limits), matches
     start, usable, agreeing = consensus(seen0, seen1, **limits)
