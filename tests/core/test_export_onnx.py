@@ -45,10 +45,16 @@ EXTRACTORS = {
     "disk": lambda: Disk(80),
     "edgepoint2-s32": lambda: EdgePoint2(80, model="edgepoint2-s32", detection_threshold=0.0),
     "dedode-B": lambda: randomize_dedode(DeDoDe(80)),
+    "dedode-G": lambda: randomize_dedode(shallow(DeDoDe(80, descriptor="G"))),
 }
 # They come with random weights that give logits of a useful range, and take long to build and to trace.
-# G has B's detector and decoder after a DINOv2, which is exported below.
-DEDODE = ("dedode-B",)
+DEDODE = ("dedode-B", "dedode-G")
+
+
+def shallow(extractor: DeDoDe) -> DeDoDe:
+    """With two of DINOv2's blocks: the others are the same."""
+    extractor.dinov2.blocks = extractor.dinov2.blocks[:2]
+    return extractor
 
 
 def use_onnx(matcher: SemanticMatcher, folder: Path, **options: object) -> SemanticMatcher:
@@ -103,11 +109,12 @@ def test_extractors_run_on_their_graphs(name, tmp_path, textured):
     assert other.extract(np.zeros((1, 1, 3), np.uint8)).image_size == (1, 1)
 
 
-def test_the_whole_pipeline_runs_on_graphs(tmp_path, textured):
-    matcher = reasoned()
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_the_whole_pipeline_runs_on_graphs(conditioned, tmp_path, textured):
+    matcher = reasoned(conditioned)
     differences = export_onnx(matcher, tmp_path / "graphs")
     assert list(differences) == ["extractor", "semantic_encoder", "reasoner"]
-    other = use_onnx(reasoned(), tmp_path / "graphs")
+    other = use_onnx(reasoned(conditioned), tmp_path / "graphs")
     first, second = textured(96, 130, 1), textured(96, 130, 1)[4:, 8:]
     assert_close(other, matcher, first[None])
     # A batch whose images have different numbers of keypoints: padding goes through the reasoner.

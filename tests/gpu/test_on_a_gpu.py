@@ -101,7 +101,7 @@ def test_matches_are_those_of_the_cpu(precision: str, textured: Render) -> None:
         matches = matcher.match_images(*images)
         assert matches.keypoints0.device.type == "cuda"
         found = set(map(tuple, torch.cat([matches.keypoints0, matches.keypoints1], 1).round().int().tolist()))
-        # Networks with random weights decide by little: published ones keep 99.8 % in half precision (benchmarks.gpu).
+        # Networks with random weights decide by little: benchmarks.gpu measures published ones.
         assert len(wanted & found) >= (0.99 if precision == "fp32" else 0.75) * len(wanted)
 
 
