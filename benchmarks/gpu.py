@@ -206,24 +206,39 @@ def beside(setting: Setting) -> Iterator[str]:
 
 
 def parity(setting: Setting) -> Iterator[str]:
-    """Agreement with plain fp32 by precision and by what is turned off."""
+    """Agreement with plain fp32 by precision and by what is turned off, then of whole variants by precision."""
     images = setting.images
 
-    def found(precision: str, names: str) -> set[tuple[int, ...]]:
+    def found(make: Callable[[], SemanticMatcher], names: str) -> set[tuple[int, ...]]:
         with disabled(names):
-            matcher = setting.matcher(precision)
+            matcher = make()
             for _ in range(3):  # recorded, then replayed
                 matches = matcher.match_images(*images)
         points = torch.cat([matches.keypoints0, matches.keypoints1], dim=1)
         return {tuple(row) for row in points.round().int().tolist()}
 
-    plain = found("fp32", "all")
+    plain = found(lambda: setting.matcher("fp32"), "all")
     yield f"{len(plain)} matches of plain fp32.\n"
     yield "| turned off | " + " | ".join(setting.precisions) + " |"
     yield "|---|" + "---:|" * len(setting.precisions)
     for names in ["", "all"] if setting.tiny else ["", *SWITCHES, "all"]:
-        shares = [len(plain & found(precision, names)) / max(1, len(plain)) for precision in setting.precisions]
+        shares = [
+            len(plain & found(lambda p=precision: setting.matcher(p), names)) / max(1, len(plain))  # type: ignore[misc]
+            for precision in setting.precisions
+        ]
         yield f"| {names or 'nothing'} | " + " | ".join(f"{share:.2%}" for share in shares) + " |"
+    yield "\n| variant | matches in plain fp32 | " + " | ".join(setting.precisions) + " |"
+    yield "|---|---:|" + "---:|" * len(setting.precisions)
+    for name in ("plain:compact", "compact", "plain:xfeat", "plain:aliked-n16"):
+        try:
+            plain = found(lambda n=name: setting.named(n, "fp32"), "all")  # type: ignore[misc]
+            shares = [
+                len(plain & found(lambda n=name, p=precision: setting.named(n, p), "")) / max(1, len(plain))  # type: ignore[misc]
+                for precision in setting.precisions
+            ]
+            yield f"| {name} | {len(plain)} | " + " | ".join(f"{share:.2%}" for share in shares) + " |"
+        except Exception as error:  # noqa: BLE001 - one row's failure is that row's result
+            yield f"| {name} | {type(error).__name__}: {str(error).splitlines()[0][:80]} |" + " |" * 3
 
 
 def switches(setting: Setting) -> Iterator[str]:
