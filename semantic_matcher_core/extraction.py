@@ -9,8 +9,8 @@ with the most keypoints, and where all have as many, as a batch of one has, ther
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from semantic_matcher_core.device import resolve_precision
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.extractors.selection import is_wanted, keep_rows
 from semantic_matcher_core.geometry.homography import warp_points
 from semantic_matcher_core.inference import evaluating
 from semantic_matcher_core.networks.networks import Networks
@@ -99,7 +100,12 @@ def local_features(
     limits = Limits(settings.max_keypoints, settings.detection_threshold, fixed_size)
     with _autocast(extractor, settings, images.device):
         features = extractor.features(images, masks, limits=limits, dense=networks.dense)
-    return _without_broken_rows(features, fixed_size)
+    finite = features.descriptors.isfinite().all(dim=-1)
+    # A broken row goes: attention would spread it to all others.
+    usable = finite if masks is None else finite & is_wanted(features.keypoints, masks)
+    if not fixed_size and bool(usable.all()):
+        return features
+    return keep_rows(features, usable, fixed_size=fixed_size)
 
 
 def encode(networks: Networks, settings: Settings, images: Tensor) -> SemanticMap:
@@ -164,27 +170,6 @@ def _autocast(part: nn.Module, settings: Settings, device: torch.device) -> torc
     dtype = resolve_precision(settings.precision, device)
     wanted = dtype is not torch.float32 and not has_narrow_weights(part) and not getattr(part, "full_precision", False)
     return torch.autocast(device.type, dtype=dtype, enabled=wanted)
-
-
-def _without_broken_rows(features: Features, fixed_size: bool) -> Features:
-    """Features without rows whose descriptor is not finite: attention would spread it to all others."""
-    finite = features.descriptors.isfinite().all(dim=-1)
-    if not fixed_size and bool(finite.all()):
-        return features
-    valid = finite if features.valid is None else finite & features.valid
-    # Real rows first, in their order; what is left out becomes padding.
-    order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
-    kept = valid.gather(1, order)
-
-    def moved(rows: Tensor) -> Tensor:
-        if rows.ndim == 2:
-            return rows.gather(1, order).masked_fill(~kept, 0)
-        return rows.gather(1, order[..., None].expand_as(rows)).masked_fill(~kept[..., None], 0)
-
-    given = {item.name: getattr(features, item.name) for item in fields(features) if item.name != "valid"}
-    rows: dict[str, Any] = {name: moved(value) for name, value in given.items() if isinstance(value, Tensor)}
-    usable = replace(features, valid=kept, **rows)
-    return usable if fixed_size else usable.trimmed()
 
 
 def _both(

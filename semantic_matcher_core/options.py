@@ -60,7 +60,9 @@ class ParameterSpec:
         return f"{'an' if self.type_name == 'integer' else 'a'} {self.type_name}"
 
     def coerced(self, value: object) -> object:
-        """A whole number as a fraction where that is meant: ``slop: 0`` is what people write."""
+        """A whole number as a fraction, and one string as an array of one, where that is meant: people write both."""
+        if type(value) is str and isinstance(self.default, list):
+            return [value]
         return float(value) if type(value) is int and type(self.default) is float else value
 
     def refusal(self, value: object) -> str:
@@ -274,6 +276,15 @@ INPUT = (
     ),
 )
 
+MASKS = (
+    ParameterSpec(
+        "mask",
+        [""],
+        "Image files of the images' size (PNG) that are zero where keypoints are not wanted, such as on the robot "
+        "itself; one for all cameras, or one for each in their order (stereo: left, right). Empty for none",
+    ),
+)
+
 CAMERAS = (
     ParameterSpec(
         "cameras",
@@ -479,17 +490,18 @@ NODE = (
 
 TABLES: dict[str, tuple[ParameterSpec, ...]] = {
     "temporal_matcher": (
-        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *TEMPORAL, *ODOMETRY, *OUTPUT, *NODE
+        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *MASKS, *CAMERAS, *TEMPORAL, *ODOMETRY,
+        *OUTPUT, *NODE,
     ),
     "stereo_matcher": (
-        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *STEREO, *STEREO_RECTIFIED, *ODOMETRY, *OUTPUT,
-        *NODE,
+        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *MASKS, *STEREO, *STEREO_RECTIFIED,
+        *ODOMETRY, *OUTPUT, *NODE,
     ),
     "reference_matcher": (
-        *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *REFERENCE, *REFERENCE_POSE, *OUTPUT,
-        *NODE,
+        *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *MASKS, *CAMERAS, *REFERENCE,
+        *REFERENCE_POSE, *OUTPUT, *NODE,
     ),
-    "template_tracker": (*MODEL_OF_TRACKER, *MATCHING, *INPUT, *TRACKING, *OUTPUT, *NODE),
+    "template_tracker": (*MODEL_OF_TRACKER, *MATCHING, *INPUT, *MASKS, *TRACKING, *OUTPUT, *NODE),
 }  # fmt: skip
 """Executable -> its parameters."""
 
@@ -499,7 +511,7 @@ SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
     "Geometric check": GEOMETRY,
     "Geometric check, `temporal_matcher` and `stereo_matcher`": GEOMETRY_CALIBRATED,
     "Geometric check, `reference_matcher`": GEOMETRY_UNCALIBRATED,
-    "Images": INPUT,
+    "Images": INPUT + MASKS,
     "Cameras, `temporal_matcher` and `reference_matcher`": CAMERAS,
     "Pairing, `temporal_matcher` only": TEMPORAL,
     "Pairing, `stereo_matcher` only": STEREO,
@@ -517,8 +529,8 @@ SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
 LAUNCH_ARGUMENTS = frozenset(
     {
         "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "matcher", "cameras",
-        "reference_images", "template_image", "rectified", "geometry", "image_transport", "image_reliability", "sync",
-        "slop", "lazy", "autostart",
+        "reference_images", "template_image", "rectified", "geometry", "image_transport", "image_reliability", "mask",
+        "sync", "slop", "lazy", "autostart",
     }
 )  # fmt: skip
 """Parameters that are launch arguments as well."""
@@ -555,6 +567,7 @@ COMMAND_LINE: dict[str, CommandLine] = {
     "max_distance": CommandLine(default=NOT_GIVEN),
     "min_similarity": CommandLine(default=NOT_GIVEN),
     "filter_threshold": CommandLine(default=NOT_GIVEN),
+    "mask": CommandLine(default=NOT_GIVEN),
     "depth_confidence": CommandLine(default=NOT_GIVEN),
     "width_confidence": CommandLine(default=NOT_GIVEN),
     "warmup_width": CommandLine(_WARM),

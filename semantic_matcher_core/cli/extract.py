@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from semantic_matcher_core.cli.flatten import flattened
-from semantic_matcher_core.cli.options import FullScaleOption, ModelOptions, OrientationOption
+from semantic_matcher_core.cli.options import FullScaleOption, MaskOptions, ModelOptions, OrientationOption
 
 
 @flattened
@@ -21,6 +21,7 @@ def extract_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HDF5 file to write (.h5).", show_default=False)],
     model: ModelOptions,
+    masks: MaskOptions,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
     root: Annotated[
         Path | None,
@@ -53,10 +54,12 @@ def extract_command(
     from semantic_matcher_core.cli.inputs import collect_images
     from semantic_matcher_core.errors import ImageError
     from semantic_matcher_core.io.atomic import check_output
+    from semantic_matcher_core.io.masks import read_masks
 
     model.name()
     check_output(output)
     files = collect_images(images, recursive=recursive, root=root)
+    (mask,) = read_masks(masks.mask or (), 1)
 
     from semantic_matcher_core.cli.progress import progress_bar, spinner
     from semantic_matcher_core.io.exif import read_exif
@@ -75,6 +78,7 @@ def extract_command(
             try:
                 data = read_bytes(path)
                 image = decode_image(data, name=str(path), orientation=orientation, full_scale=image_full_scale or None)
+                wanted = None if mask is None else mask.of_size((image.shape[0], image.shape[1]))
             except ImageError as error:
                 if not skip_unreadable:
                     raise ImageError(f"{error} (--skip-unreadable goes on without it)") from error
@@ -82,7 +86,7 @@ def extract_command(
                 skipped += 1
             else:
                 turn = read_exif(data).orientation if orientation == "exif" else 1
-                writer.write(key, as_stored(matcher.extract(image)[0].to("cpu"), turn))
+                writer.write(key, as_stored(matcher.extract(image, wanted)[0].to("cpu"), turn))
             advance(done)
         if writer.count == 0:
             raise ImageError(f"none of the {len(files)} images could be read; nothing is written")

@@ -11,6 +11,7 @@ import typer
 from semantic_matcher_core.cli.flatten import flattened
 from semantic_matcher_core.cli.options import (
     FullScaleOption,
+    MaskOptions,
     MatchingOptions,
     ModelOptions,
     OrientationOption,
@@ -30,6 +31,7 @@ def match_command(
     image1: Annotated[Path, typer.Argument(help="Second image.", show_default=False)],
     matching: MatchingOptions,
     model: ModelOptions,
+    masks: MaskOptions,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Picture of the matches to write (.png, .jpg).", show_default=False),
@@ -96,6 +98,7 @@ def match_command(
     from semantic_matcher_core.io.exif import read_exif
     from semantic_matcher_core.io.exif import turns as exchanged
     from semantic_matcher_core.io.images import decode_image, read_bytes, write_image
+    from semantic_matcher_core.io.masks import read_masks
     from semantic_matcher_core.io.stored import matches_as_stored
 
     clock = Stopwatch()
@@ -105,11 +108,13 @@ def match_command(
             decode_image(raw, name=str(path), orientation=orientation, full_scale=image_full_scale or None)
             for path, raw in data
         ]
+        sides = zip(read_masks(masks.mask or (), 2), images, strict=True)
+        wanted = [None if m is None else m.of_size((i.shape[0], i.shape[1])) for m, i in sides]
     turns = [read_exif(raw).orientation if orientation == "exif" else 1 for _, raw in data]
     with spinner("loading the model"), clock("load"):
         matcher = model.load(matching)
     with spinner("matching"):
-        features0, features1, matches = _match(matcher, images, kind, matching, clock, rotation)
+        features0, features1, matches = _match(matcher, images, wanted, kind, matching, clock, rotation)
     if output is not None:
         style: dict[str, Any] = {"title": matcher.variant, "theme": theme}
         found = (features0, features1)
@@ -190,15 +195,16 @@ def _check_outputs(output: Path | None, npz: Path | None) -> None:
 def _match(
     matcher: SemanticMatcher,
     images: list[np.ndarray],
+    masks: list[np.ndarray | None],
     kind: str | None,
     matching: MatchingOptions,
     clock: Any,
     rotation: str,
 ) -> tuple[Features, Features, Matches]:
     with clock("extract0"):
-        features0 = matcher.extract_turned(images[0], rotation=rotation)[0]
+        features0 = matcher.extract_turned(images[0], masks[0], rotation=rotation)[0]
     with clock("extract1"):
-        features1 = matcher.extract(images[1])[0]
+        features1 = matcher.extract(images[1], masks[1])[0]
     with clock("match"):
         matches = matcher.match(features0, features1).to("cpu")
     if kind is not None:

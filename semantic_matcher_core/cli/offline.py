@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semantic_matcher_core.cli.flatten import flattened
-from semantic_matcher_core.cli.options import FullScaleOption, MatchingOptions, ModelOptions, OrientationOption
+from semantic_matcher_core.cli.options import (
+    FullScaleOption,
+    MaskOptions,
+    MatchingOptions,
+    ModelOptions,
+    OrientationOption,
+)
 from semantic_matcher_core.cli.run_options import CalibrationOptions, OutputOptions, PairingOptions, ProcessOptions
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ def bag_command(
     pairing: PairingOptions,
     matching: MatchingOptions,
     calibration: CalibrationOptions,
+    masks: MaskOptions,
     outputs: OutputOptions,
     model: ModelOptions,
     processes: ProcessOptions,
@@ -82,7 +89,7 @@ def bag_command(
     topics = tuple(image_topic or ())
     full_scale = image_full_scale or None
     inputs = [_Input(str(bag), _stem(bag), partial(BagSource, bag, topics, full_scale=full_scale)) for bag in bags]
-    _run(_jobs(inputs, output, pairing, matching, calibration, outputs, model), processes)
+    _run(_jobs(inputs, output, pairing, matching, calibration, masks, outputs, model), processes)
 
 
 @flattened
@@ -94,6 +101,7 @@ def video_command(
     pairing: PairingOptions,
     matching: MatchingOptions,
     calibration: CalibrationOptions,
+    masks: MaskOptions,
     outputs: OutputOptions,
     model: ModelOptions,
     processes: ProcessOptions,
@@ -111,7 +119,7 @@ def video_command(
 
     groups = [tuple(videos)] if pairing.mode == "stereo" else [(video,) for video in videos]
     inputs = [_Input(str(group[0]), _stem(group[0]), partial(VideoSource, group, every)) for group in groups]
-    _run(_jobs(inputs, output, pairing, matching, calibration, outputs, model), processes)
+    _run(_jobs(inputs, output, pairing, matching, calibration, masks, outputs, model), processes)
 
 
 @flattened
@@ -128,6 +136,7 @@ def images_command(
     pairing: PairingOptions,
     matching: MatchingOptions,
     calibration: CalibrationOptions,
+    masks: MaskOptions,
     outputs: OutputOptions,
     model: ModelOptions,
     processes: ProcessOptions,
@@ -175,7 +184,7 @@ def images_command(
     folder = sequences[0][0][1].parent
     inputs = [_Input(str(folder), folder.name, source, len(everything))]
     # They are files already: COLMAP takes their folder instead of a copy.
-    jobs = _jobs(inputs, output, pairing, matching, calibration, outputs, model, copy_images=False)
+    jobs = _jobs(inputs, output, pairing, matching, calibration, masks, outputs, model, copy_images=False)
     _run(jobs, processes)
 
 
@@ -202,6 +211,7 @@ def _jobs(
     pairing: PairingOptions,
     matching: MatchingOptions,
     calibration: CalibrationOptions,
+    masks: MaskOptions,
     outputs: OutputOptions,
     model: ModelOptions,
     *,
@@ -221,6 +231,7 @@ def _jobs(
         "geometry": matching.kind(calibrated=True),
         "geometry_threshold": matching.geometry_threshold,
         "geometry_backend": matching.geometry_backend,
+        "mask": tuple(path for path in masks.mask or () if path),
         "rectified": calibration.rectified,
         "epipolar_band": calibration.epipolar_band,
         "points": calibration.publish_points,

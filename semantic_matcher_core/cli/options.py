@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from semantic_matcher_core.cli.from_table import FROM_TABLE, from_table
-from semantic_matcher_core.options import GEOMETRY, MATCHING, MODEL
+from semantic_matcher_core.options import GEOMETRY, MASKS, MATCHING, MODEL
 from semantic_matcher_core.settings import BACKENDS, GEOMETRY_BACKENDS, MatcherConfig
 
 if TYPE_CHECKING:
@@ -84,6 +84,13 @@ class MatchingOptions:
                 f"unknown --geometry-backend {self.geometry_backend!r}; use {' or '.join(GEOMETRY_BACKENDS)}"
             )
         return None if self.geometry == "none" else self.geometry
+
+
+@from_table("Images", MASKS)
+class MaskOptions:
+    """Where keypoints are wanted."""
+
+    mask: list[str] | None = FROM_TABLE
 
 
 @from_table(_MODEL, MODEL)

@@ -178,9 +178,9 @@ def _register_video(
 
 
 def _read_mask(path: Path | None, orientation: str) -> np.ndarray | None:
-    from semantic_matcher_core.io.images import read_image
+    from semantic_matcher_core.io.masks import read_mask
 
-    return None if path is None else read_image(path, orientation=orientation).max(axis=-1)
+    return None if path is None else read_mask(path, orientation=orientation).pixels
 
 
 def _json(figures: dict[str, float]) -> str:

@@ -64,6 +64,7 @@ def register_surface_command(
     from semantic_matcher_core.cli.progress import spinner
     from semantic_matcher_core.io.depth import read_depth
     from semantic_matcher_core.io.images import read_image
+    from semantic_matcher_core.io.masks import read_mask
     from semantic_matcher_core.io.ply import write_ply
 
     # Depth has no EXIF tag to turn by: pixels are taken as they lie in the file.
@@ -71,7 +72,7 @@ def register_surface_command(
     depths = [read_depth(path, units_per_metre=depth_units) for path in (depth0, depth1)]
     mask = None
     if registration.mask is not None:
-        mask = read_image(registration.mask, orientation="stored").max(axis=-1)
+        mask = read_mask(registration.mask, orientation="stored").pixels
     try:
         from semantic_matcher_core.registration.surface import SurfaceConfig, register_surfaces
     except ModuleNotFoundError as error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.extractors.selection import is_wanted, keep_rows
 from semantic_matcher_core.inference import check_process, evaluating, inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.settings import check_max_keypoints
@@ -143,7 +144,8 @@ class Extractor(nn.Module, ABC):
         """
         images = as_image_batch(image, self.device)
         masks = None if mask is None else as_mask_batch(mask, images)
-        return evaluating(self)(images, masks)
+        features = evaluating(self)(images, masks)
+        return features if masks is None else keep_rows(features, is_wanted(features.keypoints, masks))
 
     def detectAndCompute(
         self, image: np.ndarray, mask: np.ndarray | None = None

@@ -8,7 +8,8 @@ synchronisation. Both give the same result, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.optimisations import is_enabled
+from semantic_matcher_core.types import Features
 
 BORDERS = ("clipped", "valid")
 
@@ -194,6 +196,45 @@ def mask_at_size(masks: Tensor, height: int, width: int) -> Tensor:
             centres = (torch.arange(size, device=masks.device) + 0.5) * (given / size) - 0.5
             masks = masks.index_select(dim, centres.round().long().clamp_(0, given - 1))
     return masks
+
+
+def keep_rows(features: Features, keep: Tensor, *, fixed_size: bool = False) -> Features:
+    """Leave rows out of features.
+
+    Args:
+        features: of a batch.
+        keep: ``B x N`` bool; padding is left out whatever it says.
+        fixed_size: leave as many rows, and give ``valid`` always, without waiting for the device.
+    """
+    valid = keep if features.valid is None else keep & features.valid
+    # Real rows first, in their order; what is left out becomes padding.
+    order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
+    kept = valid.gather(1, order)
+
+    def moved(rows: Tensor) -> Tensor:
+        if rows.ndim == 2:
+            return rows.gather(1, order).masked_fill(~kept, 0)
+        return rows.gather(1, order[..., None].expand_as(rows)).masked_fill(~kept[..., None], 0)
+
+    given = {item.name: getattr(features, item.name) for item in fields(features) if item.name != "valid"}
+    rows: dict[str, Any] = {name: moved(value) for name, value in given.items() if isinstance(value, Tensor)}
+    usable = replace(features, valid=kept, **rows)
+    return usable if fixed_size else usable.trimmed()
+
+
+def is_wanted(keypoints: Tensor, masks: Tensor) -> Tensor:
+    """``B x N`` bool: which keypoints lie on pixels that masks want.
+
+    Detectors read a mask at their candidates; refinement may move these over its border afterwards.
+
+    Args:
+        keypoints: ``B x N x 2`` (x, y) pixels.
+        masks: ``B x H x W`` bool.
+    """
+    height, width = masks.shape[-2:]
+    x = keypoints[..., 0].round().long().clamp(0, width - 1)
+    y = keypoints[..., 1].round().long().clamp(0, height - 1)
+    return masks.reshape(len(masks), -1).gather(1, y * width + x)
 
 
 def zero_padding(tensor: Tensor, valid: Tensor | None) -> Tensor:

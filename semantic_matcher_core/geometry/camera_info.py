@@ -10,40 +10,43 @@ from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
 
 
-def camera_of(info: Any, image_size: tuple[int, int], *, rectified: bool = False) -> Camera:
-    """The camera that images of ``(height, width)`` pixels were taken with.
+def camera_of(info: Any, image_size: tuple[int, int], *, rectified: bool = False, name: str = "camera_info") -> Camera:
+    """Return the camera that images of ``(height, width)`` pixels were taken with.
 
     Args:
         info: a sensor_msgs/CameraInfo.
         image_size: of the image that it is wanted for.
         rectified: the image is rectified: ``P`` holds for it, and nothing distorts.
+        name: how errors call it.
 
     Raises:
         ConfigError: it is empty, or for images of another size.
     """
-    if rectified:
-        return Camera(projection_of(info, image_size)[:, :3])
-    check_size(info, image_size)
-    matrix = _of_the_image_sent(np.reshape(_field(info, "k"), (3, 3)), info)
-    return Camera(matrix, str(info.distortion_model), np.asarray(_field(info, "d"), np.float64))
+    _check_size(info, image_size, name)
+    try:
+        if rectified:
+            return Camera(projection_of(info, image_size)[:, :3])
+        matrix = _of_the_image_sent(np.reshape(_field(info, "k"), (3, 3)), info)
+        return Camera(matrix, str(info.distortion_model), np.asarray(_field(info, "d"), np.float64))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
-def projection_of(info: Any, image_size: tuple[int, int]) -> np.ndarray:
-    """``P``, ``3 x 4`` float64, of the rectified image.
+def projection_of(info: Any, image_size: tuple[int, int], *, name: str = "camera_info") -> np.ndarray:
+    """Return ``P``, ``3 x 4`` float64, of the rectified image.
 
     Raises:
         ConfigError: as of :func:`camera_of`.
     """
-    check_size(info, image_size)
+    _check_size(info, image_size, name)
     return _of_the_image_sent(np.reshape(_field(info, "p"), (3, 4)), info)
 
 
-def check_size(info: Any, image_size: tuple[int, int]) -> None:
-    """Raise ConfigError unless images of ``(height, width)`` pixels are meant."""
+def _check_size(info: Any, image_size: tuple[int, int], name: str) -> None:
     described = _size_sent(info)
     if described != image_size:
         raise ConfigError(
-            f"camera_info describes images of {described[1]} x {described[0]}, "
+            f"{name} describes images of {described[1]} x {described[0]}, "
             f"but they are {image_size[1]} x {image_size[0]}"
         )
 

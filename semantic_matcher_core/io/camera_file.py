@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import yaml
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.geometry.camera_info import camera_of
 
 _ALIASES = {
     "": "",
@@ -50,48 +52,89 @@ def read_calibration(path: str | Path, camera: str = "") -> Calibration:
     Raises:
         ConfigError: not readable, no such calibration in it, or one that cannot be.
     """
+    info = read_camera_info(path, camera)
+    size = info.height, info.width
+    projection = None if info.p is None else info.p.reshape(3, 4)
+    return Calibration(camera_of(info, size, name=str(path)), size, projection, info.name)
+
+
+def read_camera_info(path: str | Path, camera: str = "") -> SimpleNamespace:
+    """Read a calibration file into the fields of a sensor_msgs/CameraInfo of images of their whole size, and ``name``.
+
+    ``p`` is ``None`` where the file has none. What the numbers are is not checked; see :func:`read_calibration`.
+
+    Raises:
+        ConfigError: not readable, or no such calibration in it.
+    """
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not a readable YAML file: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: no calibration; expected camera_matrix (ROS) or intrinsics (EuRoC, Kalibr)")
-    chain = {name: value for name, value in content.items() if isinstance(value, dict) and "intrinsics" in value}
-    if camera or chain:
-        if camera not in chain and (camera or len(chain) != 1):
-            raise ConfigError(f"{path}: camera {camera!r} is not one of {', '.join(sorted(chain)) or 'none'}")
-        content = chain[camera or next(iter(chain))]
+    except OSError as error:
+        raise ConfigError(f"cannot read the calibration {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is no calibration file: not a readable YAML file: {error}") from error
     try:
+        content = _chosen(content, camera)
         return _ros(content) if "camera_matrix" in content else _kalibr(content)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f"{path}: not a calibration of ROS (camera_matrix), EuRoC or Kalibr (intrinsics): {error!r}"
+            f"{path} is no calibration file: expected the YAML of camera_calibration (image_width, image_height, "
+            "camera_matrix, distortion_model, distortion_coefficients, projection_matrix), or that of EuRoC or Kalibr "
+            f"(resolution, camera_model, intrinsics, distortion_model, distortion_coeffs): {error!r}"
         ) from error
 
 
-def _ros(content: dict[str, Any]) -> Calibration:
-    matrix = _matrix(content["camera_matrix"], 3)
-    coefficients = content.get("distortion_coefficients", {"data": []})
-    model = _model(content.get("distortion_model", ""))
-    camera = Camera(matrix, model, _numbers(coefficients["data"]))
-    projection = _matrix(content["projection_matrix"], 4) if "projection_matrix" in content else None
-    size = int(content["image_height"]), int(content["image_width"])
-    return Calibration(camera, size, projection, str(content.get("camera_name", "")))
+def _chosen(content: Any, camera: str) -> Any:
+    chain = {name: value for name, value in content.items() if isinstance(value, dict) and "intrinsics" in value}
+    if not camera and not chain:
+        return content
+    if camera not in chain and (camera or len(chain) != 1):
+        raise ConfigError(f"camera {camera!r} is not one of {', '.join(sorted(chain)) or 'none'}")
+    return chain[camera or next(iter(chain))]
 
 
-def _kalibr(content: dict[str, Any]) -> Calibration:
+def _ros(content: dict[str, Any]) -> SimpleNamespace:
+    return _info(
+        (int(content["image_height"]), int(content["image_width"])),
+        _matrix(content["camera_matrix"], 3),
+        str(content.get("distortion_model", "plumb_bob")),
+        (content.get("distortion_coefficients") or {}).get("data", []),
+        _matrix(content["projection_matrix"], 4) if content.get("projection_matrix") else None,
+        str(content.get("camera_name", "")),
+    )
+
+
+def _kalibr(content: dict[str, Any]) -> SimpleNamespace:
     kind = str(content.get("camera_model", "pinhole"))
     if kind != "pinhole":
         raise ConfigError(f"camera model {kind!r}; only pinhole cameras, with any of the distortion models, are known")
     fx, fy, cx, cy = _numbers(content["intrinsics"])
-    coefficients = content.get("distortion_coefficients", content.get("distortion_coeffs", []))
-    model = _model(content.get("distortion_model", ""))
     width, height = (int(side) for side in content["resolution"])
-    camera = Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]), model, _numbers(coefficients))
-    return Calibration(camera, (height, width), None, str(content.get("comment", "")))
+    return _info(
+        (height, width),
+        np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]),
+        str(content.get("distortion_model", "")),
+        content.get("distortion_coefficients", content.get("distortion_coeffs", [])),
+        None,
+        str(content.get("comment", "")),
+    )
+
+
+def _info(size: tuple[int, int], k: np.ndarray, model: str, d: Any, p: np.ndarray | None, name: str) -> SimpleNamespace:
+    return SimpleNamespace(
+        height=size[0],
+        width=size[1],
+        k=k.reshape(9),
+        d=_numbers(d),
+        p=None if p is None else p.reshape(12),
+        distortion_model=_ALIASES.get(model, model),
+        binning_x=0,
+        binning_y=0,
+        roi=SimpleNamespace(x_offset=0, y_offset=0, height=0, width=0),
+        name=name,
+    )
 
 
 def _matrix(entry: Any, columns: int) -> np.ndarray:
@@ -100,7 +143,3 @@ def _matrix(entry: Any, columns: int) -> np.ndarray:
 
 def _numbers(values: Any) -> np.ndarray:
     return np.array([float(value) for value in values], dtype=np.float64)
-
-
-def _model(name: Any) -> str:
-    return _ALIASES.get(str(name), str(name))

@@ -96,6 +96,7 @@ def _encodings() -> dict[str, _Encoding]:
 
 
 _ENCODINGS = _encodings()
+_WHOLE_NUMBERS = ("mono8", "8UC1", "mono16", "16UC1")
 ENCODINGS: tuple[str, ...] = tuple(sorted(_ENCODINGS))
 """Image encodings that :func:`image_to_rgb` takes."""
 
@@ -124,6 +125,22 @@ def image_to_rgb(message: Any, *, full_scale: float | None = None, copy: bool = 
         return cv2.cvtColor(samples, encoding.yuv)
     name = str(message.encoding)
     return _to_8_bit(_to_rgb(samples, name, encoding), name, encoding, full_scale)
+
+
+def one_channel(message: Any, name: str = "image") -> np.ndarray:
+    """The numbers of a sensor_msgs/Image of one channel of whole numbers as they are, ``H x W`` uint8 or uint16.
+
+    Args:
+        message: as for :func:`image_to_rgb`.
+        name: how errors call it.
+
+    Raises:
+        ImageError: another encoding, or data that do not fit it.
+    """
+    described = str(message.encoding)
+    if described not in _WHOLE_NUMBERS:
+        raise ImageError(f"{name} is of encoding {described!r}; expected one of {', '.join(_WHOLE_NUMBERS)}")
+    return _samples(message, _ENCODINGS[described], copy=True)
 
 
 def compressed_to_rgb(message: Any, *, full_scale: float | None = None) -> np.ndarray:

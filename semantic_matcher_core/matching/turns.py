@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semantic_matcher_core.extractors.selection import is_wanted
 from semantic_matcher_core.types import Features, Matches
 
 # Of all matches at all turns, the most similar that decide which turn is right.
@@ -82,6 +83,7 @@ def extract_turned(
         if degrees % 90:
             # What stands beyond the image's edge, where the black begins, is no keypoint of it.
             inside = ((keypoints >= 0) & (keypoints <= keypoints.new_tensor([size[1] - 1, size[0] - 1]))).all(dim=-1)
+            inside = inside if masks is None else inside & is_wanted(keypoints, masks)
             changes["valid"] = inside if features.valid is None else inside & features.valid
         found.append(replace(features, keypoints=keypoints, image_size=size, **changes))
     return _joined(found)

@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.camera_info import camera_of, projection_of
+from semantic_matcher_core.io.camera_file import read_camera_info
 from semantic_matcher_core.io.colmap import Intrinsics
 from semantic_matcher_core.matching import match_features
 
@@ -43,7 +42,7 @@ class Calibrations:
             streams = ", ".join(source.streams)
             raise ConfigError(f"{len(files)} calibration files for the streams {streams}; give one for each, in order")
         if files:
-            return cls({name: read_calibration(path) for name, path in zip(source.streams, files, strict=True)})
+            return cls({name: _of_file(path) for name, path in zip(source.streams, files, strict=True)})
         found = {name: source.calibration(name) for name in source.streams}
         return cls({name: info for name, info in found.items() if info is not None})
 
@@ -62,11 +61,11 @@ class Calibrations:
         Raises:
             ConfigError: the calibration is empty, or for images of another size.
         """
-        return _named(stream, lambda: camera_of(self.infos[stream], size, rectified=rectified))
+        return camera_of(self.infos[stream], size, rectified=rectified, name=_name(stream))
 
     def projection(self, stream: str, size: tuple[int, int]) -> np.ndarray:
         """``P`` of a stream; raises as :meth:`camera`."""
-        return _named(stream, lambda: projection_of(self.infos[stream], size))
+        return projection_of(self.infos[stream], size, name=_name(stream))
 
     def intrinsics(self, rectified: bool) -> dict[str, Intrinsics]:
         """Of all streams that are calibrated, as COLMAP has them."""
@@ -84,9 +83,9 @@ class BandedMatcher:
     def __init__(self, matcher: SemanticMatcher, band_px: float) -> None:
         self._matcher, self._band = matcher, band_px
 
-    def extract(self, image: Any) -> Features:
+    def extract(self, image: Any, mask: Any = None) -> Features:
         """See :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
-        return self._matcher.extract(image)
+        return self._matcher.extract(image, mask)
 
     def match(self, features0: Features, features1: Features) -> Matches:
         """See :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
@@ -134,43 +133,13 @@ def stereo_points(
     )
 
 
-def read_calibration(path: Path) -> Any:
-    """A calibration file as ROS's camera_calibration writes it (YAML), with the fields of sensor_msgs/CameraInfo.
-
-    Raises:
-        ConfigError: there is no such file, or it lacks what a calibration has.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        size = int(content["image_height"]), int(content["image_width"])
-        k = np.array(content["camera_matrix"]["data"], np.float64).reshape(9)
-        d = np.array((content.get("distortion_coefficients") or {}).get("data", []), np.float64).reshape(-1)
-        p = np.array(
-            (content.get("projection_matrix") or {}).get("data", np.hstack([k.reshape(3, 3), np.zeros((3, 1))])),
-            np.float64,
-        ).reshape(12)
-    except OSError as error:
-        raise ConfigError(f"cannot read the calibration {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is no calibration file: expected the YAML of camera_calibration (image_width, image_height, "
-            "camera_matrix, distortion_model, distortion_coefficients, projection_matrix)"
-        ) from error
-    return SimpleNamespace(
-        height=size[0],
-        width=size[1],
-        k=k,
-        d=d,
-        p=p,
-        distortion_model=str(content.get("distortion_model", "plumb_bob")),
-        binning_x=0,
-        binning_y=0,
-        roi=SimpleNamespace(x_offset=0, y_offset=0, height=0, width=0),
-    )
+def _of_file(path: Path, camera: str = "") -> Any:
+    info = read_camera_info(path, camera)
+    if info.p is None:
+        # As camera_calibration leaves it where nothing was rectified.
+        info.p = np.hstack([info.k.reshape(3, 3), np.zeros((3, 1))]).reshape(12)
+    return info
 
 
-def _named(stream: str, find: Callable[[], Any]) -> Any:
-    try:
-        return find()
-    except ConfigError as error:
-        raise ConfigError(f"calibration of {stream}: {error}") from error
+def _name(stream: str) -> str:
+    return f"the calibration of {stream}"

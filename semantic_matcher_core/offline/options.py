@@ -8,6 +8,7 @@ from typing import dataclass_transform
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.options import (
     GEOMETRY,
+    MASKS,
     ODOMETRY,
     REFERENCE,
     STEREO,
@@ -21,7 +22,16 @@ from semantic_matcher_core.streams import TemporalPairing, slop_of
 MODES = ("temporal", "stereo", "reference")
 IMAGE_CHOICES = ("jpeg", "none")
 # Options whose own error says more than the table can.
-_CHECKED_HERE = {"geometry_backend", "geometry_threshold", "slop", "sync", "rotation", "epipolar_band", "min_disparity"}
+_CHECKED_HERE = {
+    "geometry_backend",
+    "geometry_threshold",
+    "slop",
+    "sync",
+    "rotation",
+    "epipolar_band",
+    "min_disparity",
+    "mask",
+}
 
 
 # Options of the table that a run has under another name.
@@ -39,7 +49,7 @@ def _with_the_tables(cls: type[RunOptions]) -> type[RunOptions]:
 
 
 def _table() -> dict[str, ParameterSpec]:
-    return on_command_line(GEOMETRY, STEREO, STEREO_RECTIFIED, ODOMETRY, REFERENCE)
+    return on_command_line(GEOMETRY, MASKS, STEREO, STEREO_RECTIFIED, ODOMETRY, REFERENCE)
 
 
 @_with_the_tables
@@ -58,6 +68,7 @@ class RunOptions:
         geometry: ``None``, ``"homography"``, ``"fundamental"`` or ``"essential"``; the last needs calibrated cameras.
         geometry_threshold: largest distance of an inlier from the model, in pixels.
         geometry_backend: what estimates the model, ``"magsac"`` (OpenCV's MAGSAC++) or ``"poselib"`` (LO-RANSAC).
+        mask: image files that are zero where keypoints are not wanted: none, one for all streams, or one for each.
         rectified: the images are rectified: the calibration's ``P`` holds for them, and nothing distorts.
         epipolar_band: of rectified stereo images, match only keypoints whose rows differ by at most so many pixels; 0
             for no such limit.
@@ -80,6 +91,7 @@ class RunOptions:
     geometry: str | None = None
     geometry_threshold: float = 2.0
     geometry_backend: str = "magsac"
+    mask: tuple[str, ...] = ()
     rectified: bool = False
     epipolar_band: float = 2.0
     points: bool = True

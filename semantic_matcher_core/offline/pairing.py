@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.exif import Exif
+from semantic_matcher_core.io.masks import Mask
 from semantic_matcher_core.offline.odometry import Placed
 from semantic_matcher_core.offline.sources import SourceImage
 from semantic_matcher_core.streams import (
@@ -29,6 +31,7 @@ from semantic_matcher_core.streams import (
     TemporalPairing,
     TemporalStream,
     Verifier,
+    features_of,
 )
 
 T = TypeVar("T")
@@ -55,6 +58,9 @@ class Result:
 
 VerifierOf = Callable[[str, tuple[int, int]], Verifier | None]
 """The geometric check for two images of a stream that are of one size (height, width); ``None`` for none."""
+Masks = Mapping[str, Mask | None]
+"""Where keypoints of the images of a stream are wanted; ``None`` for everywhere."""
+NO_MASKS: Masks = MappingProxyType({})
 PointsOf = Callable[[MatchedPair], tuple[np.ndarray, np.ndarray] | None]
 
 
@@ -67,8 +73,9 @@ class Pairing(ABC):
 
     mode: str
 
-    def __init__(self) -> None:
+    def __init__(self, masks: Masks = NO_MASKS) -> None:
         self.counts: Counter[str] = Counter()
+        self._masks = masks
 
     @abstractmethod
     def process(self, image: SourceImage) -> Result | None:
@@ -77,6 +84,11 @@ class Pairing(ABC):
         Raises:
             ImageError: the image cannot be decoded; it counts as not recorded.
         """
+
+    def _mask(self, image: SourceImage, pixels: np.ndarray) -> np.ndarray | None:
+        """Where keypoints of an image are wanted; raises ImageError where its mask is of another size."""
+        mask = self._masks.get(image.stream)
+        return None if mask is None else mask.of_size((pixels.shape[0], pixels.shape[1]))
 
     @abstractmethod
     def replay(self, image: SourceImage) -> None:
@@ -119,6 +131,7 @@ class TemporalWork(Pairing):
         verify: gives the geometric check.
         across_sizes: the check holds for two images of unlike size as well; else such pairs are not checked, because
             one calibration does not describe both.
+        masks: of the streams.
     """
 
     mode = "temporal"
@@ -131,8 +144,9 @@ class TemporalWork(Pairing):
         verify: VerifierOf,
         *,
         across_sizes: bool = True,
+        masks: Masks = NO_MASKS,
     ) -> None:
-        super().__init__()
+        super().__init__(masks)
         self._matcher = matcher
         self._verify, self._across_sizes = verify, across_sizes
         self._streams = {name: _ResumableTemporalStream(matcher, pairing) for name in streams}
@@ -151,7 +165,7 @@ class TemporalWork(Pairing):
         reference = stream.reference
         alike = self._across_sizes or reference is None or reference.features.image_size == size
         stream.verify = self._verify(image.stream, size) if alike else None
-        frame, pair = stream.process(pixels, image.stamp_ns, image)
+        frame, pair = stream.process(pixels, image.stamp_ns, image, self._mask(image, pixels))
         return Result([(self._prefixes[image.stream], frame)], [] if pair is None else [pair], image)
 
     def replay(self, image: SourceImage) -> None:
@@ -176,7 +190,8 @@ class TemporalWork(Pairing):
             frame = None
             if image is not None:
                 pixels = image.decode()
-                frame = Frame(image.stamp_ns, pixels, self._matcher.extract(pixels), image)
+                features = features_of(self._matcher, pixels, self._mask(image, pixels))
+                frame = Frame(image.stamp_ns, pixels, features, image)
             self._streams[name].put(frame, served)
         self._references.clear()
 
@@ -192,6 +207,7 @@ class StereoWork(Pairing):
         verify: geometric check of images of these sizes of the left and the right one.
         points: gives the points in space of a pair, or ``None``.
         place: says where the left camera is, or ``None``.
+        masks: of the two streams.
     """
 
     mode = "stereo"
@@ -207,8 +223,9 @@ class StereoWork(Pairing):
         verify: Callable[[tuple[int, int], tuple[int, int]], Verifier | None] = lambda left, right: None,
         points: PointsOf = lambda pair: None,
         place: Callable[[MatchedPair], Placed | None] = lambda pair: None,
+        masks: Masks = NO_MASKS,
     ) -> None:
-        super().__init__()
+        super().__init__(masks)
         self._stream = StereoStream(matcher)
         self._place = place
         self._verify, self._points = verify, points
@@ -240,7 +257,8 @@ class StereoWork(Pairing):
     def _match(self, left: SourceImage, right: SourceImage, image: SourceImage) -> Result:
         pixels = left.decode(), right.decode()
         self._stream.verify = self._verify(pixels[0].shape[:2], pixels[1].shape[:2])
-        matched = self._stream.process(*pixels, (left.stamp_ns, right.stamp_ns), (left, right))
+        masks = self._mask(left, pixels[0]), self._mask(right, pixels[1])
+        matched = self._stream.process(*pixels, (left.stamp_ns, right.stamp_ns), (left, right), masks)
         frames = [("left/", matched.reference), ("right/", matched.current)]
         return Result(frames, [matched], image, self._points(matched), self._place(matched))
 
@@ -263,6 +281,7 @@ class ReferenceWork(Pairing):
         references: (name, pixels, EXIF) of the stored images.
         verify: geometric check, or ``None``.
         rotation: how images may be turned against the stored ones.
+        masks: of the streams; stored images are taken whole.
 
     Raises:
         ConfigError: two stored images have the same name.
@@ -278,8 +297,9 @@ class ReferenceWork(Pairing):
         references: Sequence[tuple[str, np.ndarray, Exif]],
         verify: Verifier | None,
         rotation: str = "upright",
+        masks: Masks = NO_MASKS,
     ) -> None:
-        super().__init__()
+        super().__init__(masks)
         names = [name for name, _, _ in references]
         if len(set(names)) != len(names):
             raise ConfigError(f"reference images must have names of their own, got {', '.join(names)}")
@@ -310,7 +330,8 @@ class ReferenceWork(Pairing):
         return self._stream.references
 
     def process(self, image: SourceImage) -> Result | None:
-        frame, pairs = self._stream.process(image.decode(), image.stamp_ns, image)
+        pixels = image.decode()
+        frame, pairs = self._stream.process(pixels, image.stamp_ns, image, self._mask(image, pixels))
         return Result([(self._prefixes[image.stream], frame)], pairs, image)
 
     def replay(self, image: SourceImage) -> None:

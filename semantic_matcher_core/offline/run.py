@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from semantic_matcher_core.errors import BagError, ConfigError, ImageError, OutputError
 from semantic_matcher_core.io.exif import read_exif
+from semantic_matcher_core.io.masks import read_masks
 from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.io.run_info import read_run_info
 from semantic_matcher_core.offline.calibration import BandedMatcher, Calibrations, stereo_points, verifier
 from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
 from semantic_matcher_core.offline.odometry import StereoOdometry
 from semantic_matcher_core.offline.options import RunOptions
-from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result, StereoWork, TemporalWork
+from semantic_matcher_core.offline.pairing import Masks, Pairing, ReferenceWork, Result, StereoWork, TemporalWork
 from semantic_matcher_core.offline.publisher import Publisher
 from semantic_matcher_core.offline.run_info import environment, run_info
 from semantic_matcher_core.offline.work_folder import WorkFolder
@@ -44,6 +45,7 @@ class Progress:
         frames, pairs, matches: written so far.
         left_out: images without a result, by reason.
         problems: what is missing of the recording itself, one sentence each.
+        unreadable: what was wrong with the newest image that could not be used.
     """
 
     done: int = 0
@@ -54,6 +56,7 @@ class Progress:
     matches: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    unreadable: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,7 @@ def _give(
         result = work_on()
     except ImageError as error:
         hooks.notice(f"left out: {error}")
+        progress.unreadable = str(error)
         progress.left_out["unreadable"] = progress.left_out.get("unreadable", 0) + 1
         return
     if result is not None:
@@ -248,14 +252,15 @@ def _pairing(
         )
     if options.geometry == "essential":
         calibrations.require(source, "geometry 'essential'")
+    masks = dict(zip(source.streams, read_masks(options.mask, len(source.streams)), strict=True))
     if options.mode == "stereo":
-        return _stereo(source, matcher, options, calibrations, hooks, odometry)
+        return _stereo(source, matcher, options, calibrations, hooks, odometry, masks)
     if options.mode == "reference":
         from semantic_matcher_core.io.images import decode_image, read_bytes
 
         data = [(path, read_bytes(path)) for path in references]
         stored = [(readable(path.name), decode_image(raw, name=str(path)), read_exif(raw)) for path, raw in data]
-        return ReferenceWork(matcher, source.streams, stored, verifier(options), options.rotation)
+        return ReferenceWork(matcher, source.streams, stored, verifier(options), options.rotation, masks)
 
     def check(stream: str, size: tuple[int, int]) -> Verifier | None:
         def cameras() -> tuple[Camera, Camera]:
@@ -265,7 +270,7 @@ def _pairing(
         return verifier(options, cameras)
 
     across = options.geometry != "essential"
-    return TemporalWork(matcher, source.streams, options.pairing, check, across_sizes=across)
+    return TemporalWork(matcher, source.streams, options.pairing, check, across_sizes=across, masks=masks)
 
 
 def _stereo(
@@ -275,6 +280,7 @@ def _stereo(
     calibrations: Calibrations,
     hooks: RunHooks,
     odometry: StereoOdometry | None,
+    masks: Masks,
 ) -> StereoWork:
     if len(source.streams) != 2:
         raise ConfigError(f"mode 'stereo' needs a left and a right stream, got {len(source.streams)}")
@@ -305,6 +311,7 @@ def _stereo(
         verify=check,
         points=points_of,
         place=(lambda pair: None) if odometry is None else odometry,
+        masks=masks,
     )
 
 
@@ -347,4 +354,5 @@ def _require_complete(output: Path, info: dict[str, Any], exports: Exports) -> N
 
 def _reasons(progress: Progress) -> str:
     named = [f"{count} {reason}" for reason, count in progress.left_out.items() if count] + progress.problems
-    return ", ".join(named) or "it holds none"
+    last = f"; the last one: {progress.unreadable}" if progress.unreadable else ""
+    return (", ".join(named) or "it holds none") + last

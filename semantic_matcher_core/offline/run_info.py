@@ -69,7 +69,7 @@ def run_info(
     from semantic_matcher_core.version import __version__
     from semantic_matcher_core.weights.hashing import sha256_of_weights
 
-    info = {
+    info: dict[str, Any] = {
         "program": f"semantic-matcher {__version__}",
         "source": {
             "name": readable(source.path.resolve().name),
@@ -87,6 +87,10 @@ def run_info(
             {"name": readable(p.name), "sha256": hashlib.sha256(read_bytes(p)).hexdigest()} for p in references
         ],
     }
+    if options.mask:
+        info["options"]["mask"] = [hashlib.sha256(read_bytes(path)).hexdigest() for path in options.mask]
+    else:
+        del info["options"]["mask"]
     if calibration:
         info["calibration"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in calibration]
     if exports is not None and exports.any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -89,11 +90,12 @@ class TemplateTracker:
         self.config = config or RegistrationConfig()
         self.smoothing = smoothing
 
-    def track(self, frame: VideoFrame, features: Features | None = None) -> FrameRegistration:
+    def track(self, frame: VideoFrame, features: Features | None = None, mask: Any = None) -> FrameRegistration:
         """Register one frame.
 
         Args:
             features: of the frame, where they are there already.
+            mask: ``H x W`` of the frame, zero where keypoints are not wanted; ``None`` for everywhere.
 
         Raises:
             ImageError: the frame cannot be used.
@@ -101,7 +103,7 @@ class TemplateTracker:
         image = as_rgb(frame.image)
         template, config = self.template, self.config
         if features is None:
-            features = extract_features(self.matcher, image, config.max_side)
+            features = extract_features(self.matcher, image, config.max_side, mask)
         matches = smooth_matches(self.matcher, template.features, features, config)
         try:
             fit = fit_map(matches, template.features.image_size, config)

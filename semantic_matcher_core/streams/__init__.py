@@ -6,7 +6,7 @@ The ROS nodes and the offline bag path feed the same streams, so that the same f
 Time stamps are whole nanoseconds. Zero means that the source gives none: such frames are taken as they come.
 """
 
-from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier
+from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, features_of
 from semantic_matcher_core.streams.pairing import REFERENCE_POLICIES, TemporalPairing, inlier_share, overlap
 from semantic_matcher_core.streams.reference import ReferenceStream
 from semantic_matcher_core.streams.reuse import SemanticReuse
@@ -30,6 +30,7 @@ __all__ = [
     "TemporalPairing",
     "TemporalStream",
     "Verifier",
+    "features_of",
     "inlier_share",
     "overlap",
     "slop_of",

@@ -17,7 +17,7 @@ Verifier = Callable[[Matches], Matches]
 class FeatureMatcher(Protocol):
     """What a stream needs of :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
 
-    def extract(self, image: Any, /) -> Features: ...
+    def extract(self, image: Any, mask: Any = ..., /) -> Features: ...
 
     def match(self, features0: Features, features1: Features, /) -> Matches: ...
 
@@ -43,7 +43,13 @@ class SemanticFeatureMatcher(FeatureMatcher, Protocol):
         """``None`` where there are no semantic maps."""
 
     def extract_with_map(
-        self, image: Any, /, *, semantic_map: SemanticMap | None = None, motion: torch.Tensor | None = None
+        self,
+        image: Any,
+        mask: Any = ...,
+        /,
+        *,
+        semantic_map: SemanticMap | None = None,
+        motion: torch.Tensor | None = None,
     ) -> tuple[Features, SemanticMap | None]:
         """See :meth:`SemanticMatcher.extract_with_map <semantic_matcher_core.SemanticMatcher.extract_with_map>`."""
 
@@ -65,6 +71,11 @@ class MatchedPair:
     reference: Frame
     current: Frame
     matches: Matches
+
+
+def features_of(matcher: FeatureMatcher, image: Any, mask: Any = None) -> Features:
+    """Extract features of an image, or of a batch, where ``mask`` (``None`` for everywhere) is not zero."""
+    return matcher.extract(image) if mask is None else matcher.extract(image, mask)
 
 
 def match_frames(

@@ -13,6 +13,7 @@ from semantic_matcher_core.streams.frames import (
     MatchedPair,
     TurningFeatureMatcher,
     Verifier,
+    features_of,
     match_frames,
 )
 from semantic_matcher_core.types import Features
@@ -50,11 +51,14 @@ class ReferenceStream:
             raise ConfigError(f"{type(self.matcher).__name__} sees images upright only; leave rotation at 'upright'")
         return self.matcher.extract_turned(image, rotation=self.rotation)
 
-    def process(self, image: Any, stamp: int = 0, tag: Any = None) -> tuple[Frame, list[MatchedPair]]:
+    def process(self, image: Any, stamp: int = 0, tag: Any = None, mask: Any = None) -> tuple[Frame, list[MatchedPair]]:
         """The frame's features, and its matches with each stored image, in their order.
+
+        Args:
+            image, stamp, tag, mask: as for :meth:`TemporalStream.process`.
 
         Raises:
             ImageError: the image cannot be used.
         """
-        frame = Frame(stamp, image, self.matcher.extract(image)[0], tag)
+        frame = Frame(stamp, image, features_of(self.matcher, image, mask)[0], tag)
         return frame, [match_frames(self.matcher, reference, frame, self.verify) for reference in self.references]

@@ -53,12 +53,12 @@ class SemanticReuse:
         self._motion: np.ndarray | None = None
         self._reference_to_map: np.ndarray | None = None
 
-    def extract(self, matcher: SemanticFeatureMatcher, image: Any) -> Features:
+    def extract(self, matcher: SemanticFeatureMatcher, image: Any, mask: Any = None) -> Features:
         """Extract features of the next frame, a batch of one.
 
         Args:
             matcher: with a semantic encoder.
-            image: whatever it takes as one.
+            image, mask: whatever it takes as such.
 
         Raises:
             ImageError: the image cannot be used; nothing is forgotten.
@@ -67,12 +67,12 @@ class SemanticReuse:
         images = as_image_batch(image, matcher.device)
         motion = self._usable_motion(images)
         if motion is None:
-            features, self._map = matcher.extract_with_map(images)
+            features, self._map = matcher.extract_with_map(images, mask)
             self._age, self._motion = 1, np.eye(3)
             self._reference_to_map = None
         else:
             back = torch.from_numpy(np.linalg.inv(motion)).float()
-            features, _ = matcher.extract_with_map(images, semantic_map=self._map, motion=back)
+            features, _ = matcher.extract_with_map(images, mask, semantic_map=self._map, motion=back)
             self._age += 1
         return features
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, match_frames
+from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, features_of, match_frames
 
 
 class StereoStream:
@@ -17,22 +17,39 @@ class StereoStream:
         self.verify = verify
 
     def process(
-        self, left: Any, right: Any, stamps: tuple[int, int] = (0, 0), tags: tuple[Any, Any] = (None, None)
+        self,
+        left: Any,
+        right: Any,
+        stamps: tuple[int, int] = (0, 0),
+        tags: tuple[Any, Any] = (None, None),
+        masks: tuple[Any, Any] = (None, None),
     ) -> MatchedPair:
         """Features of both images and the matches between them; left is the reference.
 
         Two uint8 arrays of one shape go through the networks as one batch.
+
+        Args:
+            left, right, stamps, tags: of the two images.
+            masks: ``H x W`` each, zero where keypoints are not wanted; ``None`` for everywhere.
 
         Raises:
             ImageError: an image cannot be used.
         """
         arrays = all(isinstance(image, np.ndarray) and image.ndim == 3 for image in (left, right))
         if arrays and (left.shape, left.dtype) == (right.shape, right.dtype):
-            features = list(self.matcher.extract(np.stack((left, right))))
+            features = list(features_of(self.matcher, np.stack((left, right)), _both(masks, left.shape[:2])))
         else:
-            features = [self.matcher.extract(image)[0] for image in (left, right)]
+            sides = zip((left, right), masks, strict=True)
+            features = [features_of(self.matcher, image, mask)[0] for image, mask in sides]
         frames = [
             Frame(stamp, image, found, tag)
             for image, found, stamp, tag in zip((left, right), features, stamps, tags, strict=True)
         ]
         return match_frames(self.matcher, frames[0], frames[1], self.verify)
+
+
+def _both(masks: tuple[Any, Any], size: tuple[int, int]) -> np.ndarray | None:
+    """The masks of a batch of two; ``None`` where neither side has one."""
+    if masks[0] is masks[1] is None:
+        return None
+    return np.stack([np.ones(size, bool) if mask is None else np.asarray(mask) != 0 for mask in masks])

@@ -10,6 +10,7 @@ from semantic_matcher_core.streams.frames import (
     MatchedPair,
     SemanticFeatureMatcher,
     Verifier,
+    features_of,
     match_frames,
 )
 from semantic_matcher_core.streams.pairing import TemporalPairing
@@ -65,8 +66,14 @@ class TemporalStream:
             self.reset()
         return order
 
-    def process(self, image: Any, stamp: int = 0, tag: Any = None) -> tuple[Frame, MatchedPair | None]:
+    def process(
+        self, image: Any, stamp: int = 0, tag: Any = None, mask: Any = None
+    ) -> tuple[Frame, MatchedPair | None]:
         """The frame's features, and its matches with the reference; ``None`` for the first frame.
+
+        Args:
+            image, stamp, tag: of the frame.
+            mask: ``H x W``, zero where keypoints are not wanted; ``None`` for everywhere.
 
         Raises:
             ImageError: the image cannot be used; the stream goes on as if it had not come.
@@ -74,9 +81,9 @@ class TemporalStream:
         matcher, reuse = self.matcher, self._reuse
         reuses = False
         if reuse.every > 1 and isinstance(matcher, SemanticFeatureMatcher) and matcher.semantic_encoder is not None:
-            reuses, features = True, reuse.extract(matcher, image)
+            reuses, features = True, reuse.extract(matcher, image, mask)
         else:
-            features = matcher.extract(image)
+            features = features_of(matcher, image, mask)
         frame = Frame(stamp, image, features[0], tag)
         reference = self.reference
         if reference is None:

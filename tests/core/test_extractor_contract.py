@@ -170,8 +170,8 @@ def test_mask(extractor, picture):
     mask[:, :60] = 255
     masked = extractor.extract(picture, mask)
     assert masked.keypoints.shape[1] > 0
-    # Keypoints may be refined by some pixels after the mask was read.
-    assert masked.keypoints[..., 0].max() < 60 + 3
+    # Also those that were refined over its border after the detector had read the mask.
+    assert masked.keypoints[..., 0].max() <= 59.5
     assert_well_formed(masked, 1, (93, 126), extractor.descriptor_dim, LIMIT)
 
 

@@ -163,12 +163,12 @@ def test_calibrations_are_read(tmp_path):
         (KALIBR_YAML, "camera '' is not one of cam0, cam1"),
         (EUROC_YAML.replace("pinhole", "omni"), "'omni'"),
         (ROS_YAML.replace("plumb_bob", "fov"), "'fov'"),
-        (ROS_YAML.replace("camera_matrix", "matrix"), "not a calibration"),
-        (ROS_YAML.replace("data: [410, 0,", "data: [0,"), "not a calibration"),
+        (ROS_YAML.replace("camera_matrix", "matrix"), "is no calibration file"),
+        (ROS_YAML.replace("data: [410, 0,", "data: [0,"), "is no calibration file"),
         (ROS_YAML.replace("410", "0"), "calibrate"),
-        ("[1, 2]", "no calibration"),
+        ("[1, 2]", "is no calibration file"),
         ("a: [", "not a readable YAML"),
-        ("", "no calibration"),
+        ("", "is no calibration file"),
     ],
 )
 def test_files_that_are_no_calibration_are_named(tmp_path, text, named):
@@ -177,5 +177,5 @@ def test_files_that_are_no_calibration_are_named(tmp_path, text, named):
     with pytest.raises(ConfigError, match=named) as error:
         read_calibration(path)
     assert str(path) in str(error.value)
-    with pytest.raises(ConfigError, match="not a readable"):
+    with pytest.raises(ConfigError, match="cannot read the calibration"):
         read_calibration(tmp_path / "absent.yaml")

@@ -13,11 +13,11 @@ import pytest
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.camera_file import read_camera_info
 from semantic_matcher_core.io.colmap import Intrinsics
 from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import CAMERA_INFO, header_message, image_message, typestore
 from semantic_matcher_core.matching.calibrated import verify_calibrated
-from semantic_matcher_core.offline.calibration import read_calibration
 from semantic_matcher_core.offline.exports import Exports
 from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.pair_choice import PairChoice, read_pairs
@@ -135,10 +135,7 @@ def test_a_calibration_of_another_size_is_named(
             RunOptions(geometry="essential"),
             hooks=RunHooks(notice=notices.append),
         )
-    assert (
-        "calibration of /left/image_rect: camera_info describes images of 320 x 240, but they are 160 x 120"
-        in notices[0]
-    )
+    assert "the calibration of /left/image_rect describes images of 320 x 240, but they are 160 x 120" in notices[0]
 
 
 CALIBRATION = """
@@ -155,7 +152,7 @@ projection_matrix: {rows: 3, cols: 4, data: [190, 0, 81, 0, 0, 190, 61, 0, 0, 0,
 def test_calibration_files(tmp_path: Path, matcher: SemanticMatcher, textured_image: np.ndarray) -> None:
     file = tmp_path / "left.yaml"
     file.write_text(CALIBRATION)
-    info = read_calibration(file)
+    info = read_camera_info(file)
     assert (info.height, info.width) == SIZE and info.k[0] == 200 and info.p[0] == 190 and info.d[0] == -0.1
     source = BagSource(write_bag(tmp_path / "in.mcap", textured_image, infos=False), TOPICS[:1])
     exports = Exports(colmap=tmp_path / "colmap")
@@ -165,14 +162,22 @@ def test_calibration_files(tmp_path: Path, matcher: SemanticMatcher, textured_im
         ((model, params, known),) = database.execute("SELECT model, params, prior_focal_length FROM cameras")
         assert (model, known) == (4, 1)
         np.testing.assert_allclose(np.frombuffer(params), [200, 200, 80.5, 60.5, -0.1, 0.01, 0.001, 0.002])
+    file.write_text(
+        "camera_model: pinhole\nintrinsics: [200, 200, 80, 60]\nresolution: [160, 120]\n"
+        "distortion_model: radial-tangential\ndistortion_coefficients: [-0.1, 0.01, 0.001, 0.002]\n"
+    )
+    run(source, matcher, tmp_path / "k.mcap", RunOptions(geometry="essential"), calibration=(file,))
+    np.testing.assert_array_equal(
+        *(messages(tmp_path / name, "/temporal_matcher/matches")[0].model for name in ("o.mcap", "k.mcap"))
+    )
     with pytest.raises(ConfigError, match="2 calibration files for the streams /left/image_rect"):
         run(source, matcher, tmp_path / "p.mcap", RunOptions(), calibration=(file, file))
     for content in ("", "a: 1", "- 1", ": : :", CALIBRATION.replace("200, 0, 80", "200, 0"), "\0"):
         file.write_text(content)
         with pytest.raises(ConfigError, match="is no calibration file"):
-            read_calibration(file)
+            read_camera_info(file)
     with pytest.raises(ConfigError, match="cannot read the calibration"):
-        read_calibration(tmp_path / "absent.yaml")
+        read_camera_info(tmp_path / "absent.yaml")
 
 
 def test_cameras_as_colmap_has_them() -> None:

@@ -65,6 +65,8 @@ _OTHERS: dict[str, list[Any]] = {
     "geometry": [None, "homography", "fundamental", "essential"],
     "geometry_threshold": [2.0, 3.0],
     "geometry_backend": ["magsac", "poselib"],
+    # Files whatever they hold: their bytes count.
+    "mask": [(), (__file__,), (str(Path(__file__).with_name("recordings.py")),)],
     "images": ["jpeg", "none"],
     "jpeg_quality": [90, 91],
     "namespace": ["", "robot"],

@@ -22,17 +22,17 @@ pytestmark = pytest.mark.ros
 FILES = Path(__file__).resolve().parents[2] / "ros_ws" / "src" / "semantic_matcher" / "launch"
 COMMON = {
     "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "matcher", "image_transport",
-    "image_reliability", "lazy", "autostart", "namespace", "params_file", "log_level", "use_sim_time", "rviz",
+    "image_reliability", "lazy", "mask", "autostart", "namespace", "params_file", "log_level", "use_sim_time", "rviz",
 }  # fmt: skip
 CALIBRATED = {"rectified", "geometry"}
 OWN = {
-    "temporal": {"image_topic", "camera_info_topic", "cameras", *CALIBRATED},
+    "temporal": {"image_topic", "camera_info_topic", "mask_topic", "cameras", *CALIBRATED},
     "stereo": {
-        *(f"{side}_{topic}_topic" for side in ("left", "right") for topic in ("image", "camera_info")),
+        *(f"{side}_{topic}_topic" for side in ("left", "right") for topic in ("image", "camera_info", "mask")),
         "sync", "slop", *CALIBRATED,
     },
-    "reference": {"image_topic", "cameras", "reference_images", "geometry"},
-    "template_tracker": {"image_topic", "template_image"},
+    "reference": {"image_topic", "camera_info_topic", "mask_topic", "cameras", "reference_images", "geometry"},
+    "template_tracker": {"image_topic", "mask_topic", "template_image"},
 }  # fmt: skip
 
 _LAUNCHER = """

@@ -25,5 +25,14 @@ def generate_launch_description() -> LaunchDescription:
                 )
                 for side in ("left", "right")
             ),
+            *(
+                TopicArgument(
+                    f"{side}_mask_topic",
+                    f"{side}/mask",
+                    f"Topic of the {side} camera's masks, zero where keypoints are not wanted",
+                    derived=True,
+                )
+                for side in ("left", "right")
+            ),
         ],
     )

@@ -12,5 +12,8 @@ def generate_launch_description() -> LaunchDescription:
     """The node ``template_tracker``."""
     return matcher_launch(
         "template_tracker",
-        [TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)")],
+        [
+            TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)"),
+            TopicArgument("mask_topic", "mask", "Topic of masks, zero where keypoints are not wanted", derived=True),
+        ],
     )

@@ -20,5 +20,6 @@ def generate_launch_description() -> LaunchDescription:
                 "Topic of its calibration, for geometry:=essential (default: camera_info beside the images)",
                 derived=True,
             ),
+            TopicArgument("mask_topic", "mask", "Topic of masks, zero where keypoints are not wanted", derived=True),
         ],
     )

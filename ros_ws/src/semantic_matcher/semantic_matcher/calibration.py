@@ -1,26 +1,24 @@
-"""What sensor_msgs/CameraInfo says, as the core's geometry takes it."""
+"""The camera_info of a node's images, as the core's geometry takes it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from sensor_msgs.msg import CameraInfo
 
 from semantic_matcher.following import FollowingSubscription
 from semantic_matcher.image_input import info_topic
 from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.geometry.camera_info import camera_of, projection_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from semantic_matcher.matcher_node import MatcherNode
+    from semantic_matcher_core.geometry.camera import Camera
 
 
-class CalibrationError(ConfigError):
-    """The calibration of a camera is missing, or does not fit its images; the message names the topic."""
-
-
-class MissingCalibrationError(CalibrationError):
+class MissingCalibrationError(ConfigError):
     """No calibration has come yet, which is no fault when the node has just begun."""
 
 
@@ -69,27 +67,13 @@ class CameraInfoInput:
 
         Raises:
             MissingCalibrationError: there is none yet.
-            CalibrationError: it is empty, or it is for images of another size.
+            ConfigError: it is empty, or it is for images of another size; the message names the topic.
         """
-        info = self._fitting(image_size)
-        try:
-            if rectified:
-                return Camera(self.projection(image_size)[:, :3])
-            matrix = _of_the_image_sent(np.reshape(info.k, (3, 3)), info)
-            return Camera(matrix, info.distortion_model, np.asarray(info.d))
-        except CalibrationError:
-            raise
-        except ConfigError as error:
-            raise CalibrationError(f"{self.topic}: {error}") from error
+        return camera_of(self._message(), image_size, rectified=rectified, name=self.topic)
 
     def projection(self, image_size: tuple[int, int]) -> np.ndarray:
-        """``P``, ``3 x 4``, of the rectified image.
-
-        Raises:
-            CalibrationError: as of :meth:`camera`.
-        """
-        info = self._fitting(image_size)
-        return _of_the_image_sent(np.reshape(info.p, (3, 4)), info)
+        """``P``, ``3 x 4``, of the rectified image; raises as :meth:`camera`."""
+        return projection_of(self._message(), image_size, name=self.topic)
 
     def destroy(self) -> None:
         """Unsubscribe."""
@@ -99,32 +83,9 @@ class CameraInfoInput:
     def _receive(self, message: CameraInfo) -> None:
         self._newest = message
 
-    def _fitting(self, image_size: tuple[int, int]) -> CameraInfo:
-        info = self._newest
-        if info is None:
+    def _message(self) -> CameraInfo:
+        if self._newest is None:
             count = len(self._current.publishers())
             why = f"{count} publisher(s) on it" if count else f"remap it with -r {self._name}:=<your topic>"
             raise MissingCalibrationError(f"no camera_info on {self.topic} yet: {why}")
-        described = _size_sent(info)
-        if described != image_size:
-            raise CalibrationError(
-                f"{self.topic} describes images of {described[1]} x {described[0]}, "
-                f"but they are {image_size[1]} x {image_size[0]}"
-            )
-        return info
-
-
-def _size_sent(info: CameraInfo) -> tuple[int, int]:
-    """Height and width of the image that is sent: a region of the sensor, with pixels put together."""
-    height, width = info.roi.height or info.height, info.roi.width or info.width
-    return height // max(info.binning_y, 1), width // max(info.binning_x, 1)
-
-
-def _of_the_image_sent(matrix: np.ndarray, info: CameraInfo) -> np.ndarray:
-    # CameraInfo.msg: the matrices are those of the whole sensor, before region of interest and binning.
-    matrix = matrix.astype(np.float64)
-    matrix[0, 2] -= info.roi.x_offset
-    matrix[1, 2] -= info.roi.y_offset
-    matrix[0] /= max(info.binning_x, 1)
-    matrix[1] /= max(info.binning_y, 1)
-    return matrix
+        return self._newest

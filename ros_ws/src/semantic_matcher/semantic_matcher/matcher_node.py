@@ -22,6 +22,7 @@ from semantic_matcher.depth_input import DepthInput
 from semantic_matcher.diagnostics import diagnostic_array
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.lifecycle_services import answer_impossible_transitions
+from semantic_matcher.mask_input import MaskInput
 from semantic_matcher.matching_model import MatchingModel, model_name, name_refusal
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.node_statistics import Statistics
@@ -32,7 +33,8 @@ from semantic_matcher.qos_overrides import QoSOverrides
 from semantic_matcher.worker import NewestFrameWorker
 from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
 from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
-from semantic_matcher_core.options import TABLES
+from semantic_matcher_core.io.masks import Mask, read_masks
+from semantic_matcher_core.options import TABLES, named
 
 _LOG_EVERY_S = 5.0
 # How soon the node answers what happens on the graph without an event.
@@ -103,7 +105,9 @@ class MatcherNode(LifecycleNode):
         self._settings = self.parameters.values
         self.qos_overrides = QoSOverrides(self)
         self.outputs: dict[str, Output] = {}
-        self._inputs: list[ImageInput | CameraInfoInput | DepthInput] = []
+        self._inputs: list[ImageInput | CameraInfoInput | DepthInput | MaskInput] = []
+        self._stored_masks: list[Mask | None] = []
+        self._masks: dict[str, MaskInput] = {}
         self._problems = Problems(self.get_logger())
         self._missing_since: dict[str, float] = {}
         self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
@@ -129,6 +133,10 @@ class MatcherNode(LifecycleNode):
     @abstractmethod
     def create_inputs(self) -> Sequence[ImageInput | CameraInfoInput | DepthInput]:
         """The subscriptions; those of images lead to :meth:`offer`."""
+
+    def image_prefixes(self) -> list[str]:
+        """What stands before ``image`` and ``mask`` in the names of the topics, of each camera."""
+        return [""]
 
     def prepare(self, settings: SimpleNamespace) -> None:
         """Load what is needed besides the model, while configuring."""
@@ -213,6 +221,18 @@ class MatcherNode(LifecycleNode):
             return compressed_to_rgb(message, full_scale=full_scale)
         # Nobody else has the message, and nobody writes to images.
         return image_to_rgb(message, full_scale=full_scale, copy=False)
+
+    def mask_of(self, prefix: str, header: Any, pixels: Any) -> Any:
+        """Where keypoints of an image are wanted, ``H x W`` bool; ``None`` for everywhere.
+
+        Args:
+            prefix: one of :meth:`image_prefixes`.
+            header, pixels: of the image.
+
+        Raises:
+            ImageError: its mask is of another size.
+        """
+        return self._masks[prefix].of(header, pixels.shape[:2])
 
     def age_of(self, header: Any) -> float | None:
         """Seconds since the header's stamp, or ``None`` where it has none."""
@@ -299,6 +319,7 @@ class MatcherNode(LifecycleNode):
         for name, value in self.model.facts().items():
             self.statistics.set(name, value)
         self.statistics.set("image conversion", conversion_library())
+        self._stored_masks = read_masks(named(settings.mask), len(self.image_prefixes()))
         self.prepare(settings)
         self.outputs = self.create_outputs()
         self.get_logger().info(f"configured: {', '.join(f'{k} {v}' for k, v in self.model.facts().items())}")
@@ -316,8 +337,10 @@ class MatcherNode(LifecycleNode):
         self.model.apply(self._settings)
         self.apply(self._settings)
         self.statistics.restart()
+        stored = zip(self.image_prefixes(), self._stored_masks, strict=True)
+        self._masks = {prefix: MaskInput(self, f"{prefix}mask", mask) for prefix, mask in stored}
         self._worker.start()
-        self._inputs = list(self.create_inputs())
+        self._inputs = [*self.create_inputs(), *self._masks.values()]
         result = super().on_activate(state)
         self.started()
         self._review_inputs()
@@ -369,6 +392,7 @@ class MatcherNode(LifecycleNode):
             image_input.destroy()
         self._inputs = []
         self._worker.stop()
+        self._masks = {}
         self._problems.clear()
         self._missing_since.clear()
         self.end()

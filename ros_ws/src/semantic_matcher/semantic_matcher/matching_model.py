@@ -124,10 +124,15 @@ class MatchingModel:
         return self.matcher.extract_turned(image, rotation=rotation)
 
     def extract_with_map(
-        self, image: Any, *, semantic_map: SemanticMap | None = None, motion: torch.Tensor | None = None
+        self,
+        image: Any,
+        mask: Any = None,
+        *,
+        semantic_map: SemanticMap | None = None,
+        motion: torch.Tensor | None = None,
     ) -> tuple[Features, SemanticMap | None]:
         """See :meth:`SemanticMatcher.extract_with_map <semantic_matcher_core.SemanticMatcher.extract_with_map>`."""
-        return self.matcher.extract_with_map(image, semantic_map=semantic_map, motion=motion)
+        return self.matcher.extract_with_map(image, mask, semantic_map=semantic_map, motion=motion)
 
     def match(self, features0: Features, features1: Features) -> Matches:
         """See :meth:`SemanticMatcher.match <semantic_matcher_core.SemanticMatcher.match>`."""

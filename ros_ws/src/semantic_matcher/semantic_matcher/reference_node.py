@@ -83,6 +83,9 @@ class ReferenceMatcher(MatcherNode):
         }
         return [*images.values(), *self._infos.values()]
 
+    def image_prefixes(self) -> list[str]:
+        return [prefix_of(camera) for camera in self._cameras]
+
     def begin(self, model: MatchingModel) -> None:
         self._stream = ReferenceStream(model, rotation=self._rotation)
         self._stream.set_references(self._stored)
@@ -107,8 +110,9 @@ class ReferenceMatcher(MatcherNode):
             return
         if self.is_stale(item.header):
             return
-        frame, pairs = self._stream.process(self.image_of(item), stamp_ns(item.header), item.header)
-        prefix = prefix_of(source)
+        prefix, image = prefix_of(source), self.image_of(item)
+        mask = self.mask_of(prefix, item.header, image)
+        frame, pairs = self._stream.process(image, stamp_ns(item.header), item.header, mask)
         publish_keypoints(self, prefix, frame)
         publish_pairs(self, prefix, pairs, "reference")
         self._poses.publish(prefix, frame, pairs, self._infos[source])

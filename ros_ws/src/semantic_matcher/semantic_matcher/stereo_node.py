@@ -9,7 +9,7 @@ from typing import Any
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import PointCloud2
 
-from semantic_matcher.calibration import CalibrationError, CameraInfoInput
+from semantic_matcher.calibration import CameraInfoInput
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
@@ -65,6 +65,9 @@ class StereoMatcher(MatcherNode):
         ]
         return [*images, *self._infos]
 
+    def image_prefixes(self) -> list[str]:
+        return [f"{side}/" for side in _SIDES]
+
     def begin(self, model: MatchingModel) -> None:
         self._stream = StereoStream(model)
         self._follower = OdometryFollower(self, model) if self.parameters.values.odometry else None
@@ -101,8 +104,9 @@ class StereoMatcher(MatcherNode):
             return
         images = self.image_of(left), self.image_of(right)
         self._stream.verify = verifier(self.settings, self._calibrated([image.shape[:2] for image in images]))
+        masks = (self.mask_of("left/", left.header, images[0]), self.mask_of("right/", right.header, images[1]))
         pair = self._stream.process(
-            *images, (stamp_ns(left.header), stamp_ns(right.header)), (left.header, right.header)
+            *images, (stamp_ns(left.header), stamp_ns(right.header)), (left.header, right.header), masks
         )
         sides = {"left/": pair.reference, "right/": pair.current}
         for prefix, frame in sides.items():
@@ -137,7 +141,7 @@ class StereoMatcher(MatcherNode):
 
         def points() -> tuple[Any, Any]:
             if not settings.rectified:
-                raise CalibrationError("~/points needs rectified images: set the parameter rectified where they are")
+                raise ConfigError("~/points needs rectified images: set the parameter rectified where they are")
             left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
             measured, _ = aligned_matches(pair.matches, *(frame.image for frame in frames))
             self.statistics.set("matches without a measurable disparity", len(pair.matches) - len(measured))
@@ -162,7 +166,7 @@ class StereoMatcher(MatcherNode):
 
         def follow() -> bool:
             if not settings.rectified:
-                raise CalibrationError("~/odometry needs rectified images: set the parameter rectified where they are")
+                raise ConfigError("~/odometry needs rectified images: set the parameter rectified where they are")
             left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
             follower.process(
                 lambda: stereo_view(

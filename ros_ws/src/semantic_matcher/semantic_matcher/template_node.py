@@ -29,6 +29,7 @@ from semantic_matcher.track_messages import confidence_of, grid_marker, track_me
 from semantic_matcher.views import publish_picture
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.io.masks import read_mask
 from semantic_matcher_core.io.video import VideoFrame
 from semantic_matcher_core.registration import (
     FrameRegistration,
@@ -103,7 +104,9 @@ class TemplateTrackerNode(MatcherNode):
         if self._tracker is None or self.is_stale(item.header):
             return
         self._count += 1
-        result = self._tracker.track(VideoFrame(self._count, stamp_ns(item.header), self.image_of(item)))
+        image = self.image_of(item)
+        mask = self.mask_of("", item.header, image)
+        result = self._tracker.track(VideoFrame(self._count, stamp_ns(item.header), image), mask=mask)
         pair = self._publish(result, item.header)
         self.finished(source, item.header)
         publish_pictures(self, "", [pair], "reference")
@@ -187,5 +190,5 @@ def _read_template(image: str, mask: str) -> tuple[np.ndarray, np.ndarray | None
             raise ConfigError(f"template_mask is {mask!r}, but template_image is empty; a mask is of that image")
         return None
     pixels = read_image(Path(image).expanduser())
-    area = read_image(Path(mask).expanduser()).max(axis=-1) if mask else None
+    area = read_mask(mask).pixels if mask else None
     return pixels, area, StoredImage(Path(image).name, Header())

@@ -66,6 +66,9 @@ class TemporalMatcher(MatcherNode):
         }
         return [*images.values(), *self._infos.values(), *([] if self._depth is None else [self._depth])]
 
+    def image_prefixes(self) -> list[str]:
+        return [prefix_of(camera) for camera in self._cameras]
+
     def begin(self, model: MatchingModel) -> None:
         self._streams = {camera: TemporalStream(model) for camera in self._cameras}
         self._follower = OdometryFollower(self, model) if self.parameters.values.odometry else None
@@ -108,8 +111,9 @@ class TemporalMatcher(MatcherNode):
             return
         image = self.image_of(item)
         stream.verify = verifier(self.settings, self._calibrated(source, image.shape[:2]))
-        frame, pair = stream.process(image, stamp_ns(item.header), item.header)
         prefix = prefix_of(source)
+        mask = self.mask_of(prefix, item.header, image)
+        frame, pair = stream.process(image, stamp_ns(item.header), item.header, mask)
         publish_keypoints(self, prefix, frame)
         if pair is not None:
             publish_pairs(self, prefix, [pair], "temporal")
