@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
@@ -24,12 +25,13 @@ from tests.conftest import REPOSITORY, make_textured_image
 from training.errors import DataError
 from training.labelling.checking import LabelledPair
 from training.labelling.label_file import jpeg, write_labels
+from training.student import beginning
 from training.student.config import DataConfig, LossConfig, StudentConfig, read_config
-from training.student.loss import detection_loss, losses
+from training.student.loss import detection_loss, losses, place_loss
 from training.student.pictures import PictureBank, through
 from training.student.pool import PairMaker, Pairs, Pool
 from training.student.train import learning_rate, train_students
-from training.student.windows import first_views, second_views, through_corners
+from training.student.windows import first_views, second_views, similarity, through_corners, turns_of
 
 _CPU = torch.device("cpu")
 SMALL = Architecture((8, 16, 16, 24, 24), (1, 1, 1, 1, 1), fused=16, hidden=32, positions=2, descriptor_dim=128)
@@ -138,6 +140,89 @@ def test_labelled_points_stay_with_their_pictures(photos: Path, labels: Path, tm
     assert (pairs.known.sum(dim=1) > 5).all()
     same, other = differences(pairs)
     assert same.median() < 8 and other.median() > 2 * same.median()
+
+
+def test_a_turned_view_is_not_taught_and_keypoints_seen_again_are_worth_more(photos: Path) -> None:
+    made = maker(photos, shares=(1.0, 0.0, 0.0), tilt=60.0, trusted=20.0, difficulty=0.1, unrepeated=0.25)
+    pairs = made.make(24)
+    assert pairs.trusted[:, 0].all() and 0 < pairs.trusted[:, 1].sum() < 24
+    worth = pairs.worth[pairs.real].float()
+    assert set(worth.unique().tolist()) == {0.25, 0.625, 1.0}
+    # A teacher whose keypoints are a grid sees a point again where the two grids meet, by chance: 4 pi of 64 px.
+    seen = worth != 0.625
+    assert 0.1 < (worth[seen] == 1).float().mean() < 0.35
+    alike = maker(photos, shares=(0.5, 0.5, 0.0)).make(8)
+    assert alike.trusted.all() and (alike.worth == 1).all()
+
+    # What is not trusted has no part in what the teacher's descriptors teach.
+    torch.manual_seed(0)
+    network = CompactNetwork(SMALL).eval()
+    maps = network(torch.randn(48, 3, 64, 64))
+
+    def found(pairs: Pairs) -> dict[str, float]:
+        return {name: value.item() for name, value in losses(network, maps, pairs, LossConfig())._asdict().items()}
+
+    wrong = replace(pairs, descriptors=torch.where(pairs.trusted[..., None, None], pairs.descriptors, 1.0).half())
+    assert found(wrong) == pytest.approx(found(pairs), abs=1e-5)
+
+
+def test_the_turn_of_a_view_is_measured(photos: Path) -> None:
+    angles = torch.tensor([0.3, -1.2, 3.0])
+    turned = similarity(angles, torch.tensor([0.5, 1.0, 2.0]), torch.tensor([[9.0, 5.0]] * 3), 64)
+    torch.testing.assert_close(turns_of(turned, 64), angles.abs())
+    torch.testing.assert_close(turns_of(-3 * turned, 64), angles.abs())  # the same homography
+
+
+def test_place_loss_is_the_distance_of_refined_keypoints() -> None:
+    from semantic_matcher_core.extractors.dkd import soft_argmax
+
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    true = torch.tensor([[[10.3, 12.6], [20.0, 5.2], [0.0, 0.0]]])
+    real = torch.tensor([[True, True, False]])
+    peaks = [torch.exp(-((x - u) ** 2 + (y - v) ** 2) / 1.28) for u, v in true[0, :2].tolist()]
+    scores = torch.stack(peaks).amax(dim=0).clamp(0.001, 0.999)[None]
+    found = soft_argmax(scores, torch.tensor([[[10, 13], [20, 5]]]), 2)[0]
+    expected = (found - true[:, :2]).abs().sum(dim=-1).mean()
+    torch.testing.assert_close(place_loss(scores.logit(), true, real), expected)
+    moved = scores.roll(1, dims=2)
+    logits = moved.logit().requires_grad_()
+    assert place_loss(logits, true, real) > expected + 0.5
+    place_loss(logits, true, real).backward()
+    assert logits.grad is not None and logits.grad.abs().sum() > 0
+    assert place_loss(scores.logit(), true, real & False) == 0
+
+
+def test_weights_in_use_are_trained_further(photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = CompactNetwork(SMALL, batch_norm=True)
+    for _ in range(3):
+        network(torch.randn(4, 3, 64, 64) * 2 + 1)
+    used = folded(network)
+    file = tmp_path / "used.safetensors"
+    save_file({name: value.contiguous() for name, value in used.state_dict().items()}, file)
+    again = CompactNetwork(SMALL, batch_norm=True)
+    images = torch.randn(4, 3, 64, 64)
+    plain = beginning.load(again, str(file))
+    assert plain is not None
+    beginning.unfold(plain, again, images)
+    # The same function, with these images' statistics in training as well.
+    for network in (again.eval(), folded(again), again.train()):
+        for given, expected in zip(network(images), used(images), strict=True):
+            torch.testing.assert_close(given, expected, atol=1e-4, rtol=1e-4)
+    other = CompactNetwork(replace(SMALL, fused=8), batch_norm=True)
+    with pytest.raises(CheckpointError, match="of another network: size mismatch"):
+        beginning.load(other, str(file))
+    bundled = read_config(REPOSITORY / "training/configs/compact-further.yaml")
+    assert bundled.start_from == "bundled"
+    assert beginning.load(CompactNetwork(bundled.network, batch_norm=True), "bundled") is not None
+    # A run begins with it, and at a rate of nothing ends with it.
+    result = train_student(
+        tiny(photos, tmp_path, start_from=str(file), steps=1, lr=0.0), device=_CPU, report=lambda line: None
+    )
+    with torch.no_grad():
+        ended = CompactNetwork(SMALL)
+        ended.load_state_dict({name: value.float() for name, value in read_state_dict(result).items()})
+        assert (ended(images)[0] - used(images)[0]).abs().max() < 0.05 * used(images)[0].abs().max()
 
 
 def test_views_are_what_homographies_say(photos: Path) -> None:
@@ -316,8 +401,8 @@ def test_rates_and_settings() -> None:
     with pytest.raises(ConfigError, match="names no file"):
         DataConfig("x", shares=(0.5, 0.2, 0.3))
     configs = REPOSITORY / "training" / "configs"
-    files = [configs / "compact.yaml", *configs.glob("student-*.yaml")]
-    assert len({read_config(file).name for file in files}) == len(files) >= 3
+    files = [*configs.glob("compact*.yaml"), *configs.glob("student-*.yaml")]
+    assert len({read_config(file).name for file in files}) == len(files) >= 4
 
 
 def test_too_few_photographs(tmp_path: Path) -> None:

@@ -26,11 +26,15 @@ class DataConfig:
         scale: least and greatest size of a view's pixel pattern, as a factor of the picture's.
         turn: share of views whose both sides are turned by one random angle.
         tilt: greatest angle between the two sides, in degrees.
+        trusted: angle between them up to which the teacher's descriptors of the second side are a target; beyond it the
+            side learns from the first alone, since an upright teacher no longer sees the same there.
         difficulty: of perspective, shift and zoom between the two sides, 0 … 1.
         pool: pairs that are kept on the device.
         chunk: pairs that are made at once.
         uses: how often a pair is looked at before it is replaced, on average, once the pool is full.
         cross: corresponding points of each pair.
+        unrepeated: the score, 0 … 1, to be given to a keypoint that the teacher sees in one view and not again at its
+            place in the other; 1 for all alike.
     """
 
     photos: str
@@ -42,17 +46,21 @@ class DataConfig:
     scale: tuple[float, float] = (0.35, 1.2)
     turn: float = 0.3
     tilt: float = 30.0
+    trusted: float = 180.0
     difficulty: float = 0.5
     pool: int = 12000
     chunk: int = 32
     uses: float = 6.0
     cross: int = 256
+    unrepeated: float = 1.0
 
     def __post_init__(self) -> None:
         if self.view < 32 or self.view % 32:
             raise ConfigError(f"data.view must be a multiple of 32 from 32 up, got {self.view}")
         if self.holdout < 2:
             raise ConfigError(f"data.holdout must be 2 or more, got {self.holdout}")
+        if not 0 <= self.unrepeated <= 1:
+            raise ConfigError(f"data.unrepeated must be within 0 and 1, got {self.unrepeated}")
         if min(self.shares) < 0 or not sum(self.shares):
             raise ConfigError(f"data.shares must be three shares of which one is above 0, got {list(self.shares)}")
         if self.shares[2] and not self.labels:
@@ -84,6 +92,7 @@ class LossConfig:
         pair: dual softmax between the two views, right matches known by geometry.
         across: the teacher's own similarities between the two views, as soft target.
         detection: of the scores.
+        place: distance in pixels of the sub-pixel keypoints from the teacher's.
         temperature: of all softmaxes.
     """
 
@@ -92,6 +101,7 @@ class LossConfig:
     pair: float = 0.3
     across: float = 0.1
     detection: float = 1.0
+    place: float = 0.0
     temperature: float = 0.05
 
 
@@ -114,7 +124,8 @@ class StudentConfig:
 
     Attributes:
         name, folder: the run lies in ``<folder>/<name>``.
-        start_from: checkpoint or weights to begin with, of the same architecture.
+        start_from: checkpoint or weights to begin with, of the same architecture; ``bundled`` for the extractor that
+            comes with the package.
         seed: with the step it decides everything random.
         precision: ``bf16`` or ``fp32``: what the network computes in.
         steps, batch: optimisation steps, and pairs in each. With a time budget the schedule follows the clock.

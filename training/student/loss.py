@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.compact_network import CompactNetwork
+from semantic_matcher_core.extractors.dkd import soft_argmax
 from training.student.config import LossConfig
 from training.student.pool import Pairs
 
@@ -25,6 +26,7 @@ class Losses(NamedTuple):
     pair: Tensor
     across: Tensor
     detection: Tensor
+    place: Tensor
     right: Tensor
 
     def total(self, config: LossConfig) -> Tensor:
@@ -35,6 +37,7 @@ class Losses(NamedTuple):
             + config.pair * self.pair
             + config.across * self.across
             + config.detection * self.detection
+            + config.place * self.place
         )
 
 
@@ -53,13 +56,14 @@ def losses(network: CompactNetwork, maps: tuple[Tensor, Tensor, Tensor], pairs: 
     described = network.describe(fine, coarse, torch.cat((keypoints, points), dim=1)).float()
     ours, at_points = described[:, :number], described[:, number:]
     teacher, real = pairs.descriptors.flatten(0, 1).float(), pairs.real.flatten(0, 1)
-    total = real.sum().clamp(min=1)
-    cosine = ((1 - (ours * teacher).sum(dim=-1)) * real).sum() / total
+    taught = real & pairs.trusted.flatten()[:, None]
+    total = taught.sum().clamp(min=1)
+    cosine = ((1 - (ours * teacher).sum(dim=-1)) * taught).sum() / total
 
     hidden = ~real[:, None]
     among = (ours @ teacher.mT / config.temperature).masked_fill(hidden, -torch.inf)
     own = among.diagonal(dim1=1, dim2=2)
-    contrast = ((among.logsumexp(dim=2) - own).masked_fill(~real, 0)).sum() / total
+    contrast = ((among.logsumexp(dim=2) - own).masked_fill(~taught, 0)).sum() / total
 
     first, second = at_points.unflatten(0, (count, 2)).unbind(1)
     ours0, ours1 = ours.unflatten(0, (count, 2)).unbind(1)
@@ -71,8 +75,10 @@ def losses(network: CompactNetwork, maps: tuple[Tensor, Tensor, Tensor], pairs: 
     right = (((right0.float() + right1.float()) / 2) * known).sum() / points_total
 
     teacher0, teacher1 = teacher.unflatten(0, (count, 2)).unbind(1)
-    across = _across(ours0, ours1, teacher0, teacher1, pairs.real, config.temperature)
-    return Losses(cosine, contrast, pair, across, detection_loss(logits[:, 0], keypoints, real), right)
+    seen = pairs.real[:, 0] & pairs.trusted.all(dim=1, keepdim=True)
+    across = _across(ours0, ours1, teacher0, teacher1, seen, pairs.real[:, 1], config.temperature)
+    detection = detection_loss(logits[:, 0], keypoints, real, pairs.worth.flatten(0, 1).float())
+    return Losses(cosine, contrast, pair, across, detection, place_loss(logits[:, 0], keypoints, real), right)
 
 
 def _choice(
@@ -93,17 +99,16 @@ def _choice(
 
 
 def _across(
-    ours0: Tensor, ours1: Tensor, teacher0: Tensor, teacher1: Tensor, real: Tensor, temperature: float
+    ours0: Tensor, ours1: Tensor, teacher0: Tensor, teacher1: Tensor, real0: Tensor, real1: Tensor, temperature: float
 ) -> Tensor:
     """How far our similarities between the views, as a choice of each keypoint's partner, are from the teacher's."""
-    real0, real1 = real.unbind(1)
     wanted = (teacher0 @ teacher1.mT / temperature).masked_fill(~real1[:, None], -1e4)
     given = (ours0 @ ours1.mT / temperature).masked_fill(~real1[:, None], -1e4)
     divergence = F.kl_div(given.log_softmax(dim=2), wanted.log_softmax(dim=2), log_target=True, reduction="none")
     return (divergence.sum(dim=2) * real0).sum() / real0.sum().clamp(min=1)
 
 
-def detection_loss(logits: Tensor, keypoints: Tensor, real: Tensor) -> Tensor:
+def detection_loss(logits: Tensor, keypoints: Tensor, real: Tensor, worth: Tensor | None = None) -> Tensor:
     """Quality focal loss (Li et al., NeurIPS 2020, arXiv 2006.04388) of the scores, a keypoint's target being a small
     Gaussian about its sub-pixel place; per keypoint.
 
@@ -111,6 +116,7 @@ def detection_loss(logits: Tensor, keypoints: Tensor, real: Tensor) -> Tensor:
         logits: ``B x S x S`` of the scores.
         keypoints: ``B x K x 2`` the teacher's.
         real: ``B x K`` bool.
+        worth: ``B x K`` height of each Gaussian, 0 … 1; ``None``: 1.
     """
     count, height, width = logits.shape
     steps = torch.arange(-_RADIUS, _RADIUS + 1, device=logits.device)
@@ -120,8 +126,33 @@ def detection_loss(logits: Tensor, keypoints: Tensor, real: Tensor) -> Tensor:
     x, y = pixels.unbind(-1)
     usable = real[..., None] & (x >= 0) & (x < width) & (y >= 0) & (y < height)
     value = torch.where(usable, torch.exp(-distance / (2 * _SIGMA_PX**2)), 0.0)
+    if worth is not None:
+        value = value * worth[..., None]
     index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
     target = torch.zeros(count, height * width, device=logits.device)
     target = target.scatter_reduce_(1, index.flatten(1), value.flatten(1), "amax").view_as(logits)
     loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (loss * (target - logits.sigmoid()).square()).sum() / real.sum().clamp(min=1)
+
+
+def place_loss(logits: Tensor, keypoints: Tensor, real: Tensor) -> Tensor:
+    """Mean distance in pixels, along x and y added, between the teacher's keypoints and where the extractor refines its
+    own beside them: a soft argmax about the highest score within a pixel.
+
+    Args:
+        logits: ``B x S x S`` of the scores.
+        keypoints: ``B x K x 2`` the teacher's.
+        real: ``B x K`` bool.
+    """
+    height, width = logits.shape[-2:]
+    scores = logits.sigmoid()
+    steps = torch.arange(-1, 2, device=logits.device)
+    x, y = (keypoints.round().long()[:, :, None] + torch.cartesian_prod(steps, steps)).unbind(-1)
+    x, y = x.clamp(_RADIUS, width - 1 - _RADIUS), y.clamp(_RADIUS, height - 1 - _RADIUS)
+    near = scores.detach().flatten(1).gather(1, (y * width + x).flatten(1)).view_as(x)
+    highest = near.argmax(dim=-1, keepdim=True)
+    centre = torch.cat((x.gather(2, highest), y.gather(2, highest)), dim=-1)
+    found, _ = soft_argmax(scores, centre, _RADIUS)
+    usable = real & ((keypoints - centre).abs() < 1.5).all(dim=-1)
+    distance = (found - keypoints).abs().sum(dim=-1)
+    return torch.where(usable, distance, 0.0).sum() / usable.sum().clamp(min=1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +15,13 @@ from training.labelling.label_file import Labels
 from training.student import scenes as scenery
 from training.student.config import DataConfig
 from training.student.pictures import PictureBank, through
-from training.student.windows import first_views, second_views
+from training.student.windows import first_views, second_views, turns_of
 
 # Rays are many: of so many pixels in all are the scenes that are rendered at once.
 _PIXELS_AT_ONCE = 2**20
 _MARGIN = 4.0
+# The teacher sees a keypoint again where it has one this near to its place; of one whose place is not known it is open.
+_AGAIN_PX = 2.0
 _TEXTURE = 256
 
 
@@ -29,6 +34,8 @@ class Pairs:
         keypoints: ``B x 2 x K x 2`` the teacher's (x, y) pixels in each view.
         descriptors: ``B x 2 x K x D`` float16 the teacher's there.
         real: ``B x 2 x K`` bool, false in rows that pad.
+        worth: ``B x 2 x K`` float16, the score to be given to each, 0 … 1.
+        trusted: ``B x 2`` bool, whether the teacher's descriptors are a target.
         points: ``B x 2 x C x 2`` places of the same points in both views.
         known: ``B x C`` bool, false in rows that pad.
     """
@@ -37,6 +44,8 @@ class Pairs:
     keypoints: Tensor
     descriptors: Tensor
     real: Tensor
+    worth: Tensor
+    trusted: Tensor
     points: Tensor
     known: Tensor
 
@@ -45,6 +54,22 @@ class Pairs:
 
     def __getitem__(self, which: Tensor) -> Pairs:
         return Pairs(*(getattr(self, f.name)[which] for f in fields(self)))
+
+
+class _Views(NamedTuple):
+    """Pairs of views from one source.
+
+    Attributes:
+        images: ``B x 2 x 3 x S x S`` uint8.
+        follow: points of view 0 or 1 (which, its second argument) into the other, and whether they are seen there.
+        given: points of both views and whether they are known, where labels say it.
+        trusted: ``B`` bool, whether the teacher's descriptors of the second views are a target; ``None`` where all are.
+    """
+
+    images: Tensor
+    follow: Callable[[Tensor, int], tuple[Tensor, Tensor]] | None
+    given: tuple[Tensor, Tensor] | None = None
+    trusted: Tensor | None = None
 
 
 class PairMaker:
@@ -80,13 +105,13 @@ class PairMaker:
         parts = torch.multinomial(
             torch.tensor(self.config.shares, device=self.device), count, replacement=True, generator=self.generator
         ).bincount(minlength=3)
-        made = []
+        made: list[_Views] = []
         for source, number in zip((self._warped, self._rendered, self._real), parts.tolist(), strict=True):
             if number:
-                made.append(source(number))
-        return Pairs(*(torch.cat([getattr(part, f.name) for part in made]) for f in fields(Pairs)))
+                made += source(number)
+        return self._taught(made)
 
-    def _warped(self, count: int) -> Pairs:
+    def _warped(self, count: int) -> list[_Views]:
         """Photographs, and as many of the labelled pictures, through two homographies."""
         banks = [self.photos, *([self.labelled[0]] if self.labelled else [])]
         counts = [count - count // 3, count // 3] if len(banks) > 1 else [count]
@@ -97,16 +122,18 @@ class PairMaker:
             both = [bank.views(which, h, self.config.view) for h in (first, first @ back)]
             images.append(torch.stack(both, dim=1))
         forth = torch.linalg.inv(second)
-        return self._taught(torch.cat(images), lambda points, side: self._planar(points, (forth, second)[side]))
+        angles = turns_of(second, self.config.view)
 
-    def _planar(self, points: Tensor, homography: Tensor) -> tuple[Tensor, Tensor]:
-        moved = through(homography, points)
-        return moved, self._inside(moved)
+        def follow(points: Tensor, side: int) -> tuple[Tensor, Tensor]:
+            moved = through((forth, second)[side], points)
+            return moved, self._inside(moved)
+
+        return [_Views(torch.cat(images), follow, None, angles <= math.radians(self.config.trusted))]
 
     def _inside(self, points: Tensor) -> Tensor:
         return ((points > _MARGIN) & (points < self.config.view - 1 - _MARGIN)).all(dim=-1)
 
-    def _rendered(self, count: int) -> Pairs:
+    def _rendered(self, count: int) -> list[_Views]:
         side, made = self.config.view, []
         at_once = max(1, _PIXELS_AT_ONCE // side**2)
         for number in [at_once] * (count // at_once) + [count % at_once] * (count % at_once > 0):
@@ -118,10 +145,10 @@ class PairMaker:
                 moved, seen = scenery.follow(scenes, cameras[at], cameras[1 - at], points, side)
                 return moved, seen & self._inside(moved)
 
-            made.append(self._taught(images, follow))
-        return Pairs(*(torch.cat([getattr(part, f.name) for part in made]) for f in fields(Pairs)))
+            made.append(_Views(images, follow))
+        return made
 
-    def _real(self, count: int) -> Pairs:
+    def _real(self, count: int) -> list[_Views]:
         """Windows of labelled pairs about one of their matches, at scales of their own."""
         assert self.labelled is not None
         bank, labels = self.labelled
@@ -137,37 +164,54 @@ class PairMaker:
             images.append(bank.views(which, view, self.config.view))
             points[:, side] = through(torch.linalg.inv(view), points[:, side])
             known = known & self._inside(points[:, side])
-        return self._taught(torch.stack(images, dim=1), None, (points, known))
+        return [_Views(torch.stack(images, dim=1), None, (points, known))]
 
-    def _taught(self, images: Tensor, follow, given: tuple[Tensor, Tensor] | None = None) -> Pairs:  # type: ignore[no-untyped-def]
-        """What the teacher sees in the views, and which points of them are the same.
+    def _taught(self, made: list[_Views]) -> Pairs:
+        """What the teacher sees in views, and which points of them are the same.
 
-        Args:
-            images: ``B x 2 x 3 x S x S`` uint8.
-            follow: points of view 0 or 1 (which, its second argument) into the other, and whether they are seen there.
-            given: points of both views and whether they are known, where labels say it.
+        The teacher sees all at once: as many in every chunk, whatever the sources' numbers are.
         """
+        images = torch.cat([views.images for views in made])
         count = len(images)
         found = self.teacher(images.flatten(0, 1).float() / 255)
         keypoints = found.keypoints.unflatten(0, (count, 2))
         real = torch.ones_like(found.scores, dtype=torch.bool) if found.valid is None else found.valid
         real = real.unflatten(0, (count, 2))
-        if given is None:
-            sides = []
+        sizes = [len(views.images) for views in made]
+        parts = [
+            self._followed(views, k, r)
+            for views, k, r in zip(made, keypoints.split(sizes), real.split(sizes), strict=True)
+        ]
+        points, known, worth = (torch.cat(part) for part in zip(*parts, strict=True))
+        trusted = torch.ones(count, 2, dtype=torch.bool, device=self.device)
+        trusted[:, 1] = torch.cat([v.trusted if v.trusted is not None else trusted[: len(v.images), 0] for v in made])
+        descriptors = found.descriptors.half().unflatten(0, (count, 2))
+        return Pairs(images, keypoints, descriptors, real, worth, trusted, points, known)
+
+    def _followed(self, views: _Views, keypoints: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A random choice of the same points in both views, whether they are known, and what keypoints are worth."""
+        low = self.config.unrepeated
+        worth = keypoints.new_full(real.shape, (1 + low) / 2)
+        if views.follow is None:
+            assert views.given is not None
+            points, known = views.given
             for side in (0, 1):
-                moved, seen = follow(keypoints[:, side], side)
-                both = torch.stack((keypoints[:, side], moved)[:: 1 - 2 * side], dim=1)
-                sides.append((both, seen & real[:, side]))
-            given = torch.cat([s[0] for s in sides], dim=2), torch.cat([s[1] for s in sides], dim=1)
-        points, known = self._drawn(*given)
-        return Pairs(
-            images,
-            keypoints,
-            found.descriptors.half().unflatten(0, (count, 2)),
-            real,
-            points,
-            known,
-        )
+                # A matched point far away stands for one that is not there.
+                labelled = points[:, side].masked_fill(~known[..., None], -1e4)
+                again = torch.cdist(keypoints[:, side], labelled).amin(dim=2) < _AGAIN_PX
+                worth[:, side].masked_fill_(again, 1.0)
+            return *self._drawn(points, known), worth.half()
+        sides = []
+        for side in (0, 1):
+            moved, seen = views.follow(keypoints[:, side], side)
+            seen &= real[:, side]
+            others = keypoints[:, 1 - side].masked_fill(~real[:, 1 - side][..., None], -1e4)
+            again = torch.cdist(moved, others).amin(dim=2) < _AGAIN_PX
+            worth[:, side] = torch.where(seen, torch.where(again, 1.0, low), worth[:, side])
+            both = torch.stack((keypoints[:, side], moved)[:: 1 - 2 * side], dim=1)
+            sides.append((both, seen))
+        points, known = torch.cat([s[0] for s in sides], dim=2), torch.cat([s[1] for s in sides], dim=1)
+        return *self._drawn(points, known), worth.half()
 
     def _drawn(self, points: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """A random choice of the known points, in rows of the same number."""

@@ -23,10 +23,10 @@ from semantic_matcher_core.extractors.registry import accepted_options
 from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.io.images import list_images
 from semantic_matcher_core.layers import folded, standardised
-from semantic_matcher_core.weights.loading import read_state_dict
 from training.errors import DataError
 from training.labelling.frames import shrunk
 from training.labelling.label_file import read_labels
+from training.student import beginning
 from training.student.config import StudentConfig, TeacherConfig
 from training.student.light import Light
 from training.student.loss import Losses, losses
@@ -81,6 +81,8 @@ def train_students(
     maker = _maker(common, device, generator)
     report(f"{len(maker.photos)} photographs, teacher and network on {device}, {time.monotonic() - began:.0f} s")
     validation = _validation(common, device)
+    for state in states:
+        state.begin(standardised(validation[0][: common.batch].flatten(0, 1)))
     pool = Pool(maker, common.data.pool)
     while pool.filled < min(common.data.pool, _FIRST_BATCHES * common.batch):
         pool.renew(common.data.chunk)
@@ -151,8 +153,8 @@ class _State:
         self._sums: Tensor | None = None
         torch.manual_seed(config.seed)
         network = CompactNetwork(config.network, batch_norm=True)
-        if config.start_from is not None:
-            _start(network, Path(config.start_from))
+        # Weights in use, whose batch normalisation is put back when there are images.
+        self._folded = None if config.start_from is None else beginning.load(network, config.start_from)
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network)
         self.optimizer = torch.optim.AdamW(
@@ -160,6 +162,20 @@ class _State:
         )
         self.step, self.share = 0, 0.0
         self._restore()
+        kept, new = (list(n.state_dict().values()) for n in (self.average, self.network))
+        floats = [(a, b) for a, b in zip(kept, new, strict=True) if a.is_floating_point()]
+        self._kept, self._new = ([pair[i] for pair in floats] for i in (0, 1))
+
+    def begin(self, images: Tensor) -> None:
+        """Before the first step: put batch normalisation back into weights that had it folded in.
+
+        Args:
+            images: ``B x 3 x S x S`` standardised views.
+        """
+        if self._folded is not None and self.step == 0:
+            beginning.unfold(self._folded.to(self.device), self.network, images)
+            self.average.load_state_dict(self.network.state_dict())
+        self._folded = None
 
     def take_step(self, images: Tensor, pairs: Pairs, share: float) -> None:
         """One optimisation step.
@@ -184,9 +200,7 @@ class _State:
         self.step += 1
         with torch.no_grad():
             weight = min(config.average, (1 + self.step) / (10 + self.step))
-            kept, new = (list(n.state_dict().values()) for n in (self.average, self.network))
-            floats = [(a, b) for a, b in zip(kept, new, strict=True) if a.is_floating_point()]
-            torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - weight)
+            torch._foreach_lerp_(self._kept, self._new, 1 - weight)
             values = torch.stack([*found])
             self._sums = values if self._sums is None else self._sums + values
 
@@ -276,16 +290,6 @@ def _decisive(config: StudentConfig) -> dict[str, Any]:
     """What of the settings a checkpoint depends on. Where the pictures lie, how many steps there are and what the next
     ones learn may change: a checkpoint goes on with another recipe."""
     return {"network": asdict(config.network), "seed": config.seed}
-
-
-def _start(network: CompactNetwork, path: Path) -> None:
-    """Weights of a checkpoint of another run."""
-    content = torch.load(path, map_location="cpu", weights_only=True) if path.suffix == ".pt" else None
-    state = content["average"] if content and "average" in content else read_state_dict(path)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} is of another network: {str(error).splitlines()[1].strip()}") from error
 
 
 def _teacher(config: TeacherConfig, device: torch.device) -> Extractor:

@@ -46,6 +46,16 @@ def second_views(count: int, config: DataConfig, generator: torch.Generator, dev
     return through_corners((corners + middle).expand(count, -1, -1), target + middle)
 
 
+def turns_of(homographies: Tensor, side: int) -> Tensor:
+    """``B`` angles in radians, 0 … π, by which ``B x 3 x 3`` homographies turn the middle of a view."""
+    middle = homographies.new_tensor([(side - 1) / 2, (side - 1) / 2, 1.0])
+    u, v, w = (homographies @ middle).unbind(-1)
+    # The derivative of (u, v) / w along x and y, times w²; its sign is that of w², so the angle is the same.
+    du, dv, dw = homographies[:, 0, :2], homographies[:, 1, :2], homographies[:, 2, :2]
+    a, b = du * w[:, None] - u[:, None] * dw, dv * w[:, None] - v[:, None] * dw
+    return torch.atan2(b[:, 0] - a[:, 1], a[:, 0] + b[:, 1]).abs()
+
+
 def similarity(angle: Tensor, scale: Tensor, centres: Tensor, side: int) -> Tensor:
     """``B x 3 x 3``: turn and scale about a view's middle, which goes to ``centres``."""
     matrix = rotation(angle) * scale[:, None, None]
