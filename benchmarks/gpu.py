@@ -18,6 +18,7 @@ costs itself alone. ``--sections`` chooses; ``--tiny`` goes through the motions 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import time
@@ -39,6 +40,7 @@ from benchmarks.timing import machine_description, time_interleaved
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.device import PRECISIONS, resolve_device
 from semantic_matcher_core.optimisations import NAMES, VARIABLE
+from semantic_matcher_core.streams import TemporalStream
 
 SWITCHES = tuple(name for name, what in NAMES.items() if what.startswith("CUDA"))
 
@@ -49,6 +51,7 @@ class Setting:
 
     Attributes:
         frames: of the streams that are timed; ``long`` of the one whose memory is watched.
+        wanted: precisions to measure, where not all.
     """
 
     device: torch.device
@@ -58,6 +61,7 @@ class Setting:
     long: int
     repeats: int
     tiny: bool = False
+    wanted: tuple[str, ...] = ()
 
     def matcher(self, precision: str, **changes: Any) -> SemanticMatcher:
         """The default case (XFeat, DINOv2-S, five layers) in a precision."""
@@ -85,8 +89,9 @@ class Setting:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What the device computes in, the one that is wanted most first."""
-        return ("fp16", "bf16", "fp32") if self.device.type == "cuda" else ("bf16", "fp32")
+        """What the device computes in, the one that is wanted most first; of these, those that were asked for."""
+        has = ("fp16", "bf16", "fp32") if self.device.type == "cuda" else ("bf16", "fp32")
+        return tuple(p for p in has if p in self.wanted) or has
 
     @property
     def half(self) -> str:
@@ -114,15 +119,15 @@ def disabled(names: str) -> Iterator[None]:
 
 
 def stream(matcher: SemanticMatcher, images: tuple[np.ndarray, np.ndarray]) -> Callable[[], Any]:
-    """A call that takes the next frame: upload, extract, match with the frame before, matches to the host."""
-    state = {"before": matcher.extract(images[0]), "index": 0}
+    """A call that takes the next frame, as the nodes do: upload, extract, match with the frame before, matches to the
+    host."""
+    frames, taken = TemporalStream(matcher), itertools.cycle(images)
+    frames.process(next(taken))
 
     def step() -> Any:
-        state["index"] += 1
-        features = matcher.extract(images[state["index"] % 2])
-        matches = matcher.match(state["before"], features).to("cpu")
-        state["before"] = features
-        return matches
+        pair = frames.process(next(taken))[1]
+        assert pair is not None
+        return pair.matches.to("cpu")
 
     return step
 
@@ -243,10 +248,11 @@ def parity(setting: Setting) -> Iterator[str]:
 
 def switches(setting: Setting) -> Iterator[str]:
     """What each switch gains for a new frame, and torch.compile beside recorded graphs."""
-    yield f"| turned off | default case, {setting.half}, ms | its gain | plain:compact, fp32, ms | its gain |"
+    half = setting.half
+    yield f"| turned off | default case, {half}, ms | its gain | plain:compact, {half}, ms | its gain |"
     yield "|---|---:|---:|---:|---:|"
     columns = []
-    for make in (lambda: setting.matcher(setting.half), lambda: setting.named("plain:compact", "fp32")):
+    for make in (lambda: setting.matcher(half), lambda: setting.named("plain:compact", half)):
         calls = {}
         for names in ("", *SWITCHES, "all"):
             with disabled(names):
@@ -309,7 +315,6 @@ def profile(setting: Setting) -> Iterator[str]:
     key = "self_cuda_time_total" if setting.device.type == "cuda" else "self_cpu_time_total"
     for name, make in (
         (f"default case, {setting.half}", lambda: setting.matcher(setting.half)),
-        ("plain:compact, fp32", lambda: setting.named("plain:compact", "fp32")),
         (f"plain:compact, {setting.half}", lambda: setting.named("plain:compact", setting.half)),
     ):
         step = stream(make(), setting.images)
@@ -325,7 +330,7 @@ def profile(setting: Setting) -> Iterator[str]:
         rows = recorded.key_averages()
         yield f"\n{name}: {took:.2f} ms a frame under the profiler\n"
         yield "```"
-        yield rows.table(sort_by=key, row_limit=22, max_name_column_width=70)
+        yield rows.table(sort_by=key, row_limit=40, max_name_column_width=70)
         yield "```"
 
 
@@ -421,10 +426,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--weights", help="folder to look for weights in first")
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=[], help="some alone; else all")
     parser.add_argument("--tiny", action="store_true", help="small sizes and few repeats: a rehearsal")
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
-    setting = Setting(device, Case(), args.weights, frames=300, long=2000, repeats=30)
+    setting = Setting(device, Case(), args.weights, frames=300, long=2000, repeats=30, wanted=tuple(args.precisions))
     if args.tiny:
         small = Case(size=(96, 128), keypoints=100, semantic_size=56)
         setting = Setting(device, small, args.weights, frames=2, long=4, repeats=1, tiny=True)

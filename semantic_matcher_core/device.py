@@ -75,7 +75,7 @@ def moved(tensors: Mapping[str, torch.Tensor], device: torch.device | str) -> di
     """
     target = torch.device(device)
     waiting = {name: t for name, t in tensors.items() if t.device.type == "cuda"} if target.type == "cpu" else {}
-    if len(waiting) < 2:
+    if not waiting:
         return {name: t.to(target) for name, t in tensors.items()}
     found = {name: t if name in waiting else t.to(target) for name, t in tensors.items()}
     for name, t in waiting.items():

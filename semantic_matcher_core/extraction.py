@@ -8,9 +8,7 @@ with the most keypoints, and where all have as many, as a batch of one has, ther
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +20,13 @@ from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.selection import is_wanted, keep_rows
 from semantic_matcher_core.geometry.homography import warp_points
 from semantic_matcher_core.inference import evaluating
+from semantic_matcher_core.layers import finite_rows, side_by_side
 from semantic_matcher_core.networks.networks import Networks
-from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import has_narrow_weights
 from semantic_matcher_core.semantics import resize_for_encoder, sample_at_keypoints
 from semantic_matcher_core.semantics.semantic_map import SemanticMap
 from semantic_matcher_core.settings import Settings
 from semantic_matcher_core.types import Features
-
-First = TypeVar("First")
 
 
 def extract(
@@ -48,7 +44,8 @@ def extract(
         settings: what decides the result.
         images: ``B x 3 x H x W`` RGB float in [0, 1], on the device of the networks.
         masks: ``B x H x W`` bool, true where keypoints are wanted, or ``None`` for everywhere.
-        fixed_size: give ``max_keypoints`` rows and ``valid`` always, without waiting for the device (for CUDA graphs).
+        fixed_size: give ``max_keypoints`` rows and ``valid`` always, without waiting for the device (for CUDA graphs);
+            a row whose descriptor is not finite is then not valid, wherever it stands.
     """
     return extract_with_map(networks, settings, images, masks, fixed_size=fixed_size)[0]
 
@@ -76,11 +73,13 @@ def extract_with_map(
     if networks.reason is None:
         return local_features(networks, settings, images, masks, fixed_size=fixed_size), None
     if semantic_map is None:
-        features, semantic_map = _both(
+        features, encoded = side_by_side(
             lambda: local_features(networks, settings, images, masks, fixed_size=fixed_size),
             lambda: encode(networks, settings, images),
             images.device,
+            lambda found: [found.features],
         )
+        semantic_map = encoded
     else:
         features = local_features(networks, settings, images, masks, fixed_size=fixed_size)
     places = features.keypoints if motion is None else warp_points(features.keypoints, motion, semantic_map.image_size)
@@ -100,12 +99,13 @@ def local_features(
     limits = Limits(settings.max_keypoints, settings.detection_threshold, fixed_size)
     with _autocast(extractor, settings, images.device):
         features = extractor.features(images, masks, limits=limits, dense=networks.dense)
-    finite = features.descriptors.isfinite().all(dim=-1)
+    finite = finite_rows(features.descriptors)
     # A broken row goes: attention would spread it to all others.
     usable = finite if masks is None else finite & is_wanted(features.keypoints, masks)
-    if not fixed_size and bool(usable.all()):
-        return features
-    return keep_rows(features, usable, fixed_size=fixed_size)
+    if fixed_size:
+        # In their places: whoever trims them sees that real rows do not come first, and extracts without recording.
+        return replace(features, valid=usable if features.valid is None else usable & features.valid)
+    return features if bool(usable.all()) else keep_rows(features, usable)
 
 
 def encode(networks: Networks, settings: Settings, images: Tensor) -> SemanticMap:
@@ -170,20 +170,3 @@ def _autocast(part: nn.Module, settings: Settings, device: torch.device) -> torc
     dtype = resolve_precision(settings.precision, device)
     wanted = dtype is not torch.float32 and not has_narrow_weights(part) and not getattr(part, "full_precision", False)
     return torch.autocast(device.type, dtype=dtype, enabled=wanted)
-
-
-def _both(
-    first: Callable[[], First], second: Callable[[], SemanticMap], device: torch.device
-) -> tuple[First, SemanticMap]:
-    """Do both; on a GPU side by side, on two streams."""
-    if device.type != "cuda" or not is_enabled("streams"):
-        return first(), second()
-    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    side.wait_stream(current)
-    with torch.cuda.stream(side):
-        semantic_map = second()
-    found = first()
-    current.wait_stream(side)
-    # The memory was taken on the side stream; it must not be given away while this one reads it.
-    semantic_map.features.record_stream(current)
-    return found, semantic_map

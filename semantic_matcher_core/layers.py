@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 from semantic_matcher_core.optimisations import is_enabled
 
 _Network = TypeVar("_Network", bound=nn.Module)
+First = TypeVar("First")
+Second = TypeVar("Second")
 _QUERIES, _BLOCKS, _MOST_WEIGHTS = 128, 66, 1 << 25
 
 
@@ -78,6 +81,50 @@ def folded(network: _Network) -> _Network:
             module[0] = fuse_conv_bn_eval(conv, module[1])
             del module[1]
     return network
+
+
+def finite_rows(rows: Tensor) -> Tensor:
+    """Whether all of each row is finite: ``B x N`` bool of ``B x N x D``."""
+    # In a sum, what is not finite stays so; and that less itself is not a number. isfinite() is more kernels.
+    total = rows.sum(dim=-1)
+    return total - total == 0
+
+
+def side_by_side(
+    first: Callable[[], First], second: Callable[[], Second], device: torch.device, tensors: Callable[[Second], Any]
+) -> tuple[First, Second]:
+    """Do both of two things that do not depend on each other; on a GPU, at inference, on two streams.
+
+    Args:
+        tensors: those that the second one's result holds.
+    """
+    alone = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if device.type != "cuda" or alone or not is_enabled("streams"):
+        return first(), second()
+    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        theirs = second()
+    ours = first()
+    current.wait_stream(side)
+    for tensor in tensors(theirs):
+        # Its memory was taken on the side stream; it must not be given away while this one reads it.
+        tensor.record_stream(current)
+    return ours, theirs
+
+
+def grid_sample(maps: Tensor, grid: Tensor, mode: str, padding_mode: str = "zeros") -> Tensor:
+    """``B x N x C`` of ``B x C x h x w`` maps at ``B x N x 2`` points, as ``F.grid_sample(align_corners=False)``.
+
+    On a GPU that has one thread for all channels of a point, and leaves most of the card idle; so each channel is a map
+    of its own there.
+    """
+    options: dict[str, Any] = {"mode": mode, "padding_mode": padding_mode, "align_corners": False}
+    if maps.device.type != "cuda" or not grid.numel():
+        return F.grid_sample(maps, grid[:, None], **options)[:, :, 0].transpose(1, 2)
+    batch, channels = maps.shape[:2]
+    each = grid[:, None, None].expand(-1, channels, -1, -1, -1).flatten(0, 1)
+    return F.grid_sample(maps.flatten(0, 1)[:, None], each, **options).view(batch, channels, -1).transpose(1, 2)
 
 
 def convolution_layout() -> torch.memory_format:

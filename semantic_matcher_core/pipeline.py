@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -357,6 +357,32 @@ class SemanticMatcher(nn.Module):
                 width_confidence=matching.width_confidence,
                 band_px=matching.band_px,
             )
+
+    @inference
+    def extract_and_match(self, image: Any, references: Sequence[Features]) -> tuple[Features, list[Matches]]:
+        """:meth:`extract`, and :meth:`match` of each of some earlier features with what it gives: a frame of a stream.
+
+        On a GPU the features stay there and the matches come to the host, with a single wait for it.
+
+        Args:
+            image: as for :meth:`extract`; one.
+            references: of one image each; they are the first side of its matches.
+
+        Returns:
+            The image's features, and for each reference the matches, on the host.
+
+        Raises:
+            ImageError: shape, type or value range is none of those.
+            ShapeError, DeviceError: a reference is of another kind of features, or elsewhere.
+        """
+        images, _ = self._given(image, None)
+        found = None
+        if images.device.type == "cuda":
+            found = self._recorded.step(self._networks, self._settings, images, references)
+        if found is not None:
+            return found
+        features = self._extract(images, None)
+        return features, [self.match(reference, features).to("cpu") for reference in references]
 
     def match_images(self, image0: Any, image1: Any, *, rotation: str = "upright") -> Matches:
         """:meth:`extract` both, then :meth:`match`; the first one turned as ``rotation`` says

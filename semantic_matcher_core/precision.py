@@ -32,7 +32,8 @@ def narrowed(module: Network, dtype: torch.dtype) -> Network:
         id(parameter)
         for child in module.modules()
         for parameter in child.parameters(recurse=False)
-        if isinstance(child, (nn.Linear, nn.Conv2d)) or getattr(child, "narrow_weights", None) == "own"
+        if (isinstance(child, (nn.Linear, nn.Conv2d)) and not isinstance(child, FullPrecisionConv2d))
+        or getattr(child, "narrow_weights", None) == "own"
     }
     # What a deep copy finds in its memo it takes as it is: no weight is copied before it is cast.
     memo = {
@@ -40,6 +41,16 @@ def narrowed(module: Network, dtype: torch.dtype) -> Network:
         for p in module.parameters()
     }
     return copy.deepcopy(module, memo)
+
+
+class FullPrecisionConv2d(nn.Conv2d):
+    """A convolution that stays float32 in a narrow network: whose outputs are compared with each other, as scores are.
+
+    Rounded to 11 bits, neighbouring scores would be equal, and each of them a maximum.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
 
 
 def has_narrow_weights(module: nn.Module) -> bool:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.layers import conv_stack
+from semantic_matcher_core.constants import constant
+from semantic_matcher_core.layers import conv_stack, grid_sample
+from semantic_matcher_core.precision import FullPrecisionConv2d, to_weight
 
 STRIDE = 32
 
@@ -72,7 +74,7 @@ class CompactNetwork(nn.Module):
         self.fuse = convs(fused, fused, 1, stride=1)
         self.to4 = nn.Conv2d(fused, c4, 1)
         self.to2 = nn.Conv2d(c4, c2, 1)
-        self.score = nn.Sequential(*convs(c2, c2, 1, stride=1), nn.Conv2d(c2, 4, 1))
+        self.score = nn.Sequential(*convs(c2, c2, 1, stride=1), FullPrecisionConv2d(c2, 4, 1))
         self.head = nn.Sequential(
             nn.Linear(fused + c4 * (1 + architecture.positions), hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
         )
@@ -92,7 +94,7 @@ class CompactNetwork(nn.Module):
         Returns:
             ``B x C x H/4 x W/4`` and ``B x F x H/8 x W/8`` features, and ``B x 1 x H x W`` logits of the score.
         """
-        half = self.stride2(F.pixel_unshuffle(images, 2))
+        half = self.stride2(F.pixel_unshuffle(to_weight(images, self.from8.weight), 2))
         quarter = self.stride4(half)
         eighth = self.stride8(quarter)
         sixteenth = self.stride16(eighth)
@@ -114,10 +116,10 @@ class CompactNetwork(nn.Module):
         """
         at = torch.cat((read_map(coarse, keypoints, 8), read_map(fine, keypoints, 4)), dim=-1)
         if self.architecture.positions:
-            moved = keypoints[:, :, None] + self.offsets(at).unflatten(-1, (-1, 2))
+            moved = keypoints[:, :, None] + self.offsets(to_weight(at, self.offsets.weight)).unflatten(-1, (-1, 2))
             around = read_map(fine, moved.flatten(1, 2), 4).unflatten(1, moved.shape[1:3])
             at = torch.cat((at, around.flatten(2)), dim=-1)
-        return F.normalize(self.head(at), dim=-1)
+        return F.normalize(self.head(to_weight(at, self.from8.weight)).float(), dim=-1)
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
@@ -145,10 +147,8 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
 def read_map(values: Tensor, pixels: Tensor, stride: int) -> Tensor:
     """``B x N x C`` of a ``B x C x H/stride x W/stride`` map at ``B x N x 2`` (x, y) pixels, bilinear between the
     centres of its cells; beyond the outermost ones the border counts."""
-    x, y = (2 * pixels + 1).unbind(-1)
-    # A tensor of the extent would be a copy from the host, which no CUDA graph may hold.
-    grid = torch.stack((x / (values.shape[-1] * stride) - 1, y / (values.shape[-2] * stride) - 1), dim=-1)
-    return F.grid_sample(values, grid[:, None], padding_mode="border", align_corners=False)[:, :, 0].transpose(1, 2)
+    extent = constant((values.shape[-1] * stride, values.shape[-2] * stride), pixels)
+    return grid_sample(values, (2 * pixels + 1) / extent - 1, "bilinear", "border")
 
 
 def _doubled(maps: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semantic_matcher_core.constants import constant
 from semantic_matcher_core.extractors.pyramid import corner_grid
 from semantic_matcher_core.extractors.selection import best_candidates, iterative_maxima, zero_padding
 
@@ -70,7 +71,7 @@ def detect_keypoints(
     keypoints, dispersity = soft_argmax(score_map, selection.keypoints, radius)
     scores = _read(score_map, keypoints)
     valid = selection.valid
-    ranked = scores if valid is None else scores.masked_fill(~valid, -1)
+    ranked = scores if valid is None else torch.where(valid, scores, -1)
     order = ranked.argsort(dim=1, descending=True, stable=True)
     keypoints = keypoints.gather(1, order[..., None].expand(-1, -1, 2))
     # Padding rows were last and stay last, so `valid` needs no sorting.
@@ -94,8 +95,8 @@ def soft_argmax(score_map: Tensor, keypoints: Tensor, radius: int) -> tuple[Tens
         ``B x N x 2`` float32 (x, y), and ``B x N`` dispersity in squared radii.
     """
     height, width = score_map.shape[-2:]
-    steps = torch.arange(-radius, radius + 1, device=keypoints.device)
-    offsets = torch.cartesian_prod(steps, steps).flip(-1)  # K x 2 (x, y)
+    steps = range(-radius, radius + 1)
+    offsets = constant(tuple(v for y in steps for x in steps for v in (x, y)), keypoints).view(-1, 2)  # K x 2 (x, y)
     window = keypoints[:, :, None] + offsets
     # Padding rows stand at (0, 0); what they read does not matter, where they read must exist.
     x, y = window[..., 0].clamp(0, width - 1), window[..., 1].clamp(0, height - 1)

@@ -18,7 +18,7 @@ from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.selection import BORDERS, mask_at_size, select_keypoints
-from semantic_matcher_core.layers import convolution_layout
+from semantic_matcher_core.layers import convolution_layout, grid_sample
 
 _STRIDE = 32
 _CELL = 8
@@ -72,6 +72,7 @@ class XFeat(DenseExtractor):
         self.nms_radius = check_nms_radius(nms_radius)
         self.border = border
         self.net = XFeatModel()
+        self.net.norm = _ImageNorm(1)
         # A sixth less time for the network on a CPU, and maps whose vectors lie in one piece for what samples them.
         layout = convolution_layout()
         for module in self.net.modules():
@@ -121,6 +122,16 @@ class XFeat(DenseExtractor):
         return Found(keypoints, scores, F.normalize(descriptors, dim=-1), valid)
 
 
+class _ImageNorm(nn.InstanceNorm2d):
+    """Zero mean and unit variance of one channel. torch's own leaves a GPU to one multiprocessor for each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cuda":
+            return super().forward(x)
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+        return (x - mean) * (variance + self.eps).rsqrt()
+
+
 def detection_heat_map(logits: Tensor) -> Tensor:
     """Probability that a pixel is a keypoint, from the logits of its 8 x 8 cell and the cell's "none" class.
 
@@ -149,7 +160,7 @@ def sample_map(maps: Tensor, keypoints: Tensor, height: int, width: int, mode: s
     """
     x, y = keypoints.float().unbind(-1)
     grid = torch.stack((2.0 * (x / (width - 1)) - 1.0, 2.0 * (y / (height - 1)) - 1.0), dim=-1)
-    return F.grid_sample(maps, grid[:, :, None], mode=mode, align_corners=False)[..., 0].transpose(1, 2)
+    return grid_sample(maps, grid, mode)
 
 
 def _published_area(height: int, width: int, device: torch.device) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import DeviceError, ShapeError
+from semantic_matcher_core.layers import finite_rows
 from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
 from semantic_matcher_core.matching.similarity import BandedSimilarity, FusedSimilarity, Similarity
 from semantic_matcher_core.matching.turns import best_turn
@@ -92,12 +94,12 @@ def _usable(vectors: list[Tensor], valid: Tensor | None) -> tuple[list[Tensor], 
 
     One such row makes every similarity to it NaN, which would win each maximum that it takes part in.
     """
-    finite = torch.stack([v.isfinite().all(dim=-1) for v in vectors]).all(dim=0)
+    finite = functools.reduce(torch.logical_and, [finite_rows(v) for v in vectors])
     # On a GPU asking would wait for it; there the rows are always marked.
     if vectors[0].device.type == "cpu" and bool(finite.all()):
         return vectors, valid
-    usable = finite if valid is None else finite & valid
-    return [v.masked_fill(~finite[..., None], 0) for v in vectors], usable
+    # What its similarities are does not matter: the search sees none of them.
+    return vectors, finite if valid is None else finite & valid
 
 
 def _comparable(features0: Features, features1: Features) -> tuple[list[Tensor], list[Tensor]]:

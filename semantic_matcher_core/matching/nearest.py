@@ -5,12 +5,14 @@ Ties go to the lowest index. Matches of a side are given densely, one entry per 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from semantic_matcher_core.constants import constant
 from semantic_matcher_core.matching.similarity import Similarity
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.settings import MatcherConfig
@@ -77,11 +79,13 @@ def match_similarities(
     matches0 = _accepted(best0, config)
     matches1 = None if best1 is None else _accepted(best1, config)
     if config.mutual and matches1 is not None:
-        matches0, matches1 = _mutual(matches0, matches1), _mutual(matches1, matches0)
+        back = matches1
+        matches1 = _mutual(back, matches0) if both_sides else None
+        matches0 = _mutual(matches0, back)
     return DenseMatches(
         matches0,
         matches1 if both_sides else None,
-        best0.value.masked_fill(matches0 < 0, 0),
+        torch.where(matches0 >= 0, best0.value, constant((0,), best0.value)),
         best1.value.masked_fill(matches1 < 0, 0) if both_sides and best1 is not None and matches1 is not None else None,
     )
 
@@ -102,10 +106,10 @@ def _scan(
     for start in range(0, n, step):
         stop = min(n, start + step)
         block = similarity.rows(start, stop)
-        if valid0 is not None:
-            block = block.masked_fill(~valid0[:, start:stop, None], -torch.inf)
-        if valid1 is not None:
-            block = block.masked_fill(~valid1[:, None, :], -torch.inf)
+        marks = [] if valid0 is None else [valid0[:, start:stop, None]]
+        marks += [] if valid1 is None else [valid1[:, None, :]]
+        if marks:
+            block = torch.where(functools.reduce(torch.logical_and, marks), block, constant((-torch.inf,), block))
         row_parts.append(_row_best(block, second, grouped))
         if columns:
             part = _column_best(block, second, grouped)
@@ -200,11 +204,11 @@ def _accepted(best: _Best, config: MatcherConfig) -> Tensor:
         keep &= 2 * (1 - best.value) <= config.max_distance**2
     if config.min_similarity is not None:
         keep &= best.value >= config.min_similarity
-    return best.position.masked_fill(~keep, -1)
+    return torch.where(keep, best.position, constant((-1,), best.position))
 
 
 def _mutual(matches: Tensor, back: Tensor) -> Tensor:
     """``matches`` without those whose partner, by ``back``, does not match them in return."""
     rows = torch.arange(matches.shape[1], device=matches.device)
     returned = back.gather(1, matches.clamp(min=0))
-    return matches.masked_fill((matches < 0) | (returned != rows), -1)
+    return torch.where((matches >= 0) & (returned == rows), matches, constant((-1,), matches))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -100,20 +100,18 @@ class Parts:
             ConfigError: they are narrow already, in another type: what was rounded off is lost.
         """
         encoder, reasoner, dtype = self.semantic_encoder, self.reasoner, PRECISIONS[precision]
+        extractor = _narrow_extractor(self.extractor, dtype)
         if encoder is None or reasoner is None:
-            return self
+            return self if extractor is self.extractor else replace(self, extractor=extractor)
         narrow = {p.dtype for part in (encoder, reasoner) for p in part.parameters()} - {torch.float32}
         if narrow:
             # Of float16, what needs its range is bfloat16.
             if dtype in narrow and narrow <= {dtype, torch.bfloat16}:
                 return self
-            raise ConfigError(
-                f"the weights were rounded to {', '.join(map(str, narrow))} already, which precision {precision!r} "
-                "cannot undo; build the matcher from float32 weights"
-            )
-        if not has_narrow_weights(encoder):
-            return Parts(self.extractor, encoder, narrowed(reasoner, dtype))
-        return Parts(self.extractor, narrowed(encoder, dtype), narrowed(reasoner, dtype))
+            raise _rounded(narrow, dtype)
+        if has_narrow_weights(encoder):
+            encoder = narrowed(encoder, dtype)
+        return Parts(extractor, encoder, narrowed(reasoner, dtype))
 
     def check(self, settings: Settings) -> None:
         """Raise where settings are of no use to these parts.
@@ -136,6 +134,24 @@ class Parts:
             raise ConfigError(
                 f"semantic_size must be at least one patch ({encoder.patch_size} px), got {settings.semantic_size}"
             )
+
+
+def _narrow_extractor(extractor: Extractor, dtype: torch.dtype) -> Extractor:
+    """On a GPU, one that can in float16, whichever narrow type is wanted: bfloat16 would move its keypoints."""
+    if not has_narrow_weights(extractor) or extractor.device.type != "cuda":
+        return extractor
+    narrow = {p.dtype for p in extractor.parameters()} - {torch.float32}
+    if narrow and dtype is torch.float32:
+        raise _rounded(narrow, dtype)
+    return extractor if narrow or dtype is torch.float32 else narrowed(extractor, torch.float16)
+
+
+def _rounded(narrow: set[torch.dtype], wanted: torch.dtype) -> ConfigError:
+    precision = next(name for name, dtype in PRECISIONS.items() if dtype is wanted)
+    return ConfigError(
+        f"the weights were rounded to {', '.join(map(str, narrow))} already, which precision {precision!r} cannot "
+        "undo; build the matcher from float32 weights"
+    )
 
 
 def _on(module: Network, device: torch.device) -> Network:

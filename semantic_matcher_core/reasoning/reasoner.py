@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import ShapeError
-from semantic_matcher_core.layers import attention
+from semantic_matcher_core.layers import attention, side_by_side
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.precision import to_stream, to_weight
 from semantic_matcher_core.reasoning.config import ReasonerConfig
@@ -94,25 +94,34 @@ class Reasoner(nn.Module):
             semantic_branch = self.config.semantic_conditioning
         semantic_query = self.dino_reprojection(to_weight(semantic, self.dino_reprojection.weight))
         texture_query = self.extractor_reprojection(to_weight(descriptors, self.extractor_reprojection.weight))
-        padding = attended = None
+        real = attended = None
         if valid is not None:
-            padding = ~valid[..., None]
-            semantic_query = semantic_query.masked_fill(padding, 0)
-            texture_query = texture_query.masked_fill(padding, 0)
+            real = valid[..., None]
+            semantic_query, texture_query = _blank(semantic_query, real), _blank(texture_query, real)
             # A softmax over nothing is not a number: an image that is all padding attends to its zeros.
             attended = (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]
 
-        texture = texture_query
-        meaning = semantic_query if semantic_branch else None
-        layers: list[tuple[Tensor, Tensor | None]] = []
-        last = self.config.n_attention_layers - 1
-        for i in range(last + 1):
-            texture = self.texture_attentions[i](texture_query if i % 2 else semantic_query, texture, attended)
-            if meaning is not None:
-                meaning = self.semantic_attentions[i](semantic_query, meaning, attended)
-            if keep_all or i == last:
-                layers.append((_blank(texture, padding), None if meaning is None else _blank(meaning, padding)))
-        return layers
+        def outputs(blocks: nn.ModuleList, queries: tuple[Tensor, Tensor], x: Tensor) -> list[Tensor]:
+            kept = []
+            for i, block in enumerate(blocks):
+                x = block(queries[i % 2], x, attended)
+                if keep_all or i == len(blocks) - 1:
+                    kept.append(_blank(x, real))
+            return kept
+
+        def texture() -> list[Tensor]:
+            return outputs(self.texture_attentions, (semantic_query, texture_query), texture_query)
+
+        if not semantic_branch:
+            return [(x, None) for x in texture()]
+        # Neither branch fills a GPU.
+        textures, meanings = side_by_side(
+            texture,
+            lambda: outputs(self.semantic_attentions, (semantic_query, semantic_query), semantic_query),
+            semantic.device,
+            list,
+        )
+        return list(zip(textures, meanings, strict=True))
 
     def _branch(self) -> nn.ModuleList:
         config = self.config
@@ -132,8 +141,8 @@ class Reasoner(nn.Module):
             )
 
 
-def _blank(rows: Tensor, padding: Tensor | None) -> Tensor:
-    return rows if padding is None else rows.masked_fill(padding, 0)
+def _blank(rows: Tensor, real: Tensor | None) -> Tensor:
+    return rows if real is None else torch.where(real, rows, 0)
 
 
 class _Block(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +20,14 @@ class FeatureMatcher(Protocol):
     def extract(self, image: Any, mask: Any = ..., /) -> Features: ...
 
     def match(self, features0: Features, features1: Features, /) -> Matches: ...
+
+
+@runtime_checkable
+class SteppingFeatureMatcher(FeatureMatcher, Protocol):
+    """What extracts and matches a frame in one go, which a GPU does with a single wait."""
+
+    def extract_and_match(self, image: Any, references: Sequence[Features], /) -> tuple[Features, list[Matches]]:
+        """See :meth:`SemanticMatcher.extract_and_match <semantic_matcher_core.SemanticMatcher.extract_and_match>`."""
 
 
 @runtime_checkable
@@ -78,11 +86,18 @@ def features_of(matcher: FeatureMatcher, image: Any, mask: Any = None) -> Featur
     return matcher.extract(image) if mask is None else matcher.extract(image, mask)
 
 
-def match_frames(
-    matcher: FeatureMatcher, reference: Frame, current: Frame, verify: Verifier | None = None
-) -> MatchedPair:
-    """Match two frames, and check the matches where a check is given."""
-    matches = matcher.match(reference.features, current.features)
-    if verify is not None:
-        matches = verify(matches)
-    return MatchedPair(reference, current, matches)
+def extract_and_match(
+    matcher: FeatureMatcher, image: Any, references: Sequence[Frame], mask: Any = None
+) -> tuple[Features, list[Matches]]:
+    """Extract features of an image, a batch of one, and match earlier frames with them."""
+    known = [reference.features for reference in references]
+    if mask is None and isinstance(matcher, SteppingFeatureMatcher):
+        features, matches = matcher.extract_and_match(image, known)
+        return features[0], matches
+    features = features_of(matcher, image, mask)[0]
+    return features, [matcher.match(reference, features) for reference in known]
+
+
+def matched_pair(reference: Frame, current: Frame, matches: Matches, verify: Verifier | None = None) -> MatchedPair:
+    """Two frames with their matches, checked where a check is given."""
+    return MatchedPair(reference, current, matches if verify is None else verify(matches))

@@ -61,11 +61,13 @@ def inlier_share(pair: MatchedPair) -> float:
 
 def overlap(pair: MatchedPair) -> float:
     """Share of the reference that is matched: of the cells of an 8 x 8 grid that hold keypoints; 0 without any."""
-    occupied = _cells(pair.reference.features.keypoints[0], pair.reference.features.image_size)
+    matches = pair.matches
+    # Matches may be on the host where features are not.
+    keypoints = pair.reference.features.keypoints[0].to(matches.keypoints0.device)
+    occupied = _cells(keypoints, pair.reference.features.image_size)
     total = int(occupied.sum())
     if total == 0:
         return 0.0
-    matches = pair.matches
     matched = matches.keypoints0 if matches.inlier is None else matches.keypoints0[matches.inlier]
     return int((_cells(matched, pair.reference.features.image_size) & occupied).sum()) / total
 

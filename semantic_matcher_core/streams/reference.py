@@ -13,8 +13,8 @@ from semantic_matcher_core.streams.frames import (
     MatchedPair,
     TurningFeatureMatcher,
     Verifier,
-    features_of,
-    match_frames,
+    extract_and_match,
+    matched_pair,
 )
 from semantic_matcher_core.types import Features
 
@@ -60,5 +60,7 @@ class ReferenceStream:
         Raises:
             ImageError: the image cannot be used.
         """
-        frame = Frame(stamp, image, features_of(self.matcher, image, mask)[0], tag)
-        return frame, [match_frames(self.matcher, reference, frame, self.verify) for reference in self.references]
+        references = self.references
+        features, matches = extract_and_match(self.matcher, image, references, mask)
+        frame = Frame(stamp, image, features, tag)
+        return frame, [matched_pair(r, frame, m, self.verify) for r, m in zip(references, matches, strict=True)]

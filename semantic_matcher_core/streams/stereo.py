@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, features_of, match_frames
+from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, features_of, matched_pair
 
 
 class StereoStream:
@@ -45,7 +45,7 @@ class StereoStream:
             Frame(stamp, image, found, tag)
             for image, found, stamp, tag in zip((left, right), features, stamps, tags, strict=True)
         ]
-        return match_frames(self.matcher, frames[0], frames[1], self.verify)
+        return matched_pair(frames[0], frames[1], self.matcher.match(features[0], features[1]), self.verify)
 
 
 def _both(masks: tuple[Any, Any], size: tuple[int, int]) -> np.ndarray | None:

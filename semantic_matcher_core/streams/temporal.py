@@ -10,8 +10,8 @@ from semantic_matcher_core.streams.frames import (
     MatchedPair,
     SemanticFeatureMatcher,
     Verifier,
-    features_of,
-    match_frames,
+    extract_and_match,
+    matched_pair,
 )
 from semantic_matcher_core.streams.pairing import TemporalPairing
 from semantic_matcher_core.streams.reuse import SemanticReuse
@@ -78,18 +78,19 @@ class TemporalStream:
         Raises:
             ImageError: the image cannot be used; the stream goes on as if it had not come.
         """
-        matcher, reuse = self.matcher, self._reuse
+        matcher, reuse, reference = self.matcher, self._reuse, self.reference
         reuses = False
         if reuse.every > 1 and isinstance(matcher, SemanticFeatureMatcher) and matcher.semantic_encoder is not None:
-            reuses, features = True, reuse.extract(matcher, image, mask)
+            reuses = True
+            features = reuse.extract(matcher, image, mask)[0]
+            matches = [] if reference is None else [matcher.match(reference.features, features)]
         else:
-            features = features_of(matcher, image, mask)
-        frame = Frame(stamp, image, features[0], tag)
-        reference = self.reference
+            features, matches = extract_and_match(matcher, image, [] if reference is None else [reference], mask)
+        frame = Frame(stamp, image, features, tag)
         if reference is None:
             self._take_as_reference(frame)
             return frame, None
-        pair = match_frames(matcher, reference, frame, self.verify)
+        pair = matched_pair(reference, frame, matches[0], self.verify)
         if reuses:
             reuse.matched(pair.matches)
         self._served += 1

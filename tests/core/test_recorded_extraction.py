@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from semantic_matcher_core.constants import constant
 from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.inputs import as_image_batch
+from semantic_matcher_core.networks import graphs
 from semantic_matcher_core.networks.graphs import CudaRecorder, GraphCache, RecordedExtraction, can_be_recorded
 from semantic_matcher_core.optimisations import VARIABLE
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
@@ -71,6 +73,10 @@ class Recorded:
     def __call__(self, matcher: SemanticMatcher, *images: np.ndarray) -> Features:
         batch = torch.cat([as_image_batch(image) for image in images])
         return self._run(matcher.networks, matcher.settings, batch)
+
+    @torch.inference_mode()
+    def step(self, matcher: SemanticMatcher, image: np.ndarray, references: list[Features]) -> Any:
+        return self._run.step(matcher.networks, matcher.settings, as_image_batch(image), references)
 
 
 def assert_same_features(ours: Features, expected: Features, tolerance: float = 1e-5) -> None:
@@ -188,15 +194,106 @@ def test_copies_of_a_recorded_extraction_start_empty(textured: Render) -> None:
 
 def test_results_keep_their_numbers_when_the_graph_runs_again() -> None:
     cache = GraphCache(ReplayOnCpu())
-    twice = [cache("k", lambda given: {"x": given * 2}, torch.full((3,), float(i)))["x"] for i in (1, 2)]
+    given = [{"x": torch.full((3,), float(i)), "n": torch.tensor([i])} for i in (1, 2)]
+    twice = [cache("k", lambda g: {"x": g["x"] * 2 * g["n"] / g["n"]}, values)["x"] for values in given]
     assert [t.tolist() for t in twice] == [[2, 2, 2], [4, 4, 4]]
+
+
+def test_what_cannot_be_recorded_runs_as_it_is(
+    textured: Render, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    matcher, run = build(max_keypoints=60), Recorded()
+    images = [textured(64, 96, seed=seed) for seed in (1, 2)]
+
+    def refuse(work: Callable[[], dict[str, Tensor]]) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(run.recorder, "record", refuse)
+    for image in images:
+        assert_same_features(run(matcher, image), matcher.extract(image))
+    assert run.step(matcher, images[0], []) is None
+    assert [r.message for r in caplog.records if "not permitted when stream is capturing" in r.message] == [
+        r.message for r in caplog.records
+    ]
+    assert len(caplog.records) == 1, "said once"
+
+
+@pytest.mark.parametrize(
+    "matching",
+    [MatcherConfig(), MatcherConfig(ratio=0.95, band_px=9.0), MatcherConfig(mutual=False, min_similarity=0.5)],
+)
+@pytest.mark.parametrize("semantics", [True, False])
+def test_a_step_gives_what_extracting_and_matching_give(
+    textured: Render, matching: MatcherConfig, semantics: bool
+) -> None:
+    matcher = build(max_keypoints=400) if semantics else SemanticMatcher.from_pretrained("plain:compact", device="cpu")
+    matcher, run = matcher.with_settings(matching=matching), Recorded()
+    canvas = textured(110, 140, seed=1)
+    images = [canvas[2 * i : 2 * i + 96, 3 * i : 3 * i + 128].copy() for i in range(3)]
+    flat = np.full((96, 128, 3), 128, np.uint8)
+    flat[30:50, 40:70] = images[0][30:50, 40:70]
+    known: list[Features] = []
+    total = 0
+    for image in (*images, flat, images[1]):
+        found = run.step(matcher, image, known)
+        assert found is not None
+        expected, matches = matcher.extract_and_match(image, known)
+        assert_same_features(found[0], expected)
+        for ours, wanted in zip(found[1], matches, strict=True):
+            assert torch.equal(ours.indices, wanted.indices)
+            assert torch.equal(ours.keypoints0, wanted.keypoints0) and torch.equal(ours.keypoints1, wanted.keypoints1)
+            torch.testing.assert_close(ours.confidence, wanted.confidence, atol=1e-5, rtol=0)
+        known = [*known[-1:], found[0]]
+        total += sum(map(len, matches))
+    assert total > 10
+
+
+def test_a_step_brings_everything_to_the_host_at_once(textured: Render, monkeypatch: pytest.MonkeyPatch) -> None:
+    matcher, run = build(max_keypoints=60), Recorded()
+    image = textured(64, 96, seed=1)
+    copies: list[int] = []
+    monkeypatch.setattr(graphs, "moved", lambda tensors, device: copies.append(len(tensors)) or dict(tensors))
+    features, _ = run.step(matcher, image, [])
+    assert len(run.step(matcher, image, [features, features])[1]) == 2
+    assert copies == [1, 1]
+
+
+def test_what_a_step_leaves_to_others(textured: Render, monkeypatch: pytest.MonkeyPatch) -> None:
+    matcher, run = build(max_keypoints=60), Recorded()
+    image = textured(64, 96, seed=1)
+    turned = matcher.extract_turned(image)
+    assert run.step(matcher, image, [turned]) is None
+    assert len(matcher.extract_and_match(image, [turned])[1][0]) > 20
+    monkeypatch.setenv(VARIABLE, "single_wait")
+    assert run.step(matcher, image, []) is None
+
+
+def test_a_broken_descriptor_in_a_recorded_extraction_is_lost_alone(
+    textured: Render, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matcher = SemanticMatcher.from_pretrained("plain:compact", device="cpu", max_keypoints=60)
+    network, image = matcher.extractor.net, textured(64, 96, seed=1)
+    describe = network.describe
+
+    def broken(*given: Tensor) -> Tensor:
+        descriptors = describe(*given).clone()
+        descriptors[:, 4, 7] = torch.nan
+        return descriptors
+
+    monkeypatch.setattr(network, "describe", broken)
+    run = Recorded()
+    found = run(matcher, image)
+    assert found.keypoints.shape[1] == 59 and found.descriptors.isfinite().all()
+    assert_same_features(found, matcher.extract(image))
+    assert run.step(matcher, image, []) is None
+    assert len(matcher.extract_and_match(image, [found])[1][0]) == 59
 
 
 def test_only_the_last_few_graphs_are_kept() -> None:
     recorder = ReplayOnCpu()
     cache = GraphCache(recorder)
     for size in [*range(1, 10), 9, 1]:
-        cache("k", lambda given: {"x": given + 1}, torch.zeros(size))
+        cache("k", lambda given: {"x": given["x"] + 1}, {"x": torch.zeros(size)})
     assert recorder.recorded == 10  # 1 was dropped, 9 was not
 
 

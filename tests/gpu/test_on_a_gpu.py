@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -144,6 +145,52 @@ def test_streams(textured: Render) -> None:
         counts[device].append(len(StereoStream(reasoning_matcher(device)).process(frames[0], frames[1]).matches))
     assert len(counts["cpu"]) == 6
     np.testing.assert_allclose(counts["cuda"], counts["cpu"], rtol=0.05, atol=3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("reasoning", [True, False])
+def test_a_frame_of_a_stream_waits_once(textured: Render, precision: str, reasoning: bool) -> None:
+    """And its matches are those of extracting and matching."""
+    matcher = (
+        reasoning_matcher("cuda", precision)
+        if reasoning
+        else SemanticMatcher.from_pretrained("plain:compact", device="cuda", precision=precision, max_keypoints=512)
+    )
+    canvas = textured(140, 260, seed=4)
+    frames = [canvas[:120, 4 * step : 4 * step + 160].copy() for step in range(12)]
+    stream = TemporalStream(matcher)
+    pairs = [stream.process(frame, stamp)[1] for stamp, frame in enumerate(frames[:8], 1)]
+    for index, pair in enumerate(pairs):
+        assert (pair is None) == (index == 0)
+        if pair is not None:
+            expected = matcher.match(matcher.extract(frames[index - 1]), matcher.extract(frames[index])).to("cpu")
+            found, wanted = (set(map(tuple, m.indices.tolist())) for m in (pair.matches, expected))
+            assert pair.matches.indices.device.type == "cpu" and pair.current.features.device.type == "cuda"
+            assert len(found & wanted) >= 0.98 * len(wanted) > 20
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for stamp, frame in enumerate(frames[8:], 9):
+                stream.process(frame, stamp)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+    # Switching the mode on says one itself.
+    assert len([place for place in waits if "torch/cuda/__init__" not in place]) == len(frames[8:]), waits
+
+
+def test_compact_runs_in_half_precision(textured: Render) -> None:
+    matcher = SemanticMatcher.from_pretrained("plain:compact", device="cuda", precision="fp16", max_keypoints=512)
+    assert {p.dtype for p in matcher.extractor.parameters()} == {torch.float16, torch.float32}
+    expected = SemanticMatcher.from_pretrained("plain:compact", device="cpu", max_keypoints=512)
+    canvas = textured(260, 350, seed=3)
+    images = canvas[:240, :320].copy(), canvas[7:247, 12:332].copy()
+    found, wanted = (
+        set(map(tuple, torch.cat([m.keypoints0, m.keypoints1], 1).round().int().tolist()))
+        for m in (matcher.match_images(*images), expected.match_images(*images))
+    )
+    assert len(found & wanted) >= 0.97 * len(wanted) > 50
 
 
 def test_memory_stays(textured: Render) -> None:

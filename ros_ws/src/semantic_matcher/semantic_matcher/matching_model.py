@@ -21,7 +21,7 @@ from semantic_matcher_core.variants import licence_notes, resolve_variant
 from semantic_matcher_core.weights.hashing import sha256_of_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import SimpleNamespace
 
     from semantic_matcher_core.geometry.camera import Camera
@@ -119,6 +119,10 @@ class MatchingModel:
         """See :meth:`SemanticMatcher.extract <semantic_matcher_core.SemanticMatcher.extract>`."""
         return self.matcher.extract(image, mask)
 
+    def extract_and_match(self, image: Any, references: Sequence[Features]) -> tuple[Features, list[Matches]]:
+        """See :meth:`SemanticMatcher.extract_and_match <semantic_matcher_core.SemanticMatcher.extract_and_match>`."""
+        return self.matcher.extract_and_match(image, references)
+
     def extract_turned(self, image: Any, *, rotation: str = "quarter") -> Features:
         """See :meth:`SemanticMatcher.extract_turned <semantic_matcher_core.SemanticMatcher.extract_turned>`."""
         return self.matcher.extract_turned(image, rotation=rotation)
@@ -212,8 +216,11 @@ class MatchingModel:
             return
         # A gradient has structure everywhere; a flat image would leave the later stages without keypoints.
         ramp = np.add.outer(np.arange(height), np.arange(width)) * 7 % 256
-        features = self.matcher.extract(ramp.astype(np.uint8))
+        image = ramp.astype(np.uint8)
+        features = self.matcher.extract(image)
         self.matcher.match(features, features)
+        if self.device.type == "cuda":
+            self.matcher.extract_and_match(image, [features])  # which is recorded
 
     def device_memory(self) -> int | None:
         """Bytes that torch holds on the GPU, of this process; ``None`` on a CPU."""

@@ -15,6 +15,7 @@ import numpy as np
 from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 
+from semantic_matcher_core.device import moved
 from semantic_matcher_core.io.encoding import encode_image
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def keypoints_message(frame: Frame, header: Header, name: str = "") -> Keypoints
     """Positions and scores of a frame's keypoints; ``name`` is a stored image's."""
     height, width = frame.features.image_size
     message = Keypoints(header=header, width=width, height=height, image_name=name)
-    set_array(message, "xy", frame.features.keypoints[0], "f")
-    set_array(message, "scores", frame.features.scores[0], "f")
+    # From a GPU together: each would be waited for alone.
+    for field, values in moved({"xy": frame.features.keypoints[0], "scores": frame.features.scores[0]}, "cpu").items():
+        set_array(message, field, values, "f")
     return message
 
 
