@@ -64,6 +64,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("ros") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("ros"))
+        # One worker makes what takes long to make, once.
+        if "wheel_and_source" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("wheel"))
 
 
 @pytest.fixture(scope="session")

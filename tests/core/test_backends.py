@@ -23,8 +23,8 @@ Render = Callable[..., np.ndarray]
 def build(backend: str = "eager", precision: str = "fp32") -> SemanticMatcher:
     torch.manual_seed(0)
     encoder = DinoV2().requires_grad_(False)
-    encoder.blocks = encoder.blocks[:2]
-    reasoner = Reasoner(ReasonerConfig(64, 384, features_dim=64, n_attention_layers=2, num_heads=1)).eval()
+    encoder.blocks = encoder.blocks[:1]
+    reasoner = Reasoner(ReasonerConfig(64, 384, features_dim=64, n_attention_layers=1, num_heads=1)).eval()
     extractor = XFeat(150, detection_threshold=0.0)
     return SemanticMatcher.from_parts(
         extractor,
@@ -52,18 +52,6 @@ def test_compiled_is_as_eager(textured: Render, precision: str, tolerance: float
     assert (ours.backend, plain.backend) == ("compile", "eager")
     for size in ((96, 128), (64, 96)):
         assert_same_result(ours, plain, textured(*size, seed=2), tolerance)
-
-
-@pytest.mark.slow
-def test_onnx_is_as_eager(textured: Render, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    from semantic_matcher_core.export import export_onnx
-
-    plain = build()
-    export_onnx(plain, tmp_path / "graphs")
-    matcher = build().with_backend("onnx", onnx_folder=tmp_path / "graphs")
-    assert_same_result(matcher, plain, textured(96, 128, seed=2), 1e-4)
 
 
 def test_tensorrt_is_as_eager(textured: Render) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import backends, gpu, knobs, pipeline, switches
+from benchmarks import backends, gpu, knobs, models, pipeline, switches
 from benchmarks.floor import Ceilings, Work, stage_work
 from benchmarks.models import Case, build_matcher, textured_pair
+from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.optimisations import NAMES, VARIABLE
+from semantic_matcher_core.reasoning import ReasonerConfig
 
 SMALL = ["--size", "128x96", "--semantic-size", "56", "--repeats", "1", "--warmup", "0", "--device", "cpu"]
 CPU = torch.device("cpu")
@@ -139,6 +141,16 @@ def test_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     # What is compiled and what is int8 is tested with them, and takes half a minute each.
     ways = [way for way in backends.ways(CPU) if way.backend != "compile" and not way.int8]
     monkeypatch.setattr(backends, "ways", lambda device: ways)
+    # Of DINOv2 and the reasoner one layer each: the exporter takes as long for each of the others.
+    monkeypatch.setattr(models, "ReasonerConfig", lambda **given: ReasonerConfig(**given | {"n_attention_layers": 1}))
+    build = backends.build_matcher
+
+    def build_shallow(*arguments: object) -> tuple[SemanticMatcher, dict[str, str]]:
+        matcher, origin = build(*arguments)
+        matcher.semantic_encoder.blocks = matcher.semantic_encoder.blocks[:1]
+        return matcher, origin
+
+    monkeypatch.setattr(backends, "build_matcher", build_shallow)
     small = ["--size", "128x96", "--semantic-sizes", "56", "--keypoints", "60", "--repeats", "1", "--device", "cpu"]
     assert backends.main(small) == 0
     printed = capsys.readouterr().out

@@ -14,6 +14,8 @@ from semantic_matcher_core.extractors.dedode import DeDoDe
 from semantic_matcher_core.weights import get_entry
 from tests.core.extractor_checks import as_tensor, randomize_dedode
 
+pytestmark = pytest.mark.xdist_group("dedode")  # two networks with many weights, made once
+
 
 @pytest.fixture(scope="module")
 def extractor() -> DeDoDe:

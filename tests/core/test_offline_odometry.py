@@ -16,6 +16,7 @@ from semantic_matcher_core.motion.pose import Pose, exp_so3
 from tests.core.rendered_room import BASELINE, CAMERA, FOCAL, HEIGHT, WIDTH, Room, walk
 
 pytest.importorskip("rosbags")
+pytestmark = pytest.mark.xdist_group("offline odometry")  # one recording, drawn once
 POSES = [pose @ Pose(exp_so3(np.array([0.04 * i, 0, 0]))) for i, pose in enumerate(walk(4))]
 MOUNT = "0.2 0.1 0.5 -1.5707963 0 -1.5707963"
 
