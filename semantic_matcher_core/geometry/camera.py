@@ -33,7 +33,7 @@ class Camera:
     distortion: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "matrix", np.asarray(self.matrix, dtype=np.float64))
+        object.__setattr__(self, "matrix", np.array(self.matrix, dtype=np.float64, order="C"))
         object.__setattr__(self, "distortion", np.asarray(self.distortion, dtype=np.float64).reshape(-1))
         if self.matrix.shape != (3, 3):
             raise ShapeError(f"a camera matrix is 3 x 3, got {self.matrix.shape}")

@@ -71,8 +71,8 @@ def verify(
     if not (np.isfinite(threshold_px) and threshold_px > 0):
         raise ConfigError(f"threshold_px must be a positive number of pixels, got {threshold_px!r}")
     cameras = _cameras(kind, K0, K1)
-    points0 = matches.keypoints0.detach().cpu().double().numpy()
-    points1 = matches.keypoints1.detach().cpu().double().numpy()
+    points0 = matches.keypoints0.detach().cpu().double().contiguous().numpy()
+    points1 = matches.keypoints1.detach().cpu().double().contiguous().numpy()
     if matches.batch_size == 1:
         model, inlier = _verify_pair(points0, points1, kind, threshold_px, cameras, backend, seed)
         return replace(
@@ -128,7 +128,8 @@ def _cameras(kind: str, k0: Any, k1: Any) -> tuple[np.ndarray, np.ndarray] | Non
             raise ShapeError(f"{name} must be a 3 x 3 camera matrix, got {array.shape}")
         if not (np.isfinite(array).all() and array[0, 0] > 0 and array[1, 1] > 0):
             raise ConfigError(f"{name} is no camera matrix: focal lengths {array[0, 0]:g} and {array[1, 1]:g} pixels")
-        cameras.append(array)
+        # OpenCV's estimator reads nine numbers in a row, also of a part of P, which has twelve.
+        cameras.append(np.ascontiguousarray(array))
     return cameras[0], cameras[1]
 
 

@@ -15,8 +15,6 @@ from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.camera_file import read_camera_info
 from semantic_matcher_core.io.colmap import Intrinsics
-from semantic_matcher_core.io.mcap import McapWriter
-from semantic_matcher_core.io.messages import CAMERA_INFO, header_message, image_message, typestore
 from semantic_matcher_core.matching.calibrated import verify_calibrated
 from semantic_matcher_core.offline.exports import Exports
 from semantic_matcher_core.offline.options import RunOptions
@@ -24,38 +22,15 @@ from semantic_matcher_core.offline.pair_choice import PairChoice, read_pairs
 from semantic_matcher_core.offline.run import RunHooks, run
 from semantic_matcher_core.offline.sources import BagSource
 from semantic_matcher_core.pipeline import SemanticMatcher
-from tests.core.recordings import DISPARITY, PERIOD_NS, SIZE, START_NS, view, write_camera_bag
-
-FOCAL, BASELINE = 200.0, 0.12
-
-
-def camera_info(offset: float = 0.0, size: tuple[int, int] = SIZE, distortion: tuple[float, ...] = ()) -> Any:
-    types = typestore().types
-    height, width = size
-    k = np.array([FOCAL, 0, width / 2, 0, FOCAL, height / 2, 0, 0, 1])
-    p = np.array([FOCAL, 0, width / 2, offset, 0, FOCAL, height / 2, 0, 0, 0, 1, 0])
-    region = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
-    header = header_message(START_NS, "camera_optical")
-    model = "plumb_bob" if distortion else ""
-    return types[CAMERA_INFO](
-        header, height, width, model, np.array(distortion), k, np.eye(3).reshape(-1), p, 0, 0, region
-    )
-
-
-def write_bag(
-    path: Path, picture: np.ndarray, *, infos: bool = True, size: tuple[int, int] = SIZE, count: int = 3
-) -> Path:
-    """Left and right of a rectified pair, their infos before them; rows of the right one are those of the left."""
-    with McapWriter(path) as writer:
-        if infos:
-            writer.write("/left/camera_info", camera_info(size=size), START_NS)
-            writer.write("/right/camera_info", camera_info(-FOCAL * BASELINE, size), START_NS)
-        for i in range(count):
-            stamp = START_NS + i * PERIOD_NS
-            for side, disparity in (("left", 0), ("right", DISPARITY)):
-                image = image_message(view(picture, i, disparity), header_message(stamp, f"{side}_optical"))
-                writer.write(f"/{side}/image_rect", image, stamp)
-    return path
+from tests.core.recordings import (
+    BASELINE,
+    DISPARITY,
+    FOCAL,
+    SIZE,
+    view,
+    write_camera_bag,
+    write_rectified_bag,
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +47,7 @@ TOPICS = ["/left/image_rect", "/right/image_rect"]
 
 
 def test_rectified_stereo(tmp_path: Path, matcher: SemanticMatcher, textured_image: np.ndarray) -> None:
-    source = BagSource(write_bag(tmp_path / "in.mcap", textured_image), TOPICS)
+    source = BagSource(write_rectified_bag(tmp_path / "in.mcap", textured_image), TOPICS)
     run(source, matcher, tmp_path / "out.mcap", RunOptions(mode="stereo", rectified=True, images="none"))
     matches = messages(tmp_path / "out.mcap", "/stereo_matcher/matches")
     for message in matches:
@@ -96,7 +71,7 @@ def test_rectified_stereo(tmp_path: Path, matcher: SemanticMatcher, textured_ima
 def test_without_calibration_points_are_missed_aloud(
     tmp_path: Path, matcher: SemanticMatcher, textured_image: np.ndarray
 ) -> None:
-    source = BagSource(write_bag(tmp_path / "in.mcap", textured_image, infos=False), TOPICS)
+    source = BagSource(write_rectified_bag(tmp_path / "in.mcap", textured_image, infos=False), TOPICS)
     notices: list[str] = []
     options = RunOptions(mode="stereo", rectified=True, images="none")
     run(source, matcher, tmp_path / "out.mcap", options, hooks=RunHooks(notice=notices.append))
@@ -110,7 +85,9 @@ def test_without_calibration_points_are_missed_aloud(
 
 @pytest.mark.parametrize("mode", ["temporal", "stereo"])
 def test_essential(tmp_path: Path, matcher: SemanticMatcher, textured_image: np.ndarray, mode: str) -> None:
-    source = BagSource(write_bag(tmp_path / "in.mcap", textured_image), TOPICS[: 1 if mode == "temporal" else 2])
+    source = BagSource(
+        write_rectified_bag(tmp_path / "in.mcap", textured_image), TOPICS[: 1 if mode == "temporal" else 2]
+    )
     options = RunOptions(mode=mode, geometry="essential", geometry_threshold=1.5, images="none")
     run(source, matcher, tmp_path / "out.mcap", options)
     camera = Camera(np.array([[FOCAL, 0, SIZE[1] / 2], [0, FOCAL, SIZE[0] / 2], [0, 0, 1]]))
@@ -125,7 +102,7 @@ def test_essential(tmp_path: Path, matcher: SemanticMatcher, textured_image: np.
 def test_a_calibration_of_another_size_is_named(
     tmp_path: Path, matcher: SemanticMatcher, textured_image: np.ndarray
 ) -> None:
-    source = BagSource(write_bag(tmp_path / "in.mcap", textured_image, size=(240, 320)), TOPICS[:1])
+    source = BagSource(write_rectified_bag(tmp_path / "in.mcap", textured_image, size=(240, 320)), TOPICS[:1])
     notices: list[str] = []
     with pytest.raises(ImageError, match="gave no usable image: 3 unreadable"):
         run(
@@ -154,7 +131,7 @@ def test_calibration_files(tmp_path: Path, matcher: SemanticMatcher, textured_im
     file.write_text(CALIBRATION)
     info = read_camera_info(file)
     assert (info.height, info.width) == SIZE and info.k[0] == 200 and info.p[0] == 190 and info.d[0] == -0.1
-    source = BagSource(write_bag(tmp_path / "in.mcap", textured_image, infos=False), TOPICS[:1])
+    source = BagSource(write_rectified_bag(tmp_path / "in.mcap", textured_image, infos=False), TOPICS[:1])
     exports = Exports(colmap=tmp_path / "colmap")
     run(source, matcher, tmp_path / "o.mcap", RunOptions(geometry="essential"), calibration=(file,), exports=exports)
     assert messages(tmp_path / "o.mcap", "/temporal_matcher/matches")[0].model_type == "essential"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,21 @@ def test_the_flags_are_the_distances_to_the_model(kind: str, backend: str) -> No
         model = np.linalg.inv(K1).T @ model @ np.linalg.inv(K0)
     errors = residuals(model, kind, matches.keypoints0.double().numpy(), matches.keypoints1.double().numpy())
     assert np.array_equal(checked.inlier.numpy(), errors <= 1.0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_larger_arrays_are_as_good_as_copies(kind: str, backend: str) -> None:
+    matches, _ = scene(kind, 80, 40, seed=5)
+    expected = verify(matches, kind, backend=backend, **cameras(kind))
+    # Columns of rows that hold more, and of cameras the part of P that most people take.
+    wide = [torch.cat([points.double(), points.double()], dim=1) for points in (matches.keypoints0, matches.keypoints1)]
+    parts = replace(matches, keypoints0=wide[0][:, 2:], keypoints1=wide[1][:, :2])
+    projections = {name: np.hstack([K, np.full((3, 1), 7.0)])[:, :3] for name, K in cameras(kind).items()}
+    found = verify(parts, kind, backend=backend, **projections)
+    assert expected.inlier is not None and int(expected.inlier.sum()) >= 80 and found.model_type == kind
+    np.testing.assert_array_equal(found.inlier, expected.inlier)
+    np.testing.assert_array_equal(found.model, expected.model)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,8 +1,14 @@
-"""An ordinary camera driver in a process of its own: ``python -m tests.ros.driver TOPIC RELIABILITY COUNT RATE``."""
+"""An ordinary camera driver in a process of its own: ``python -m tests.ros.driver TOPIC RELIABILITY COUNT RATE``.
+
+It goes on by lines on its stdin, and tells in lines of JSON: single images until the first line; then silence until the
+second; then ``COUNT`` images at ``RATE`` Hz; then single images until the third, by which what was lost is noticed.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 import time
 
 import cv2
@@ -16,25 +22,60 @@ from tests.ros.support import image_message, set_stamp
 HEIGHT, WIDTH = 480, 640
 # What a driver's publisher has when nobody thinks about it.
 DEPTH = 10
+_SINGLE_S = 0.25
+
+
+class _Lines:
+    """What has come on stdin; its end counts as any number of lines."""
+
+    def __init__(self) -> None:
+        self._arrived = threading.Semaphore(0)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for _ in sys.stdin:
+            self._arrived.release()
+        self._arrived.release(10)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether another line has come, in time."""
+        return self._arrived.acquire(timeout=seconds)
 
 
 def drive(topic: str, reliability: str, count: int, rate: float) -> None:
-    """Publish ``count`` colour images at ``rate`` Hz once somebody subscribes, stamped with the time of the machine."""
+    """Publish as the module says, stamped with the time of the machine."""
     node = rclpy.create_node("driver")
     profile = QoSProfile(depth=DEPTH, reliability=QoSReliabilityPolicy[reliability.upper()])
     publisher = node.create_publisher(Image, topic, profile)
-    while publisher.get_subscription_count() == 0:
-        rclpy.spin_once(node, timeout_sec=0.05)
-    time.sleep(1.0)
     spots = np.random.default_rng(0).integers(0, 256, (HEIGHT // 32, WIDTH // 32, 3), dtype=np.uint8)
     message = image_message(cv2.resize(spots, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), 1)
-    begin = time.monotonic()
-    for i in range(count):
-        time.sleep(max(0.0, begin + i / rate - time.monotonic()))
-        set_stamp(message, time.time_ns())
+    lines = _Lines()
+
+    def publish() -> int:
+        stamp = time.time_ns()
+        set_stamp(message, stamp)
         publisher.publish(message)
-    # What is lost on the way is sent again by a publisher that lives.
-    time.sleep(2.0)
+        return stamp
+
+    def singles() -> int:
+        number = 0
+        while not lines.wait(_SINGLE_S):
+            if publisher.get_subscription_count():
+                publish()
+                number += 1
+        return number
+
+    singles()
+    print(json.dumps("silent"), flush=True)
+    lines.wait()
+    begin, stamps, late = time.monotonic(), [], 0.0
+    for i in range(count):
+        due = begin + i / rate
+        time.sleep(max(0.0, due - time.monotonic()))
+        stamps.append(publish())
+        late = max(late, time.monotonic() - due)
+    print(json.dumps({"stamps": stamps, "late": late}), flush=True)
+    print(json.dumps(singles()), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.core.recordings import PERIOD_NS, START_NS, view, write_camera_bag, write_stereo_bag
+from tests.core.recordings import (
+    BASELINE,
+    DISPARITY,
+    FOCAL,
+    PERIOD_NS,
+    START_NS,
+    camera_info,
+    view,
+    write_rectified_bag,
+)
 from tests.ros.conftest import PLAIN_SIFT
 from tests.ros.support import Client, image_message, of_stamp, running, set_stamp, stamp_of, wait_until
 
@@ -29,7 +38,8 @@ def offline(bag: Path, output: Path, mode: str, topics: list[str], **options: An
     from semantic_matcher_core.pipeline import SemanticMatcher
 
     matcher = SemanticMatcher.from_pretrained("plain:sift", device="cpu", max_keypoints=500)
-    choices = RunOptions(mode=mode, geometry="homography", geometry_threshold=1.5, descriptors=True, **options)
+    given = {"geometry": "homography", "geometry_threshold": 1.5, "descriptors": True, **options}
+    choices = RunOptions(mode=mode, **given)
     run(BagSource(bag, topics), matcher, output, choices)
 
     def messages(topic: str) -> list[Any]:
@@ -67,73 +77,99 @@ def play(publishers: list[Any], messages: list[Any], stamp_ns: int, answers: lis
     raise AssertionError(f"no answer to the images of {stamp_ns}")
 
 
+def latched_infos(client: Client, infos: dict[str, Any]) -> None:
+    """Publish calibrations once, as drivers do, for nodes that come later."""
+    from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+    from sensor_msgs.msg import CameraInfo
+
+    latched = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+    for topic, info in infos.items():
+        message = CameraInfo(height=info.height, width=info.width, distortion_model=info.distortion_model)
+        message.k, message.p, message.d = list(info.k), list(info.p), list(info.d)
+        client.node.create_publisher(CameraInfo, topic, latched).publish(message)
+
+
+def warm_up(cameras: list[Any], message: Any, first_ns: int, heard: list[list[Any]]) -> None:
+    """Publish pictures of later stamps until every topic is connected."""
+    before = [len(messages) for messages in heard]
+    for i in range(20):
+        set_stamp(message, first_ns + i * PERIOD_NS)
+        for camera in cameras:
+            camera.publish(message)
+        try:
+            wait_until(
+                lambda: all(len(messages) > n for messages, n in zip(heard, before, strict=True)), "messages", 3.0
+            )
+            return
+        except AssertionError:
+            continue
+
+
 def test_temporal(client: Client, log: Path, tmp_path: Path, textured_image: np.ndarray) -> None:
     from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
     from sensor_msgs.msg import Image
 
-    stamps = [START_NS + n * PERIOD_NS for n in range(5)]
-    bag = write_camera_bag(tmp_path / "in.mcap", textured_image, len(stamps), stamps=stamps)
-    recorded = offline(bag, tmp_path / "out.mcap", "temporal", ["/camera/image"])
+    bag = write_rectified_bag(tmp_path / "in.mcap", textured_image, count=4)
+    latched_infos(client, {"/left/camera_info": camera_info()})
     names = {"keypoints": Keypoints, "descriptors": Descriptors, "matches": Matches}
     heard = {name: client.listen(kind, f"/temporal_matcher/{name}") for name, kind in names.items()}
-    with running("temporal_matcher", log, OPTIONS):
-        camera = client.publisher(Image, "/image")
-        frames = [image_message(view(textured_image, i), stamp, "camera_optical") for i, stamp in enumerate(stamps)]
-        # Pictures of later stamps, until every topic is connected.
-        message = image_message(view(textured_image, 0), 0)
-        for i in range(20):
-            set_stamp(message, WARM_UP_NS + i * PERIOD_NS)
-            camera.publish(message)
-            try:
-                wait_until(lambda: all(heard.values()), "first messages", 3.0)
-                break
-            except AssertionError:
-                continue
-        for i, (frame, stamp) in enumerate(zip(frames, stamps, strict=True)):
-            wanted = [heard["keypoints"], heard["descriptors"], *([heard["matches"]] if i else [])]
-            play([camera], [frame], stamp, wanted)
-    for i, stamp in enumerate(stamps):
-        assert_same(of_stamp(heard["keypoints"], stamp), recorded("/temporal_matcher/keypoints")[i], KEYPOINTS)
-        assert_same(of_stamp(heard["descriptors"], stamp), recorded("/temporal_matcher/descriptors")[i], DESCRIPTORS)
-        if i:
-            assert_same(of_stamp(heard["matches"], stamp), recorded("/temporal_matcher/matches")[i - 1], MATCHES)
-            assert len(recorded("/temporal_matcher/matches")[i - 1].inlier) > 50
-    assert of_stamp(heard["matches"], stamps[0]) is None
+    stamps = [START_NS + n * PERIOD_NS for n in range(4)]
+    frames = [image_message(view(textured_image, i), stamp, "left_optical") for i, stamp in enumerate(stamps)]
+    with running("temporal_matcher", log, OPTIONS, ("-r", "image:=/left/image_rect")):
+        camera = client.publisher(Image, "/left/image_rect")
+        for kind in ("homography", "essential"):
+            output = tmp_path / f"{kind}.mcap"
+            recorded = offline(bag, output, "temporal", ["/left/image_rect"], geometry=kind)
+            assert client.set_parameter("/temporal_matcher", "geometry", kind).successful
+            message = image_message(view(textured_image, 0), 0)
+            warm_up([camera], message, WARM_UP_NS, list(heard.values()))
+            for messages in heard.values():
+                messages.clear()
+            for i, (frame, stamp) in enumerate(zip(frames, stamps, strict=True)):
+                wanted = [heard["keypoints"], heard["descriptors"], *([heard["matches"]] if i else [])]
+                play([camera], [frame], stamp, wanted)
+            for i, stamp in enumerate(stamps):
+                for name, fields in (("keypoints", KEYPOINTS), ("descriptors", DESCRIPTORS)):
+                    assert_same(of_stamp(heard[name], stamp), recorded(f"/temporal_matcher/{name}")[i], fields)
+                if i:
+                    expected = recorded("/temporal_matcher/matches")[i - 1]
+                    assert_same(of_stamp(heard["matches"], stamp), expected, MATCHES)
+                    assert expected.model_type == kind and len(expected.inlier) > 50
+            assert of_stamp(heard["matches"], stamps[0]) is None
 
 
 def test_stereo(client: Client, log: Path, tmp_path: Path, textured_image: np.ndarray) -> None:
     from semantic_matcher_msgs.msg import Keypoints, Matches
-    from sensor_msgs.msg import Image
+    from sensor_msgs.msg import Image, PointCloud2
 
-    from tests.core.recordings import DISPARITY
-
-    offset = 2_000_000
-    bag = write_stereo_bag(tmp_path / "in.mcap", textured_image, 3, offset_ns=offset)
-    recorded = offline(bag, tmp_path / "out.mcap", "stereo", ["/left/image", "/right/image"], slop_s=0.01)
+    infos = {"/left/camera_info": camera_info(), "/right/camera_info": camera_info(-FOCAL * BASELINE)}
+    bag = write_rectified_bag(tmp_path / "in.mcap", textured_image)
+    chosen = {"geometry": "essential", "rectified": True, "epipolar_band": 1.5, "min_disparity": 2.0}
+    topics = ["/left/image_rect", "/right/image_rect"]
+    recorded = offline(bag, tmp_path / "out.mcap", "stereo", topics, slop_s=0.01, **chosen)
+    latched_infos(client, infos)
     heard = {side: client.listen(Keypoints, f"/stereo_matcher/{side}/keypoints") for side in ("left", "right")}
     matches = client.listen(Matches, "/stereo_matcher/matches")
-    with running("stereo_matcher", log, {**OPTIONS, "slop": 0.01}):
-        cameras = [client.publisher(Image, f"/{side}/image") for side in ("left", "right")]
-        for i in range(20):
-            stamp = WARM_UP_NS + i * PERIOD_NS
-            for camera in cameras:
-                camera.publish(image_message(view(textured_image, 0), stamp))
-            try:
-                wait_until(lambda: all([*heard.values(), matches]), "first messages", 3.0)
-                break
-            except AssertionError:
-                continue
+    points = client.listen(PointCloud2, "/stereo_matcher/points")
+    arguments = tuple(a for side in heard for a in ("-r", f"{side}/image:=/{side}/image_rect"))
+    with running("stereo_matcher", log, {**OPTIONS, "slop": 0.01, **chosen}, arguments):
+        cameras = [client.publisher(Image, topic) for topic in topics]
+        warm_up(cameras, image_message(view(textured_image, 0), 0), WARM_UP_NS, [*heard.values(), matches])
         for i in range(3):
             stamp = START_NS + i * PERIOD_NS
             pair = [
                 image_message(view(textured_image, i), stamp, "left_optical"),
-                image_message(view(textured_image, i, DISPARITY), stamp + offset, "right_optical"),
+                image_message(view(textured_image, i, DISPARITY), stamp, "right_optical"),
             ]
-            play(cameras, pair, stamp + offset, [heard["right"], matches])
+            play(cameras, pair, stamp, [*heard.values(), matches, points])
     for i in range(3):
         stamp = START_NS + i * PERIOD_NS
-        left = wait_until(lambda stamp=stamp: of_stamp(heard["left"], stamp), "left keypoints", 3.0)
-        assert_same(left, recorded("/stereo_matcher/left/keypoints")[i], KEYPOINTS)
-        right = of_stamp(heard["right"], stamp + offset)
-        assert_same(right, recorded("/stereo_matcher/right/keypoints")[i], KEYPOINTS)
-        assert_same(of_stamp(matches, stamp + offset), recorded("/stereo_matcher/matches")[i], MATCHES)
+        for side, messages in heard.items():
+            assert_same(of_stamp(messages, stamp), recorded(f"/stereo_matcher/{side}/keypoints")[i], KEYPOINTS)
+        expected = recorded("/stereo_matcher/matches")[i]
+        assert_same(of_stamp(matches, stamp), expected, MATCHES)
+        rows = expected.xy0.reshape(-1, 2)[:, 1] - expected.xy1.reshape(-1, 2)[:, 1]
+        assert expected.model_type == "essential" and len(rows) > 50 and np.abs(rows).max() <= 1.5
+        cloud = recorded("/stereo_matcher/points")[i]
+        assert cloud.width > 40
+        assert_same(of_stamp(points, stamp), cloud, ["width", "height", "point_step", "row_step", "is_dense", "data"])

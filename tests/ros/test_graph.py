@@ -287,8 +287,10 @@ def test_stereo_images_of_different_stamps(client: Client, log: Path, textured: 
         status = published(
             lambda: next((s for s in diagnostics.of(name) if "found no partner" in s.message), None), "a warning"
         )
-        # Three seconds are promised; a busy machine may publish the pairs more slowly.
+        # Within three seconds at 10 Hz, as promised: the node had no more images by then than come in that time. On a
+        # machine that is busy they come more slowly, and so does the warning.
         print(f"warned after {time.monotonic() - begun:.1f} s")
+        assert int(status.values[alone]) <= 2 * 3 * 10
         assert status.level == 1 and "4 ms apart (right later)" in status.message
         assert "sync:=approximate" in status.message and "slop:=0.006" in status.message
         refused = client.set_parameter(name, "slop", 0.006)

@@ -173,3 +173,56 @@ def test_nodes_receive_through_sockets_that_hold_an_image(monkeypatch: pytest.Mo
     assert node_environment({jazzy: "/home/me/profile.xml"}, SOCKET_BUFFER) == {}
     assert node_environment({"FASTDDS_BUILTIN_TRANSPORTS": "LARGE_DATA"}, SOCKET_BUFFER) == {}
     ElementTree.parse(profile_path(NODE_PROFILE_NAME))
+
+
+@pytest.mark.parametrize("rate", [2, 10, 60])
+def test_stamps_four_milliseconds_apart_are_named_within_three_seconds(rate: int) -> None:
+    from std_msgs.msg import Header
+
+    from semantic_matcher.matcher_node import _REVIEW_S
+    from semantic_matcher.node_statistics import Statistics
+    from semantic_matcher.stereo_pairing import StereoPairing
+
+    settings = SimpleNamespace(sync="exact", slop=0.0, queue_size=10)
+    pairing = StereoPairing(settings, Statistics())
+    # What has come when the node looks at it for the last time within three seconds.
+    for i in range(int((3.0 - _REVIEW_S) * rate)):
+        for side, late in (("left", 0), ("right", 4_000_000)):
+            stamp = 1_000_000_000 + i * 1_000_000_000 // rate + late
+            header = Header()
+            header.stamp.sec, header.stamp.nanosec = divmod(stamp, 1_000_000_000)
+            assert pairing.add(side, SimpleNamespace(header=header)) is None
+    assert "4 ms apart (right later); sync:=approximate pairs them, also with slop:=0.006" in pairing.trouble()
+    settings = SimpleNamespace(sync="approximate", slop=0.002, queue_size=10)
+    pairing.take(settings)
+    assert pairing.trouble() == ""
+
+
+def test_what_a_publisher_numbered_and_nobody_took_is_counted_once() -> None:
+    from semantic_matcher.sequence_gaps import SequenceGaps
+
+    there = [{b"a"}]
+    gaps = SequenceGaps(lambda: frozenset(there[0]))
+
+    def after(*numbers: int | None) -> int:
+        for number in numbers:
+            gaps.note(number)
+        return gaps.newly_unexplained()
+
+    # Where it began is no gap; one of three and one of two are, until the middleware explains them.
+    assert after(7, 8) == 0 and after(12) == 3 and after(13, 15) == 1 and after(16) == 0
+    gaps.explained += 3
+    assert gaps.newly_unexplained() == -3
+    gaps.explained += 2
+    # Of a loss the middleware may tell before the next message comes.
+    assert gaps.newly_unexplained() == -1 and after(18) == 0
+    # One that comes again (kept for who subscribes later), a driver that starts anew, two at once, no numbers.
+    assert after(18, 3, 1) == 0
+    there[0] = {b"b"}
+    assert after(5, 6) == 0 and after(8) == 1
+    there[0] = {b"b", b"c"}
+    assert after(500, 9, 501, 10, 600) == 0
+    assert after(None, 0, 2**64 - 1, 601) == 0
+    there[0] = {b"b"}
+    gaps.begin()
+    assert after(900, 901) == 0

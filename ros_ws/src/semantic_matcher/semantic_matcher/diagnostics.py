@@ -19,6 +19,7 @@ _COUNTERS = {
     "dropped": "images dropped (a newer one came first)",
     "unwanted": "images not needed (nobody subscribed to an output)",
     "lost": "images lost on the way (message_lost)",
+    "overrun": "images that newer ones replaced before they were taken",
     "stale": "images skipped (older than max_image_age)",
     "out of order": "images skipped (time stamp repeated or late)",
     "unpaired": "images without a partner",

@@ -10,6 +10,7 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
 from semantic_matcher.qos import endpoints_text, input_qos, mismatch, policy_text
 from semantic_matcher.qos_overrides import override_name, with_policies
+from semantic_matcher.sequence_gaps import SequenceGaps
 
 if TYPE_CHECKING:
     from rclpy.subscription import Subscription
@@ -30,6 +31,8 @@ class FollowingSubscription:
         reliability: ``auto`` follows the publishers; or ``reliable``, ``best_effort``. A parameter ``qos_overrides.…``
             of this topic has precedence.
         lost: called with the number of messages that the middleware has just found lost.
+        overrun: called with the number of messages, less than none where there were fewer than was thought, that newer
+            ones replaced before the executor took them: of that the middleware says nothing.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class FollowingSubscription:
         depth: int,
         reliability: str = "auto",
         lost: Callable[[int], None] = lambda number: None,
+        overrun: Callable[[int], None] = lambda number: None,
     ) -> None:
         self.topic = topic
         self._node = node
@@ -51,6 +55,8 @@ class FollowingSubscription:
         self._depth = depth
         self._reliability = reliability
         self._lost = lost
+        self._overrun = overrun
+        self._gaps = SequenceGaps(lambda: frozenset(bytes(info.endpoint_gid) for info in self.publishers()))
         self._overrides = node.qos_overrides.policies(topic, "subscription")
         self._subscription: Subscription | None = None
         self._qos = input_qos(depth, [])
@@ -79,6 +85,7 @@ class FollowingSubscription:
     def close(self) -> None:
         """Unsubscribe."""
         if self._subscription is not None:
+            self._gaps.begin()
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
 
@@ -91,6 +98,7 @@ class FollowingSubscription:
         """Subscribe anew where the publishers offer something else than they did; say what does not fit."""
         if self._destroyed:
             return
+        self._overrun(self._gaps.newly_unexplained())
         if self._subscription is not None:
             wanted = self._wanted_qos()
             if (wanted.reliability, wanted.durability) != (self._qos.reliability, self._qos.durability):
@@ -102,10 +110,12 @@ class FollowingSubscription:
         self._node.set_problem(f"type of {self.topic}", self._type_text())
 
     def _subscribe(self) -> None:
+        # rclpy takes callbacks of two arguments, too, and does not say so in its types.
+        take: Any = self._take
         self._subscription = self._node.create_subscription(
             self._type,
             self.topic,
-            self._receive,
+            take,
             self._qos,
             event_callbacks=SubscriptionEventCallbacks(
                 # Said by review(), and taken back when it is over; the default would log it for itself.
@@ -116,7 +126,12 @@ class FollowingSubscription:
             ),
         )
 
+    def _take(self, message: Any, info: Any) -> None:
+        self._gaps.note(info.get("publication_sequence_number"))
+        self._receive(message)
+
     def _message_lost(self, event: Any) -> None:
+        self._gaps.explained += event.total_count_change
         self._lost(event.total_count_change)
 
     def _changed(self, event: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,7 @@ class ImageInput:
             depth=IMAGE_DEPTH,
             reliability=settings.image_reliability,
             lost=self._count_lost,
+            overrun=functools.partial(node.statistics.count, "overrun"),
         )
 
     @property
