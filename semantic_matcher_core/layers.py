@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from semantic_matcher_core.optimisations import is_enabled
 _Network = TypeVar("_Network", bound=nn.Module)
 First = TypeVar("First")
 Second = TypeVar("Second")
+_streams = threading.local()
 _QUERIES, _BLOCKS, _MOST_WEIGHTS = 128, 66, 1 << 25
 
 
@@ -101,7 +103,7 @@ def side_by_side(
     alone = torch.is_grad_enabled() or torch.compiler.is_compiling()
     if device.type != "cuda" or alone or not is_enabled("streams"):
         return first(), second()
-    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    current, side = torch.cuda.current_stream(device), _side_stream(device)
     side.wait_stream(current)
     with torch.cuda.stream(side):
         theirs = second()
@@ -111,6 +113,15 @@ def side_by_side(
         # Its memory was taken on the side stream; it must not be given away while this one reads it.
         tensor.record_stream(current)
     return ours, theirs
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """A thread's own: what one thread records must not be joined by another, and each stream holds a workspace."""
+    made: dict[Any, Any] = _streams.__dict__
+    if device not in made:
+        made[device] = torch.cuda.Stream(device)
+    stream: torch.cuda.Stream = made[device]
+    return stream
 
 
 def grid_sample(maps: Tensor, grid: Tensor, mode: str, padding_mode: str = "zeros") -> Tensor:
