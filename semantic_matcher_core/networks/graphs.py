@@ -24,6 +24,8 @@ from semantic_matcher_core.types import Features, Matches
 Tensors = Mapping[str, Tensor]
 Work = Callable[[Tensors], dict[str, Tensor]]
 _log = logging.getLogger(__name__)
+# Recordings of a process take turns, whatever they are of.
+_recording = threading.Lock()
 _WARM_UP = 3
 _KEPT = 8
 
@@ -54,21 +56,22 @@ class CudaRecorder:
 
     def record(self, work: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Callable[[], object]]:
         """See :class:`Recorder`. Runs the work a few times first: libraries choose kernels and take memory then."""
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP):
-                work()
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # What other threads do meanwhile, they may.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                outputs = work()
-        except RuntimeError:
-            # A recording that fails leaves this thread on its stream.
-            torch.cuda.set_stream(current)
-            raise
+        with _recording:
+            current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                for _ in range(_WARM_UP):
+                    work()
+            current.wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            try:
+                # What other threads compute meanwhile, they may.
+                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                    outputs = work()
+            except RuntimeError:
+                # A recording that fails leaves this thread on its stream.
+                torch.cuda.set_stream(current)
+                raise
         return outputs, graph.replay
 
 
