@@ -58,3 +58,19 @@ def test_reconstruction(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
     variables, _ = run("reconstruction")
     assert len(variables["found"]) >= 7 and float(variables["error"].max()) < 0.1
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("lightning", "rosbags")),
+    reason="no lightning or no rosbags",
+)
+def test_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(FOLDER)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
+    variables, shown = run("training")
+    assert len(variables["photos"]) == 8
+    # The recording's own reasoner matched, and geometry agrees with most of it.
+    assert variables["matcher"].variant.endswith("best") and variables["matcher"].reasoner is not None
+    checked = variables["checked"]
+    assert len(checked) > 100 and float(checked.inlier.float().mean()) > 0.7
+    assert shown[-1].shape[1] > 400
