@@ -1,4 +1,4 @@
-"""A virtual environment with gradio that sees the packages of another one, for the tests of the app's page."""
+"""A virtual environment with gradio and rerun that sees another one's packages, for the tests of app and viewer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 import venv
 from pathlib import Path
 
-# The version that the page is tested with.
-GRADIO = "gradio==6.31.0"
+# The versions that the page and the viewer's recordings are tested with.
+PACKAGES = ("gradio==6.31.0", "rerun-sdk==0.41.0")
 
 
 def make(base: Path, output: Path) -> None:
-    """Make the environment; packages that gradio brings come before those of ``base``."""
-    if (output / ".done").is_file():
+    """Make the environment; packages that these bring come before those of ``base``."""
+    done = output / ".done"
+    if done.is_file() and done.read_text(encoding="utf-8") == " ".join(PACKAGES):
         return
     venv.create(output, with_pip=False, clear=True)
     (base_packages,) = base.glob("lib/python3.*/site-packages")
@@ -23,9 +24,9 @@ def make(base: Path, output: Path) -> None:
     python = output / "bin" / "python"
     # pip is the base's: it sees what is there already, and installs the rest.
     subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", GRADIO], check=True, timeout=600
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES], check=True, timeout=600
     )
-    (output / ".done").touch()
+    done.write_text(" ".join(PACKAGES), encoding="utf-8")
 
 
 def main() -> int:

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from semantic_matcher_core.cli import main
 from semantic_matcher_core.errors import BagError
+from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import header_message, typestore
 from semantic_matcher_core.viz.palette import INLIER, OUTLIER
 from semantic_matcher_core.viz.rerun_log import _cloud, shown
+from tests.conftest import REPOSITORY
 from tests.core.test_viz_report import COUNTS, PERIOD, START, features, odometry, write_recording
+
+# The environment that has rerun-sdk: a second one, see .ci/run.
+PYTHON = os.environ.get("SEMANTIC_MATCHER_APP_PYTHON") or (sys.executable if importlib.util.find_spec("rerun") else "")
+
+
+def cloud_message(stamp_ns: int) -> Any:
+    kinds = typestore().types
+    field = kinds["sensor_msgs/msg/PointField"]
+    fields = [field(name, 4 * i, 7, 1) for i, name in enumerate(("x", "y", "z", "confidence"))]
+    values = np.array([[1, 2, 3, 0.5], [4, 5, np.nan, 0.7]], "<f4")
+    return kinds["sensor_msgs/msg/PointCloud2"](
+        header_message(stamp_ns, "c"), 1, 2, fields, False, 16, 32, values.view(np.uint8).ravel(), False
+    )
+
+
+def write_all_kinds(path: Path) -> Path:
+    """Images, keypoints and matches; then a way of three places and a cloud."""
+    results = write_recording(path.with_name("images.mcap"))
+    with BagReader(results) as bag, McapWriter(path) as writer:
+        for item in bag.messages([t.name for t in bag.topics]):
+            writer.write(item.topic, item.message, item.received_ns)
+        for i in range(3):
+            header = header_message(START + i * PERIOD, "odom")
+            writer.write("/odometry", odometry(header, (float(i), 0.0, 0.0)), START + 10**10 + i)
+        writer.write("/points", cloud_message(START), START + 10**10 + 3)
+    return path
 
 
 def test_images_keypoints_and_matches_at_their_stamps(tmp_path: Path) -> None:
@@ -35,29 +67,12 @@ def test_images_keypoints_and_matches_at_their_stamps(tmp_path: Path) -> None:
 
 
 def test_a_path_grows(tmp_path: Path) -> None:
-    path = write_recording(tmp_path / "results.mcap", images=False, checked=False)
-    header = header_message(START, "odom")
-    with McapWriter(tmp_path / "path.mcap") as writer:
-        from semantic_matcher_core.io.bags import BagReader
-
-        with BagReader(path) as bag:
-            for item in bag.messages([t.name for t in bag.topics]):
-                writer.write(item.topic, item.message, item.received_ns)
-        for i in range(3):
-            writer.write("/odometry", odometry(header, (float(i), 0.0, 0.0)), START + 10**10 + i)
-    paths = [t.data.tolist() for t in shown(tmp_path / "path.mcap") if t.kind == "path"]
+    paths = [t.data.tolist() for t in shown(write_all_kinds(tmp_path / "all.mcap")) if t.kind == "path"]
     assert paths[-1] == [[0, 0, 0], [1, 0, 0], [2, 0, 0]] and len(paths) == 3
 
 
 def test_points_of_a_cloud() -> None:
-    kinds = typestore().types
-    field = kinds["sensor_msgs/msg/PointField"]
-    fields = [field(name, 4 * i, 7, 1) for i, name in enumerate(("x", "y", "z", "confidence"))]
-    values = np.array([[1, 2, 3, 0.5], [4, 5, np.nan, 0.7]], "<f4")
-    cloud = kinds["sensor_msgs/msg/PointCloud2"](
-        header_message(1, "c"), 1, 2, fields, False, 16, 32, values.view(np.uint8).ravel(), False
-    )
-    points, confidence = _cloud(cloud)
+    points, confidence = _cloud(cloud_message(1))
     assert points.tolist() == [[1, 2, 3]] and confidence.tolist() == [0.5]
 
 
@@ -74,9 +89,22 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert not (tmp_path / "x.rrd").exists()
 
 
-def test_a_recording_for_rerun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("rerun", reason="no rerun-sdk: pip install rerun-sdk")
-    results = write_recording(tmp_path / "results.mcap")
-    assert main(["view", str(results), "-o", str(tmp_path / "results.rrd")]) == 0
-    assert capsys.readouterr().out.startswith("20 entries")
-    assert (tmp_path / "results.rrd").read_bytes()[:3] == b"RRF"
+@pytest.mark.skipif(not PYTHON, reason="no rerun-sdk: pip install rerun-sdk, or name a Python that has it (.ci/run)")
+def test_a_recording_for_rerun(tmp_path: Path) -> None:
+    results, recording = write_all_kinds(tmp_path / "results.mcap"), tmp_path / "results.rrd"
+
+    def run(*command: str) -> str:
+        done = subprocess.run([PYTHON, "-m", *command], capture_output=True, text=True, cwd=REPOSITORY)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = run("semantic_matcher_core.cli", "view", str(results), "-o", str(recording))
+    assert said.startswith("24 entries") and recording.read_bytes()[:3] == b"RRF"
+    run("rerun", "rrd", "verify", str(recording))
+    stored = run("rerun", "rrd", "stats", str(recording))
+    image = "temporal_matcher/image"
+    for place in (f"{image}/image", f"{image}/keypoints", f"{image}/matches", "world/odometry", "world/points"):
+        assert f"/{place}: " in stored
+    for component in ("EncodedImage:blob", "Points2D:positions", "Arrows2D:vectors", "LineStrips3D:strips", "Points3D"):
+        assert component in stored
+    assert "num_rows = 25\n" in stored  # one describes the recording itself

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import REPOSITORY
-from tools.app_venv import GRADIO
+from tools.app_venv import PACKAGES
 from tools.lock import lockable
 
 REQUIREMENTS = REPOSITORY / "requirements"
@@ -51,11 +51,13 @@ def test_every_requirement_is_locked_within_its_range(locked: dict[str, str]) ->
     assert outside == []
 
 
-def test_what_the_app_is_tested_with_is_in_its_range() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    (gradio,) = [Requirement(line) for line in project["optional-dependencies"]["app"]]
-    (pin,) = Requirement(GRADIO).specifier
-    assert Requirement(GRADIO).name == gradio.name and gradio.specifier.contains(pin.version)
+def test_what_app_and_viewer_are_tested_with_is_in_their_ranges() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    declared = {r.name: r for r in map(Requirement, [*extras["app"], *extras["view"]])}
+    for pinned in map(Requirement, PACKAGES):
+        (pin,) = pinned.specifier
+        assert declared.pop(pinned.name).specifier.contains(pin.version)
+    assert not declared
 
 
 def test_torch_is_left_to_the_makefile(locked: dict[str, str]) -> None:
