@@ -69,6 +69,14 @@ def bag_command(
             show_default=False,
         ),
     ] = None,
+    depth_topic: Annotated[
+        str,
+        typer.Option(
+            help="With --odometry: topic of the depth that is registered to the images (16UC1, 32FC1, or "
+            "compressedDepth).",
+            show_default=False,
+        ),
+    ] = "",
     image_full_scale: FullScaleOption = 0.0,
 ) -> None:
     """Match the images of bags, as the ROS nodes do, into MCAP files.
@@ -82,13 +90,17 @@ def bag_command(
 
       semantic-matcher bag drive/ -o matches.mcap --mode stereo -t /left/image_rect -t /right/image_rect --slop 0.01
 
+      semantic-matcher bag walk.mcap -o walk.mcap -t /camera/color/image_raw \
+        --odometry --depth-topic /camera/aligned_depth_to_color/image_raw
+
       semantic-matcher bag day1/ day2/ day3.bag -o results/ -t /camera/image_raw/compressed --jobs 3
     """
     from semantic_matcher_core.offline.sources import BagSource
 
     topics = tuple(image_topic or ())
     full_scale = image_full_scale or None
-    inputs = [_Input(str(bag), _stem(bag), partial(BagSource, bag, topics, full_scale=full_scale)) for bag in bags]
+    open_bag = partial(BagSource, topics=topics, depth=depth_topic, full_scale=full_scale)
+    inputs = [_Input(str(bag), _stem(bag), partial(open_bag, bag)) for bag in bags]
     _run(_jobs(inputs, output, pairing, matching, calibration, masks, outputs, model), processes)
 
 
@@ -148,6 +160,14 @@ def images_command(
             help="Take time stamps from the names: seconds (1311868169.16.png), milli-, micro- or nanoseconds.",
         ),
     ] = False,
+    depth: Annotated[
+        str,
+        typer.Option(
+            help="With --odometry: folder or pattern of the depth images (16 bits, or floats in metres), one for each "
+            "image in order, or with --stamps-from-names those nearest in time.",
+            show_default=False,
+        ),
+    ] = "",
     orientation: OrientationOption = "exif",
     image_full_scale: FullScaleOption = 0.0,
 ) -> None:
@@ -162,6 +182,8 @@ def images_command(
       semantic-matcher images left/ right/ -o matches.mcap --mode stereo
 
       semantic-matcher images shots/ -o shots.mcap --colmap
+
+      semantic-matcher images rgb/ -o walk.mcap --odometry --depth depth/ --depth-units 5000 --calibration camera.yaml
     """
     from semantic_matcher_core.cli.inputs import collect_images
     from semantic_matcher_core.offline.sources import FilesSource
@@ -176,6 +198,7 @@ def images_command(
     source = partial(
         FilesSource,
         sequences,
+        depths=collect_images([depth]) if depth else [],
         fps=fps,
         stamps_from_names=stamps_from_names,
         orientation=orientation,

@@ -88,11 +88,18 @@ class CalibrationOptions:
         bool,
         typer.Option(
             "--odometry",
-            help="Mode stereo, rectified: follow the camera. Poses in the output, and as OUT.tum.txt and "
-            "OUT.kitti.txt.",
+            help="Follow the camera: mode stereo, rectified, or mode temporal with depth. Poses in the output, and as "
+            "OUT.tum.txt and OUT.kitti.txt.",
             rich_help_panel=_CALIBRATION,
         ),
     ] = False
+    depth_units: Annotated[
+        float,
+        typer.Option(
+            help="With --odometry: values per metre of 16-bit depth: 1000 for millimetres.",
+            rich_help_panel=_CALIBRATION,
+        ),
+    ] = 1000.0
 
 
 @dataclass(frozen=True)

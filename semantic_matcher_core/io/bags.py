@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ import numpy as np
 from semantic_matcher_core.errors import BagError, ImageError
 from semantic_matcher_core.io.bag_files import bag_files, is_missing, open_part, unpack_message
 from semantic_matcher_core.io.bag_part import Channel, Part, plural
+from semantic_matcher_core.io.depth_messages import depth_of
 from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
 from semantic_matcher_core.io.messages import (
     CAMERA_INFO,
@@ -108,6 +110,14 @@ class BagImage:
             return None
         return self.message.format, self.message.data
 
+    def depth(self) -> np.ndarray:
+        """``H x W`` depth: uint16 millimetres, or float32 metres.
+
+        Raises:
+            ImageError: it is no depth, or damaged; the message names topic and number.
+        """
+        return self._converted(depth_of)
+
     def decode(self, full_scale: float | None = None) -> np.ndarray:
         """``H x W x 3`` uint8 RGB, or ``H x W`` uint8 for one-channel encodings.
 
@@ -117,11 +127,14 @@ class BagImage:
         Raises:
             ImageError: unknown encoding, wrong size or damaged data; the message names topic and number.
         """
+        compressed = self.message is not None and self.message.__msgtype__ == COMPRESSED_IMAGE
+        return self._converted(partial(compressed_to_rgb if compressed else image_to_rgb, full_scale=full_scale))
+
+    def _converted(self, convert: Callable[[Any], np.ndarray]) -> np.ndarray:
         if self.message is None:
             raise ImageError(f"image {self.index} of {self.topic}: {self.error}")
-        convert = compressed_to_rgb if self.message.__msgtype__ == COMPRESSED_IMAGE else image_to_rgb
         try:
-            return convert(self.message, full_scale=full_scale)
+            return convert(self.message)
         except ImageError as error:
             raise ImageError(f"image {self.index} of {self.topic}: {error}") from error
 
@@ -248,13 +261,13 @@ class BagReader:
             found.append(topic)
         return found
 
-    def only_image_topic(self) -> BagTopic:
-        """The bag's one image topic.
+    def only_image_topic(self, besides: Sequence[str] = ()) -> BagTopic:
+        """The bag's one image topic, apart from those named.
 
         Raises:
             BagError: there is none, or a choice is needed; the message lists the bag's topics.
         """
-        found = [topic for topic in self.image_topics if topic.count]
+        found = [topic for topic in self.image_topics if topic.count and topic.name not in besides]
         if not found:
             raise BagError(f"{self.path} holds no images; {self.describe_topics()}")
         if len(found) > 1:

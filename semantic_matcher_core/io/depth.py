@@ -23,6 +23,16 @@ def read_depth(path: str | Path, *, units_per_metre: float = 1000.0) -> np.ndarr
     """
     if not units_per_metre > 0:
         raise ConfigError(f"units_per_metre must be above 0, got {units_per_metre}")
+    depth = read_stored_depth(path)
+    return depth.astype(np.float32) / (units_per_metre if depth.dtype == np.uint16 else 1.0)
+
+
+def read_stored_depth(path: str | Path) -> np.ndarray:
+    """Read ``H x W`` depth as it is stored: uint16 of a unit that the file does not tell, or floats in metres.
+
+    Raises:
+        ImageError: there is no such file, or it is no depth image.
+    """
     path = Path(path)
     if not path.is_file():
         raise ImageError(f"no such depth file: {path}")
@@ -40,4 +50,4 @@ def read_depth(path: str | Path, *, units_per_metre: float = 1000.0) -> np.ndarr
         raise ImageError(
             f"{path} is {depth.shape} {depth.dtype}; a depth image has one channel of 16 bits, or of metres in floats"
         )
-    return depth.astype(np.float32) / (units_per_metre if depth.dtype == np.uint16 else 1.0)
+    return depth

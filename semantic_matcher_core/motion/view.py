@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError
@@ -205,18 +203,6 @@ def stereo_view(
     inverse_depth[rows], std[rows] = disparity[use] * per_pixel, aligned.std[use] * per_pixel
     camera = Camera(p0[:, :3])
     return View(features, observation(pixels, camera, inverse_depth, std), stamp, camera, _patches(left))
-
-
-def read_depth(path: Any) -> np.ndarray:
-    """Read a depth image file (16-bit PNG, TIFF or EXR) as it is.
-
-    Raises:
-        ImageError: not readable, or not one channel.
-    """
-    data = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if data is None or data.ndim != 2:
-        raise ImageError(f"{path}: no depth image (one channel of 16 bits or floats)")
-    return data
 
 
 def _patches(image: np.ndarray | None) -> PatchImage | None:

@@ -1,4 +1,4 @@
-"""The way of a stereo camera through a recording, as the node's ``~/odometry`` has it."""
+"""The way of a camera through a recording, as the node's ``~/odometry`` has it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from semantic_matcher_core.io.trajectory import write_kitti, write_tum
 from semantic_matcher_core.motion.frames import of_base, of_camera, parse_mount
 from semantic_matcher_core.motion.odometry import Odometry, OdometryStatus
 from semantic_matcher_core.motion.pose import Pose
-from semantic_matcher_core.motion.view import stereo_view
+from semantic_matcher_core.motion.view import View, depth_view, stereo_view
 
 if TYPE_CHECKING:
     from semantic_matcher_core.motion.pairs import PairMatcher
     from semantic_matcher_core.offline.calibration import Calibrations
     from semantic_matcher_core.offline.options import RunOptions
-    from semantic_matcher_core.streams import MatchedPair
+    from semantic_matcher_core.streams import Frame, MatchedPair
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,14 @@ class Placed:
 
 
 @dataclass
-class StereoOdometry:
-    """Follows the left camera of a rectified pair.
+class RecordedOdometry:
+    """Follows the camera of a recording: the left one of a rectified pair, or one with depth.
 
     Args:
         matcher: matches frames with frames (without the band that holds between left and right).
         options: of the run.
-        calibrations: of both streams.
-        streams: names of left and right.
+        calibrations: of the streams.
+        streams: names of left and right, or of the one camera.
 
     Raises:
         ConfigError: options that contradict each other.
@@ -58,21 +58,21 @@ class StereoOdometry:
     matcher: PairMatcher
     options: RunOptions
     calibrations: Calibrations
-    streams: tuple[str, str]
+    streams: tuple[str, ...]
     way: list[Placed] = field(default_factory=list)
     lost: int = 0
     segments: int = 0
 
     def __post_init__(self) -> None:
-        if not self.options.rectified:
+        if self.options.mode == "stereo" and not self.options.rectified:
             raise ConfigError("--odometry needs rectified images: give --rectified where they are")
         if bool(self.options.mount) != bool(self.options.base_frame):
             raise ConfigError("--base-frame and --mount belong together: a frame, and where the camera is in it")
         self._mount = parse_mount(self.options.mount) if self.options.mount else None
         self._odometry = Odometry(self.matcher)
 
-    def __call__(self, pair: MatchedPair) -> Placed | None:
-        """Where the camera was at a pair; ``None`` where that is not known."""
+    def of_pair(self, pair: MatchedPair) -> Placed | None:
+        """Where the left camera was at a pair; ``None`` where that is not known."""
         frames = pair.reference, pair.current
         left, right = (
             self.calibrations.projection(stream, frame.features.image_size)
@@ -88,18 +88,32 @@ class StereoOdometry:
             max_row_difference=self.options.epipolar_band or self.options.geometry_threshold,
             stamp=pair.reference.stamp,
         )
+        return self._follow(view, pair.reference.tag.frame_id)
+
+    def of_frame(self, frame: Frame, depth: np.ndarray) -> Placed | None:
+        """Where the camera was that took a frame and its depth; ``None`` where that is not known.
+
+        Raises:
+            ImageError: the depth is of other proportions than the image.
+        """
+        camera = self.calibrations.camera(self.streams[0], frame.features.image_size, self.options.rectified)
+        scale = 1 / self.options.depth_units if depth.dtype.kind == "u" else None
+        view = depth_view(frame.features, depth, camera, image=frame.image, scale=scale, stamp=frame.stamp)
+        return self._follow(view, frame.tag.frame_id)
+
+    def _follow(self, view: View, frame_id: str) -> Placed | None:
         step = self._odometry.process(view)
         self.segments = max(self.segments, step.segment + 1 if step.pose is not None else 0)
         if step.pose is None or step.covariance is None:
             self.lost += 1
             return None
         if self._mount is None:
-            child, (pose, covariance) = pair.reference.tag.frame_id, of_camera(step.pose, step.covariance)
+            child, (pose, covariance) = frame_id, of_camera(step.pose, step.covariance)
         else:
             child, (pose, covariance) = self.options.base_frame, of_base(step.pose, step.covariance, self._mount)
         if step.status is OdometryStatus.STARTED and step.segment > 0:
             covariance = np.eye(6) * UNTIED
-        placed = Placed(pair.reference.stamp, self.options.odom_frame, child, pose, covariance, step.pose)
+        placed = Placed(view.stamp, self.options.odom_frame, child, pose, covariance, step.pose)
         self.way.append(placed)
         return placed
 

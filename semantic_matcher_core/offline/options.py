@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import dataclass_transform
 
@@ -74,7 +75,9 @@ class RunOptions:
             for no such limit.
         points: write the matches of rectified stereo images as points in space, where their calibration is known.
         min_disparity: matches of a smaller disparity, in pixels, become no points.
-        odometry: follow the camera (mode stereo, rectified): poses in the output, and as TUM and KITTI text beside it.
+        odometry: follow the camera (mode stereo, rectified; or mode temporal, with depth): poses in the output, and as
+            TUM and KITTI text beside it.
+        depth_units: values per metre of 16-bit depth.
         odom_frame, base_frame, mount: frames of the poses, as the node has them.
         descriptors: write descriptors as well; they are large.
         images: ``"jpeg"`` to write the images beside the results, or ``"none"``.
@@ -97,6 +100,7 @@ class RunOptions:
     points: bool = True
     min_disparity: float = 1.0
     odometry: bool = False
+    depth_units: float = 1000.0
     odom_frame: str = "odom"
     base_frame: str = ""
     mount: str = ""
@@ -116,8 +120,10 @@ class RunOptions:
         turns_of(self.rotation)
         if self.geometry not in (None, "homography", "fundamental", "essential"):
             raise ConfigError(f"unknown geometry {self.geometry!r}; use homography, fundamental, essential or None")
-        if self.odometry and self.mode != "stereo":
-            raise ConfigError("--odometry is for --mode stereo: a recording's depth is not read")
+        if self.odometry and self.mode == "reference":
+            raise ConfigError("--odometry is for --mode temporal (with depth) and --mode stereo")
+        if not (math.isfinite(self.depth_units) and self.depth_units > 0):
+            raise ConfigError(f"depth_units must be a positive number of values per metre, got {self.depth_units}")
         if self.geometry == "essential" and self.mode == "reference":
             raise ConfigError("geometry 'essential' needs the calibration of both cameras; stored images have none")
         if self.geometry_backend not in GEOMETRY_BACKENDS:

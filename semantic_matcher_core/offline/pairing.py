@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -44,7 +44,7 @@ class Result:
     Attributes:
         frames: (prefix of the topics, frame); a frame's tag is its :class:`SourceImage`.
         pairs: the current image of each is the last frame.
-        placed: where the left camera of a stereo pair is.
+        placed: where the camera is, the left one of a stereo pair.
         image: the image whose time of recording is that of the result.
         points: ``K x 3`` points in the left camera's frame and ``K`` confidences, of a rectified stereo pair.
     """
@@ -94,7 +94,7 @@ class Pairing(ABC):
     def replay(self, image: SourceImage) -> None:
         """Note an image that an earlier run has processed."""
 
-    def finish(self) -> list[Callable[[], Result]]:
+    def finish(self) -> Sequence[Callable[[], Result | None]]:
         """What is left to do when all images have come; each may raise as :meth:`process` does."""
         return []
 
@@ -194,6 +194,52 @@ class TemporalWork(Pairing):
                 frame = Frame(image.stamp_ns, pixels, features, image)
             self._streams[name].put(frame, served)
         self._references.clear()
+
+
+class DepthWork(TemporalWork):
+    """Images of one camera with earlier ones, and with the depth that belongs to them; only those that have some.
+
+    Args:
+        matcher, streams, pairing, verify, across_sizes, masks: as for :class:`TemporalWork`, of one stream.
+        depth: name of the stream of depth.
+        place: says where the camera is that took a frame with its depth.
+    """
+
+    def __init__(
+        self,
+        matcher: FeatureMatcher,
+        streams: Sequence[str],
+        pairing: TemporalPairing,
+        verify: VerifierOf,
+        *,
+        depth: str,
+        place: Callable[[Frame, np.ndarray], Placed | None],
+        across_sizes: bool = True,
+        masks: Masks = NO_MASKS,
+    ) -> None:
+        super().__init__(matcher, streams, pairing, verify, across_sizes=across_sizes, masks=masks)
+        self._depth, self._place = depth, place
+        # As the node pairs them.
+        self._synchronizer: StereoSynchronizer[SourceImage] = StereoSynchronizer(None, 10)
+
+    def process(self, image: SourceImage) -> Result | None:
+        add = self._synchronizer.add_right if image.stream == self._depth else self._synchronizer.add_left
+        pair = add(image.stamp_ns, image)
+        self.counts["without depth"] = self._synchronizer.unpaired[0]
+        return None if pair is None else self._placed(*pair, image)
+
+    def finish(self) -> list[Callable[[], Result | None]]:
+        pairs = self._synchronizer.finish()
+        self.counts["without depth"] = self._synchronizer.unpaired[0]
+        return [partial(self._placed, *pair, max(pair, key=lambda image: image.received_ns)) for pair in pairs]
+
+    def _placed(self, image: SourceImage, depth: SourceImage, at: SourceImage) -> Result | None:
+        # Depth that cannot be read costs its image before that becomes a reference.
+        metres = depth.decode()
+        result = super().process(image)
+        if result is None:
+            return None
+        return replace(result, image=at, placed=self._place(result.frames[0][1], metres))
 
 
 class StereoWork(Pairing):

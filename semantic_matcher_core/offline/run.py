@@ -17,9 +17,17 @@ from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.io.run_info import read_run_info
 from semantic_matcher_core.offline.calibration import BandedMatcher, Calibrations, stereo_points, verifier
 from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
-from semantic_matcher_core.offline.odometry import StereoOdometry
+from semantic_matcher_core.offline.odometry import RecordedOdometry
 from semantic_matcher_core.offline.options import RunOptions
-from semantic_matcher_core.offline.pairing import Masks, Pairing, ReferenceWork, Result, StereoWork, TemporalWork
+from semantic_matcher_core.offline.pairing import (
+    DepthWork,
+    Masks,
+    Pairing,
+    ReferenceWork,
+    Result,
+    StereoWork,
+    TemporalWork,
+)
 from semantic_matcher_core.offline.publisher import Publisher
 from semantic_matcher_core.offline.run_info import environment, run_info
 from semantic_matcher_core.offline.work_folder import WorkFolder
@@ -112,12 +120,8 @@ def run(
         return Progress(done=source.total or 0, resumed=source.total or 0, total=source.total)
     exports.prepare()
     calibrations = Calibrations.of(source, calibration)
-    odometry: StereoOdometry | None = None
-    if options.odometry:
-        if len(source.streams) != 2:
-            raise ConfigError(f"--odometry needs a left and a right stream, got {len(source.streams)}")
-        calibrations.require(source, "--odometry")
-        odometry = StereoOdometry(matcher, options, calibrations, (source.streams[0], source.streams[1]))
+    odometry = _odometry(source, matcher, options, calibrations)
+    if odometry is not None:
         # Where a camera is rests on all that was before: such a run is made in one go.
         part_seconds = math.inf
     pairing = _pairing(source, matcher, options, references, calibrations, hooks, odometry)
@@ -137,6 +141,28 @@ def run(
             odometry.write(output)
             hooks.notice(odometry.summary())
     return progress
+
+
+def _odometry(
+    source: ImageSource, matcher: SemanticMatcher, options: RunOptions, calibrations: Calibrations
+) -> RecordedOdometry | None:
+    if not options.odometry:
+        if source.depth:
+            raise ConfigError(f"depth ({source.depth}) is for --odometry; give both")
+        return None
+    if options.mode == "stereo" and source.depth:
+        raise ConfigError("--odometry by stereo takes no depth: leave it out, or use --mode temporal and one camera")
+    if options.mode == "temporal" and not source.depth:
+        raise ConfigError(
+            "--odometry needs depth that is registered to the images (bag: --depth-topic, images: --depth), or stereo "
+            "(--mode stereo --rectified)"
+        )
+    expected = 2 if options.mode == "stereo" else 1
+    if len(source.streams) != expected:
+        what = "a left and a right stream" if expected == 2 else "the images of one camera"
+        raise ConfigError(f"--odometry needs {what}, got {len(source.streams)}: {', '.join(source.streams)}")
+    calibrations.require(source, "--odometry")
+    return RecordedOdometry(matcher, options, calibrations, source.streams)
 
 
 def _process(
@@ -242,7 +268,7 @@ def _pairing(
     references: tuple[Path, ...],
     calibrations: Calibrations,
     hooks: RunHooks,
-    odometry: StereoOdometry | None,
+    odometry: RecordedOdometry | None,
 ) -> Pairing:
     if (options.mode == "reference") != bool(references):
         raise ConfigError(
@@ -270,7 +296,18 @@ def _pairing(
         return verifier(options, cameras)
 
     across = options.geometry != "essential"
-    return TemporalWork(matcher, source.streams, options.pairing, check, across_sizes=across, masks=masks)
+    if odometry is None:
+        return TemporalWork(matcher, source.streams, options.pairing, check, across_sizes=across, masks=masks)
+    return DepthWork(
+        matcher,
+        source.streams,
+        options.pairing,
+        check,
+        depth=source.depth,
+        place=odometry.of_frame,
+        across_sizes=across,
+        masks=masks,
+    )
 
 
 def _stereo(
@@ -279,7 +316,7 @@ def _stereo(
     options: RunOptions,
     calibrations: Calibrations,
     hooks: RunHooks,
-    odometry: StereoOdometry | None,
+    odometry: RecordedOdometry | None,
     masks: Masks,
 ) -> StereoWork:
     if len(source.streams) != 2:
@@ -310,7 +347,7 @@ def _stereo(
         queue_size=options.queue_size,
         verify=check,
         points=points_of,
-        place=(lambda pair: None) if odometry is None else odometry,
+        place=(lambda pair: None) if odometry is None else odometry.of_pair,
         masks=masks,
     )
 

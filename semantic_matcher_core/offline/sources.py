@@ -15,6 +15,7 @@ import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.depth import read_stored_depth
 from semantic_matcher_core.io.exif import Exif, read_exif
 from semantic_matcher_core.io.images import read_bytes, read_image
 from semantic_matcher_core.io.names import readable
@@ -66,12 +67,15 @@ class ImageSource(ABC):
     Attributes:
         path: what it is called in messages.
         streams: names of its streams.
+        depth: name of the stream of depth that belongs to the images of the only other one; "" for none. Its images
+            come among the others and decode to depth: uint16 of a unit of its own, or float metres.
         total: how many images it holds, or ``None`` where that is not known before reading.
         problems: what is missing of the recording, as far as it was seen by now, one sentence each.
     """
 
     path: Path
     streams: tuple[str, ...]
+    depth: str = ""
     total: int | None
 
     def __init__(self) -> None:
@@ -109,24 +113,34 @@ class BagSource(ImageSource):
     Args:
         path: see :class:`~semantic_matcher_core.io.bags.BagReader`.
         topics: image topics; none for the bag's only one.
+        depth: topic of the depth registered to the images: Image of 16UC1 or 32FC1, or compressedDepth.
         full_scale: value of 16-bit and float images that becomes white; ``None`` for what fits them.
 
     Raises:
         BagError: no such bag or topic, no images in it, or a choice is needed; the message lists the topics.
+        ConfigError: depth is named as the topic of the images.
     """
 
-    def __init__(self, path: Path, topics: Sequence[str] = (), *, full_scale: float | None = None) -> None:
+    def __init__(
+        self, path: Path, topics: Sequence[str] = (), *, depth: str = "", full_scale: float | None = None
+    ) -> None:
         super().__init__()
         self.path = path
         self._full_scale = full_scale
         with BagReader(path, report=self.note_problem) as bag:
-            found = bag.require_images(topics) if topics else [bag.only_image_topic()]
+            depths = bag.require_images([depth]) if depth else []
+            found = bag.require_images(topics) if topics else [bag.only_image_topic([t.name for t in depths])]
         self.streams = tuple(topic.name for topic in found)
-        self.total = sum(topic.count for topic in found)
+        self.depth = depths[0].name if depths else ""
+        if self.depth in self.streams:
+            raise ConfigError(f"{self.depth} is the topic of the images and of their depth; name two topics")
+        self.total = sum(topic.count for topic in [*found, *depths])
 
     def images(self) -> Iterator[SourceImage]:
         with BagReader(self.path, report=self.note_problem) as bag:
-            for index, image in enumerate(bag.images(self.streams)):
+            topics = [*self.streams, *([self.depth] if self.depth else [])]
+            for index, image in enumerate(bag.images(topics)):
+                decode = partial(image.decode, full_scale=self._full_scale)
                 is_png = image.encoded is not None and bytes(image.encoded[1][:4]) == b"\x89PNG"
                 name = f"{image.topic.strip('/')}/{image.index:06d}.{'png' if is_png else 'jpg'}"
                 yield SourceImage(
@@ -136,7 +150,7 @@ class BagSource(ImageSource):
                     image.stamp_ns,
                     image.received_ns,
                     image.frame_id,
-                    partial(image.decode, full_scale=self._full_scale),
+                    image.depth if image.topic == self.depth else decode,
                     image.encoded,
                     image.error and f"image {image.index} of {image.topic}: {image.error}",
                 )
@@ -146,7 +160,7 @@ class BagSource(ImageSource):
         return _digest(files)
 
     def settings(self) -> dict[str, Any]:
-        return {"full_scale": self._full_scale}
+        return {"full_scale": self._full_scale, **({"depth": self.depth} if self.depth else {})}
 
     def calibration(self, stream: str) -> Any:
         with BagReader(self.path, report=self.note_problem) as bag:
@@ -196,18 +210,22 @@ class FilesSource(ImageSource):
     Args:
         sequences: one or two lists of (name, path); the streams are called ``images``, or ``left`` and ``right``. Names
             are paths below one folder, which is COLMAP's image folder; each folder in it is a camera of its own.
+        depths: (name, path) of depth images (16-bit or floats) of the only sequence: one for each image, or with
+            ``stamps_from_names`` as many as there are, which belong to the images nearest in time.
         fps: images a second, for the time stamps.
         stamps_from_names: take the stamps from the files' names instead: see :func:`stamps_in_names`.
         orientation, full_scale: see :func:`~semantic_matcher_core.io.images.read_image`.
 
     Raises:
-        ConfigError: neither one nor two sequences, two of unlike length, or a name that is no time stamp.
+        ConfigError: neither one nor two sequences, two of unlike length (or depth of another length), or a name that is
+            no time stamp.
     """
 
     def __init__(
         self,
         sequences: Sequence[Sequence[tuple[str, Path]]],
         *,
+        depths: Sequence[tuple[str, Path]] = (),
         fps: float = 10.0,
         stamps_from_names: bool = False,
         orientation: str = "exif",
@@ -219,14 +237,22 @@ class FilesSource(ImageSource):
             raise ConfigError(
                 f"left has {len(sequences[0])} images and right {len(sequences[1])}; they are paired by their order"
             )
+        if depths and len(sequences) > 1:
+            raise ConfigError("depth belongs to the images of one sequence, and a left and a right one were given")
+        if depths and len(depths) != len(sequences[0]) and not stamps_from_names:
+            raise ConfigError(
+                f"{len(depths)} depth images for {len(sequences[0])} images; they belong together by their order, or "
+                "by the time stamps in their names (--stamps-from-names)"
+            )
         if not fps > 0:
             raise ConfigError(f"fps must be above 0, got {fps}")
         self.path = sequences[0][0][1].parent
-        self.total = sum(len(sequence) for sequence in sequences)
+        self.depth = "depth" if depths else ""
+        self.total = sum(len(sequence) for sequence in sequences) + len(depths)
         self._settings = {"fps": fps, "stamps_from_names": stamps_from_names, "orientation": orientation,
                           "full_scale": full_scale}  # fmt: skip
-        self._paths = [path for sequence in sequences for _, path in sequence]
-        self._names = [name for sequence in sequences for name, _ in sequence]
+        self._paths = [path for sequence in [*sequences, depths] for _, path in sequence]
+        self._names = [name for sequence in [*sequences, depths] for name, _ in sequence]
         stamps = stamps_in_names(self._paths) if stamps_from_names else {}
         # The same folder given twice: names must differ all the same.
         alike = len(set(self._names)) < len(self._names)
@@ -240,6 +266,13 @@ class FilesSource(ImageSource):
                 exif = partial(_exif_of, path, orientation)
                 image = SourceImage(len(self._items), stream, unique, stamp, stamp, stream, decode)
                 self._items.append(replace(image, camera=camera, exif=exif))
+        for position, (name, path) in enumerate(depths):
+            stamp = stamps.get(path, round(position / fps * 1e9))
+            decode = partial(read_stored_depth, path)
+            self._items.append(SourceImage(0, self.depth, f"depth/{name}", stamp, stamp, self.depth, decode))
+        if depths:
+            in_time = sorted(self._items, key=lambda image: image.stamp_ns)
+            self._items = [replace(image, index=index) for index, image in enumerate(in_time)]
 
     def images(self) -> Iterator[SourceImage]:
         return iter(self._items)

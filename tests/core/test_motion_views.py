@@ -11,7 +11,7 @@ from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.io.camera_file import read_calibration
 from semantic_matcher_core.motion.patches import PatchImage, align_patches
-from semantic_matcher_core.motion.view import DepthNoise, depth_view, read_depth, sample_depth
+from semantic_matcher_core.motion.view import DepthNoise, depth_view, sample_depth
 from semantic_matcher_core.types import Features
 
 K = np.array([[300.0, 0, 160], [0, 310.0, 120], [0, 0, 1]])
@@ -64,7 +64,7 @@ def test_depth_that_is_not_known_stays_unknown():
     assert limited.seen.known.tolist() == [True, False]
 
 
-def test_depth_that_does_not_belong_is_named(tmp_path):
+def test_depth_that_does_not_belong_is_named():
     some = features_at(np.zeros((1, 2)))
     with pytest.raises(ImageError, match="must be registered"):
         depth_view(some, np.ones((100, 320)), Camera(K))
@@ -73,12 +73,6 @@ def test_depth_that_does_not_belong_is_named(tmp_path):
             depth_view(some, wrong, Camera(K))
     with pytest.raises(ConfigError, match="noise of depth"):
         DepthNoise(-1.0)
-    cv2.imwrite(str(tmp_path / "depth.png"), np.full((4, 5), 1234, np.uint16))
-    assert read_depth(tmp_path / "depth.png").dtype == np.uint16
-    cv2.imwrite(str(tmp_path / "colour.png"), np.zeros((4, 5, 3), np.uint8))
-    for name in ("colour.png", "absent.png"):
-        with pytest.raises(ImageError, match="no depth image"):
-            read_depth(tmp_path / name)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.7, 0.4, 1.5])

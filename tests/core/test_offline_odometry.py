@@ -1,8 +1,10 @@
-"""``--odometry`` of stereo recordings: the trajectory in the MCAP file and as text."""
+"""``--odometry`` of recordings, stereo or with depth: the trajectory in the MCAP file and as text."""
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,9 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from semantic_matcher_core.cli.app import app
+from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.mcap import McapWriter
+from semantic_matcher_core.io.messages import header_message, image_message, stamp_of, typestore
 from semantic_matcher_core.io.trajectory import read_matrices, read_tum
 from semantic_matcher_core.motion.frames import AHEAD, of_base, parse_mount
 from semantic_matcher_core.motion.pose import Pose, exp_so3
+from tests.core.recordings import PERIOD_NS, START_NS
 from tests.core.rendered_room import BASELINE, CAMERA, FOCAL, HEIGHT, WIDTH, Room, walk
 
 pytest.importorskip("rosbags")
@@ -22,8 +28,13 @@ MOUNT = "0.2 0.1 0.5 -1.5707963 0 -1.5707963"
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory, textured) -> Path:
-    folder, room = tmp_path_factory.mktemp("pair"), Room(textured)
+def room(textured) -> Room:
+    return Room(textured)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, room) -> Path:
+    folder = tmp_path_factory.mktemp("pair")
     for side, baseline in (("left", 0.0), ("right", BASELINE)):
         (folder / side).mkdir()
         k = " ".join(f"{value}," for value in CAMERA.matrix.reshape(-1)).rstrip(",")
@@ -86,13 +97,125 @@ def test_without_a_mount_it_is_the_cameras_own_way(recorded, tmp_path):
     np.testing.assert_allclose(rows[3, :3], expected.translation, atol=0.01)
 
 
+def write_depth_bag(path: Path, seen: list[tuple[np.ndarray, np.ndarray]], kind: str = "16UC1") -> Path:
+    """A bag as a depth camera's driver fills it: colour, registered depth 3 ms later, and camera_info."""
+    types = typestore().types
+    with McapWriter(path) as writer:
+        for index, (image, depth) in enumerate(seen):
+            stamp = START_NS + index * PERIOD_NS
+            header = header_message(stamp, "camera_optical")
+            roi = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+            k = CAMERA.matrix
+            info = types["sensor_msgs/msg/CameraInfo"](
+                header, HEIGHT, WIDTH, "plumb_bob", np.zeros(5), k.reshape(-1), np.eye(3).reshape(-1),
+                np.hstack([k, np.zeros((3, 1))]).reshape(-1), 0, 0, roi,
+            )  # fmt: skip
+            writer.write("/camera/color/camera_info", info, stamp)
+            writer.write("/camera/color/image_raw", image_message(image, header), stamp)
+            later = stamp + 3_000_000
+            writer.write("/camera/depth", depth_message(depth, header_message(later, "camera_optical"), kind), later)
+    return path
+
+
+def depth_message(depth: np.ndarray, header: Any, kind: str) -> Any:
+    types = typestore().types
+    millimetres = np.round(depth * 1000).astype("<u2")
+    if kind == "compressedDepth":
+        data = np.frombuffer(struct.pack("<iff", 0, 0, 0) + cv2.imencode(".png", millimetres)[1].tobytes(), np.uint8)
+        return types["sensor_msgs/msg/CompressedImage"](header, "16UC1; compressedDepth png", data)
+    values = millimetres if kind == "16UC1" else depth.astype("<f4")
+    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return types["sensor_msgs/msg/Image"](header, HEIGHT, WIDTH, kind, 0, values.itemsize * WIDTH, data)
+
+
+@pytest.fixture(scope="module")
+def seen(room) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [room.see(pose) for pose in POSES[:3]]
+
+
+def run_bag(bag: Path, output: Path, *more: str):
+    arguments = ["-t", "/camera/color/image_raw", "-v", "plain:sift", "-k", "300", "--device", "cpu"]
+    return CliRunner().invoke(app, ["bag", str(bag), "-o", str(output), *arguments, *more])
+
+
+DEPTH = ("--odometry", "--depth-topic", "/camera/depth")
+
+
+@pytest.mark.parametrize("kind", ["16UC1", "compressedDepth"])
+def test_recorded_depth_is_followed(seen, tmp_path, kind):
+    bag = write_depth_bag(tmp_path / "in.mcap", seen, kind)
+    result = run_bag(bag, tmp_path / "out.mcap", *DEPTH, "--base-frame", "base_link", "--mount", MOUNT)
+    assert result.exit_code == 0, result.output
+    assert "odometry: 3 poses over 0.10 m" in " ".join(result.output.split())
+    stamps, rows = read_tum(tmp_path / "out.tum.txt")
+    assert stamps.tolist() == [START_NS + i * PERIOD_NS for i in range(3)]
+    expected, _ = of_base(POSES[0].inverse() @ POSES[2], np.zeros((6, 6)), parse_mount(MOUNT))
+    np.testing.assert_allclose(rows[2, :3], expected.translation, atol=0.003)
+    with BagReader(tmp_path / "out.mcap") as reader:
+        places = list(reader.messages(["/temporal_matcher/odometry"]))
+        assert [stamp_of(place.message.header) for place in places] == stamps.tolist()
+        matches = {topic.name: topic.count for topic in reader.topics}["/temporal_matcher/matches"]
+    assert matches == 2
+
+
+def test_depth_files_are_followed_in_order_and_by_their_stamps(seen, tmp_path):
+    for name in ("rgb", "depth"):
+        (tmp_path / name).mkdir()
+    for index, (image, depth) in enumerate(seen):
+        cv2.imwrite(str(tmp_path / f"rgb/{10 + 0.1 * index:.3f}.png"), image[..., ::-1])
+        cv2.imwrite(str(tmp_path / f"depth/{10.004 + 0.1 * index:.3f}.png"), np.round(depth * 5000).astype(np.uint16))
+    k = ", ".join(map(str, CAMERA.matrix.reshape(-1)))
+    (tmp_path / "camera.yaml").write_text(
+        f"image_width: {WIDTH}\nimage_height: {HEIGHT}\ncamera_matrix: {{data: [{k}]}}\n"
+    )
+
+    def follow(output: str, *more: str):
+        arguments = ["--odometry", "--depth", str(tmp_path / "depth"), "--depth-units", "5000", "-v", "plain:sift"]
+        return CliRunner().invoke(
+            app,
+            ["images", str(tmp_path / "rgb"), "-o", str(tmp_path / output), "--calibration",
+             str(tmp_path / "camera.yaml"), "-k", "300", "--device", "cpu", *arguments, *more],
+        )  # fmt: skip
+
+    expected = AHEAD @ POSES[0].inverse() @ POSES[2]
+    result = follow("order.mcap")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(read_tum(tmp_path / "order.tum.txt")[1][2, :3], expected.translation, atol=0.003)
+    # As in the TUM sequences: not as many, and not at the same times.
+    (tmp_path / "depth/10.104.png").unlink()
+    refused = follow("less.mcap")
+    assert refused.exit_code != 0 and "2 depth images for 3 images" in str(refused.exception)
+    result = follow("stamps.mcap", "--stamps-from-names")
+    assert result.exit_code == 0, result.output
+    stamps, rows = read_tum(tmp_path / "stamps.tum.txt")
+    assert stamps.tolist() == [10_000_000_000, 10_200_000_000]
+    np.testing.assert_allclose(rows[1, :3], expected.translation, atol=0.003)
+
+
+def test_depth_that_cannot_be_used_is_named(seen, tmp_path):
+    bag = write_depth_bag(tmp_path / "in.mcap", seen[:1])
+    for more, named in (
+        (("--odometry",), "--depth-topic"),
+        (("--depth-topic", "/camera/depth"), "is for --odometry"),
+        ((*DEPTH, "--mode", "reference", "--reference", str(bag)), "--mode temporal"),
+        (("--odometry", "--depth-topic", "/camera/color/image_raw"), "two topics"),
+        (("--odometry", "--depth-topic", "/camera/dpth"), "/camera/depth (1 of Image)"),
+        ((*DEPTH, "--depth-units", "0"), "depth_units"),
+    ):
+        result = run_bag(bag, tmp_path / "out.mcap", *more)
+        assert result.exit_code != 0 and named in result.output + str(result.exception), (more, result.exception)
+        assert not (tmp_path / "out.mcap").exists()
+    colour = write_depth_bag(tmp_path / "colour.mcap", [(seen[0][0], seen[0][1])], "8UC1")
+    result = run_bag(colour, tmp_path / "out.mcap", *DEPTH)
+    assert "8UC1" in result.output and "no usable image" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [
         (["--odometry"], "--rectified"),
         (["--odometry", "--rectified", "--mount", "1 2"], "--base-frame"),
         (["--odometry", "--rectified", "--mount", "1 2", "--base-frame", "b"], "six numbers"),
-        (["--odometry", "--mode", "temporal"], "--mode stereo"),
     ],
 )
 def test_what_cannot_be_followed_is_named(recorded, tmp_path, more, named):

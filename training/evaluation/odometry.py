@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 
 from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.io.depth import read_stored_depth
 from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.io.trajectory import read_matrices, read_tum
 from semantic_matcher_core.motion.odometry import Odometry
 from semantic_matcher_core.motion.pose import Pose
-from semantic_matcher_core.motion.view import depth_view, read_depth
+from semantic_matcher_core.motion.view import depth_view
 from training.errors import DataError
 
 BASELINE = "opencv:orb+pnp"
@@ -87,7 +88,7 @@ def follow(sequence: Sequence, matcher: Any) -> list[Pose | None]:
         image = read_image(path)
         view = depth_view(
             matcher.extract(image),
-            read_depth(depth),
+            read_stored_depth(depth),
             sequence.camera,
             image=image,
             scale=sequence.depth_scale,
@@ -108,7 +109,7 @@ def follow_with_orb(sequence: Sequence) -> list[Pose | None]:
         grey = cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY)
         found, descriptors = detector.detectAndCompute(grey, None)
         pixels = np.array([k.pt for k in found]).reshape(-1, 2)
-        depth = read_depth(depth_path) * sequence.depth_scale
+        depth = read_stored_depth(depth_path) * sequence.depth_scale
         step = Pose() if before is None else _orb_step(matcher, before, (pixels, descriptors), sequence.camera)
         before = (pixels, descriptors, depth)
         if step is not None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sensor_msgs.msg import Image
 
 from semantic_matcher.following import FollowingSubscription
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.qos import IMAGE_DEPTH
-from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.streams import StereoSynchronizer
 
 if TYPE_CHECKING:
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
     from semantic_matcher.matcher_node import MatcherNode
 
-_TYPES = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 # So many images without depth in a row are worth a warning.
 _ALONE = 10
 
@@ -79,24 +76,3 @@ class DepthInput:
         if pair is not None:
             self._alone = 0
             self._receive(pair)
-
-
-def depth_of(message: Any) -> np.ndarray:
-    """The ``H x W`` depth of an image message: uint16 millimetres, or float32 metres.
-
-    Raises:
-        ImageError: another encoding, or less data than its size says.
-    """
-    kind = _TYPES.get(message.encoding)
-    if kind is None:
-        raise ImageError(f"depth of encoding {message.encoding!r}; expected 16UC1 (millimetres) or 32FC1 (metres)")
-    dtype = np.dtype((">" if message.is_bigendian else "<") + kind)
-    step = message.step or message.width * dtype.itemsize
-    if step < message.width * dtype.itemsize or len(message.data) < step * message.height or not message.height:
-        raise ImageError(
-            f"depth of {message.width} x {message.height} {message.encoding} with {len(message.data)} bytes in rows of "
-            f"{step}: its data do not fit its size"
-        )
-    rows = np.frombuffer(message.data, np.uint8, step * message.height).reshape(message.height, step)
-    values = np.ascontiguousarray(rows[:, : message.width * dtype.itemsize]).view(dtype)
-    return values.astype(dtype.newbyteorder("="))

@@ -8,7 +8,7 @@ from typing import Any
 from nav_msgs.msg import Odometry
 
 from semantic_matcher.calibration import CameraInfoInput
-from semantic_matcher.depth_input import DepthInput, depth_of
+from semantic_matcher.depth_input import DepthInput
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel, verifier
@@ -24,6 +24,7 @@ from semantic_matcher.publishing import (
     publish_pictures,
 )
 from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.io.depth_messages import depth_of
 from semantic_matcher_core.motion.view import depth_view
 from semantic_matcher_core.options import named
 from semantic_matcher_core.streams import Frame, StampOrder, TemporalPairing, TemporalStream
