@@ -22,6 +22,17 @@ def report_command(
             "--output", "-o", help="HTML page to write. (default: beside the results, as .html)", show_default=False
         ),
     ] = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the camera really was, drawn beside the odometry of the results: a TUM text file (stamp tx ty "
+            "tz qx qy qz qw), or a bag with a topic of Odometry, poses or transforms.",
+            show_default=False,
+        ),
+    ] = None,
+    ground_truth_topic: Annotated[
+        str, typer.Option(help="Topic of --ground-truth, where the bag has several of poses.", show_default=False)
+    ] = "",
 ) -> None:
     """Make one HTML page of a file of results: counts, inliers, latency, coverage, and the telling pairs drawn.
 
@@ -30,6 +41,8 @@ def report_command(
     Example:
 
       semantic-matcher report matches.mcap -o report.html
+
+      semantic-matcher report walk.mcap --ground-truth groundtruth.txt
     """
     from semantic_matcher_core.cli.progress import spinner
     from semantic_matcher_core.errors import ConfigError
@@ -37,8 +50,17 @@ def report_command(
     target = output or results.with_suffix(".html")
     if target.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output {target} must end in .html")
+    if ground_truth_topic and ground_truth is None:
+        raise ConfigError("--ground-truth-topic is of --ground-truth, the bag that has it")
+    from semantic_matcher_core.io.names import readable
+    from semantic_matcher_core.io.trajectory import read_trajectory
     from semantic_matcher_core.viz.report import write_report
+    from semantic_matcher_core.viz.trajectory import Truth
 
     with spinner("reading the results"):
-        write_report(results, target)
+        truth = None
+        if ground_truth is not None:
+            name = " ".join(filter(None, [readable(ground_truth.name), ground_truth_topic]))
+            truth = Truth(name, *read_trajectory(ground_truth, ground_truth_topic))
+        write_report(results, target, truth=truth)
     typer.echo(f"wrote {target}")

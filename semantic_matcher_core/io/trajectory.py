@@ -1,14 +1,24 @@
-"""Trajectories as text: the TUM and the KITTI format."""
+"""Trajectories: the text formats of TUM and KITTI, and poses recorded in bags."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.atomic import atomic_output
+from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.messages import stamp_of
+
+_POSES = (
+    "nav_msgs/msg/Odometry",
+    "geometry_msgs/msg/PoseStamped",
+    "geometry_msgs/msg/PoseWithCovarianceStamped",
+    "geometry_msgs/msg/TransformStamped",
+)
 
 
 def write_tum(path: Path, stamps_ns: Iterable[int], poses: Iterable[np.ndarray]) -> None:
@@ -57,6 +67,59 @@ def read_tum(path: Path) -> tuple[np.ndarray, np.ndarray]:
         stamps.append(int(whole) * 10**9 + int((fraction + "0" * 9)[:9]) if exact else round(values[0] * 1e9))
         poses.append(values[1:])
     return np.array(stamps, np.int64), np.array(poses, np.float64).reshape(-1, 7)
+
+
+def read_trajectory(path: Path, topic: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Read a trajectory from a TUM text file, or from a bag's topic of poses.
+
+    Args:
+        path: the file, or a bag.
+        topic: of nav_msgs/Odometry, or geometry_msgs PoseStamped, PoseWithCovarianceStamped or TransformStamped; empty
+            for the bag's only one of these.
+
+    Returns:
+        ``N`` int64 stamps in nanoseconds, in order, and ``N x 7`` poses tx ty tz qx qy qz qw.
+
+    Raises:
+        ConfigError: no such file, no trajectory in it, or a choice is needed.
+        BagError: the bag cannot be read.
+    """
+    if not path.exists():
+        raise ConfigError(f"no such trajectory: {path}")
+    if path.is_file() and path.suffix.lower() not in (".mcap", ".db3", ".bag", ".zstd"):
+        if topic:
+            raise ConfigError(f"{path} is read as text (stamp tx ty tz qx qy qz qw), which has no topic {topic!r}")
+        stamps, rows = read_tum(path)
+    else:
+        stamps, rows = _recorded(path, topic)
+    if not len(stamps):
+        raise ConfigError(f"{path} holds no pose")
+    order = np.argsort(stamps, kind="stable")
+    return stamps[order], rows[order]
+
+
+def _recorded(path: Path, topic: str) -> tuple[np.ndarray, np.ndarray]:
+    with BagReader(path) as bag:
+        fitting = [t.name for t in bag.topics if t.msgtype in _POSES and t.count]
+        chosen = [name for name in fitting if name.strip("/") == topic.strip("/")] if topic else fitting
+        if len(chosen) != 1:
+            what = f"no topic of poses {topic!r}" if topic else f"{len(fitting)} topics of poses, name one"
+            raise ConfigError(f"{path} has {what}; of poses are: {', '.join(fitting) or 'none'}")
+        stamps, rows = [], []
+        for item in bag.messages(chosen):
+            stamps.append(stamp_of(item.message.header))
+            rows.append(pose_of(item.message))
+    return np.array(stamps, np.int64), np.array(rows, np.float64).reshape(-1, 7)
+
+
+def pose_of(message: Any) -> list[float]:
+    """Read tx ty tz qx qy qz qw of a message of poses; see :func:`read_trajectory`."""
+    pose = getattr(message, "transform", None) or message.pose
+    # With a covariance, the pose is one deeper.
+    pose = getattr(pose, "pose", pose)
+    p = pose.translation if hasattr(pose, "translation") else pose.position
+    q = pose.rotation if hasattr(pose, "rotation") else pose.orientation
+    return [p.x, p.y, p.z, q.x, q.y, q.z, q.w]
 
 
 def read_matrices(path: Path) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -31,8 +31,9 @@ def time_chart(
     top: float | None = None,
     unit: str = "",
     percent: bool = False,
+    from_zero: bool = True,
 ) -> str:
-    """A figure of curves over time, from zero upwards; nothing where no curve has a value.
+    """A figure of curves over time; nothing where no curve has a value.
 
     Args:
         title: what it shows.
@@ -41,16 +42,24 @@ def time_chart(
         top: upper end of the scale; ``None`` for a round number above all values.
         unit: behind each label of the scale.
         percent: values are shares, shown in percent.
+        from_zero: the scale begins at zero; else around the least value, which may be negative.
     """
     finite = np.concatenate([c.values[np.isfinite(c.values)] for c in curves]) if curves else np.zeros(0)
     if not len(finite):
         return ""
-    top = top if top is not None else nice_ceiling(float(finite.max()) if len(finite) else 1.0)
+    bottom = 0.0
+    if not from_zero:
+        bottom, top = _nice_range(float(finite.min()), float(finite.max()))
+    elif top is None:
+        top = nice_ceiling(float(finite.max()))
     start, end = (float(seconds.min()), float(seconds.max())) if len(seconds) else (0.0, 0.0)
     span = end - start if end > start else 1.0
-    marks = [_curve(curve, (seconds - start) / span, top) for curve in curves]
+    marks = [
+        _curve(replace(curve, values=np.asarray(curve.values, float) - bottom), (seconds - start) / span, top - bottom)
+        for curve in curves
+    ]
     grid = "".join(f'<line class="grid" x1="0" x2="{_WIDTH:g}" y1="{y:g}" y2="{y:g}"/>' for y in _levels())
-    labels = [top * share for share in (1.0, 0.75, 0.5, 0.25, 0.0)]
+    labels = [bottom + (top - bottom) * share for share in (1.0, 0.75, 0.5, 0.25, 0.0)]
     texts = [_number(v * 100 if percent else v) + ("%" if percent else unit) for v in labels]
     legend = "".join(f'<span class="key {c.style}">{escape(c.name)}</span>' for c in curves)
     times = "".join(f"<span>{_number(start + span * share)} s</span>" for share in (0.0, 0.5, 1.0))
@@ -91,6 +100,16 @@ def nice_ceiling(value: float) -> float:
     power = 10.0 ** math.floor(math.log10(value))
     steps = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
     return next(step * power for step in steps if step * power >= value * (1 - 1e-9))
+
+
+def _nice_range(least: float, most: float) -> tuple[float, float]:
+    """Ends of a scale that holds both, in whole quarters of a round length."""
+    span = nice_ceiling(most - least) if most > least else 1.0
+    while True:
+        bottom = math.floor(least / (span / 4) + 1e-9) * span / 4
+        if bottom + span >= most - 1e-9 * span:
+            return bottom, bottom + span
+        span = nice_ceiling(span * 1.01)
 
 
 def thin_out(

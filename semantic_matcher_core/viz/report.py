@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.atomic import atomic_output, check_output
 from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.names import readable
@@ -19,7 +21,7 @@ from semantic_matcher_core.viz.matches import draw_matches
 from semantic_matcher_core.viz.palette import amount_colours
 from semantic_matcher_core.viz.report_data import DrawnPair, MatchStream, ReportData, collect
 from semantic_matcher_core.viz.report_viewer import page_data, viewer
-from semantic_matcher_core.viz.trajectory import trajectory_figure
+from semantic_matcher_core.viz.trajectory import Truth, trajectory_figures
 
 _PAIR_HEIGHT = 400
 _HEAT_WIDTH = 640
@@ -28,19 +30,24 @@ _BLANK = 40
 _LARGEST_BLANK = 8192
 
 
-def write_report(results: Path, output: Path) -> None:
+def write_report(results: Path, output: Path, *, truth: Truth | None = None) -> None:
     """Write the report of a file that ``semantic-matcher bag`` or a recorder of the nodes made.
 
     Args:
         results: a bag with semantic_matcher_msgs/Matches, and Keypoints and images for the pictures.
         output: the page, which appears whole or not at all.
+        truth: where the camera really was, drawn beside the odometry that the file holds.
 
     Raises:
         BagError: ``results`` is no bag, is damaged, or holds no Matches; the message lists what it holds.
+        ConfigError: there is a truth and no odometry to compare with it.
         OutputError: the folder is missing or not writable, or the disk is full.
     """
     check_output(output)
-    page = render(collect(results))
+    data = collect(results)
+    if truth is not None and not data.paths:
+        raise ConfigError(f"{results} holds no odometry to compare with {truth.name}; make it with --odometry")
+    page = render(replace(data, truth=truth))
     with atomic_output(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -53,7 +60,7 @@ def render(data: ReportData) -> str:
     title = f"Report on {readable(data.path.name)}"
     sections = "".join(_section(data, number, stream) for number, stream in enumerate(data.streams))
     paths = "".join(
-        trajectory_figure(topic, number, places) for number, (topic, (_, places)) in enumerate(data.paths.items())
+        trajectory_figures(topic, number, track, data.truth) for number, (topic, track) in enumerate(data.paths.items())
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (

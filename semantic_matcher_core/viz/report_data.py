@@ -13,6 +13,7 @@ import torch
 from semantic_matcher_core.errors import BagError, ImageError
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.messages import KEYPOINTS, MATCHES, stamp_of
+from semantic_matcher_core.io.trajectory import pose_of
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.viz.timeline import (
     Key,
@@ -24,6 +25,7 @@ from semantic_matcher_core.viz.timeline import (
     pair_of,
     plan,
 )
+from semantic_matcher_core.viz.trajectory import Track, Truth
 
 HEAT_ROWS, HEAT_COLUMNS = 36, 48
 _COVERAGE_GRID = 8
@@ -116,7 +118,8 @@ class ReportData:
         streams: topics of Matches that hold any.
         thumbnails: of the images of all pairs.
         sizes: (width, height) of images, from their keypoints.
-        paths: topic of nav_msgs/Odometry -> when its messages were recorded (``N`` ns), and positions (``N x 3``).
+        paths: topic of nav_msgs/Odometry -> its trajectory.
+        truth: what the trajectories are compared with.
     """
 
     path: Path
@@ -125,7 +128,8 @@ class ReportData:
     streams: list[MatchStream]
     thumbnails: Thumbnails = field(default_factory=Thumbnails)
     sizes: dict[Key, tuple[int, int]] = field(default_factory=dict)
-    paths: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    paths: dict[str, Track] = field(default_factory=dict)
+    truth: Truth | None = None
 
 
 def collect(path: Path) -> ReportData:
@@ -163,14 +167,16 @@ def collect(path: Path) -> ReportData:
     return ReportData(path, read_run_info(path), medians, list(streams.values()), thumbnails, sizes, paths)
 
 
-def _paths(bag: BagReader) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    times: dict[str, list[int]] = {t.name: [] for t in bag.topics if t.msgtype == _ODOMETRY and t.count}
-    places: dict[str, list[tuple[float, float, float]]] = {name: [] for name in times}
+def _paths(bag: BagReader) -> dict[str, Track]:
+    times: dict[str, list[tuple[int, int]]] = {t.name: [] for t in bag.topics if t.msgtype == _ODOMETRY and t.count}
+    poses: dict[str, list[list[float]]] = {name: [] for name in times}
     for item in bag.messages(list(times)) if times else ():
-        position = item.message.pose.pose.position
-        times[item.topic].append(item.received_ns)
-        places[item.topic].append((position.x, position.y, position.z))
-    return {name: (np.array(times[name], np.int64), np.array(places[name], float)) for name in times}
+        times[item.topic].append((item.received_ns, stamp_of(item.message.header)))
+        poses[item.topic].append(pose_of(item.message))
+    return {
+        name: Track(*np.array(times[name], np.int64).reshape(-1, 2).T, np.array(poses[name], float).reshape(-1, 7))
+        for name in times
+    }
 
 
 def _key(header: Any, name: str = "") -> Key:

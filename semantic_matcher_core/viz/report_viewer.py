@@ -79,15 +79,14 @@ def page_data(data: ReportData) -> str:
             "images": [base64.b64encode(jpeg).decode() for jpeg in data.thumbnails.data],
             "ramp": amount_colours(np.linspace(0, 1, 9)).tolist(),
             "words": _WORDS,
-            "paths": [path_data(*_since_start(data, times, places)) for times, places in data.paths.values()],
+            "paths": [path_data(_start(data), track) for track in data.paths.values()],
         }
     )
 
 
-def _since_start(data: ReportData, times: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _start(data: ReportData) -> int:
     # Seconds as on the first stream's time line.
-    start = min((stream.series.received[0] for stream in data.streams), default=0)
-    return (times - start) / 1e9, places
+    return min((stream.series.received[0] for stream in data.streams), default=0)
 
 
 def _stream(data: ReportData, stream: MatchStream) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -19,19 +20,21 @@ import torch
 
 from semantic_matcher_core.cli import main
 from semantic_matcher_core.errors import BagError, OutputError
+from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import (
     header_message,
     image_message,
     keypoints_message,
     matches_message,
+    stamp_of,
     typestore,
 )
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.viz.charts import Curve, nice_ceiling, thin_out, time_chart
 from semantic_matcher_core.viz.report import heat_map, render, write_report
 from semantic_matcher_core.viz.report_data import collect, histogram
-from semantic_matcher_core.viz.trajectory import path_data, trajectory_figure
+from semantic_matcher_core.viz.trajectory import Track, Truth, path_data, trajectory_figures
 
 START = 1_700_000_000_000_000_000
 PERIOD = 50_000_000
@@ -80,7 +83,7 @@ def write_recording(
                 reference = header_message(stamp - PERIOD, f"camera{topic}")
                 writer.write(f"{topic}/matches", matches_message(matches, "temporal", header, reference), received)
                 if path_of_camera:
-                    place = (0.1 * i, 0.01, 0.05 * i * i)
+                    place = (0.1 * i, 0.05 * i * i, 0.01 * i)
                     writer.write("/odometry", odometry(header, place), received)
     return path
 
@@ -376,7 +379,7 @@ def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
     assert result["title"] == "Report on a_rather_long_name_of_results.mcap"
     assert result["width"] == width and result["widest"] <= width  # nothing to scroll sideways
     assert result["smallest"] >= 12 and min(result["touch"]) >= 30
-    assert len(result["charts"]) == 6 and all(w > 250 and h > 150 for w, h in result["charts"])
+    assert len(result["charts"]) == 7 and all(w > 250 and h > 150 for w, h in result["charts"])
     assert len(result["curves"]) >= 7 and all(w > 10 or h > 1 for w, h in result["curves"])
     assert len(result["images"]) == 4 and all(
         done and natural >= 600 and w > 250 for done, natural, w in result["images"]
@@ -409,16 +412,72 @@ def test_in_a_browser(tmp_path: Path, server: _Server, width: int) -> None:
     assert seen["hint"] and f"({x:.1f}, {y:.1f})" in seen["hovered"] and "inlier" in seen["hovered"]
 
 
-def test_a_trajectory_is_drawn_along_the_axis_in_which_it_moves_least() -> None:
+def track(positions: np.ndarray) -> Track:
+    stamps = START + np.arange(len(positions)) * PERIOD
+    return Track(stamps + 5, stamps, np.hstack([positions, np.tile([0.0, 0, 0, 1], (len(positions), 1))]))
+
+
+def test_a_trajectory_is_drawn_from_above_and_its_height_over_time() -> None:
     angle = np.linspace(0, np.pi, 4000)
-    figure = trajectory_figure("/odom<b>", 0, np.stack([np.cos(angle), 0 * angle + 7, 2 * np.sin(angle)], axis=1))
-    assert "x to the right, z up" in figure and "&lt;b&gt;" in figure and "4.84 m long" in figure
-    data = path_data(angle, np.stack([np.cos(angle), 0 * angle + 7, 2 * np.sin(angle)], axis=1))
+    way = np.stack([np.cos(angle), 2 * np.sin(angle), -3 + 0 * angle], axis=1)
+    figure = trajectory_figures("/odom<b>", 0, track(way))
+    assert "x to the right, y up" in figure and "&lt;b&gt;" in figure and "4.84 m long" in figure
+    assert "Height (z)" in figure and "-3 m" in figure and 'class="curve truth"' not in figure
+    data = path_data(START, track(way))
     assert len(data["x"]) == len(data["seconds"]) == 1500
     assert min(data["x"]) == min(data["y"]) == 20 and max(data["x"]) == pytest.approx(620) == max(data["y"])
-    assert trajectory_figure("/odom", 0, np.array([[1.0, 2, 3]])) == ""
-    assert trajectory_figure("/odom", 0, np.full((5, 3), np.nan)) == ""
-    assert "0 m long" in trajectory_figure("/odom", 0, np.ones((5, 3)))
+    assert trajectory_figures("/odom", 0, track(np.array([[1.0, 2, 3]]))) == ""
+    assert trajectory_figures("/odom", 0, track(np.full((5, 3), np.nan))) == ""
+    assert path_data(0, track(np.full((5, 3), np.nan)))["x"] == []
+    assert "0 m long" in trajectory_figures("/odom", 0, track(np.ones((5, 3))))
+
+
+def test_the_true_trajectory_is_drawn_beside_it_in_its_frame() -> None:
+    way = np.stack([np.linspace(0, 2, 9), np.linspace(0, 1, 9) ** 2, 0.1 * np.arange(9)], axis=1)
+    odometry = track(way)
+    # Elsewhere, turned by 90 degrees about z, and recorded at other times.
+    turned = way @ np.array([[0, 1.0, 0], [-1, 0, 0], [0, 0, 1]]) + (5, 6, 7)
+    quaternion = np.tile([0, 0, np.sqrt(0.5), np.sqrt(0.5)], (9, 1))
+    truth = Truth("true.txt", odometry.stamps, np.hstack([turned, quaternion]))
+    figure = trajectory_figures("/odom", 0, odometry, truth)
+    assert "Dashed: true.txt, aligned" in figure and "over 9 of 9 poses" in figure
+    lines = re.findall(r'<polyline class="curve (?:truth|neutral)" points="([^"]*)"/>', figure)
+    assert len(lines) == 4 and lines[2] == lines[3] and lines[0] == lines[1]
+    off = trajectory_figures("/odom", 0, track(way + 0.1 * (np.arange(9) % 2)[:, None] * (1, 0, 0)), truth)
+    assert "cm (ATE)" in off and "mm and 0° (RPE)" in off
+    late = Truth("late.txt", odometry.stamps + 10**12, truth.poses)
+    assert "of 0 of 9 poses" in trajectory_figures("/odom", 0, odometry, late)
+
+
+def test_the_command_takes_the_truth_from_text_and_bags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = write_recording(tmp_path / "a.mcap", path_of_camera=True)
+    with BagReader(results) as bag:
+        found = [stamp_of(m.message.header) for m in bag.messages(["/odometry"])]
+    rows = "".join(f"{s / 1e9:.6f} {0.1 * i} {0.3 * i} 0 0 0 0 1\n" for i, s in enumerate(found))
+    (tmp_path / "true.txt").write_text(rows)
+    assert main(["report", str(results), "--ground-truth", str(tmp_path / "true.txt")]) == 0
+    assert "true.txt, aligned" in (tmp_path / "a.html").read_text()
+    more = ["--ground-truth", str(results), "--ground-truth-topic", "/odometry"]
+    assert main(["report", str(results), *more]) == 0
+    assert "a.mcap /odometry, aligned. Root mean square error 0 cm" in (tmp_path / "a.html").read_text()
+    without = write_recording(tmp_path / "b.mcap")
+    for arguments, named in (
+        ([str(results), "--ground-truth", str(tmp_path / "none.txt")], "no such trajectory"),
+        ([str(results), "--ground-truth", str(without)], "0 topics of poses"),
+        ([str(results), "--ground-truth", str(results), "--ground-truth-topic", "/od"], "of poses are: /odometry"),
+        ([str(results), "--ground-truth-topic", "/odometry"], "--ground-truth"),
+        ([str(without), "--ground-truth", str(tmp_path / "true.txt")], "no odometry to compare"),
+    ):
+        assert main(["report", *arguments]) != 0
+        assert named in " ".join(capsys.readouterr().err.split())
+
+
+def test_scales_that_do_not_begin_at_zero_hold_all_values() -> None:
+    for values in ([-3.0, -2.9], [0.97, 2.03], [5.0, 5.0], [-1e-3, 4e5]):
+        chart = time_chart("h", np.arange(2.0), [Curve("h", np.array(values), "neutral")], from_zero=False)
+        heights = [float(y) for y in re.findall(r"[\d.]+,([\d.]+)", chart.split('class="curve neutral"')[1])]
+        assert all(0 <= y <= 300 for y in heights)
+        assert len(set(heights)) == len(set(values))
 
 
 def test_one_pair_has_no_empty_chart_and_nothing_to_scrub(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Trajectories as text, and their errors by evo."""
+"""Trajectories as text, and their errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,6 @@ def recorded(tmp_path_factory, textured) -> Path:
 
 
 def test_errors_of_known_trajectories(recorded):
-    pytest.importorskip("evo")
     sequence = read_sequence(recorded)
     elsewhere = Pose(exp_so3(np.array([0.3, 1, -0.5])), np.array([4.0, 5, 6]))
     found = errors(sequence, [elsewhere @ pose for pose in sequence.poses])
@@ -71,7 +70,6 @@ def test_errors_of_known_trajectories(recorded):
 
 
 def test_the_command_compares_with_the_baseline(recorded, tmp_path):
-    pytest.importorskip("evo")
     from training.evaluate import app
 
     result = CliRunner().invoke(

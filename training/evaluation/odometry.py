@@ -1,10 +1,9 @@
-"""Odometry with depth on recorded sequences, beside OpenCV's ORB and PnP: errors as evo has them."""
+"""Odometry with depth on recorded sequences, beside OpenCV's ORB and PnP."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.io.trajectory import read_matrices, read_tum
 from semantic_matcher_core.motion.odometry import Odometry
 from semantic_matcher_core.motion.pose import Pose
+from semantic_matcher_core.motion.trajectories import trajectory_errors
 from semantic_matcher_core.motion.view import depth_view
 from training.errors import DataError
 
@@ -143,60 +143,26 @@ def _orb_step(matcher: Any, before: tuple[Any, ...], now: tuple[Any, ...], camer
 
 
 def errors(sequence: Sequence, poses: list[Pose | None]) -> dict[str, float]:
-    """Errors of a trajectory against the true one, by evo.
+    """Errors of a trajectory against the true one.
 
     Returns:
-        ``tracked`` (share of the images with a pose), ``ATE [cm]`` (root mean square after the best rigid alignment; of
-        a straight way, after that of the first pose),
+        ``tracked`` (share of the images with a pose), ``ATE [cm]`` (root mean square after the best rigid alignment),
         ``RPE [mm]`` and ``RPE [deg]`` (root mean squares from one image to the next), ``way [m]``.
 
     Raises:
-        DataError: evo is not installed, or fewer than three images have a pose.
+        DataError: fewer than three images have a pose.
     """
-    try:
-        from evo.core import metrics
-        from evo.core.geometry import GeometryException
-        from evo.core.trajectory import PoseTrajectory3D
-    except ImportError as error:
-        raise DataError("evaluating trajectories needs evo: pip install evo") from error
     known = [i for i, pose in enumerate(poses) if pose is not None]
     if len(known) < 3:
         raise DataError(f"{sequence.name}: {len(known)} of {len(poses)} images have a pose; errors need three")
-
-    def trajectory(matrices: Iterator[np.ndarray], rows: list[int]) -> Any:
-        return PoseTrajectory3D(
-            poses_se3=list(matrices), timestamps=np.array([sequence.stamps[i] * 1e-9 for i in rows])
-        )
-
-    def both(rows: list[int]) -> tuple[Any, Any]:
-        true = trajectory((sequence.poses[i].matrix for i in rows), rows)
-        return true, trajectory((poses[i].matrix for i in rows), rows)  # type: ignore[union-attr]
-
-    true, found = both(known)
-    try:
-        found.align(true)
-    except GeometryException:
-        # A straight way may be turned about itself: the first pose decides.
-        found.align_origin(true)
-    ate = metrics.APE(metrics.PoseRelation.translation_part)
-    ate.process_data((true, found))
-    moved, turned = [], []
-    for first, second in pairwise(known):
-        if second != first + 1:
-            continue
-        for relation, values in (
-            (metrics.PoseRelation.translation_part, moved),
-            (metrics.PoseRelation.rotation_angle_deg, turned),
-        ):
-            rpe = metrics.RPE(relation, 1, metrics.Unit.frames, all_pairs=True)
-            rpe.process_data(both([first, second]))
-            values.append(float(rpe.error[0]))
+    found = [pose for pose in poses if pose is not None]
+    measured = trajectory_errors([sequence.poses[i] for i in known], found, neighbours=known)
     way = np.linalg.norm(np.diff([pose.translation for pose in sequence.poses], axis=0), axis=1).sum()
     return {
         "tracked": len(known) / len(poses),
-        "ATE [cm]": 100 * float(ate.get_statistic(metrics.StatisticsType.rmse)),
-        "RPE [mm]": 1000 * float(np.sqrt(np.mean(np.square(moved)))),
-        "RPE [deg]": float(np.sqrt(np.mean(np.square(turned)))),
+        "ATE [cm]": 100 * measured.ate_m,
+        "RPE [mm]": 1000 * measured.rpe_m,
+        "RPE [deg]": measured.rpe_deg,
         "way [m]": float(way),
     }
 
