@@ -278,7 +278,7 @@ def odometry(
     max_keypoints: Keypoints = 1024,
     weights: Weights = None,
 ) -> None:
-    """Odometry with depth: absolute (ATE) and relative (RPE) errors of trajectories, by evo.
+    """Odometry with depth: absolute (ATE) and relative (RPE) errors of trajectories.
 
     opencv:orb+pnp is the textbook's: ORB, mutual nearest neighbours, PnP with RANSAC from frame to frame.
     """

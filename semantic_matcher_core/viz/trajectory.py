@@ -98,7 +98,8 @@ def trajectory_figures(topic: str, number: int, track: Track, truth: Truth | Non
         heights.append(Curve("true", beside.positions[:, 2], "truth"))
     chart = time_chart(f"Height (z), {topic}", seconds, heights, unit=" m", from_zero=False)
     return (
-        f'<div class="charts way"><figure class="trajectory" data-path="{number}"><figcaption>Trajectory from above, {escape(topic)}'
+        f'<div class="charts way"><figure class="trajectory" data-path="{number}">'
+        f"<figcaption>Trajectory from above, {escape(topic)}"
         f'<span class="legend">{length:.3g} m long; x to the right, y up; hollow: the start; bar: {bar:g} m</span>'
         f'</figcaption>{note}<svg viewBox="0 0 {width:.0f} {height + 16:.0f}" role="img" '
         f'aria-label="trajectory of {escape(topic, quote=True)}">{lines}'

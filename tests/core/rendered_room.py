@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.io.mcap import McapWriter
+from semantic_matcher_core.io.messages import header_message, image_message, typestore
 from semantic_matcher_core.motion.pose import Pose, exp_so3
+from tests.core.recordings import PERIOD_NS, START_NS
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 260.0
 CAMERA = Camera(np.array([[FOCAL, 0, 158.5], [0, FOCAL, 121.0], [0, 0, 1.0]]))
@@ -93,3 +99,65 @@ def walk(frames: int, step: float = 0.05, turn: float = 0.01) -> list[Pose]:
         swing = np.array([0.3 * np.sin(i / 3), 1.0, 0.2 * np.cos(i / 4)])
         poses.append(Pose(exp_so3(turn * i * swing), step * i * direction - np.array([0.4, 0.1, 0.6])))
     return poses
+
+
+def write_depth_bag(
+    path: Path,
+    seen: Sequence[tuple[np.ndarray, np.ndarray]],
+    kind: str = "16UC1",
+    *,
+    stamps: Sequence[int] = (),
+    later: int = 3_000_000,
+) -> Path:
+    """A bag as a depth camera's driver fills it: colour, registered depth a little later, and camera_info.
+
+    Args:
+        path: file to write.
+        seen: image and depth in metres of each frame.
+        kind: ``16UC1``, ``32FC1`` or ``compressedDepth``.
+        stamps: of the images, nanoseconds.
+        later: how much later depth is, nanoseconds.
+    """
+    stamps = stamps or [START_NS + i * PERIOD_NS for i in range(len(seen))]
+    with McapWriter(path) as writer:
+        for (image, depth), stamp in zip(seen, stamps, strict=True):
+            header = header_message(stamp, "camera_optical")
+            writer.write("/camera/color/camera_info", info_message(header), stamp)
+            writer.write("/camera/color/image_raw", image_message(image, header), stamp)
+            at = stamp + later
+            writer.write("/camera/depth", depth_message(depth, header_message(at, "camera_optical"), kind), at)
+    return path
+
+
+def write_pair_bag(path: Path, pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, stamps: Sequence[int]) -> Path:
+    """A bag of rectified pairs with their camera_info."""
+    with McapWriter(path) as writer:
+        for pair, stamp in zip(pairs, stamps, strict=True):
+            for side, image, baseline in zip(("left", "right"), pair, (0.0, BASELINE), strict=True):
+                header = header_message(stamp, "left_optical")
+                writer.write(f"/{side}/camera_info", info_message(header, baseline), stamp)
+                writer.write(f"/{side}/image", image_message(image, header), stamp)
+    return path
+
+
+def info_message(header: Any, baseline: float = 0.0) -> Any:
+    """The sensor_msgs/CameraInfo of the camera, ``baseline`` to the right of the left one."""
+    types = typestore().types
+    projection = np.hstack([CAMERA.matrix, [[-FOCAL * baseline], [0], [0]]])
+    roi = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    k, r, p = (matrix.reshape(-1).astype(float) for matrix in (CAMERA.matrix, np.eye(3), projection))
+    return types["sensor_msgs/msg/CameraInfo"](header, HEIGHT, WIDTH, "plumb_bob", np.zeros(5), k, r, p, 0, 0, roi)
+
+
+def depth_message(depth: np.ndarray, header: Any, kind: str) -> Any:
+    """A depth image, as an Image or as the depth transport has it."""
+    types = typestore().types
+    millimetres = np.round(depth * 1000).astype("<u2")
+    if kind == "compressedDepth":
+        data = struct.pack("<iff", 0, 0, 0) + cv2.imencode(".png", millimetres)[1].tobytes()
+        return types["sensor_msgs/msg/CompressedImage"](
+            header, "16UC1; compressedDepth png", np.frombuffer(data, np.uint8)
+        )
+    values = depth.astype("<f4") if kind == "32FC1" else millimetres
+    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return types["sensor_msgs/msg/Image"](header, HEIGHT, WIDTH, kind, 0, values.itemsize * WIDTH, data)

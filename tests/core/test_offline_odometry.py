@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,13 +11,12 @@ from typer.testing import CliRunner
 
 from semantic_matcher_core.cli.app import app
 from semantic_matcher_core.io.bags import BagReader
-from semantic_matcher_core.io.mcap import McapWriter
-from semantic_matcher_core.io.messages import header_message, image_message, stamp_of, typestore
+from semantic_matcher_core.io.messages import stamp_of
 from semantic_matcher_core.io.trajectory import read_matrices, read_tum
 from semantic_matcher_core.motion.frames import AHEAD, of_base, parse_mount
 from semantic_matcher_core.motion.pose import Pose, exp_so3
 from tests.core.recordings import PERIOD_NS, START_NS
-from tests.core.rendered_room import BASELINE, CAMERA, FOCAL, HEIGHT, WIDTH, Room, walk
+from tests.core.rendered_room import BASELINE, CAMERA, FOCAL, HEIGHT, WIDTH, Room, walk, write_depth_bag
 
 pytest.importorskip("rosbags")
 pytestmark = pytest.mark.xdist_group("offline odometry")  # one recording, drawn once
@@ -95,37 +92,6 @@ def test_without_a_mount_it_is_the_cameras_own_way(recorded, tmp_path):
     _, rows = read_tum(tmp_path / "out.tum.txt")
     expected = AHEAD @ POSES[0].inverse() @ POSES[3]
     np.testing.assert_allclose(rows[3, :3], expected.translation, atol=0.01)
-
-
-def write_depth_bag(path: Path, seen: list[tuple[np.ndarray, np.ndarray]], kind: str = "16UC1") -> Path:
-    """A bag as a depth camera's driver fills it: colour, registered depth 3 ms later, and camera_info."""
-    types = typestore().types
-    with McapWriter(path) as writer:
-        for index, (image, depth) in enumerate(seen):
-            stamp = START_NS + index * PERIOD_NS
-            header = header_message(stamp, "camera_optical")
-            roi = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
-            k = CAMERA.matrix
-            info = types["sensor_msgs/msg/CameraInfo"](
-                header, HEIGHT, WIDTH, "plumb_bob", np.zeros(5), k.reshape(-1), np.eye(3).reshape(-1),
-                np.hstack([k, np.zeros((3, 1))]).reshape(-1), 0, 0, roi,
-            )  # fmt: skip
-            writer.write("/camera/color/camera_info", info, stamp)
-            writer.write("/camera/color/image_raw", image_message(image, header), stamp)
-            later = stamp + 3_000_000
-            writer.write("/camera/depth", depth_message(depth, header_message(later, "camera_optical"), kind), later)
-    return path
-
-
-def depth_message(depth: np.ndarray, header: Any, kind: str) -> Any:
-    types = typestore().types
-    millimetres = np.round(depth * 1000).astype("<u2")
-    if kind == "compressedDepth":
-        data = np.frombuffer(struct.pack("<iff", 0, 0, 0) + cv2.imencode(".png", millimetres)[1].tobytes(), np.uint8)
-        return types["sensor_msgs/msg/CompressedImage"](header, "16UC1; compressedDepth png", data)
-    values = millimetres if kind == "16UC1" else depth.astype("<f4")
-    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    return types["sensor_msgs/msg/Image"](header, HEIGHT, WIDTH, kind, 0, values.itemsize * WIDTH, data)
 
 
 @pytest.fixture(scope="module")

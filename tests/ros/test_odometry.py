@@ -15,7 +15,18 @@ import pytest
 
 from semantic_matcher_core.motion.frames import AHEAD, of_base, parse_mount
 from semantic_matcher_core.motion.pose import Pose, exp_so3
-from tests.core.rendered_room import BASELINE, CAMERA, FOCAL, HEIGHT, WIDTH, Room, walk
+from semantic_matcher_core.offline.options import RunOptions
+from tests.core.rendered_room import (
+    BASELINE,
+    CAMERA,
+    FOCAL,
+    HEIGHT,
+    WIDTH,
+    Room,
+    walk,
+    write_depth_bag,
+    write_pair_bag,
+)
 from tests.ros.conftest import PLAIN_SIFT
 from tests.ros.support import Client, image_message, of_stamp, running, set_stamp, stamp_of, wait_until
 
@@ -69,7 +80,26 @@ def send_until(send: Callable[[int], None], heard: list[Any], tries: int = 20) -
     raise AssertionError("no odometry")
 
 
-def test_temporal_odometry_with_depth(client: Client, log: Path, room: Room) -> None:
+def assert_as_offline(messages: list[Any], bag: Path, options: Any, topics: list[str], depth: str = "") -> None:
+    """Compare what a node said with a run of the same images."""
+    from semantic_matcher_core.io.bags import BagReader
+    from semantic_matcher_core.offline.run import run
+    from semantic_matcher_core.offline.sources import BagSource
+    from semantic_matcher_core.pipeline import SemanticMatcher
+
+    output = bag.with_suffix(".out.mcap")
+    matcher = SemanticMatcher.from_pretrained("plain:sift", device="cpu", max_keypoints=500)
+    run(BagSource(bag, topics, depth=depth), matcher, output, options)
+    with BagReader(output) as reader:
+        recorded = [item.message for item in reader.messages([f"/{options.mode}_matcher/odometry"])]
+    assert [stamp_of(m.header) for m in messages] == [stamp_of(m.header) for m in recorded]
+    for ours, theirs in zip(messages, recorded, strict=True):
+        assert (ours.header.frame_id, ours.child_frame_id) == (theirs.header.frame_id, theirs.child_frame_id)
+        np.testing.assert_allclose(pose_of(ours).matrix, pose_of(theirs).matrix, atol=1e-9)
+        np.testing.assert_allclose(ours.pose.covariance, theirs.pose.covariance, rtol=1e-6, atol=1e-15)
+
+
+def test_temporal_odometry_with_depth(client: Client, log: Path, room: Room, tmp_path: Path) -> None:
     from nav_msgs.msg import Odometry
     from sensor_msgs.msg import CameraInfo, Image
 
@@ -80,7 +110,7 @@ def test_temporal_odometry_with_depth(client: Client, log: Path, room: Room) -> 
         camera, depth, info = (
             client.publisher(t, f"/{n}") for t, n in ((Image, "image"), (Image, "depth"), (CameraInfo, "camera_info"))
         )
-        poses = walk(5)
+        poses = walk(3)
         seen = [room.see(pose) for pose in poses]
 
         def send(index: int, with_depth: bool = True) -> Callable[[int], None]:
@@ -94,8 +124,10 @@ def test_temporal_odometry_with_depth(client: Client, log: Path, room: Room) -> 
 
         mount = parse_mount(MOUNT)
         np.testing.assert_allclose(mount.rotation, AHEAD.rotation, atol=1e-6)
+        messages = []
         for index, pose in enumerate(poses):
             message = send_until(send(index), heard)
+            messages.append(message)
             assert message.header.frame_id == "odom" and message.child_frame_id == "base_link"
             expected, _ = of_base(poses[0].inverse() @ pose, np.zeros((6, 6)), mount)
             off = pose_of(message).change_to(expected)
@@ -104,14 +136,19 @@ def test_temporal_odometry_with_depth(client: Client, log: Path, room: Room) -> 
             np.testing.assert_allclose(covariance, covariance.T)
             assert (np.linalg.eigvalsh(covariance) > 0).all() or index == 0
         # The way leads ahead (x), and to the right of the camera (-y).
-        assert pose_of(message).translation[0] > 0.1 and pose_of(message).translation[1] < -0.05
+        assert pose_of(message).translation[0] > 0.05 and pose_of(message).translation[1] < -0.03
         assert message.twist.twist.linear.x > 0
+
+        stamps = [stamp_of(m.header) for m in messages]
+        bag = write_depth_bag(tmp_path / "in.mcap", seen, stamps=stamps, later=0)
+        options = RunOptions(odometry=True, base_frame="base_link", mount=MOUNT)
+        assert_as_offline(messages, bag, options, ["/camera/color/image_raw"], "/camera/depth")
 
         # Without depth nothing is made up, and the reason is told.
         known = len(heard)
 
         def warned() -> Any:
-            send(4, with_depth=False)(next(STAMPS))
+            send(2, with_depth=False)(next(STAMPS))
             time.sleep(0.05)
             return next((s for s in diagnostics.of("/temporal_matcher") if "no depth on /depth" in s.message), None)
 
@@ -120,7 +157,7 @@ def test_temporal_odometry_with_depth(client: Client, log: Path, room: Room) -> 
         assert "Traceback" not in node.output
 
 
-def test_stereo_odometry_in_the_cameras_own_frame(client: Client, log: Path, room: Room) -> None:
+def test_stereo_odometry_in_the_cameras_own_frame(client: Client, log: Path, room: Room, tmp_path: Path) -> None:
     from nav_msgs.msg import Odometry
     from sensor_msgs.msg import CameraInfo, Image
 
@@ -130,9 +167,9 @@ def test_stereo_odometry_in_the_cameras_own_frame(client: Client, log: Path, roo
         cameras = [client.publisher(Image, f"/{side}/image") for side in ("left", "right")]
         infos = [client.publisher(CameraInfo, f"/{side}/camera_info") for side in ("left", "right")]
         # It looks up as well: rows change by more than the band between left and right allows.
-        poses = [pose @ Pose(exp_so3(np.array([0.04 * i, 0, 0]))) for i, pose in enumerate(walk(4))]
-        for pose in poses:
-            pair = room.pair(pose)
+        poses = [pose @ Pose(exp_so3(np.array([0.04 * i, 0, 0]))) for i, pose in enumerate(walk(3))]
+        pairs, messages = [room.pair(pose) for pose in poses], []
+        for pose, pair in zip(poses, pairs, strict=True):
 
             def send(stamp: int, pair: Any = pair) -> None:
                 for shift, info, camera, pixels in zip((0.0, BASELINE), infos, cameras, pair, strict=True):
@@ -140,9 +177,13 @@ def test_stereo_odometry_in_the_cameras_own_frame(client: Client, log: Path, roo
                     camera.publish(image_message(pixels, stamp, "left_optical"))
 
             message = send_until(send, heard)
+            messages.append(message)
             assert message.header.frame_id == "odom" and message.child_frame_id == "left_optical"
             off = pose_of(message).change_to(AHEAD @ poses[0].inverse() @ pose)
             assert np.linalg.norm(off[:3]) < 0.01 and np.degrees(np.linalg.norm(off[3:])) < 0.2
+        bag = write_pair_bag(tmp_path / "in.mcap", pairs, stamps=[stamp_of(m.header) for m in messages])
+        options = RunOptions(mode="stereo", rectified=True, odometry=True)
+        assert_as_offline(messages, bag, options, ["/left/image", "/right/image"])
         if "tf2_msgs" not in os.environ.get("AMENT_PREFIX_PATH", ""):
             wait_until(lambda: "TF needs tf2_msgs" in node.output or _has_tf(), "the reason why there is no TF")
         assert stamp_of(message.header) > 0 and "Traceback" not in node.output
