@@ -24,7 +24,6 @@ ABSENT = (
     "semantic_matcher_msgs",
     "mcap",
     "lightning",
-    "evo",
     "kornia_moons",
 )
 _GUARD = f"""
