@@ -28,6 +28,8 @@ _CAUCHY = 2.385**2
 # Medians of the chi-squared distribution with two and three degrees of freedom.
 _MEDIAN_2, _MEDIAN_3 = 1.386, 2.366
 _UNKNOWN = 1e6
+# Steps end when one changes the sum of squares by less than this share of what noise does to one value.
+_SETTLED = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +98,7 @@ def metric_pose(
     threshold_px: float = 2.0,
     min_inliers: int = MIN_INLIERS,
     seed: int = 0,
+    found: tuple[Pose, np.ndarray, np.ndarray] | None = None,
 ) -> PoseEstimate:
     """Pose of the current view in the reference's frame, in metres.
 
@@ -105,12 +108,15 @@ def metric_pose(
         threshold_px: largest distance of an inlier, in pixels, while the consensus is sought.
         min_inliers: fewer matches that agree are no pose.
         seed: of the random numbers; the same seed gives the same result.
+        found: what :func:`consensus` gave for the same points, where it was asked already.
 
     Raises:
         ShapeError: different numbers of points.
         PoseError: too few points with depth, too few that agree, or points that do not determine a pose.
     """
-    start, usable, agree = consensus(reference, current, threshold_px=threshold_px, min_inliers=min_inliers, seed=seed)
+    if found is None:
+        found = consensus(reference, current, threshold_px=threshold_px, min_inliers=min_inliers, seed=seed)
+    start, usable, agree = found
     return _refined(
         start, reference[usable], current[usable], agree, usable, len(reference), min_inliers, _KEYPOINT_STD_PX
     )
@@ -183,7 +189,7 @@ def _consensus(points: np.ndarray, view: Observation, threshold_px: float, seed:
         "max_reproj_error": threshold_px,
         "seed": seed,
         "max_iterations": 2000,
-        "min_iterations": 50,
+        "min_iterations": 20,
         "success_prob": 0.9999,
     }
     found, info = poselib.estimate_absolute_pose(view.rays * view.focal, points, camera, options, {})
@@ -206,76 +212,129 @@ def _refined(
     min_inliers: int,
     keypoint_std: float,
 ) -> PoseEstimate:
+    matched = _Matched.of(first, second, keypoint_std)
     agree = agree.copy()
     scale = 1.0
     for gating in range(3):
+        chosen = matched[agree]
+        # Noise changes little with the pose: its whitening serves for all steps of a round.
+        whitening = chosen.whitening(pose)
         for _ in range(6):
-            residual, jacobian, information = _linearised(pose, first[agree], second[agree], keypoint_std)
-            distance = np.einsum("mi,mij,mj->m", residual, information, residual)
+            residual, jacobian = chosen.whitened(pose, whitening)
+            distance = (residual**2).sum(axis=1)
             if gating == 0:
-                scale = _scale(distance, second[agree].known)
+                scale = _scale(distance, chosen.known)
             weight = 1.0 / (1.0 + distance / (_CAUCHY * scale))
-            weighted = np.einsum("mia,mij->maj", jacobian, information) * weight[:, None, None]
-            normal = np.einsum("mai,mib->ab", weighted, jacobian)
-            step = _solved(normal, np.einsum("mai,mi->a", weighted, residual))
+            weighted = (jacobian * weight[:, None, None]).reshape(-1, 6)
+            normal = weighted.T @ jacobian.reshape(-1, 6)
+            step = _solved(normal, weighted.T @ residual.reshape(-1))
             pose = pose.moved(-step)
-            if np.abs(step).max() < 1e-7:
+            if step @ normal @ step < _SETTLED * scale:
                 break
-        residual, _, information = _linearised(pose, first, second, keypoint_std)
-        distance = np.einsum("mi,mij,mj->m", residual, information, residual)
-        scale = _scale(distance[agree], second.known[agree])
-        in_front = pose.inverse().apply(first.points)[:, 2] > 0
-        now = (distance <= _GATE * scale) & in_front
+        residual, _ = matched.whitened(pose, matched.whitening(pose))
+        distance = (residual**2).sum(axis=1)
+        scale = _scale(distance[agree], matched.known[agree])
+        now = (distance <= _GATE * scale) & matched.in_front(pose)
         if now.sum() < min_inliers:
             raise PoseError(f"{now.sum()} of {len(usable)} matches agree on one motion; a pose needs {min_inliers}")
         settled, agree = np.array_equal(now, agree), now
         if settled:
             break
-    residual, jacobian, information = _linearised(pose, first[agree], second[agree], keypoint_std)
-    distance = np.einsum("mi,mij,mj->m", residual, information, residual)
-    weight = 1.0 / (1.0 + distance / (_CAUCHY * scale))
-    weighted = np.einsum("mia,mij->maj", jacobian, information) * weight[:, None, None]
-    normal = np.einsum("mai,mib->ab", weighted, jacobian)
+    chosen = matched[agree]
+    residual, jacobian = chosen.whitened(pose, chosen.whitening(pose))
+    weight = 1.0 / (1.0 + (residual**2).sum(axis=1) / (_CAUCHY * scale))
+    weighted = jacobian * weight[:, None, None]
+    normal = weighted.reshape(-1, 6).T @ jacobian.reshape(-1, 6)
     # Huber's sandwich: right whatever noise the residuals really have, as long as it is independent from point to
     # point. Its bread is the true second derivative, which the weights of the steps above leave out.
-    score = np.einsum("mai,mi->ma", weighted, residual)
+    score = (weighted * residual[:, :, None]).sum(axis=1)
     inverse = _solved(normal - 2 / (_CAUCHY * scale) * score.T @ score, np.eye(6))
-    score /= 1 - leverage(np.einsum("mai,mib,ab->m", weighted, jacobian, inverse))[:, None]
+    score /= 1 - leverage(((weighted @ inverse) * jacobian).sum(axis=(1, 2)))[:, None]
     covariance = inverse @ (score.T @ score) @ inverse + inverse * (_LEAST_STD_PX / keypoint_std) ** 2
     inliers = np.zeros(count, bool)
     inliers[usable[agree]] = True
-    pixels = float(np.median(np.linalg.norm(residual[:, :2], axis=1))) * second.focal
+    pixels = float(np.median(np.linalg.norm(chosen.linearised(pose)[0][:, :2], axis=1))) * second.focal
     return PoseEstimate(pose, (covariance + covariance.T) / 2, inliers, pixels)
 
 
-def _linearised(
-    pose: Pose, first: Observation, second: Observation, keypoint_std: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Residuals ``M x 3`` (two of rays, one of inverse depth), Jacobians ``M x 3 x 6``, information ``M x 3 x 3``."""
-    points0 = first.points
-    turned = points0 - pose.translation
-    points = turned @ pose.rotation
-    depth = np.where(np.abs(points[:, 2]) > 1e-6, points[:, 2], 1e-6)
-    known = second.known
-    rho = np.where(known, second.inverse_depth, 1.0 / depth)
-    projected = points[:, :2] / depth[:, None]
-    residual = np.column_stack([projected - second.rays, 1.0 / depth - rho])
-    outer = np.zeros((len(points), 3, 3))
-    outer[:, 0, 0] = outer[:, 1, 1] = 1.0 / depth
-    outer[:, :2, 2] = -projected / depth[:, None]
-    outer[:, 2, 2] = -1.0 / depth**2
-    in_first = outer @ pose.rotation.T
-    jacobian = np.concatenate([-in_first, in_first @ skew(turned)], axis=2)
-    # What the first view's noise does to the residual: its keypoint, and its depth along the ray.
-    variance = (keypoint_std / np.array([first.focal, second.focal])) ** 2
-    rays = np.column_stack([first.rays, np.ones(len(points))])
-    along = np.einsum("mij,mj->mi", in_first, rays) * (first.inverse_depth_std / first.inverse_depth**2)[:, None]
-    across = in_first[:, :, :2] / first.inverse_depth[:, None, None]
-    noise = along[:, :, None] * along[:, None, :] + variance[0] * (across @ across.transpose(0, 2, 1))
-    noise[:, 0, 0] += variance[1]
-    noise[:, 1, 1] += variance[1]
-    noise[:, 2, 2] += np.where(known, second.inverse_depth_std, _UNKNOWN) ** 2
-    return residual, jacobian, np.linalg.inv(noise)
+@dataclass(frozen=True, eq=False)
+class _Matched:
+    """``M`` points of the first view as the second one sees them, made ready for the steps of the refinement.
+
+    Attributes:
+        points: ``M x 3`` in the first view's frame.
+        rays: ``M x 3`` of the first view, z = 1.
+        depth, depth_std: ``M``, along z in the first view.
+        seen: ``M x 3``: the second view's ray and inverse depth (0 where it is not known).
+        known: ``M`` bool, where the second view knows the depth.
+        variance: ``M x 3`` of ``seen``.
+        across: variance of the first view's rays.
+    """
+
+    points: np.ndarray
+    rays: np.ndarray
+    depth: np.ndarray
+    depth_std: np.ndarray
+    seen: np.ndarray
+    known: np.ndarray
+    variance: np.ndarray
+    across: float
+
+    @classmethod
+    def of(cls, first: Observation, second: Observation, keypoint_std: float) -> _Matched:
+        known = second.known
+        rho = np.where(known, second.inverse_depth, 0.0)
+        in_second = np.full(len(second), (keypoint_std / second.focal) ** 2)
+        return cls(
+            first.points,
+            np.column_stack([first.rays, np.ones(len(first))]),
+            1.0 / first.inverse_depth,
+            first.inverse_depth_std / first.inverse_depth**2,
+            np.column_stack([second.rays, rho]),
+            known,
+            np.column_stack([in_second, in_second, np.where(known, second.inverse_depth_std, _UNKNOWN) ** 2]),
+            (keypoint_std / first.focal) ** 2,
+        )
+
+    def __getitem__(self, rows: np.ndarray) -> _Matched:
+        arrays = (self.points, self.rays, self.depth, self.depth_std, self.seen, self.known, self.variance)
+        return _Matched(*(array[rows] for array in arrays), self.across)
+
+    def in_front(self, pose: Pose) -> np.ndarray:
+        """``M`` bool: before the second camera."""
+        return (self.points - pose.translation) @ pose.rotation[:, 2] > 0
+
+    def linearised(self, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Residuals ``M x 3`` (two of rays, one of inverse depth); how they change, ``M x 3 x 3``, with the point in
+        the first view's frame; and ``M x 3`` points relative to the second camera, in that frame."""
+        turned = self.points - pose.translation
+        points = turned @ pose.rotation
+        inverse = 1.0 / np.where(np.abs(points[:, 2]) > 1e-6, points[:, 2], 1e-6)
+        predicted = np.column_stack([points[:, :2] * inverse[:, None], inverse])
+        residual = predicted - self.seen
+        residual[~self.known, 2] = 0.0
+        # d(x/z, y/z, 1/z) = (dx - x/z dz, dy - y/z dz, -1/z dz) / z.
+        change = -predicted[:, :, None] * pose.rotation[:, 2]
+        change[:, :2] += pose.rotation[:, :2].T
+        change *= inverse[:, None, None]
+        return residual, change, turned
+
+    def whitening(self, pose: Pose) -> np.ndarray:
+        """``M x 3 x 3`` that make residuals of unit noise, whose square is the distance squared."""
+        _, change, _ = self.linearised(pose)
+        # What the first view's noise does to the residual: its keypoint, and its depth along the ray.
+        along = (change @ self.rays[:, :, None])[:, :, 0] * self.depth_std[:, None]
+        across = change[:, :, :2] * self.depth[:, None, None]
+        noise = along[:, :, None] * along[:, None, :] + self.across * (across @ across.transpose(0, 2, 1))
+        noise[:, [0, 1, 2], [0, 1, 2]] += self.variance
+        return np.linalg.inv(np.linalg.cholesky(noise))
+
+    def whitened(self, pose: Pose, whitening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals ``M x 3`` and their Jacobian ``M x 3 x 6`` by the pose's small change, both whitened."""
+        residual, change, turned = self.linearised(pose)
+        whitened = whitening @ change
+        jacobian = np.concatenate([-whitened, whitened @ skew(turned)], axis=2)
+        return (whitening @ residual[:, :, None])[:, :, 0], jacobian
 
 
 def leverage(share: np.ndarray) -> np.ndarray:
@@ -297,7 +356,8 @@ def _solved(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
     if not (np.isfinite(size).all() and (size > 0).all()):
         raise PoseError("the matches do not determine a pose: they say nothing about some of its directions")
     scaled = normal / np.outer(size, size)
-    if np.linalg.cond(scaled) > 1e12:
+    values = np.linalg.eigvalsh(scaled)
+    if not values[0] > values[-1] * 1e-12:
         raise PoseError("the matches do not determine a pose: all lie in one place, or on one line")
     solution = np.linalg.solve(scaled, right / (size if right.ndim == 1 else size[:, None]))
     return solution / (size if right.ndim == 1 else size[:, None])

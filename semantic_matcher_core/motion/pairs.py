@@ -52,7 +52,8 @@ def pose_between(
     limits: dict[str, Any] = {"threshold_px": threshold_px, "min_inliers": min_inliers}
     if reference.patches is None or current.patches is None or current.camera is None:
         return metric_pose(seen0, seen1, **limits), matches
-    start, usable, agreeing = consensus(seen0, seen1, **limits)
+    found = consensus(seen0, seen1, **limits)
+    start, usable, agreeing = found
     inliers = np.zeros(len(matches), bool)
     inliers[usable[agreeing]] = True
     agree = np.flatnonzero(inliers)
@@ -64,11 +65,11 @@ def pose_between(
     moved, good = align_patches(reference.patches, current.patches, points0, points1, warp)
     # Too few to stand on: the keypoints as they were found are more.
     if good.sum() < max(min_inliers, len(agree) // 4):
-        return metric_pose(seen0, seen1, **limits), matches
+        return metric_pose(seen0, seen1, found=found, **limits), matches
     aligned = seen1[agree[good]]
     again = observation(moved[good], current.camera, aligned.inverse_depth, aligned.inverse_depth_std)
     try:
         refined = refined_pose(start, seen0[agree[good]], again, keypoint_std=_ALIGNED_STD_PX, min_inliers=min_inliers)
     except PoseError:
-        return metric_pose(seen0, seen1, **limits), matches
+        return metric_pose(seen0, seen1, found=found, **limits), matches
     return PoseEstimate(refined.pose, refined.covariance, inliers, refined.residual_px), matches

@@ -75,7 +75,7 @@ def align_patches(
     for number in np.unique(levels):
         rows = np.flatnonzero(levels == number)
         image, scale = first.level(int(number))
-        where = points0[rows][:, None, None] + np.einsum("mij,uvj->muvi", inverse[rows], grid)
+        where = points0[rows][:, None, None] + grid @ inverse[rows].transpose(0, 2, 1)[:, None]
         where = (where * scale).astype(np.float32)
         for chunk in np.array_split(np.arange(len(rows)), len(rows) // 2000 + 1):  # remap's largest side is 32767
             flat = where[chunk].reshape(-1, len(offsets), 2)
@@ -97,10 +97,9 @@ def align_patches(
     contrast = (template**2).sum(axis=1) + 1e-6
     flat_gradients = gradients.reshape(2, count, -1).transpose(1, 0, 2)
     flat_gradients = flat_gradients - flat_gradients.mean(axis=2, keepdims=True)
-    share = np.einsum("mkp,mp->mk", flat_gradients, template) / contrast[:, None]
-    flat_gradients -= share[:, :, None] * template[:, None]
-    normal = np.einsum("mkp,mlp->mkl", flat_gradients, flat_gradients) + 1e-6 * np.eye(2)
-    solve = np.linalg.inv(normal)
+    share = flat_gradients @ template[:, :, None] / contrast[:, None, None]
+    flat_gradients -= share * template[:, None]
+    solve = np.linalg.inv(flat_gradients @ flat_gradients.transpose(0, 2, 1) + 1e-6 * np.eye(2))
 
     base = np.floor(points1).astype(np.intp) - reach - 1
     blocks = _blocks(image, base, 2 * reach + 4)
@@ -108,7 +107,7 @@ def align_patches(
     for _ in range(_ITERATIONS):
         patches = _centred(_shifted(blocks, position - base, side).reshape(count, -1))
         gain = np.maximum((template * patches).sum(axis=1) / contrast, 0.1)
-        moved = -np.einsum("mkl,mlp,mp->mk", solve, flat_gradients, patches) / gain[:, None]
+        moved = -(solve @ (flat_gradients @ patches[:, :, None]))[:, :, 0] / gain[:, None]
         before = position
         position = np.clip(position + np.clip(moved, -1, 1), points1 - max_step, points1 + max_step)
         step = np.abs(position - before).max(axis=1)

@@ -115,7 +115,7 @@ class Pose:
 
     def moved(self, change: np.ndarray) -> Pose:
         """The pose after a small change (δt, δθ) in the parent's frame."""
-        return Pose(nearest_rotation(exp_so3(change[3:]) @ self.rotation), self.translation + change[:3])
+        return Pose(exp_so3(change[3:]) @ self.rotation, self.translation + change[:3])
 
     def change_to(self, other: Pose) -> np.ndarray:
         """The change (δt, δθ) that :meth:`moved` would need to arrive at ``other``."""
