@@ -8,7 +8,7 @@ Civera and Davison, RSS 2006).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -166,6 +166,14 @@ def refined_pose(
     return _refined(start, reference[usable], current[usable], agree, usable, len(reference), min_inliers, keypoint_std)
 
 
+def reprojection(pose: Pose, reference: Observation, current: Observation) -> np.ndarray:
+    """``M`` distances in pixels of the current view's points from where the reference's are; infinite behind it."""
+    points = (reference.points - pose.translation) @ pose.rotation
+    ahead = points[:, 2] > 1e-6
+    place = points[:, :2] / np.where(ahead, points[:, 2], 1.0)[:, None]
+    return np.where(ahead, np.linalg.norm(place - current.rays, axis=1) * current.focal, np.inf)
+
+
 def warps(pose: Pose, reference: Observation, current: Observation) -> np.ndarray:
     """``M x 2 x 2``: what a small step in the reference's image is in the current one, in pixels.
 
@@ -191,6 +199,8 @@ def _consensus(points: np.ndarray, view: Observation, threshold_px: float, seed:
         "max_iterations": 2000,
         "min_iterations": 20,
         "success_prob": 0.9999,
+        # Its default is three times what the probability asks for.
+        "dyn_num_trials_mult": 1.0,
     }
     found, info = poselib.estimate_absolute_pose(view.rays * view.focal, points, camera, options, {})
     agree = np.asarray(info["inliers"], dtype=bool).reshape(-1)
@@ -238,7 +248,13 @@ def _refined(
         if now.sum() < min_inliers:
             raise PoseError(f"{now.sum()} of {len(usable)} matches agree on one motion; a pose needs {min_inliers}")
         settled, agree = np.array_equal(now, agree), now
-        if settled:
+        if gating == 0:
+            # What points weigh by their place in the image and by their depth follows the noise really seen: patches
+            # align to a hundredth of a pixel, but a shutter that rolls or a lens known badly moves them by more.
+            factor = max(matched[agree].excess(pose), (_LEAST_STD_PX / keypoint_std) ** 2)
+            matched, keypoint_std = matched.with_rays(factor), keypoint_std * float(np.sqrt(factor))
+            scale = 1.0
+        elif settled:
             break
     chosen = matched[agree]
     residual, jacobian = chosen.whitened(pose, chosen.whitening(pose))
@@ -321,13 +337,27 @@ class _Matched:
 
     def whitening(self, pose: Pose) -> np.ndarray:
         """``M x 3 x 3`` that make residuals of unit noise, whose square is the distance squared."""
+        return np.linalg.inv(np.linalg.cholesky(self.noise(pose)))
+
+    def noise(self, pose: Pose) -> np.ndarray:
+        """``M x 3 x 3`` covariances of the residuals."""
         _, change, _ = self.linearised(pose)
         # What the first view's noise does to the residual: its keypoint, and its depth along the ray.
         along = (change @ self.rays[:, :, None])[:, :, 0] * self.depth_std[:, None]
         across = change[:, :, :2] * self.depth[:, None, None]
         noise = along[:, :, None] * along[:, None, :] + self.across * (across @ across.transpose(0, 2, 1))
         noise[:, [0, 1, 2], [0, 1, 2]] += self.variance
-        return np.linalg.inv(np.linalg.cholesky(noise))
+        return noise
+
+    def excess(self, pose: Pose) -> float:
+        """How much larger, squared, the residuals of rays are than their assumed noise."""
+        residual, _, _ = self.linearised(pose)
+        rays, noise = residual[:, :2, None], self.noise(pose)[:, :2, :2]
+        return float(np.median((rays * np.linalg.solve(noise, rays)).sum(axis=(1, 2)))) / _MEDIAN_2
+
+    def with_rays(self, factor: float) -> _Matched:
+        """The same points, the noise of their rays so much larger, squared."""
+        return replace(self, variance=self.variance * [factor, factor, 1.0], across=self.across * factor)
 
     def whitened(self, pose: Pose, whitening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Residuals ``M x 3`` and their Jacobian ``M x 3 x 6`` by the pose's small change, both whitened."""

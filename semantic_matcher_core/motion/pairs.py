@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from semantic_matcher_core.errors import PoseError
-from semantic_matcher_core.motion.metric import PoseEstimate, consensus, metric_pose, refined_pose, warps
+from semantic_matcher_core.motion.metric import PoseEstimate, consensus, metric_pose, refined_pose, reprojection, warps
 from semantic_matcher_core.motion.patches import align_patches
 from semantic_matcher_core.motion.view import View, observation
 from semantic_matcher_core.types import Features, Matches
@@ -15,6 +15,8 @@ from semantic_matcher_core.types import Features, Matches
 # So many aligned patches determine a pose as well as all of them would, and bound the time.
 _PATCHES = 200
 _ALIGNED_STD_PX = 0.1
+# Matches up to so many thresholds from their place are aligned.
+_NEAR = 2.0
 
 
 class PairMatcher(Protocol):
@@ -56,7 +58,9 @@ def pose_between(
     start, usable, agreeing = found
     inliers = np.zeros(len(matches), bool)
     inliers[usable[agreeing]] = True
-    agree = np.flatnonzero(inliers)
+    # The consensus keeps to what one motion explains best; patches are aligned somewhat farther out, and those that do
+    # not belong are weighed down.
+    agree = usable[reprojection(start, seen0[usable], seen1[usable]) < _NEAR * threshold_px]
     agree = agree[:: len(agree) // _PATCHES + 1]
     points0, points1 = (
         points.detach().cpu().double().numpy()[agree] for points in (matches.keypoints0, matches.keypoints1)
