@@ -313,8 +313,16 @@ class _Matched:
         )
 
     def __getitem__(self, rows: np.ndarray) -> _Matched:
-        arrays = (self.points, self.rays, self.depth, self.depth_std, self.seen, self.known, self.variance)
-        return _Matched(*(array[rows] for array in arrays), self.across)
+        return _Matched(
+            self.points[rows],
+            self.rays[rows],
+            self.depth[rows],
+            self.depth_std[rows],
+            self.seen[rows],
+            self.known[rows],
+            self.variance[rows],
+            self.across,
+        )
 
     def in_front(self, pose: Pose) -> np.ndarray:
         """``M`` bool: before the second camera."""

@@ -168,14 +168,20 @@ def collect(path: Path) -> ReportData:
 
 
 def _paths(bag: BagReader) -> dict[str, Track]:
-    times: dict[str, list[tuple[int, int]]] = {t.name: [] for t in bag.topics if t.msgtype == _ODOMETRY and t.count}
-    poses: dict[str, list[list[float]]] = {name: [] for name in times}
-    for item in bag.messages(list(times)) if times else ():
-        times[item.topic].append((item.received_ns, stamp_of(item.message.header)))
+    received: dict[str, list[int]] = {t.name: [] for t in bag.topics if t.msgtype == _ODOMETRY and t.count}
+    stamps: dict[str, list[int]] = {name: [] for name in received}
+    poses: dict[str, list[list[float]]] = {name: [] for name in received}
+    for item in bag.messages(list(received)) if received else ():
+        received[item.topic].append(item.received_ns)
+        stamps[item.topic].append(stamp_of(item.message.header))
         poses[item.topic].append(pose_of(item.message))
     return {
-        name: Track(*np.array(times[name], np.int64).reshape(-1, 2).T, np.array(poses[name], float).reshape(-1, 7))
-        for name in times
+        name: Track(
+            np.array(received[name], np.int64),
+            np.array(stamps[name], np.int64),
+            np.array(poses[name], float).reshape(-1, 7),
+        )
+        for name in received
     }
 
 
