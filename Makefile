@@ -9,7 +9,7 @@ VENV ?= .venv
 PYTHON ?=
 # What pip is asked for; on most machines the plain pin brings CUDA. Another build: TORCH="torch==2.13.0+cu130".
 TORCH ?= torch==2.13.0
-# Video, folder of images or bag for the demo; empty: moving views of a photograph.
+# Video, folder of images or bag for the demo; empty: a robot in a drawn hall.
 INPUT ?=
 # What the demo matches with; empty: the bundled extractor, plain:compact.
 VARIANT ?=

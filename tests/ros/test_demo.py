@@ -107,6 +107,9 @@ def test_the_synthetic_demo(tmp_path: Path) -> None:
             f"{row['correct']:.1%}",
         ]
     _check_synthetic_recording(demo.output / "matches.mcap", report)
+    # It ends by naming the page.
+    assert printed.splitlines()[-1].startswith(f"open     {demo.output / 'report.html'}")
+    assert (demo.output / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     picture = cv2.imread(str(demo.output / "matches.png"))
     assert picture is not None and picture.shape[0] >= 960 and picture.shape[1] >= 1280
     assert demo.children() == []

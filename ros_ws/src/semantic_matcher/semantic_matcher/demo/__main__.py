@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m semantic_matcher.demo",
         description="Runs a camera, matcher nodes and a recorder as a real ROS 2 graph, and says what it measured. "
-        "Without --input the cameras look at a photograph with known motion and depth, so that every match can be "
-        "checked.",
+        "Without --input the cameras drive through a drawn hall, of which the depths are known, so that every match can "
+        "be checked.",
     )
     parser.add_argument("--input", type=Path, help="video, folder of images, or bag to match frame by frame")
     parser.add_argument("--topic", help="image topic, where --input is a bag with several")
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, domain: int) -> None:
     output: Path = options.output.expanduser()
-    results = [output / name for name in ("matches.mcap", "matches.png", "report.json")]
+    results = [output / name for name in ("matches.mcap", "matches.png", "report.json", "report.html")]
     source: Path | None = None if options.input is None else options.input.expanduser()
     if source is not None and any(result.exists() and result.samefile(source) for result in results if source.exists()):
         raise DemoError(f"--input {source} is what the demo would overwrite; name another folder with --output")
@@ -126,8 +126,11 @@ def _run(options: argparse.Namespace, domain: int) -> None:
     print(_table(figures))
     for topic, count in outcome.lost.items():
         print(f"the recorder lost {count} messages of {topic}: the disk is too slow for this pace (--rate)")
-    page = f"{Path(sys.executable).with_name('semantic-matcher')} report {plan.recording} -o {output / 'report.html'}"
-    print(f"\nlook at  {output / 'matches.png'}\nopen     {plan.recording}   in Foxglove, or as a page: {page}")
+    from semantic_matcher_core.viz.report import write_report
+
+    write_report(plan.recording, output / "report.html")
+    print(f"\nlook at  {output / 'matches.png'}\nopen     {plan.recording}   in Foxglove")
+    print(f"open     {output / 'report.html'}   in a browser: every pair on a time line, and why its matches won")
 
 
 def _variant_line(variant: str) -> str:
@@ -144,7 +147,10 @@ def _camera_arguments(options: argparse.Namespace, source: Path | None) -> tuple
         if options.topic is not None:
             raise DemoError(f"--topic {options.topic} has no meaning without --input")
         frames = options.frames or _FRAMES
-        print(f"playing {frames} views of a photograph with known motion, then {frames} stereo pairs with known depth")
+        print(
+            f"playing {frames} views of a robot that drives through a drawn hall, then {frames} stereo pairs of it; "
+            "depth and motion are known"
+        )
         rate = rate or ("--rate", str(_RATE_HZ))
         return ("--sequence", "temporal", "--sequence", "stereo", "--frames", str(frames), *rate), (
             "temporal",
@@ -172,13 +178,21 @@ def _sequence(mode: str) -> Sequence:
 
 
 def _panel(mode: str, variant: str, recording: Recording, outcome: Outcome, sequence: Sequence | None) -> Panel:
-    """The pair with the most matches."""
-    match: Match = max(recording.matches, key=lambda found: len(found.points0))
+    """Return the pair that says most: the one whose good matches went the longest way, all together."""
+
+    def is_good(match: Match) -> np.ndarray:
+        if sequence is not None:
+            return errors_px(match, sequence, outcome.stamps[mode]) <= CORRECT_PX
+        return epipolar_inliers(match)
+
+    def told(match: Match) -> float:
+        return float(np.linalg.norm(match.points1 - match.points0, axis=1)[is_good(match)].sum())
+
+    match: Match = max(recording.matches, key=told)
+    good = is_good(match)
     if sequence is not None:
-        good = errors_px(match, sequence, outcome.stamps[mode]) <= CORRECT_PX
         title = f"{mode}, {variant}: blue within {CORRECT_PX:g} px of the true position"
     else:
-        good = epipolar_inliers(match)
         title = f"{mode}, {variant}: blue where one fundamental matrix agrees"
     return Panel(title, _REFERENCE_TOPICS[mode], match, np.asarray(good))
 

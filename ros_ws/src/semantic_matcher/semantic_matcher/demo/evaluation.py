@@ -108,7 +108,10 @@ def read_recording(path: Path, matches_topic: str, keypoints_topics: tuple[str, 
 
 
 def errors_px(match: Match, sequence: Sequence, index_of: Mapping[int, int]) -> np.ndarray:
-    """``M`` distances from the true positions in the current image, pixels; infinite where there is none.
+    """Return ``M`` distances from the true positions in the current image, pixels; infinite where there is none.
+
+    A keypoint on an edge may count to the side that the other image does not show: then the place of the pixel beside it
+    is taken.
 
     Args:
         match: of a synthetic sequence.
@@ -118,6 +121,9 @@ def errors_px(match: Match, sequence: Sequence, index_of: Mapping[int, int]) -> 
     source = sequence.cameras(index_of[match.reference_stamp_ns])[0]
     target = sequence.cameras(index_of[match.stamp_ns])[-1]
     truth = transfer(sequence.scene, source, target, match.points0)
+    for aside in np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]):
+        missing = np.isnan(truth[:, 0])
+        truth[missing] = transfer(sequence.scene, source, target, match.points0[missing] + aside) - aside
     return np.nan_to_num(np.linalg.norm(truth - match.points1, axis=1), nan=np.inf)
 
 

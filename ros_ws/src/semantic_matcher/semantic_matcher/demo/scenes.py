@@ -1,12 +1,13 @@
-"""Views of a photograph cut into planes at known depths, and where each pixel of one view lies in another.
+"""Views of textured planes at known depths, and where each pixel of one view lies in another.
 
-The photograph itself is the reference view of a pinhole camera at the origin, looking along +z (x right, y down). Each
+A photograph may be the reference view of a pinhole camera at the origin, looking along +z (x right, y down), and each
 layer of it lies on a plane ``normal · X = distance`` in front of that camera, so that a camera with rotation R and
 translation t (``X' = R X + t``) sees the layer through the plane-induced homography
 
     H = K (R + t normalᵀ / distance) K_photo⁻¹
 
-(Hartley & Zisserman, Multiple View Geometry, 2nd ed., eq. 13.2, with their plane's sign turned round). Nothing here is
+(Hartley & Zisserman, Multiple View Geometry, 2nd ed., eq. 13.2, with their plane's sign turned round). A layer with a
+texture of its own is a rectangle anywhere in space (:func:`board`). Nothing here is
 estimated: the positions of matches can be checked against the closed form. No ROS.
 
 Pixel convention: (0, 0) is the centre of the top-left pixel.
@@ -59,12 +60,14 @@ class Layer:
         normal, distance: the plane ``normal · X = distance`` in the reference camera's axes, metres.
         texture: ``H x W x 3`` uint8 RGB in pixels of the photograph, or what stands for it where it cannot be seen.
         mask: ``H x W`` uint8, 255 where the layer is; ``None`` for everywhere.
+        onto: ``3 x 3`` from pixels of the texture to those of the photograph; ``None`` where they are the same.
     """
 
     normal: tuple[float, float, float]
     distance: float
     texture: np.ndarray
     mask: np.ndarray | None = None
+    onto: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,32 @@ class Scene:
     layers: tuple[Layer, ...]
 
     def homography(self, layer: int, camera: Camera) -> np.ndarray:
-        """``3 x 3`` from pixels of the photograph to pixels of the camera, for points of the layer."""
+        """Return ``3 x 3`` from pixels of the layer's texture to pixels of the camera."""
         plane = self.layers[layer]
         induced = camera.rotation + np.outer(camera.translation, plane.normal) / plane.distance
-        return camera.matrix @ induced @ np.linalg.inv(self.photo_matrix)
+        from_photo = camera.matrix @ induced @ np.linalg.inv(self.photo_matrix)
+        return from_photo if plane.onto is None else from_photo @ plane.onto
+
+
+def board(
+    texture: np.ndarray,
+    corner: tuple[float, float, float],
+    right: tuple[float, float, float],
+    down: tuple[float, float, float],
+) -> Layer:
+    """Make a layer of a rectangle in space, for a scene whose photograph's intrinsics are the identity.
+
+    Args:
+        texture: ``H x W x 3`` uint8 RGB.
+        corner: of the rectangle, where the texture's top left corner lies; the plane must not contain the origin.
+        right, down: from there to its other corners, metres.
+    """
+    rows, columns = texture.shape[:2]
+    column, row = np.array(right) / columns, np.array(down) / rows
+    normal = np.cross(right, down)
+    normal /= np.linalg.norm(normal)
+    onto = np.column_stack([column, row, np.array(corner) + (column + row) / 2])
+    return Layer(tuple(normal), float(normal @ corner), np.ascontiguousarray(texture), None, onto)
 
 
 def load_photo(path: Path) -> np.ndarray:
@@ -96,26 +121,6 @@ def load_photo(path: Path) -> np.ndarray:
     if image is None:
         raise FileNotFoundError(f"{path} is not there or no image; install the package again (`make build`)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def polygon_mask(size: tuple[int, int], outline: np.ndarray) -> np.ndarray:
-    """``H x W`` uint8, 255 inside the ``N x 2`` polygon of (x, y) pixels."""
-    mask = np.zeros(size, np.uint8)
-    cv2.fillPoly(mask, [outline.astype(np.int32)], 255)
-    return mask
-
-
-def fill_from_nearest(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image with each pixel under the mask, and a little round it, replaced by the nearest one outside.
-
-    What a layer hides of those behind it is in no photograph; this is to be seen in narrow strips only.
-    """
-    hidden = cv2.dilate(mask, np.ones((9, 9), np.uint8))
-    _, nearest = cv2.distanceTransformWithLabels(hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    shown = hidden == 0
-    by_label = np.zeros((nearest.max() + 1, image.shape[2]), image.dtype)
-    by_label[nearest[shown]] = image[shown]
-    return by_label[nearest]
 
 
 def pinhole(focal: float, size: tuple[int, int]) -> np.ndarray:
@@ -141,12 +146,17 @@ def render(scene: Scene, camera: Camera, *, exposure: float = 1.0, noise: float 
         noise: standard deviation of the sensor's noise in grey levels.
         seed: of the noise.
     """
-    height, width = camera.size
-    image: np.ndarray = np.zeros((height, width, 3), np.uint8)
+    image: np.ndarray = np.zeros((*camera.size, 3), np.uint8)
     for index, layer in enumerate(scene.layers):
-        homography = scene.homography(index, camera)
-        warped = cv2.warpPerspective(layer.texture, homography, (width, height), flags=cv2.INTER_CUBIC)
-        cv2.copyTo(warped, _shown(layer, homography, camera.size), image)
+        window, homography = _window(layer, scene.homography(index, camera), camera.size)
+        size = image[window].shape[:2]
+        if min(size) == 0:
+            continue
+        warped = cv2.warpPerspective(
+            layer.texture, homography, size[::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        )
+        # A view of the image, which it changes.
+        cv2.copyTo(warped, _shown(layer, homography, size), image[window])
     if exposure != 1.0:
         image = cv2.convertScaleAbs(image, alpha=exposure)
     if noise > 0.0:
@@ -159,7 +169,10 @@ def label_map(scene: Scene, camera: Camera) -> np.ndarray:
     """``H x W`` int8: the layer that each pixel shows, ``NO_LAYER`` outside the photograph."""
     labels = np.full(camera.size, NO_LAYER, np.int8)
     for index, layer in enumerate(scene.layers):
-        labels[_shown(layer, scene.homography(index, camera), camera.size) > 0] = index
+        window, homography = _window(layer, scene.homography(index, camera), camera.size)
+        part = labels[window]
+        if part.size:
+            part[_shown(layer, homography, part.shape) > 0] = index
     return labels
 
 
@@ -202,6 +215,20 @@ def _label_at(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
     found = np.full(len(points), NO_LAYER, np.int8)
     found[inside] = labels[row[inside].astype(np.intp), column[inside].astype(np.intp)]
     return found
+
+
+def _window(layer: Layer, homography: np.ndarray, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The part of an image of ``(height, width)`` that the layer can lie in, and the homography to that part."""
+    rows, columns = layer.texture.shape[:2]
+    corners = np.array([[x, y, 1.0] for x in (-0.5, columns - 0.5) for y in (-0.5, rows - 0.5)]) @ homography.T
+    low, high = np.zeros(2), np.array(size[::-1])
+    if np.ptp(np.sign(corners[:, 2])) == 0:
+        places = corners[:, :2] / corners[:, 2:]
+        low = np.clip(np.floor(places.min(axis=0)) - 1, 0, high)
+        high = np.clip(np.ceil(places.max(axis=0)) + 2, low, high)
+    (left, top), (right, bottom) = low.astype(int), high.astype(int)
+    shift = np.array([[1.0, 0.0, -left], [0.0, 1.0, -top], [0.0, 0.0, 1.0]])
+    return (slice(top, bottom), slice(left, right)), shift @ homography
 
 
 def _shown(layer: Layer, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
