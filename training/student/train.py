@@ -151,6 +151,7 @@ class _State:
         self._folder.mkdir(parents=True, exist_ok=True)
         self.final = self._folder / "final.safetensors"
         self._sums: Tensor | None = None
+        self._summed = 0
         torch.manual_seed(config.seed)
         network = CompactNetwork(config.network, batch_norm=True)
         # Weights in use, whose batch normalisation is put back when there are images.
@@ -203,6 +204,7 @@ class _State:
             torch._foreach_lerp_(self._kept, self._new, 1 - weight)
             values = torch.stack([*found])
             self._sums = values if self._sums is None else self._sums + values
+            self._summed += 1
 
     def log_means(self) -> str:
         """Append the mean losses since the last time, and say them.
@@ -211,8 +213,8 @@ class _State:
             DataError: one is not finite.
         """
         assert self._sums is not None
-        means = dict(zip(Losses._fields, (self._sums / _LOG_EVERY).tolist(), strict=True))
-        self._sums = None
+        means = dict(zip(Losses._fields, (self._sums / self._summed).tolist(), strict=True))
+        self._sums, self._summed = None, 0
         if not all(math.isfinite(value) for value in means.values()):
             raise DataError(f"the loss of {self.config.name} is not finite at step {self.step}: {means}; lower lr")
         self.log({"share": round(self.share, 4), **{name: round(value, 4) for name, value in means.items()}})
