@@ -10,6 +10,17 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError, ShapeError
 
 DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial", "equidistant")
+# What drivers and calibration tools call them besides.
+_ALIASES = {
+    "none": "",
+    "radtan": "plumb_bob",
+    "radial-tangential": "plumb_bob",
+    "brown_conrady": "plumb_bob",
+    "equi": "equidistant",
+    "fisheye": "equidistant",
+    "kannala_brandt": "equidistant",
+    "kannala_brandt4": "equidistant",
+}
 _COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
 
 
@@ -20,7 +31,7 @@ class Camera:
     Attributes:
         matrix: ``3 x 3`` float64, in pixels; (0, 0) is the centre of the top-left pixel.
         distortion_model: ``"plumb_bob"``, ``"rational_polynomial"``, ``"equidistant"`` (OpenCV's fisheye model), or ""
-            for none.
+            for none; also under the names that Kalibr, EuRoC and drivers give them (``"radtan"``, ``"fisheye"`` …).
         distortion: its coefficients, in OpenCV's order; all zeros, or none, for no distortion.
 
     Raises:
@@ -35,6 +46,8 @@ class Camera:
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", np.array(self.matrix, dtype=np.float64, order="C"))
         object.__setattr__(self, "distortion", np.asarray(self.distortion, dtype=np.float64).reshape(-1))
+        model = str(self.distortion_model).strip().lower()
+        object.__setattr__(self, "distortion_model", _ALIASES.get(model, model))
         if self.matrix.shape != (3, 3):
             raise ShapeError(f"a camera matrix is 3 x 3, got {self.matrix.shape}")
         if not (np.isfinite(self.matrix).all() and self.matrix[0, 0] > 0 and self.matrix[1, 1] > 0):

@@ -14,15 +14,6 @@ from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.camera_info import camera_of
 
-_ALIASES = {
-    "": "",
-    "none": "",
-    "radtan": "plumb_bob",
-    "radial-tangential": "plumb_bob",
-    "equi": "equidistant",
-    "fisheye": "equidistant",
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
@@ -129,7 +120,7 @@ def _info(size: tuple[int, int], k: np.ndarray, model: str, d: Any, p: np.ndarra
         k=k.reshape(9),
         d=_numbers(d),
         p=None if p is None else p.reshape(12),
-        distortion_model=_ALIASES.get(model, model),
+        distortion_model=model,
         binning_x=0,
         binning_y=0,
         roi=SimpleNamespace(x_offset=0, y_offset=0, height=0, width=0),

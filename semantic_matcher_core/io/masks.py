@@ -74,11 +74,12 @@ def read_masks(paths: Iterable[str | Path], images: int) -> list[Mask | None]:
         ConfigError: there are not as many as ``images``.
         ImageError: as of :func:`read_mask`.
     """
-    masks: list[Mask | None] = [read_mask(path) for path in paths]
-    if len(masks) > 1 and len(masks) != images:
+    paths = list(paths)
+    if len(paths) > 1 and len(paths) != images:
         raise ConfigError(
-            f"{len(masks)} masks, but images of {images} camera(s); give one for all, or one for each in their order"
+            f"{len(paths)} masks, but images of {images} camera(s); give one for all, or one for each in their order"
         )
+    masks: list[Mask | None] = [read_mask(path) for path in paths]
     return [*(masks or [None])] * images if len(masks) < 2 else [*masks]
 
 

@@ -102,6 +102,12 @@ class StereoSynchronizer(Generic[T]):
         """The (left, right) pair that can be given out now that this right message has come, or ``None``."""
         return self._add(1, stamp, message)
 
+    @property
+    def lead(self) -> int:
+        """The newest right stamp minus the newest left one, in nanoseconds; 0 before there are both."""
+        left, right = (side.monitor.newest for side in self._sides)
+        return right - left if left and right else 0
+
     def finish(self) -> list[tuple[T, T]]:
         """The pairs that are left when nothing more comes; what has no partner is given up."""
         pairs = []

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("semantic_matcher.command_line")
 
-from semantic_matcher.command_line import UsageError, check_parameters_file, own_arguments
+from semantic_matcher.command_line import UsageError, check, check_parameters_file, of_other_nodes, own_arguments
 from semantic_matcher_core.options import TABLES
 
 PURPOSES = {
@@ -106,3 +106,47 @@ def test_a_parameters_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="no text in UTF-8"):
         check_parameters_file(str(path))
+
+
+@pytest.mark.parametrize(
+    ("rule", "named"),
+    [
+        (["-r", "__ns:=front"], "it begins with a slash: -r __ns:=/front"),
+        (["--remap", "temporal_matcher:__ns:=front"], "temporal_matcher:__ns:=/front"),
+        (["-r", "__node:=my-node"], "letters, digits and _"),
+        (["-r", "image:="], "-r image:= has no value"),
+        (["-r", "image=/camera/image"], "assigns nothing; expected -r NAME:=VALUE"),
+        (["-p", "mask:="], "for an empty text give"),
+        (["-p", "max_keypoints=50"], "expected -p NAME:=VALUE"),
+    ],
+)
+def test_rules_that_rcl_has_no_sentence_for(rule: list[str], named: str) -> None:
+    with pytest.raises(UsageError) as error:
+        check("temporal_matcher", ["--ros-args", *rule])
+    assert named in str(error.value)
+
+
+def test_rules_that_are_good() -> None:
+    good = ["-r", "__ns:=/front", "-r", "__node:=a_2", "-r", "image:=cam/image", "-p", "mask:=''", "-p", "x:=a:=b"]
+    check("temporal_matcher", ["--ros-args", *good])
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes"),
+    [
+        ("/**:\n  ros__parameters: {ratio: 0.9}\n", ["/temporal_matcher", "/a/b/c"]),
+        ("temporal_matcher:\n  ros__parameters: {ratio: 0.9}\n", ["/temporal_matcher"]),
+        ("/rig/*:\n  ros__parameters: {ratio: 0.9}\n", ["/rig/a"]),
+        ("/rig/**:\n  ros__parameters: {ratio: 0.9}\n", ["/rig/a", "/rig/a/b"]),
+        ("rig:\n  a:\n    ros__parameters: {ratio: 0.9}\n  b:\n    ros__parameters: {x: 1}\n", ["/rig/a", "/rig/b"]),
+    ],
+)
+def test_a_file_that_is_for_other_nodes_is_told(tmp_path: Path, text: str, nodes: list[str]) -> None:
+    path = tmp_path / "parameters.yaml"
+    path.write_text(text)
+    arguments = ["--ros-args", "--params-file", str(path)]
+    for node in nodes:
+        assert of_other_nodes(arguments, node) == []
+    if "/**" not in text[:4]:
+        (said,) = of_other_nodes(arguments, "/front/temporal_matcher")
+        assert f"{path} has nothing for /front/temporal_matcher" in said and "its values have no effect" in said

@@ -198,6 +198,53 @@ def test_stamps_four_milliseconds_apart_are_named_within_three_seconds(rate: int
     assert pairing.trouble() == ""
 
 
+@pytest.mark.parametrize(
+    ("offset_s", "text"),
+    [
+        (0.9, "right is stamped 867 ms later: synchronise the two cameras' clocks"),
+        (-5.0, "left is stamped 5 s later: synchronise the two cameras' clocks"),
+        (-1e9, "one side has none, or a device's own clock: have its driver stamp with the time of the host"),
+    ],
+)
+def test_clocks_of_two_cameras_that_differ_are_told_as_such(offset_s: float, text: str) -> None:
+    from std_msgs.msg import Header
+
+    from semantic_matcher.node_statistics import Statistics
+    from semantic_matcher.stereo_pairing import StereoPairing
+
+    pairing = StereoPairing(SimpleNamespace(sync="approximate", slop=0.0, queue_size=10), Statistics())
+    # Longer than what the synchroniser remembers, so that of each stamp there was a like one of the other side.
+    for i in range(400):
+        for side, late in (("left", 0), ("right", round(offset_s * 1e9))):
+            header = Header()
+            header.stamp.sec, header.stamp.nanosec = divmod(1_700_000_000 * 10**9 + i * 33_000_000 + late, 10**9)
+            pairing.add(side, SimpleNamespace(header=header))
+    assert text in pairing.trouble()
+
+
+def test_an_error_holds_until_an_image_is_processed() -> None:
+    from semantic_matcher.node_statistics import Statistics
+
+    now = [100.0]
+    statistics = Statistics(lambda: now[0])
+    assert not statistics.error_holds(1.0)
+    statistics.count("processed")
+    now[0] += 1
+    statistics.error("image refused")
+    # Of a camera of one image in five seconds, all of which are refused.
+    now[0] += 5
+    assert statistics.error_holds(1.0)
+    statistics.count("processed")
+    assert not statistics.error_holds(1.0)
+    statistics.error("image refused")
+    now[0] += 0.5
+    statistics.count("processed")
+    assert statistics.error_holds(1.0)
+    statistics.error("image refused")
+    now[0] += 11
+    assert not statistics.error_holds(1.0)
+
+
 def test_what_a_publisher_numbered_and_nobody_took_is_counted_once() -> None:
     from semantic_matcher.sequence_gaps import SequenceGaps
 

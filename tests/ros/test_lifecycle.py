@@ -31,6 +31,7 @@ def keypoints_of(camera: Any, pixels: np.ndarray, keypoints: list[Any]) -> int:
 
 
 def test_transitions_and_parameters(client: Client, log: Path, textured: Callable[..., np.ndarray]) -> None:
+    import rclpy
     from rcl_interfaces.srv import DescribeParameters
     from semantic_matcher_msgs.msg import Keypoints
     from sensor_msgs.msg import Image
@@ -45,6 +46,7 @@ def test_transitions_and_parameters(client: Client, log: Path, textured: Callabl
         # rclpy itself would end the process here.
         assert not client.change_state(NAME, "activate")
         assert client.state(NAME) == "unconfigured"
+        node.wait_for("transition 'activate' is not possible in state 'unconfigured': possible are configure, shutdown")
 
         assert client.change_state(NAME, "configure")
         assert client.state(NAME) == "inactive"
@@ -57,6 +59,13 @@ def test_transitions_and_parameters(client: Client, log: Path, textured: Callabl
         wait_until(lambda: camera.get_subscription_count() == 1, "the subscription")
         assert keypoints_of(camera, pixels, keypoints) > 100
         diagnostics.wait_for(NAME, lambda s: s.level == 0 and s.values["state"] == "active", "OK")
+
+        # One that was left running, or another file's: what both publish is mixed.
+        namesake = rclpy.create_node("temporal_matcher", context=client.context)
+        status = diagnostics.wait_for(NAME, lambda s: "2 nodes are called /temporal_matcher" in s.message, "a namesake")
+        assert status.level == 1 and "-r __node:=<name>" in status.message
+        namesake.destroy_node()
+        node.wait_for("over: 2 nodes are called")
 
         assert client.set_parameter(NAME, "max_keypoints", 40).successful
         # The keypoints of an image that was in work when the value changed may still be as before.

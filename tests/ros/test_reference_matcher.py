@@ -122,6 +122,17 @@ def test_files_and_the_service(
         assert stamp_of(message.reference_header) == stamp_of(last.header)
         assert (np.abs(floats(message.xy0) - floats(message.xy1)) < 1e-3).all() and len(message.index0) > 50
 
+        # One in which there is nothing to match with is said to be that, and without any name there is one.
+        black = image_message(np.zeros((90, 120), np.uint8), 1, "")
+        answer = client.call(SetReference, f"{NAME}/set_reference", image=black)
+        assert answer.success and answer.keypoints == 0
+        assert answer.message == (
+            "'reference' is the reference now, but it has no keypoints: nothing will be matched with it"
+        )
+        diagnostics.wait_for(NAME, lambda s: s.level == 1 and "no keypoints in 'reference'" in s.message, "a warning")
+        assert client.call(SetReference, f"{NAME}/set_reference", image=image_message(view, 1, "cam")).success
+        node.wait_for("over: no keypoints in 'reference'")
+
         # The reference outlives a pause of the node, which answers meanwhile.
         assert client.change_state(NAME, "deactivate")
         answer = client.call(SetReference, f"{NAME}/set_reference", image=taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
@@ -52,9 +53,63 @@ def check(executable: str, arguments: Sequence[str]) -> None:
             f"{own[0]!r} means nothing here; parameters and remappings come after --ros-args: "
             f"{executable} --ros-args -p variant:=xfeat; see {executable} --help"
         )
-    for option, path in pairwise(arguments):
+    for option, value in pairwise(arguments):
         if option == "--params-file":
-            check_parameters_file(path)
+            check_parameters_file(value)
+        elif option in ("-p", "--param", "-r", "--remap"):
+            _check_rule(option, value)
+
+
+def _check_rule(option: str, rule: str) -> None:
+    """Refuse what people write by mistake, of which rcl says which of its lexemes it expected."""
+    name, assigned, value = rule.partition(":=")
+    if not assigned:
+        raise UsageError(f"{option} {rule} assigns nothing; expected {option} NAME:=VALUE")
+    if not value:
+        empty = "; for an empty text give \"''\"" if option in ("-p", "--param") else ""
+        raise UsageError(f"{option} {rule} has no value{empty}")
+    if option in ("-p", "--param"):
+        return
+    what = name.rpartition(":")[2]
+    if what == "__ns" and not value.startswith("/"):
+        raise UsageError(f"{option} {rule} is no namespace; it begins with a slash: {option} {name}:=/{value}")
+    if what in ("__node", "__name") and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise UsageError(f"{option} {rule} is no name of a node; it consists of letters, digits and _, no digit first")
+
+
+def of_other_nodes(arguments: Sequence[str], node: str) -> list[str]:
+    """Say of each parameters file that has nothing for a node of this fully qualified name whom it is for."""
+    said = []
+    for option, path in pairwise(arguments):
+        if option != "--params-file":
+            continue
+        content = yaml.compose(Path(path).expanduser().read_text(encoding="utf-8"), yaml.SafeLoader)
+        names = _names(content)
+        if not any(re.fullmatch(_pattern(name), node) for name in names):
+            said.append(
+                f"the parameters file {path} has nothing for {node}, its values have no effect: it is for "
+                f"{', '.join(names)}; /** is for any node"
+            )
+    return said
+
+
+def _names(content: yaml.Node | None, above: str = "") -> list[str]:
+    """The nodes that a file names, as rcl puts the keys together."""
+    if not isinstance(content, yaml.MappingNode):
+        return []
+    found: list[str] = []
+    for key, part in content.value:
+        if key.value == "ros__parameters":
+            found.append(above or "/")
+        else:
+            found += _names(part, f"{above}/{key.value.strip('/')}")
+    return found
+
+
+def _pattern(name: str) -> str:
+    """A name with rcl's wildcards (* for one token, ** for any number) as a regular expression."""
+    tokens = {"**": r"(/[^/]+)*", "*": r"/[^/]+"}
+    return "".join(tokens.get(token, f"/{re.escape(token)}") for token in name.strip("/").split("/"))
 
 
 def check_parameters_file(path: str) -> None:

@@ -6,10 +6,22 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
 if TYPE_CHECKING:
     from rclpy.lifecycle import LifecycleNode
+
+
+_NAMES = {
+    Transition.TRANSITION_CONFIGURE: "configure",
+    Transition.TRANSITION_CLEANUP: "cleanup",
+    Transition.TRANSITION_ACTIVATE: "activate",
+    Transition.TRANSITION_DEACTIVATE: "deactivate",
+    Transition.TRANSITION_UNCONFIGURED_SHUTDOWN: "shutdown of an unconfigured node",
+    Transition.TRANSITION_INACTIVE_SHUTDOWN: "shutdown of an inactive node",
+    Transition.TRANSITION_ACTIVE_SHUTDOWN: "shutdown of an active node",
+}
 
 
 def answer_impossible_transitions(node: LifecycleNode) -> None:
@@ -30,9 +42,13 @@ def _answering(node: LifecycleNode, change_state: Callable[[Any, Any], Any]) -> 
     def answer(request: Any, response: Any) -> Any:
         try:
             return change_state(request, response)
-        except rclpy_implementation.RCLError as error:
-            wanted = request.transition.label or request.transition.id
-            node.get_logger().warning(f"transition {wanted!r} is not possible now: {error}")
+        except rclpy_implementation.RCLError:
+            wanted = request.transition.label or _NAMES.get(request.transition.id, request.transition.id)
+            state = node._state_machine.current_state[1]
+            possible = sorted({label for _, label, *_ in node._state_machine.available_transitions}) or ["none"]
+            node.get_logger().warning(
+                f"transition {wanted!r} is not possible in state {state!r}: possible are {', '.join(possible)}"
+            )
             response.success = False
             return response
 

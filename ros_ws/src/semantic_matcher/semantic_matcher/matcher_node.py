@@ -110,6 +110,7 @@ class MatcherNode(LifecycleNode):
         self._masks: dict[str, MaskInput] = {}
         self._problems = Problems(self.get_logger())
         self._missing_since: dict[str, float] = {}
+        self._clock_moved = time.monotonic()
         self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
         self._dropped_before = 0
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -337,6 +338,7 @@ class MatcherNode(LifecycleNode):
         self.model.apply(self._settings)
         self.apply(self._settings)
         self.statistics.restart()
+        self._clock_moved = time.monotonic()
         stored = zip(self.image_prefixes(), self._stored_masks, strict=True)
         self._masks = {prefix: MaskInput(self, f"{prefix}mask", mask) for prefix, mask in stored}
         self._worker.start()
@@ -447,9 +449,22 @@ class MatcherNode(LifecycleNode):
             output.review()
         clock: Any = self.get_clock()
         standing = clock.ros_time_is_active and clock.now().nanoseconds == 0
-        text = clock_standing() if standing and self.statistics.uptime() >= _GRACE_S else ""
-        self.set_problem("clock", text)
+        # A simulation that is reset begins at 0, too.
+        self._clock_moved = self._clock_moved if standing else time.monotonic()
+        self.set_problem("clock", clock_standing() if time.monotonic() - self._clock_moved >= _GRACE_S else "")
+        self.set_problem("name", self._namesakes())
         self.review_more()
+
+    def _namesakes(self) -> str:
+        """What is wrong where another node has this one's name, such as one that was left running."""
+        own = (self.get_name(), self.get_namespace())
+        count = self.get_node_names_and_namespaces().count(own)
+        if count < 2:
+            return ""
+        return (
+            f"{count} nodes are called {self.get_fully_qualified_name()}: what they publish is mixed, and either "
+            "answers services; end the others, or give this one another name with -r __node:=<name>"
+        )
 
     def _review_inputs(self) -> None:
         for any_input in self._inputs:
@@ -464,8 +479,8 @@ class MatcherNode(LifecycleNode):
         self.statistics.count("dropped", dropped - self._dropped_before)
         self._dropped_before = dropped
         self._show_memory()
-        recent = self.statistics.error_age() <= max(values.diagnostics_period, 1.0)
-        errors = [self.statistics.last_error] if recent or self.state == "unconfigured" else []
+        holds = self.state == "unconfigured" or self.statistics.error_holds(max(values.diagnostics_period, 1.0))
+        errors = [self.statistics.last_error] if holds else []
         self._diagnostics.publish(
             diagnostic_array(
                 self.get_clock().now().to_msg(),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from semantic_matcher.allocator import reuse_large_blocks
-from semantic_matcher.command_line import UsageError, check, help_text, wants_help
+from semantic_matcher.command_line import UsageError, check, help_text, of_other_nodes, wants_help
 from semantic_matcher.fastdds_profile import node_environment
 
 if TYPE_CHECKING:
@@ -127,6 +127,9 @@ class _Runner(threading.Thread):
             rclpy.try_shutdown()
             return
         self.began = True
+        arguments = sys.argv if self._args is None else self._args
+        for text in of_other_nodes(arguments[1:], node.get_fully_qualified_name()):
+            node.get_logger().warning(text)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.parameters.values.autostart:

@@ -107,6 +107,16 @@ class Statistics:
         with self._lock:
             return self._clock() - self._last_error_at
 
+    def error_holds(self, least_s: float) -> bool:
+        """Whether the last error is to be shown: for some time, and until an image is processed, ten seconds at most.
+
+        Cameras may be slower than diagnostics: what none of their images gets past would be shown as good in between.
+        """
+        with self._lock:
+            age = self._clock() - self._last_error_at
+            processed = self._last.get("processed", -float("inf")) > self._last_error_at
+        return age <= (least_s if processed else max(least_s, _WINDOW_S))
+
     def restart(self) -> None:
         """Forget rates and ages, as after a pause; counters and the last error stay."""
         with self._lock:

@@ -62,6 +62,6 @@ def policy_text(profile: QoSProfile, policy: str) -> str:
 
 
 def endpoints_text(infos: Iterable[TopicEndpointInfo]) -> str:
-    """The nodes that endpoints belong to."""
+    """The nodes that endpoints belong to; DDS may know an endpoint before its node."""
     named = (info for info in infos if "UNKNOWN" not in info.node_name)
-    return ", ".join(sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in named})) or "it"
+    return ", ".join(sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in named})) or "a node"

@@ -151,8 +151,11 @@ class ReferenceMatcher(MatcherNode):
         references = self._stream.references
         shown = (f"{frame.tag.name} ({frame.features.keypoints.shape[1]} keypoints)" for frame in references)
         self.statistics.set("references", ", ".join(shown))
-        missing = f"no reference image yet: set reference_images, or call {self._service.topic}"
-        self.set_problem("reference", "" if references else missing)
+        empty = [frame.tag.name for frame in references if not frame.features.keypoints.shape[1]]
+        text = f"no keypoints in {', '.join(map(repr, empty))}: nothing will be matched with it" if empty else ""
+        if not references:
+            text = f"no reference image yet: set reference_images, or call {self._service.topic}"
+        self.set_problem("reference", text)
 
 
 def _read_references(paths: list[str]) -> list[tuple[np.ndarray, StoredImage]]:

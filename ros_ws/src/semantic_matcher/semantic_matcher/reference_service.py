@@ -112,7 +112,8 @@ class ReferenceService:
         empty = request.image.width == 0 and request.image.height == 0
         message = self._newest if empty else request.image
         if self._node.state != "active":
-            response.message = f"the node is {self._node.state}; activate it first"
+            remedy = "start it anew" if self._node.state == "finalized" else "activate it first"
+            response.message = f"the node is {self._node.state}; {remedy}"
         elif message is None:
             response.message = "no image has come yet that could be the reference"
         else:
@@ -123,7 +124,7 @@ class ReferenceService:
             self._node.offer(_SET_REFERENCE, job)
             error = await job.answered
             response.success, response.keypoints = not error, job.keypoints
-            response.message = error or f"{name_of(message.header, request.name)!r} is the reference now"
+            response.message = error or _done(name_of(message.header, request.name), job.keypoints)
         # Apart: rclpy allows one severity for each line of code.
         if response.success:
             self._node.get_logger().info(f"set_reference: {response.message}")
@@ -134,4 +135,9 @@ class ReferenceService:
 
 def name_of(header: Any, name: str) -> str:
     """What a reference is called in ``reference_name``, logs and diagnostics: its frame where it was given no name."""
-    return name or str(header.frame_id)
+    return name or str(header.frame_id) or "reference"
+
+
+def _done(name: str, keypoints: int) -> str:
+    text = f"{name!r} is the reference now"
+    return text if keypoints else f"{text}, but it has no keypoints: nothing will be matched with it"

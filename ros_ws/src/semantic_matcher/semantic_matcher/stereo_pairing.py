@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 # Of the newest images: warned of from the first share without a partner on, over below the second.
 _NEWEST, _AT_LEAST, _BEGIN, _END = 40, 6, 0.25, 0.1
 _CLOCKS_S = 10.0
+# No clock that counts from 1970 and one that does not, or that stamps nothing, are nearer than this.
+_UNSTAMPED_S = 1e8
+# A lead of one side that is never less than so many gaps of the other remedy is no matter of images that are missing.
+_LEADS = 20
+_LEAD_S = 0.1
 
 
 class StereoPairing:
@@ -30,6 +35,7 @@ class StereoPairing:
         self._statistics = statistics
         self._synchronizer: StereoSynchronizer[Any] = StereoSynchronizer()
         self._paired: deque[bool] = deque(maxlen=_NEWEST)
+        self._leads: deque[int] = deque(maxlen=_LEADS)
         self._counted = 0
         self._warned = False
         self.take(settings)
@@ -48,6 +54,7 @@ class StereoPairing:
         synchronizer = self._synchronizer
         add = synchronizer.add_left if side == "left" else synchronizer.add_right
         pair = add(stamp_ns(message.header), message)
+        self._leads.append(synchronizer.lead)
         unpaired = sum(synchronizer.unpaired) - self._counted
         self._counted += unpaired
         self._statistics.count("unpaired", unpaired)
@@ -61,6 +68,7 @@ class StereoPairing:
     def clear(self) -> None:
         """Forget what waits for a partner."""
         self._synchronizer.clear()
+        self._leads.clear()
         self._paired.clear()
         self._warned = False
 
@@ -81,6 +89,8 @@ class StereoPairing:
 
     def _remedy(self, gap: float) -> str:
         slop = self._synchronizer.slop
+        if gap >= _UNSTAMPED_S:
+            return "one side has none, or a device's own clock: have its driver stamp with the time of the host"
         if gap >= _CLOCKS_S:
             return "the clocks of the two cameras disagree: synchronise them (chrony, PTP), or use one machine's"
         would_do = f"slop:={max(round(1.5 * gap, 3), 0.001):g}"
@@ -88,6 +98,13 @@ class StereoPairing:
             return f"sync:=approximate pairs them, also with {would_do}"
         if slop is not None and gap * 1e9 > slop:
             return f"{would_do} would pair them, and slop:=0 as the frame period allows"
+        # A side that is slower, or loses images, is behind now and then; this is what is so all the time.
+        lead = min(self._leads, key=abs, default=0) * 1e-9
+        if abs(lead) >= _LEAD_S and len(self._leads) == _LEADS:
+            return (
+                f"of what comes at one time {'right' if lead > 0 else 'left'} is stamped {_gap_text(abs(lead))} later: "
+                "synchronise the two cameras' clocks (chrony, PTP), or raise queue_size where one only comes late"
+            )
         return (
             "images of one side are missing: see that both cameras send at one rate and that none are lost on the way"
         )
