@@ -29,6 +29,7 @@ IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
+NUMBERS = "std_msgs/msg/Float32MultiArray"
 _POINT_FIELD = "sensor_msgs/msg/PointField"
 _FLOAT32 = 7  # PointField.FLOAT32
 _HEADER = "std_msgs/msg/Header"
@@ -174,6 +175,24 @@ def matches_message(matches: Matches, mode: str, header: Any, reference_header: 
         model_type=matches.model_type,
         reference_name=reference_name,
     )
+
+
+def similarities_message(texture: Tensor, semantic: Tensor) -> Any:
+    """Make a Float32MultiArray of the two similarities whose product is the confidence of the same pair's matches.
+
+    Args:
+        texture, semantic: ``M`` each, in the order of the matches; they become a row each.
+    """
+    types = typestore().types
+    dimension = types["std_msgs/msg/MultiArrayDimension"]
+    rows = [dimension("texture, semantic", 2, 2 * len(texture)), dimension("match", len(texture), len(texture))]
+    data = np.concatenate([_flat(texture), _flat(semantic)])
+    return types[NUMBERS](types["std_msgs/msg/MultiArrayLayout"](rows, 0), data)
+
+
+def similarities_topic(matches_topic: str) -> str:
+    """Return where the similarities of a topic's matches are recorded, a message for each of its own."""
+    return f"{matches_topic.rpartition('/')[0]}/similarities"
 
 
 def compressed_image_message(image: np.ndarray, header: Any, *, quality: int = 90) -> Any:

@@ -13,9 +13,12 @@ from semantic_matcher_core.io.messages import (
     keypoints_message,
     matches_message,
     points_message,
+    similarities_message,
+    similarities_topic,
     typestore,
 )
 from semantic_matcher_core.io.run_info import RUN_INFO_TOPIC
+from semantic_matcher_core.matching.evidence import of_matches
 from semantic_matcher_core.offline.exports import FRAME_TOPIC, INTERNAL, PAIR_TOPIC, Exports
 from semantic_matcher_core.offline.odometry import odometry_message
 from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result
@@ -76,6 +79,10 @@ class Publisher:
             self._note(PAIR_TOPIC, name0=pair.reference.tag.name, name1=pair.current.tag.name)
             message = matches_message(pair.matches, mode, header, reference_header, pair.reference.tag.stored_name)
             self._work.write(topic, message, self.clock)
+            if not self._options.descriptors:  # from which a report computes them
+                texture, semantic = of_matches(pair.reference.features, pair.current.features, pair.matches)
+                if semantic is not None:
+                    self._work.write(similarities_topic(topic), similarities_message(texture, semantic), self.clock)
 
     def _pair_prefix(self, result: Result) -> str:
         # Of several cameras each has matches of its own; left and right share theirs.

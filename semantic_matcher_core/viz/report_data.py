@@ -24,6 +24,7 @@ from semantic_matcher_core.viz.timeline import (
     may_be,
     pair_of,
     plan,
+    read_similarities,
 )
 from semantic_matcher_core.viz.trajectory import Track, Truth
 
@@ -159,6 +160,7 @@ def collect(path: Path) -> ReportData:
         _fetch_matches(bag, streams)
         _fetch_images(bag, [pair for stream in streams.values() for pair in stream.pairs], keypoints_topics)
         timelines = [stream.timeline for stream in streams.values()]
+        read_similarities(bag, {stream.topic: stream.timeline for stream in streams.values()})
         fill_similarities(bag, timelines, _key_of_features)
         thumbnails = Thumbnails()
         fill_thumbnails(bag, timelines, thumbnails)

@@ -68,7 +68,7 @@ def viewer(number: int, stream: MatchStream, title: str) -> str:
 def _told(stream: MatchStream) -> str:
     if any(np.isfinite(pair.similarity).any() for pair in stream.timeline.pairs):
         return " by texture and semantics"
-    return " (by texture and semantics where the file holds descriptors: --descriptors)"
+    return ""
 
 
 def page_data(data: ReportData) -> str:

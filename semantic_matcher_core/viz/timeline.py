@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.encoding import encode_image
-from semantic_matcher_core.io.messages import DESCRIPTORS, stamp_of
+from semantic_matcher_core.io.messages import DESCRIPTORS, NUMBERS, similarities_topic, stamp_of
 from semantic_matcher_core.viz.spread import spread
 
 Key = tuple[int, str]
@@ -41,6 +41,7 @@ class Pair:
         keys: of the reference and the current image.
         points: ``M x 4`` float32, x0, y0, x1, y1 in pixels.
         rows: ``M x 2`` int, keypoints that the matches join.
+        chosen: ``M`` int, their places among all matches of the pair.
         confidence: ``M`` float32.
         inlier: ``M`` bool, or ``None`` where no geometric check ran.
         similarity: ``M x 2`` float32, by texture and by semantics; NaN where the file does not tell.
@@ -50,6 +51,7 @@ class Pair:
     keys: tuple[Key, Key]
     points: np.ndarray
     rows: np.ndarray
+    chosen: np.ndarray
     confidence: np.ndarray
     inlier: np.ndarray | None
     similarity: np.ndarray
@@ -109,14 +111,35 @@ def pair_of(message: Any, number: int, keys: tuple[Key, Key], most: int) -> Pair
         keys,
         points[chosen],
         rows[chosen],
+        chosen,
         confidence[chosen],
         good[chosen] if checked else None,
         np.full((len(chosen), 2), np.nan, np.float32),
     )
 
 
+def read_similarities(bag: BagReader, timelines: Mapping[str, Timeline]) -> None:
+    """Read the similarities that an offline run has recorded beside its matches.
+
+    Args:
+        bag: the recording.
+        timelines: by topic of Matches.
+    """
+    kinds = {topic.name: topic.msgtype for topic in bag.topics if topic.count}
+    sources = {similarities_topic(name): timeline for name, timeline in timelines.items()}
+    sources = {name: timeline for name, timeline in sources.items() if kinds.get(name) == NUMBERS}
+    pairs = {name: {pair.number: pair for pair in timeline.pairs} for name, timeline in sources.items()}
+    numbers = dict.fromkeys(sources, 0)
+    for item in bag.messages(list(sources)) if sources else ():
+        pair = pairs[item.topic].get(numbers[item.topic])
+        numbers[item.topic] += 1
+        values = item.message.data
+        if pair is not None and len(pair.chosen) and len(values) % 2 == 0 and len(values) // 2 > pair.chosen.max():
+            pair.similarity[:] = values.reshape(2, -1)[:, pair.chosen].T
+
+
 def fill_similarities(bag: BagReader, timelines: Iterable[Timeline], key_of: Any) -> None:
-    """Similarities of the shown matches, where the file holds descriptors; one pass, few descriptors at a time."""
+    """Compute the similarities of the shown matches of descriptors in the file; one pass, few of them at a time."""
     topics = [topic.name for topic in bag.topics if topic.msgtype == DESCRIPTORS and topic.count]
     if not topics:
         return

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import (
     descriptors_message,
@@ -22,7 +25,11 @@ from semantic_matcher_core.io.messages import (
 )
 from semantic_matcher_core.matching import match_features
 from semantic_matcher_core.matching.evidence import of_matches
+from semantic_matcher_core.offline.options import RunOptions
+from semantic_matcher_core.offline.run import run
+from semantic_matcher_core.offline.sources import FilesSource
 from semantic_matcher_core.types import Features, Matches
+from semantic_matcher_core.viz.report import render
 from semantic_matcher_core.viz.report_data import collect
 from semantic_matcher_core.viz.report_viewer import page_data
 from semantic_matcher_core.viz.timeline import MAX_PAIRS, Pair, as_json, packed, pair_of, plan
@@ -84,14 +91,15 @@ def test_similarities_and_thumbnails_of_every_pair(tmp_path: Path, mode: str) ->
 def test_packing() -> None:
     points = np.array([[-0.5, 0, 63.5, 47.5], [31.5, 23.5, 10, 10]], np.float32)
     similarity = np.array([[1.0, np.nan], [-1.0, 0.5]], np.float32)
-    pair = Pair(0, KEYS, points, np.zeros((2, 2), int), np.array([0.2, 0.8]), np.array([True, False]), similarity)
+    rows, confidence = np.zeros((2, 2), int), np.array([0.2, 0.8])
+    pair = Pair(0, KEYS, points, rows, np.arange(2), confidence, np.array([True, False]), similarity)
     data = base64.b64decode(packed(pair, (64, 48), (64, 48), 0.2, 0.8))
     words = np.frombuffer(data[:20], "<u2").reshape(5, 2)
     assert words[:, 0].tolist() == [0, 683, 65535, 65535, 0] and words[4, 1] == 65535
     assert words[0, 1] / 65535 == pytest.approx(0.5, abs=1e-5)
     assert list(data[20:]) == [1, 0, 254, 0, 255, 190]
     unchecked = base64.b64decode(
-        packed(Pair(0, KEYS, points, pair.rows, pair.confidence, None, similarity), (64, 48), (64, 48), 0, 1)
+        packed(Pair(0, KEYS, points, rows, pair.chosen, confidence, None, similarity), (64, 48), (64, 48), 0, 1)
     )
     assert list(unchecked[20:22]) == [255, 255]
 
@@ -136,3 +144,24 @@ def test_no_matches_at_all(tmp_path: Path) -> None:
             writer.write("/m/matches", message, stamp)
     stream = json.loads(page_data(collect(tmp_path / "none.mcap")))["streams"][0]
     assert [pair["m"] for pair in stream["pairs"]] == ["", ""] and stream["series"]["confidence"] == [None, None]
+
+
+def test_a_run_records_why_its_matches_won(tmp_path: Path, textured) -> None:
+    """Texture and semantics of each match, in a file without descriptors as in one that has them."""
+    matcher = SemanticMatcher.from_pretrained("compact", device="cpu", max_keypoints=120)
+    for i in range(3):
+        write_image(tmp_path / f"{i}.png", textured(120, 160, 5)[4 * i : 96 + 4 * i, 3 * i : 128 + 3 * i])
+    source = FilesSource([[(f"{i}.png", tmp_path / f"{i}.png") for i in range(3)]])
+    found = []
+    for name, descriptors in (("short", False), ("long", True)):
+        run(source, matcher, tmp_path / f"{name}.mcap", RunOptions(descriptors=descriptors))
+        data = collect(tmp_path / f"{name}.mcap")
+        found.append(data.streams[0].timeline.pairs)
+        assert "by texture and semantics" in render(data)
+    for short, long in zip(*found, strict=True):
+        assert len(short.points) > 20
+        np.testing.assert_allclose(short.similarity, long.similarity, atol=1e-5)
+        np.testing.assert_allclose(short.similarity.prod(axis=1), short.confidence, atol=1e-4)
+    with BagReader(tmp_path / "short.mcap") as short_file, BagReader(tmp_path / "long.mcap") as long_file:
+        assert "/temporal_matcher/similarities" in {t.name for t in short_file.topics}
+        assert "/temporal_matcher/similarities" not in {t.name for t in long_file.topics}
