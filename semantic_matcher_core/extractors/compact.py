@@ -38,6 +38,7 @@ class Compact(DenseExtractor):
 
     name = "compact"
     dense_step = STRIDE
+    finds_in_flat = True
     # In bfloat16 one match in 25 is another one (2048 keypoints of a TUM pair), and on a CPU nothing is gained. A GPU
     # runs the network in float16 at both narrow precisions.
     full_precision = True

@@ -56,6 +56,7 @@ class DeDoDe(DenseExtractor):
 
     descriptor_dim = _DIM
     dense_step = _PATCH
+    finds_in_flat = True
 
     def __init__(
         self,

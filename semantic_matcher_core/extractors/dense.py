@@ -13,7 +13,7 @@ from torch import Tensor
 from semantic_matcher_core.extractors.base import Dense, Extractor, Limits
 from semantic_matcher_core.extractors.options import check_max_side
 from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
-from semantic_matcher_core.extractors.selection import zero_padding
+from semantic_matcher_core.extractors.selection import textured, zero_padding
 from semantic_matcher_core.types import Features
 
 
@@ -48,10 +48,12 @@ class DenseExtractor(Extractor):
     Attributes:
         dense_channels: channels of what :meth:`dense` takes.
         dense_step: a number that both sides of it are multiples of.
+        finds_in_flat: the network's scores rise where an image shows nothing too; no keypoint is taken there then.
     """
 
     dense_channels: int = 3
     dense_step: int = 1
+    finds_in_flat: bool = False
 
     def __init__(self, max_keypoints: int = 2048, *, max_side: int | None = None, fixed_size: bool = False) -> None:
         super().__init__(max_keypoints)
@@ -84,6 +86,8 @@ class DenseExtractor(Extractor):
         given = (images.shape[-2], images.shape[-1])
         images, masks = self.fit(images, masks)
         seen = (images.shape[-2], images.shape[-1])
+        if self.finds_in_flat:
+            masks = textured(images) if masks is None else masks & textured(images)
         maps = (dense or self.run_dense)(self.prepare(images))
         # The network may run in half precision; a position or a rank may not.
         with torch.autocast(images.device.type, enabled=False):

@@ -46,6 +46,7 @@ class Disk(DenseExtractor):
     name = "disk"
     descriptor_dim = 128
     dense_step = _STRIDE
+    finds_in_flat = True
 
     def __init__(
         self,

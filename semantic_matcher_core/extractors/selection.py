@@ -23,6 +23,7 @@ from semantic_matcher_core.types import Features
 BORDERS = ("clipped", "valid")
 
 _LOW_BITS = (1 << 32) - 1
+_BLOCK, _HALF_A_STEP = 8, 0.5 / 255
 _NO_KEY = torch.iinfo(torch.int64).min
 
 
@@ -236,6 +237,30 @@ def is_wanted(keypoints: Tensor, masks: Tensor) -> Tensor:
     x = keypoints[..., 0].round().long().clamp(0, width - 1)
     y = keypoints[..., 1].round().long().clamp(0, height - 1)
     return masks.reshape(len(masks), -1).gather(1, y * width + x)
+
+
+def textured(images: Tensor) -> Tensor:
+    """Where an image shows anything: values differ by half an 8-bit step in a pixel's 8 x 8 block or the eight round it.
+
+    A covered lens, a burnt-out sky, the black border of a rectified image: networks that rank by what surrounds a pixel
+    find keypoints there all the same, at the same places in every image.
+
+    Args:
+        images: ``B x 3 x H x W`` in [0, 1].
+
+    Returns:
+        ``B x H x W`` bool.
+    """
+    height, width = images.shape[-2:]
+    padding = (0, -width % _BLOCK, 0, -height % _BLOCK)
+    blocks = (F.pad(images, padding, mode="replicate") if any(padding) else images).unflatten(-2, (-1, _BLOCK))
+    # Rows first: a reduction over a dimension that is not the last is several times faster on a CPU.
+    brightest, darkest = (
+        F.max_pool2d(side.unflatten(-1, (-1, _BLOCK)).amax(-1), 3, stride=1, padding=1)
+        for side in (blocks.amax(-2), -blocks.amin(-2))
+    )
+    seen = (brightest + darkest > _HALF_A_STEP).any(1)
+    return seen.repeat_interleave(_BLOCK, 1).repeat_interleave(_BLOCK, 2)[:, :height, :width]
 
 
 def zero_padding(tensor: Tensor, valid: Tensor | None) -> Tensor:

@@ -147,3 +147,14 @@ def test_photographs_match_better_than_with_sift(shared) -> None:
         matcher = SemanticMatcher.from_pretrained(name, device="cpu", max_keypoints=1024)
         totals[name] = sum(correct_matches(matcher, picture, i)[0] for i, picture in enumerate(pictures))
     assert totals["compact"] > 1.2 * totals["plain:sift"], totals
+
+
+@pytest.mark.parametrize("value", [0, 110, 255])
+def test_nothing_is_found_where_nothing_is_seen(value: int) -> None:
+    matcher = SemanticMatcher.from_pretrained("plain:compact", device="cpu")
+    image = np.full((120, 160, 3), value, np.uint8)
+    assert matcher.extract(image).keypoints.shape == (1, 0, 2)
+    image[:, 80:] = make_textured_image(120, 80, 3)
+    keypoints = matcher.extract(image).keypoints[0]
+    assert len(keypoints) > 20
+    assert keypoints[:, 0].min() > 80 - 17, "none in the flat half, but where the other can be seen"

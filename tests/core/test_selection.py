@@ -16,6 +16,7 @@ from semantic_matcher_core.extractors.selection import (
     local_maxima,
     mask_at_size,
     select_keypoints,
+    textured,
     window_maximum,
     zero_padding,
 )
@@ -317,3 +318,21 @@ def test_zero_padding():
     assert zero_padding(rows, valid).sum(dim=(1, 2)).tolist() == [8, 0]
     assert zero_padding(rows[..., 0], valid).tolist() == [[1, 1, 0], [0, 0, 0]]
     assert zero_padding(rows, None) is rows
+
+
+@pytest.mark.parametrize("size", [(64, 96), (61, 83), (1, 1), (5, 40)])
+def test_where_an_image_shows_nothing(size):
+    height, width = size
+    images = torch.full((3, 3, height, width), 0.4)
+    images[1, 2, height // 2, width // 2] += 1 / 255
+    images[2] += torch.rand(3, height, width) * 0.5
+    seen = textured(images)
+    assert seen.shape == (3, height, width)
+    assert not seen[0].any()
+    if size == (1, 1):
+        return
+    assert seen[1, height // 2, width // 2]
+    rows, columns = seen[1].nonzero().unbind(1)
+    assert (rows - height // 2).abs().max() < 16
+    assert (columns - width // 2).abs().max() < 16
+    assert seen[2].all()
