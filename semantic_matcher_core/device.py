@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from semantic_matcher_core.errors import ConfigError, DeviceError
+from semantic_matcher_core.errors import ConfigError, DeviceError, UnknownDeviceError
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -19,14 +19,17 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         device: ``"auto"`` (CUDA where available, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …
 
     Raises:
-        DeviceError: the device is unknown to torch, or is a CUDA device that is not there.
+        DeviceError: the device is a CUDA device that is not there.
+        UnknownDeviceError: it is none of these; nothing here was made for other kinds of device.
     """
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(f"unknown device {device!r}; use 'auto', 'cpu', 'cuda' or 'cuda:<index>'") from error
+    except (RuntimeError, TypeError) as error:
+        raise _unknown(device) from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise _unknown(device)
     if resolved.type == "cuda":
         available = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (resolved.index or 0) >= available:
@@ -35,6 +38,10 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
                 "use device 'cpu' or 'auto', or install a CUDA build of torch and check nvidia-smi"
             )
     return resolved
+
+
+def _unknown(device: object) -> UnknownDeviceError:
+    return UnknownDeviceError(f"unknown device {str(device)!r}; use 'auto', 'cpu', 'cuda' or 'cuda:<index>'")
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

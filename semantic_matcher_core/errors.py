@@ -35,6 +35,10 @@ class DeviceError(SemanticMatcherError, RuntimeError):
     """The requested device or precision is not available here; nothing falls back silently."""
 
 
+class UnknownDeviceError(ConfigError, DeviceError):
+    """A device's name is none that is known here; to a command line it is wrong usage, as any unknown name is."""
+
+
 class ForkError(SemanticMatcherError, RuntimeError):
     """A process was forked from one that had used torch; what it asks for would hang."""
 

@@ -79,6 +79,9 @@ class MatcherConfig:
             raise ConfigError(f"max_distance must be in (0, 2], got {self.max_distance!r}; leave it out for no limit")
         if self.min_similarity is not None and not _is_number(self.min_similarity):
             raise ConfigError(f"min_similarity must be a number, got {self.min_similarity!r}")
+        # Sums of weighted similarities may exceed 1.
+        if self.min_similarity is not None and self.fusion == "product" and self.min_similarity > 1:
+            raise ConfigError(f"min_similarity must be at most 1, got {self.min_similarity!r}: no match is as similar")
         if self.band_px is not None and not (_is_number(self.band_px) and self.band_px >= 0):
             raise ConfigError(f"band_px must be 0 or more pixels, got {self.band_px!r}; leave it out for no band")
         if self.fusion not in FUSIONS:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+
+# What a shell adds to the number of the signal that ended a command.
+_SIGNALLED = 128
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,9 +21,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default: those of this process.
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. What went wrong stands in one line on stderr;
-        a defect of the program shows its traceback.
+        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated, 129 hung up. What went wrong stands
+        in one line on stderr; a defect of the program shows its traceback.
     """
+    _open_closed_streams()
+    with _ended_in_order():
+        try:
+            code = _run(argv)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            return _SIGNALLED + signal.SIGINT
+        except _Ended as ended:
+            _complain(f"ended by {signal.Signals(ended.number).name}")
+            return _SIGNALLED + ended.number
+        except BrokenPipeError:
+            # Whoever read our output (head, less) has seen enough.
+            _forget_output()
+            return 1
+        except OSError as error:
+            from semantic_matcher_core.io.atomic import is_write_failure
+
+            # Only what is printed is written without a name.
+            if error.filename is not None or not is_write_failure(error):
+                raise
+            _forget_output()
+            _complain(f"cannot write the output: {error.strerror}")
+            return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
     import typer
 
     from semantic_matcher_core.cli.app import app
@@ -40,15 +76,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SemanticMatcherError as error:
         _complain(str(error))
         return 2 if isinstance(error, ConfigError) else 1
-    except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted")
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output (head, less) has seen enough; Python would complain once more when it closes stdout.
-        import os
+    except typer.Abort:
+        raise KeyboardInterrupt from None
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+
+class _Ended(BaseException):
+    """SIGTERM or SIGHUP came: what is half-written is removed on the way out, as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    def end(number: int, _: object) -> None:
+        raise _Ended(number)
+
+    # What this process was started to ignore (nohup) stays ignored, and handlers of a caller stay theirs.
+    mine = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if mine and signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _open_closed_streams() -> None:
+    """A closed stdin, stdout or stderr (``2>&-``) would otherwise become the next file that is opened."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
+
+
+def _forget_output() -> None:
+    # Python would complain once more when it closes stdout.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: Exception) -> int:

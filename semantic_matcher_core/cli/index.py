@@ -19,8 +19,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_INDEX_SUFFIXES = (".h5", ".hdf5")
-
 
 @app.command("build")
 @flattened
@@ -55,14 +53,16 @@ def build_command(
     from semantic_matcher_core.cli.inputs import collect_images
     from semantic_matcher_core.errors import ConfigError
     from semantic_matcher_core.io.atomic import check_output
+    from semantic_matcher_core.io.names import HDF5_SUFFIXES
 
-    if output.suffix.lower() not in _INDEX_SUFFIXES:
+    if output.suffix.lower() not in HDF5_SUFFIXES:
         raise ConfigError(f"the index is an HDF5 file: --output must end in .h5, got {output}")
     model.name()
     check_output(output)
     files = collect_images(images, recursive=recursive)
+    check_output(output, [path for _, path in files])
 
-    from semantic_matcher_core.cli.progress import progress_bar, spinner
+    from semantic_matcher_core.cli.progress import counted, progress_bar, spinner
     from semantic_matcher_core.retrieval import RetrievalIndex, build_index
 
     with ExitStack() as stack:
@@ -84,7 +84,7 @@ def build_command(
         typer.echo(f"skipped: {problem}", err=True)
     notes = f", {report.reused} of them as before" if update else ""
     notes += f", skipped {len(report.skipped)} unreadable" if report.skipped else ""
-    typer.echo(f"wrote {output}: {report.indexed} images{notes} ({matcher.variant} on {matcher.device})")
+    typer.echo(f"wrote {output}: {counted(report.indexed, 'image')}{notes} ({matcher.variant} on {matcher.device})")
 
 
 @app.command("query")

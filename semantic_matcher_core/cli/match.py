@@ -83,15 +83,17 @@ def match_command(
 
       semantic-matcher match A.jpg B.jpg --descriptor aliked --dino dinov2_vits14 --fetch --json
     """
-    from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.errors import ConfigError, PoseError
     from semantic_matcher_core.settings import turns_of
 
     kind = matching.kind()
     turns_of(rotation)
     if arrays and not as_json:
         raise ConfigError("--arrays adds to --json; give both, or write arrays to a file with --npz")
-    _check_outputs(output, npz)
+    _check_outputs(output, npz, [image0, image1, *(masks.mask or ())])
     place = _check_view(view, theme, kind, point)
+    if output is None and (view != "lines" or point is not None):
+        raise ConfigError("--view and --point say what the picture shows; add -o matches.png")
     model.name()
 
     from semantic_matcher_core.cli.progress import Stopwatch, spinner
@@ -115,6 +117,11 @@ def match_command(
         matcher = model.load(matching)
     with spinner("matching"):
         features0, features1, matches = _match(matcher, images, wanted, kind, matching, clock, rotation)
+    if view in ("warp", "epipolar") and matches.model is None:
+        raise PoseError(
+            f"no {kind} was found among {counted(len(matches), 'match', 'matches')}, so --view {view} has nothing to "
+            "show; without --view the matches are drawn"
+        )
     if output is not None:
         style: dict[str, Any] = {"title": matcher.variant, "theme": theme}
         found = (features0, features1)
@@ -177,7 +184,7 @@ def _semantic_picture(
     return draw_semantics(first, second, maps[0], maps[1], **style)
 
 
-def _check_outputs(output: Path | None, npz: Path | None) -> None:
+def _check_outputs(output: Path | None, npz: Path | None, inputs: list[Path]) -> None:
     from semantic_matcher_core.errors import ConfigError
     from semantic_matcher_core.io.atomic import check_output
     from semantic_matcher_core.io.images import IMAGE_SUFFIXES
@@ -185,11 +192,11 @@ def _check_outputs(output: Path | None, npz: Path | None) -> None:
     if output is not None:
         if output.suffix.lower() not in IMAGE_SUFFIXES:
             raise ConfigError(f"--output {output} has no suffix of a picture; use .png or .jpg")
-        check_output(output)
+        check_output(output, inputs)
     if npz is not None:
         if npz.suffix != ".npz":
             raise ConfigError(f"--npz {npz} must end in .npz")
-        check_output(npz)
+        check_output(npz, inputs)
 
 
 def _match(

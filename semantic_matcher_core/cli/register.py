@@ -57,6 +57,7 @@ def register_command(
     """
     from semantic_matcher_core.errors import ConfigError
     from semantic_matcher_core.io.atomic import check_output
+    from semantic_matcher_core.io.images import IMAGE_SUFFIXES
     from semantic_matcher_core.io.video import VIDEO_SUFFIXES
 
     is_video = (target or template).suffix.lower() in VIDEO_SUFFIXES
@@ -73,9 +74,14 @@ def register_command(
         raise ConfigError("--warped is for a single image; the video shows each frame on the template")
     if not is_video and video != VideoOptions():
         raise ConfigError("--csv, --smooth and --every are for videos")
-    for path in (output, warped, video.csv):
+    inputs = [template, target, registration.mask]
+    outputs = [output, warped, (video.csv or output.with_suffix(".csv")) if is_video else None]
+    for i, path in enumerate(outputs):
         if path is not None:
-            check_output(path)
+            check_output(path, inputs + outputs[:i])
+    for path in outputs[:2]:
+        if path is not None and not is_video and path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise ConfigError(f"{path} has no suffix of a picture; use .png or .jpg")
     registration.config()
     model.name()
     if target is None:

@@ -53,7 +53,7 @@ def register_surface_command(
         if path is not None:
             if path.suffix.lower() != ".ply":
                 raise ConfigError(f"a mesh is written as .ply, got {path}")
-            check_output(path)
+            check_output(path, [image0, depth0, image1, depth1, registration.mask, output if path is rest else None])
     K0 = _matrix(intrinsics, "--intrinsics")
     K1 = None if intrinsics1 is None else _matrix(intrinsics1, "--intrinsics1")
     registration.config()

@@ -52,10 +52,13 @@ def report_command(
         raise ConfigError(f"--output {target} must end in .html")
     if ground_truth_topic and ground_truth is None:
         raise ConfigError("--ground-truth-topic is of --ground-truth, the bag that has it")
+    from semantic_matcher_core.io.atomic import check_output
     from semantic_matcher_core.io.names import readable
     from semantic_matcher_core.io.trajectory import read_trajectory
     from semantic_matcher_core.viz.report import write_report
     from semantic_matcher_core.viz.trajectory import Truth
+
+    check_output(target, [results, ground_truth])
 
     with spinner("reading the results"):
         truth = None

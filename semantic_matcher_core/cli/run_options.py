@@ -66,7 +66,8 @@ class CalibrationOptions:
     calibration: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A calibration file (YAML of ROS's camera_calibration); repeatable, one for each camera in order. "
+            help="A calibration file (YAML of ROS's camera_calibration, OpenCV, EuRoC or Kalibr); repeatable, one for "
+            "each camera in order. "
             "(default: the camera_info recorded beside the images)",
             show_default=False,
             rich_help_panel=_CALIBRATION,

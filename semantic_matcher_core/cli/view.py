@@ -35,10 +35,13 @@ def view_command(
     """
     from semantic_matcher_core.cli.progress import spinner
     from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.io.atomic import check_output
     from semantic_matcher_core.viz.rerun_log import view, write_rrd
 
     if output is not None and output.suffix != ".rrd":
         raise ConfigError(f"--output {output} must end in .rrd")
+    if output is not None:
+        check_output(output, [results])
     with spinner("reading the results"):
         count = view(results) if output is None else write_rrd(results, output)
     typer.echo(f"{count} entries" + ("" if output is None else f"\nwrote {output}"))

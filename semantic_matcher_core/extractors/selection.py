@@ -240,7 +240,7 @@ def is_wanted(keypoints: Tensor, masks: Tensor) -> Tensor:
 
 
 def textured(images: Tensor) -> Tensor:
-    """Where an image shows anything: values differ by half an 8-bit step in a pixel's 8 x 8 block or the eight round it.
+    """Where an image shows anything: values differ by half an 8-bit step in a pixel's 8 x 8 block or those round it.
 
     A covered lens, a burnt-out sky, the black border of a rectified image: networks that rank by what surrounds a pixel
     find keypoints there all the same, at the same places in every image.

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from semantic_matcher_core.errors import OutputError
@@ -37,19 +37,37 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         remove(temporary)
 
 
-def check_output(path: Path) -> None:
-    """Fail early, before the work, where ``path`` can never be written.
+def check_output(path: Path, inputs: Iterable[Path | None] = ()) -> None:
+    """Fail early, before the work, where ``path`` can never be written, or would replace what the work reads.
+
+    Args:
+        path: the file to be written.
+        inputs: files that are read, and other outputs; ``None`` for one that was not given.
 
     Raises:
-        OutputError: the folder of ``path`` does not exist or is not writable, or ``path`` is a folder.
+        OutputError: the folder of ``path`` does not exist or is not writable, or ``path`` is a folder, or one of
+            ``inputs``, by whatever name.
     """
     folder = path.parent
+    for other in inputs:
+        if other is not None and is_same_file(path, other):
+            raise OutputError(
+                f"cannot write {path}: it would replace {other}, which is read or written too; give another name"
+            )
     if not folder.is_dir():
         raise OutputError(f"cannot write {path}: folder {folder} does not exist; create it first")
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder; give a file name")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"cannot write {path}: no permission to write in {folder}")
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether two paths name one file, also by links, or would, where it is not there yet."""
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):
+        return os.path.realpath(path) == os.path.realpath(other)
 
 
 _WRITE_FAILURES = {

@@ -1,7 +1,8 @@
-"""Camera calibrations in YAML: those of ROS's camera_calibration, and of EuRoC and Kalibr."""
+"""Camera calibrations in YAML: those of ROS's camera_calibration, of OpenCV, and of EuRoC and Kalibr."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.camera_info import camera_of
+from semantic_matcher_core.io.images import read_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +38,9 @@ def read_calibration(path: str | Path, camera: str = "") -> Calibration:
     """Read a camera's calibration.
 
     Args:
-        path: a file as ROS's camera_calibration writes it (``camera_matrix``, ``distortion_coefficients`` …), a
-            ``sensor.yaml`` of EuRoC, or a camera chain of Kalibr (``intrinsics``, ``distortion_coeffs`` …).
+        path: a file as ROS's camera_calibration or OpenCV's calibration program write it (``camera_matrix``,
+            ``distortion_coefficients`` …), a ``sensor.yaml`` of EuRoC, or a camera chain of Kalibr (``intrinsics``,
+            ``distortion_coeffs`` …).
         camera: which of a chain, such as ``cam0``; may be left out where there is one.
 
     Raises:
@@ -59,9 +62,11 @@ def read_camera_info(path: str | Path, camera: str = "") -> SimpleNamespace:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the calibration {path}: {error.strerror or error}") from error
+        # OpenCV begins with a line that no YAML parser but its own takes.
+        text = re.sub(r"\A%YAML:[0-9.]+[^\n]*", "", read_bytes(path, "calibration").decode("utf-8-sig"))
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe one
+    except ImageError as error:
+        raise ConfigError(str(error)) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is no calibration file: not a readable YAML file: {error}") from error
     try:
@@ -71,10 +76,21 @@ def read_camera_info(path: str | Path, camera: str = "") -> SimpleNamespace:
         raise ConfigError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is no calibration file: expected the YAML of camera_calibration (image_width, image_height, "
-            "camera_matrix, distortion_model, distortion_coefficients, projection_matrix), or that of EuRoC or Kalibr "
-            f"(resolution, camera_model, intrinsics, distortion_model, distortion_coeffs): {error!r}"
+            f"{path} is no calibration file: expected the YAML of camera_calibration or OpenCV (image_width, "
+            "image_height, camera_matrix, distortion_model, distortion_coefficients, projection_matrix), or of EuRoC "
+            f"or Kalibr (resolution, camera_model, intrinsics, distortion_model, distortion_coeffs): {error!r}"
         ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with OpenCV's matrices, which are mappings with a tag of their own."""
+
+
+def _matrix_of_opencv(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:opencv-matrix", _matrix_of_opencv)
 
 
 def _chosen(content: Any, camera: str) -> Any:
@@ -90,10 +106,21 @@ def _ros(content: dict[str, Any]) -> SimpleNamespace:
     return _info(
         (int(content["image_height"]), int(content["image_width"])),
         _matrix(content["camera_matrix"], 3),
-        str(content.get("distortion_model", "plumb_bob")),
+        str(content.get("distortion_model") or _model_of_opencv(content)),
         (content.get("distortion_coefficients") or {}).get("data", []),
         _matrix(content["projection_matrix"], 4) if content.get("projection_matrix") else None,
         str(content.get("camera_name", "")),
+    )
+
+
+def _model_of_opencv(content: dict[str, Any]) -> str:
+    """Name the model: OpenCV tells whether it is its fisheye one; of others the number of coefficients tells."""
+    if content.get("fisheye_model"):
+        return "equidistant"
+    return (
+        "plumb_bob"
+        if len((content.get("distortion_coefficients") or {}).get("data", [])) <= 5
+        else "rational_polynomial"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,8 +81,49 @@ def _what_it_is(array: np.ndarray) -> str:
             f"is an image of {channels} x {image.dtype} a pixel; taken are 1, 3 or 4 channels of 8 or 16 bits: "
             "convert it first"
         )
-    start = array[:8].tobytes().hex(" ")
-    return f"is no image that can be decoded (or is damaged); {array.size} bytes that begin with {start}"
+    start = array[:512].tobytes()
+    for kind, is_it in _KINDS.items():
+        if is_it(start):
+            return f"is {kind}"
+    return f"is no image that can be decoded (or is damaged); {array.size} bytes that begin with {start[:8].hex(' ')}"
+
+
+def _begins(*starts: bytes) -> Callable[[bytes], bool]:
+    return lambda data: data.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(tuple(start.lower() for start in starts))
+
+
+def _is_text(data: bytes) -> bool:
+    return all(byte >= 32 or byte in b"\t\r\n\f" for byte in data) and data.isascii()
+
+
+# What lies under the names of pictures, and is none that is read. The first that fits is told.
+_KINDS: dict[str, Callable[[bytes], bool]] = {
+    "a HEIC picture, which is not decoded here: convert it to JPEG or PNG first": lambda data: (
+        data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"heim", b"hevc", b"hevx", b"mif1", b"msf1")
+    ),
+    "an AVIF picture that is not decoded here, or damaged: convert it to JPEG or PNG first": lambda data: (
+        data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
+    ),
+    "a video: give it to a command that takes videos": lambda data: (
+        data[4:8] == b"ftyp" or data.startswith((b"\x1aE\xdf\xa3", b"\0\0\0\1g", b"\0\0\0\1@", b"\0\0\1g"))
+    ),
+    "a JPEG XL picture, which is not decoded here: convert it to JPEG or PNG first": lambda data: data.startswith(
+        (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+    ),
+    "a JPEG, but damaged": lambda data: data.startswith(b"\xff\xd8\xff"),
+    "a PNG, but damaged or cut short": lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
+    "a GIF, but damaged or cut short": lambda data: data.startswith((b"GIF87a", b"GIF89a")),
+    "a TIFF of a kind that is not decoded here (a camera's raw file?), or damaged: convert it to PNG first": (
+        lambda data: data.startswith((b"II*\0", b"MM\0*"))
+    ),
+    "a document, not a picture (PDF)": _begins(b"%PDF"),
+    "a drawing, not a picture (SVG): render it to PNG first": _begins(b"<svg", b"<?xml"),
+    "a web page, not a picture: the download failed?": _begins(b"<!doctype html", b"<html"),
+    "a pointer of Git LFS, not the picture itself: fetch it with `git lfs pull`": _begins(b"version https://git-lfs"),
+    "an archive, not a picture": lambda data: data.startswith((b"PK\3\4", b"\x1f\x8b", b"7z\xbc\xaf", b"(\xb5/\xfd")),
+    "an HDF5 file, not a picture": lambda data: data.startswith(b"\x89HDF\r\n"),
+    "text, not a picture": _is_text,
+}
 
 
 def _reason(error: Exception) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.io.decoding import decode
+from semantic_matcher_core.io.images import read_bytes
 
 
 def read_depth(path: str | Path, *, units_per_metre: float = 1000.0) -> np.ndarray:
@@ -34,20 +37,23 @@ def read_stored_depth(path: str | Path) -> np.ndarray:
         ImageError: there is no such file, or it is no depth image.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ImageError(f"no such depth file: {path}")
-    try:
-        if path.suffix.lower() == ".npy":
-            depth = np.load(path, allow_pickle=False)
-        else:
-            data = np.frombuffer(path.read_bytes(), np.uint8)
-            depth = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    except (OSError, ValueError, cv2.error) as error:
-        raise ImageError(f"cannot read depth {path}: {str(error).strip().splitlines()[-1]}") from error
-    if depth is None:
-        raise ImageError(f"{path} is no image that can be decoded (or is damaged)")
+    data = read_bytes(path, "depth")
+    if path.suffix.lower() == ".npy":
+        depth = _array(path, data)
+    else:
+        depth = decode(data, cv2.IMREAD_UNCHANGED, str(path))
     if depth.ndim != 2 or 0 in depth.shape or depth.dtype not in (np.uint16, np.float32, np.float64):
         raise ImageError(
             f"{path} is {depth.shape} {depth.dtype}; a depth image has one channel of 16 bits, or of metres in floats"
         )
     return depth
+
+
+def _array(path: Path, data: bytes) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageError(f"cannot read depth {path}: {str(error).strip().splitlines()[-1]}") from error
+    if not isinstance(array, np.ndarray):
+        raise ImageError(f"cannot read depth {path}: it is an archive of several arrays (.npz), not one")
+    return array

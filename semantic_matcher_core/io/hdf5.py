@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class Hdf5Output:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         check_output(self.path)
-        self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
         try:
             self._disk = _ErrorKeepingFile(self._temporary)
         except OSError as error:

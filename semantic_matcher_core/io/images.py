@@ -12,6 +12,7 @@ Convention:
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 
 import cv2
@@ -44,18 +45,38 @@ def read_image(path: str | Path, *, orientation: str = "exif", full_scale: float
     return decode_image(read_bytes(path), name=str(path), orientation=orientation, full_scale=full_scale)
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """An image file as it lies.
+def read_bytes(path: str | Path, what: str = "image") -> bytes:
+    """A file as it lies; also what another command pipes (``/dev/stdin``, ``<(…)`` of a shell).
+
+    Args:
+        path: the file.
+        what: how errors call it.
 
     Raises:
-        ImageError: there is no such file, or it cannot be read.
+        ImageError: there is no such file, it cannot be read, or it is a device or a named pipe, which may never end.
     """
+    path = Path(path)
     try:
-        return Path(path).read_bytes()
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode) and not _is_piped(path, mode):
+            raise ImageError(f"cannot read {what} {path}: it is {_kind_of(mode)}, not a file")
+        return path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"no such image file: {path}") from None
-    except OSError as error:
-        raise ImageError(f"cannot read image {path}: {error.strerror or error}") from error
+        hint = "; it is an address: download it first" if re.match("[a-z]+:/", str(path)) else ""
+        raise ImageError(f"no such {what} file: {path}{hint}") from None
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _is_piped(path: Path, mode: int) -> bool:
+    """Whether it is a pipe that a shell has open already, so that somebody writes into it."""
+    return stat.S_ISFIFO(mode) and path.parts[:2] in (("/", "dev"), ("/", "proc"))
+
+
+def _kind_of(mode: int) -> str:
+    return "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def decode_image(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
 
 def readable(name: str) -> str:
     """A file's name as text that can be written anywhere.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import dataclass_transform
 
@@ -33,6 +34,11 @@ _CHECKED_HERE = {
     "min_disparity",
     "mask",
 }
+
+
+def _is_namespace(text: str) -> bool:
+    """Whether topics below it have names that ROS takes."""
+    return re.fullmatch(r"/?([A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*)?/?", text) is not None
 
 
 # Options of the table that a run has under another name.
@@ -114,6 +120,11 @@ class RunOptions:
             value = getattr(self, _NAMES.get(option.name, option.name))
             if option.name not in _CHECKED_HERE and (reason := option.refusal(option.coerced(value))):
                 raise ConfigError(reason)
+        if not _is_namespace(self.namespace):
+            raise ConfigError(
+                f"namespace {self.namespace!r} is none: parts are of letters, digits and _, no digit first, as in "
+                "robot/front"
+            )
         if self.mode not in MODES:
             raise ConfigError(f"unknown mode {self.mode!r}; use one of {', '.join(MODES)}")
         slop_of(self.sync, self.slop_s)

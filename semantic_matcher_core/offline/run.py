@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semantic_matcher_core.errors import BagError, ConfigError, ImageError, OutputError
+from semantic_matcher_core.io.atomic import check_output
 from semantic_matcher_core.io.exif import read_exif
 from semantic_matcher_core.io.masks import read_masks
 from semantic_matcher_core.io.names import readable
@@ -113,6 +114,10 @@ def run(
         ConfigError: options contradict each other or the recording.
     """
     hooks, exports = hooks or RunHooks(), exports or Exports()
+    read = [*source.files(), *references, *calibration, *map(Path, options.mask)]
+    for written in (output, exports.features, exports.matches):
+        if written is not None:
+            check_output(written, read)
     info = run_info(source, matcher, options, references, exports, calibration)
     if output.exists() and not overwrite:
         _require_complete(output, info, exports)

@@ -92,7 +92,7 @@ def run_info(
     else:
         del info["options"]["mask"]
     if calibration:
-        info["calibration"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in calibration]
+        info["calibration"] = [hashlib.sha256(read_bytes(path, "calibration")).hexdigest() for path in calibration]
     if exports is not None and exports.any:
         info["exports"] = exports.settings()
     return json.loads(json.dumps(info))

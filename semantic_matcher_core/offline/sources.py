@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.io.bag_files import bag_files
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.depth import read_stored_depth
 from semantic_matcher_core.io.exif import Exif, read_exif
@@ -26,6 +27,7 @@ _DIGEST_BYTES = 1 << 20
 _UNITS = ((10**17, 1), (10**14, 1_000), (10**11, 1_000_000))
 # Of builtin_interfaces/Time: 31 bits of seconds.
 _STAMP_END = 2**31 * 1_000_000_000
+_MOST_FPS = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,10 @@ class ImageSource(ABC):
     def digest(self) -> str:
         """A hash that tells this recording from others, without reading all of it."""
 
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        return []
+
     def settings(self) -> dict[str, Any]:
         """Everything else that decides which images come, with which stamps and pixels (JSON)."""
         return {}
@@ -155,9 +161,12 @@ class BagSource(ImageSource):
                     image.error and f"image {image.index} of {image.topic}: {image.error}",
                 )
 
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        return bag_files(self.path, lambda _: None)[0]
+
     def digest(self) -> str:
-        files = [self.path] if self.path.is_file() else sorted(p for p in self.path.iterdir() if p.is_file())
-        return _digest(files)
+        return _digest(self.files())
 
     def settings(self) -> dict[str, Any]:
         return {"full_scale": self._full_scale, **({"depth": self.depth} if self.depth else {})}
@@ -197,8 +206,12 @@ class VideoSource(ImageSource):
         merged = heapq.merge(*readers, key=lambda image: image.stamp_ns)
         return (replace(image, index=index) for index, image in enumerate(merged))
 
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        return list(self._files.values())
+
     def digest(self) -> str:
-        return _digest(list(self._files.values()))
+        return _digest(self.files())
 
     def settings(self) -> dict[str, Any]:
         return {"every": self._every}
@@ -244,8 +257,8 @@ class FilesSource(ImageSource):
                 f"{len(depths)} depth images for {len(sequences[0])} images; they belong together by their order, or "
                 "by the time stamps in their names (--stamps-from-names)"
             )
-        if not fps > 0:
-            raise ConfigError(f"fps must be above 0, got {fps}")
+        if not 0 < fps <= _MOST_FPS:
+            raise ConfigError(f"fps must be above 0 and at most {_MOST_FPS:g}, got {fps}: stamps are nanoseconds")
         self.path = sequences[0][0][1].parent
         self.depth = "depth" if depths else ""
         self.total = sum(len(sequence) for sequence in sequences) + len(depths)
@@ -276,6 +289,10 @@ class FilesSource(ImageSource):
 
     def images(self) -> Iterator[SourceImage]:
         return iter(self._items)
+
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        return list(self._paths)
 
     def digest(self) -> str:
         return _digest(self._paths)

@@ -94,6 +94,8 @@ def test_a_view_that_cannot_be_is_refused_before_the_work(
         (["--view", "dots"], "unknown --view 'dots'; use one of lines, arrows, warp, epipolar, semantics"),
         (["--theme", "grey"], "unknown --theme 'grey'"),
         (["--point", "3"], "--point '3' is no X,Y in pixels"),
+        (["--point", "3,3"], "--view and --point say what the picture shows; add -o matches.png"),
+        (["--view", "arrows"], "--view and --point say what the picture shows; add -o matches.png"),
         (["--view", "semantics", "-o", "never.png"], "a plain matcher has no semantic map"),
         (["--point", "300,3", "-o", "never.png"], "point 300,3 is outside the first image, 260 x 200 pixels"),
     ):

@@ -144,6 +144,10 @@ def test_images(tmp_path: Path, textured_image: np.ndarray, capsys: pytest.Captu
         (["--output", "missing/out.mcap"], 1, "folder missing does not exist; create it first"),
         (["--output", "missing/folder"], 1, "missing does not exist; create it first"),
         (["--device", "cuda:7"], 1, "cuda:7"),
+        (["--device", "mps"], 2, "unknown device 'mps'"),
+        (["--namespace", "my robot"], 2, "namespace 'my robot' is none"),
+        (["--namespace", "2nd"], 2, "namespace '2nd' is none"),
+        (["--calibration", "nowhere.yaml"], 1, "no such calibration file: nowhere.yaml"),
     ],
 )
 def test_refusals(

@@ -36,10 +36,11 @@ def test_index_beyond_the_last_cuda_device_is_an_error(monkeypatch):
         resolve_device("cuda:2")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "", "mps", "meta", "xpu:0"])
 def test_unknown_device_is_named(device):
-    with pytest.raises(DeviceError, match=f"unknown device '{device}'"):
+    with pytest.raises(DeviceError, match=f"unknown device '{device}'") as found:
         resolve_device(device)
+    assert isinstance(found.value, ConfigError), "wrong usage, as other unknown names"
 
 
 def test_precisions():

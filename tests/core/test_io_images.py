@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from semantic_matcher_core.errors import ConfigError, ImageError, OutputError
 from semantic_matcher_core.io.atomic import atomic_output
-from semantic_matcher_core.io.images import list_images, read_image, write_image
+from semantic_matcher_core.io.images import decode_image, list_images, read_image, write_image
 
 
 def gradient(height: int = 21, width: int = 33) -> np.ndarray:
@@ -92,7 +93,7 @@ def test_names_beyond_ascii(tmp_path: Path) -> None:
     [
         (None, "no such image file"),
         (b"", "is empty"),
-        (b"This is text, not an image.", "no image that can be decoded"),
+        (b"This is text, not an image.", "is text, not a picture"),
         (encode(".jpg", gradient(200, 300))[:4000], "JPEG cut short"),
         (encode(".jpg", gradient(200, 300))[:100], "JPEG cut short"),
     ],
@@ -190,3 +191,44 @@ def test_list_images_in_natural_order(tmp_path: Path) -> None:
         list_images(tmp_path / "folder.png")
     with pytest.raises(ImageError, match="no such image folder"):
         list_images(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50), "is a HEIC picture, .* convert it to JPEG or PNG"),
+        (b"\0\0\0\x18ftypmp42" + bytes(50), "is a video"),
+        (b"\xff\x0a" + bytes(50), "is a JPEG XL picture"),
+        (b"%PDF-1.7\n" + bytes(50), "is a document"),
+        (b"<!DOCTYPE html><html>404</html>", "is a web page, .* download failed"),
+        (b"\xef\xbb\xbf  <svg xmlns=''/>", "is a drawing"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"PK\x03\x04" + bytes(50), "is an archive"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "is a PNG, but damaged"),
+        (b"hello\n", "is text, not a picture"),
+        (bytes(50), "is no image that can be decoded"),
+    ],
+)
+def test_what_is_no_picture_is_called_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=f"picture.png {message}"):
+        read_image(path)
+
+
+def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, kind in ((tmp_path / "pipe.png", "a named pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(ImageError, match=f"{path}: it is {kind}, not a file"):
+            read_image(path)
+
+
+def test_what_a_shell_pipes_is_read(tmp_path: Path) -> None:
+    data = encode(".png", gradient())
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    try:
+        np.testing.assert_array_equal(read_image(f"/dev/fd/{reader}"), decode_image(data))
+    finally:
+        os.close(reader)

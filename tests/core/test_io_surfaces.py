@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -82,13 +83,20 @@ def test_what_is_no_depth_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"nothing")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "broken.npy").write_bytes(b"nothing")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.png")
+    np.savez(tmp_path / "several.npz", a=np.zeros(3))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
     np.save(tmp_path / "object.npy", np.array([{}]), allow_pickle=True)
     for name, message in (
         ("missing.png", "no such depth file"),
         ("colour.png", "one channel of 16 bits"),
-        ("broken.png", "no image that can be decoded"),
-        ("empty.png", "no image that can be decoded"),
+        ("broken.png", "is text, not a picture"),
+        ("empty.png", "is empty"),
         ("broken.npy", "cannot read depth"),
+        ("empty.npy", "cannot read depth"),
+        ("several.npy", "several arrays"),
+        ("pipe.png", "it is a named pipe"),
         ("object.npy", "cannot read depth"),
     ):
         with pytest.raises(ImageError, match=message):

@@ -352,6 +352,7 @@ def test_features_on_two_devices_are_refused():
         ({"max_distance": -1}, "max_distance.*-1"),
         ({"max_distance": 3.0}, "max_distance.*3.0"),
         ({"min_similarity": float("inf")}, "min_similarity.*inf"),
+        ({"min_similarity": 1.5}, "min_similarity must be at most 1, got 1.5"),
         ({"fusion": "mean"}, "'mean'; use one of product, sum, concat"),
         ({"fusion": "sum", "weights": (1.0,)}, "two numbers"),
         ({"fusion": "sum", "weights": (1.0, -0.1)}, "0 or more"),

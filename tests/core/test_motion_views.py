@@ -135,6 +135,38 @@ cam1: {camera_model: pinhole, intrinsics: [210, 211, 320, 240], distortion_model
        distortion_coeffs: [0.01, 0.002, -0.003, 0.0004], resolution: [640, 480]}
 """
 
+# As OpenCV's calibration program writes it.
+OPENCV_YAML = """%YAML:1.0
+---
+calibration_time: "Thu"
+image_width: 640
+image_height: 480
+fisheye_model: 0
+camera_matrix: !!opencv-matrix
+   rows: 3
+   cols: 3
+   dt: d
+   data: [ 4.1e+02, 0., 319., 0., 411., 238., 0., 0., 1. ]
+distortion_coefficients: !!opencv-matrix
+   rows: 5
+   cols: 1
+   dt: d
+   data: [ -0.28, 0.09, 0.001, -0.0007, 0. ]
+"""
+
+
+def test_calibrations_of_opencv_are_read(tmp_path):
+    path = tmp_path / "camera.yml"
+    path.write_text(OPENCV_YAML)
+    found = read_calibration(path)
+    assert found.image_size == (480, 640)
+    assert found.camera.matrix.tolist() == [[410, 0, 319], [0, 411, 238], [0, 0, 1]]
+    assert found.camera.distortion_model == "plumb_bob" and found.camera.distortion[0] == -0.28
+    path.write_text(OPENCV_YAML.replace("fisheye_model: 0", "fisheye_model: 1"))
+    assert read_calibration(path).camera.distortion_model == "equidistant"
+    path.write_text(OPENCV_YAML.replace("-0.0007, 0. ]", "-0.0007, 0., 0.1, 0.2, 0.3 ]"))
+    assert read_calibration(path).camera.distortion_model == "rational_polynomial"
+
 
 def test_calibrations_are_read(tmp_path):
     path = tmp_path / "camera.yaml"
@@ -171,5 +203,5 @@ def test_files_that_are_no_calibration_are_named(tmp_path, text, named):
     with pytest.raises(ConfigError, match=named) as error:
         read_calibration(path)
     assert str(path) in str(error.value)
-    with pytest.raises(ConfigError, match="cannot read the calibration"):
+    with pytest.raises(ConfigError, match="no such calibration file"):
         read_calibration(tmp_path / "absent.yaml")

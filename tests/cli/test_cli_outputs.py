@@ -1,0 +1,118 @@
+"""What a command reads is never replaced by what it writes; a command that is ended leaves nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semantic_matcher_core.cli import main
+from semantic_matcher_core.io.images import write_image
+from tests.core.mcap_files import write_mcap
+from tests.core.test_process_pool import default_signals
+
+SIFT = ["--variant", "plain:sift", "--device", "cpu", "--max-keypoints", "50"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, textured_image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png", "c.h5"):
+        write_image(tmp_path / "a.png", textured_image[:120, :160])
+        (tmp_path / name).write_bytes((tmp_path / "a.png").read_bytes())
+    (tmp_path / "link.png").symlink_to("a.png")
+    for name in ("bag.mcap", "results.html"):
+        write_mcap(tmp_path / name, textured_image, 2)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["match", "a.png", "b.png", *SIFT, "-o", "a.png"],
+        ["match", "a.png", "b.png", *SIFT, "-o", "./b.png"],
+        ["match", "a.png", "b.png", *SIFT, "-o", "link.png"],
+        ["match", "a.png", "b.png", *SIFT, "--mask", "c.h5", "-o", "c.png", "--npz", "c.npz", "--view", "lines"],
+        ["extract", "a.png", "c.h5", *SIFT, "-o", "c.h5"],
+        ["extract", "b.png", *SIFT, "-o", "a.png"],
+        ["index", "build", "c.h5", *SIFT, "-o", "c.h5"],
+        ["register", "a.png", "b.png", *SIFT, "-o", "b.png"],
+        ["register", "a.png", "b.png", *SIFT, "-o", "r.png", "--warped", "r.png"],
+        ["register", "a.png", "b.png", *SIFT, "-o", "r.txt"],
+        ["register-surface", "a.png", "d.ply", "b.png", "d.ply", *SIFT, "--intrinsics", "1,1,1,1", "-o", "d.ply"],
+        ["bag", "bag.mcap", *SIFT, "-o", "bag.mcap", "--overwrite"],
+        ["bag", "bag.mcap", *SIFT, "-o", ".", "--overwrite"],
+        ["report", "results.html"],
+    ],
+    ids=" ".join,
+)
+def test_inputs_are_never_replaced(place: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    if "--mask" in arguments:
+        arguments = [*arguments[: arguments.index("-o")], "-o", "b.png"]
+    assert main(arguments) in (1, 2)
+    assert capsys.readouterr().err.startswith("error: ")
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
+def run(place: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "semantic_matcher_core.cli", *arguments]
+    return subprocess.run(command, cwd=place, text=True, check=False, timeout=60, **options)  # type: ignore[call-overload]
+
+
+def test_a_full_disk_under_the_output_is_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = run(tmp_path, "--version", stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write the output: No space left on device\n"
+
+
+def test_closed_streams_are_no_files(place: Path) -> None:
+    command = f"{sys.executable} -m semantic_matcher_core.cli match a.png b.png {' '.join(SIFT)} -o m.png <&- 2>&-"
+    done = subprocess.run(["sh", "-c", command], cwd=place, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.startswith("50 matches between 50 + 50 keypoints")
+    assert (place / "m.png").read_bytes().startswith(b"\x89PNG")
+
+
+_SLOW = """
+import os, sys, time
+from semantic_matcher_core.cli import main
+from semantic_matcher_core.cli import app
+from semantic_matcher_core.pipeline import SemanticMatcher
+
+def extract(*_, **__):
+    print("working", flush=True)
+    time.sleep(60)
+
+SemanticMatcher.extract = extract
+sys.exit(main(["extract", "a.png", "-o", "f.h5", "--variant", "plain:sift", "--device", "cpu"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_command_that_is_ended_leaves_nothing(place: Path, number: signal.Signals) -> None:
+    before = sorted(os.listdir(place))
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=default_signals,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "working\n"
+        assert sorted(os.listdir(place)) != before
+        time.sleep(0.1)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in error
+    assert sorted(os.listdir(place)) == before
