@@ -71,6 +71,12 @@ def is_pil(image: Any) -> bool:
 
 
 def _from_pil(image: Any) -> np.ndarray:
+    try:
+        # PIL reads a file when its pixels are asked for; premultiplied alpha has no way to RGB but this.
+        image.load()
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"the PIL image cannot be read: {error}") from error
     if image.mode.startswith("I;16"):
         return to_8_bit(np.asarray(image).astype(np.uint16), FULL_SCALE_16, None, "16-bit images")
     if image.mode == "F":
@@ -136,6 +142,9 @@ def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
         raise ImageError(f"an image tensor must be B x 3 x H x W (or 3 x H x W), got {tuple(image.shape)}")
     if 0 in image.shape:
         raise ImageError(f"the image is empty: {tuple(image.shape)}")
+    if image.layout is not torch.strided or image.is_meta:
+        what = "on the meta device, without values" if image.is_meta else f"of layout {image.layout}"
+        raise ImageError(f"an image tensor must be dense, with values; this one is {what}")
     batch = _sent(image, device).to(torch.float32)
     if image.dtype == torch.uint8:
         batch = batch / 255.0

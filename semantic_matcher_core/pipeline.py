@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semantic_matcher_core import extraction
 from semantic_matcher_core.device import is_slow, resolve_device, resolve_precision
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.inference import evaluating, inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
@@ -340,8 +340,13 @@ class SemanticMatcher(nn.Module):
         """Match two (batches of) features of this matcher.
 
         Raises:
-            ShapeError: batch sizes or descriptor dimensions differ.
+            ShapeError: batch sizes or descriptor dimensions differ, or these are no features.
         """
+        for given in (features0, features1):
+            if not isinstance(given, Features):
+                raise ShapeError(
+                    f"match takes what extract gave (Features), got {type(given).__name__}; for images: match_images"
+                )
         matching = self._settings.matching
         if matching.matcher == "nearest" or self.lightglue is None:
             return match_features(features0, features1, matching)

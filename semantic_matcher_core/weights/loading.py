@@ -84,6 +84,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], origin: str) -
     Raises:
         CheckpointError: names or shapes differ; the message names ``origin`` and the first few.
     """
+    # Whatever torch.set_default_dtype says: weights are not rounded on their way, and images are float32.
+    module.float()
     own = module.state_dict()
     # Counters that torch itself fills in for files older than their introduction.
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]

@@ -92,3 +92,18 @@ def test_settings_change_nothing(
         assert getattr(found, name).dtype == getattr(expected, name).dtype
     again = matched()
     assert torch.equal(again.indices, expected.indices)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("variant", ["plain:compact", "compact"])
+def test_a_default_type_rounds_no_weights(variant: str, dtype: torch.dtype) -> None:
+    image = make_textured_image(96, 128, 3)
+    expected = SemanticMatcher.from_pretrained(variant, device="cpu").match_images(image, image[:, ::-1])
+    torch.set_default_dtype(dtype)
+    try:
+        matcher = SemanticMatcher.from_pretrained(variant, device="cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = matcher.match_images(image, image[:, ::-1])
+    assert torch.equal(found.indices, expected.indices)
+    torch.testing.assert_close(found.confidence, expected.confidence, rtol=1e-5, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch, as_picture
@@ -211,3 +212,22 @@ def test_mask_may_be_a_view_or_a_tensor():
 def test_mask_of_another_size_is_refused(shape):
     with pytest.raises(ImageError, match=r"expected height x width \(4, 5\)"):
         as_mask_batch(np.ones(shape, np.uint8), torch.zeros(3, 3, 4, 5))
+
+
+def test_pil_images_that_cannot_be_read(tmp_path, picture):
+    write_image(tmp_path / "whole.png", np.tile(picture, (20, 20, 1)))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-400])
+    with pytest.raises(ImageError, match=r"PIL image cannot be read: .*truncated"):
+        as_image_batch(Image.open(tmp_path / "cut.png"))
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "LA", "PA", "CMYK", "LAB", "I;16", "1"])
+def test_pil_images_of_every_mode(mode):
+    assert as_image_batch(Image.new(mode, (7, 5))).shape == (1, 3, 5, 7)
+
+
+def test_tensors_without_values_are_refused():
+    with pytest.raises(ImageError, match="on the meta device, without values"):
+        as_image_batch(torch.zeros(3, 5, 7, device="meta"))
+    with pytest.raises(ImageError, match=r"dense, with values; this one is of layout torch.sparse_coo"):
+        as_image_batch(torch.zeros(3, 5, 7).to_sparse())

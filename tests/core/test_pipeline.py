@@ -337,3 +337,10 @@ def test_parts_hold_no_gradients_back(views: tuple[np.ndarray, np.ndarray]) -> N
     matcher = make_matcher(random_reasoner())
     assert not matcher.training and not matcher.reasoner.training
     assert not matcher.extract(views[0]).reasoned.requires_grad
+
+
+def test_images_given_to_match_are_named() -> None:
+    matcher = SemanticMatcher.from_pretrained("plain:sift", device="cpu")
+    image = np.zeros((40, 40, 3), np.uint8)
+    with pytest.raises(ShapeError, match=r"got ndarray; for images: match_images"):
+        matcher.match(matcher.extract(image), image)
