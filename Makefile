@@ -57,7 +57,7 @@ lint: setup ## Ruff: rules and format; import-linter: the layers
 format: setup ## Repair what ruff can
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-typecheck: setup ## mypy on core, nodes and tools
+typecheck: setup ## mypy on core, nodes, tools, training and benchmarks
 	@$(BIN)/mypy
 
 docs: setup ## site/: the documentation, built strictly and without the network

@@ -33,6 +33,7 @@ def command(
     import cv2
 
     from semantic_matcher_core import SemanticMatcher, create_extractor
+    from semantic_matcher_core.extractors.dense import DenseExtractor
     from semantic_matcher_core.extractors.xfeat import XFeat
     from semantic_matcher_core.io.images import read_image
 
@@ -54,6 +55,7 @@ def command(
     for name, extractor in extractors.items():
         matcher = SemanticMatcher.from_parts(extractor, device=device)
         before = matcher.extract(pixels)
+        assert isinstance(extractor, DenseExtractor)
         prepared = extractor.prepare(batch)
         calls[f"{name}: network"] = lambda e=extractor, p=prepared: e.dense(*e.dense_inputs(p))  # type: ignore[misc]
         calls[f"{name}: extraction"] = lambda m=matcher: m.extract(pixels)  # type: ignore[misc]

@@ -278,7 +278,7 @@ def compiled(setting: Setting) -> Iterator[str]:
     resized = torch.rand(
         1, 3, side * height // width // 14 * 14, side // 14 * 14, device=setting.device, dtype=PRECISIONS[setting.half]
     )
-    mode = {"mode": "reduce-overhead"} if setting.device.type == "cuda" else {}
+    mode: dict[str, Any] = {"mode": "reduce-overhead"} if setting.device.type == "cuda" else {}
     fast = torch.compile(encoder, dynamic=False, **mode)
     calls: dict[str, Callable[[], Any]] = {"eager": lambda: encoder(resized), "compiled": lambda: fast(resized)}
     if setting.device.type == "cuda":

@@ -11,7 +11,9 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from kornia.feature.lightglue import LightGlue as KorniaLightGlue
@@ -40,7 +42,7 @@ def edgepoint2(args: argparse.Namespace, device: torch.device) -> Iterator[tuple
         extractor = create_extractor(name, args.keypoints, weights=args.weights, device=device)
         state = read_state_dict(find_weights(name, args.weights))
         reference = ReferenceEdgePoint2(state, args.keypoints).to(device).requires_grad_(False)
-        yield name, {"ours": lambda e=extractor: e(images), "reference": lambda r=reference: r(images)}, ""
+        yield name, {"ours": partial(extractor, images), "reference": partial(reference, images)}, ""
 
 
 def lightglue(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Candidates, str]]:
@@ -56,9 +58,9 @@ def lightglue(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[
         pairs = [set(map(tuple, matches.indices.tolist())) for matches in (every, quick)]
         same = len(pairs[0] & pairs[1]) / max(1, len(pairs[0] | pairs[1]))
         candidates: Candidates = {
-            "ours": lambda m=matcher, a=first, b=second: m(a, b, **WHOLE),
-            "reference": lambda m=model, d=data: m(d),
-            "as published": lambda m=matcher, a=first, b=second: m(a, b),
+            "ours": partial(matcher, first, second, **WHOLE),
+            "reference": partial(model, data),
+            "as published": partial(matcher, first, second),
         }
         yield f"LightGlue, {name}", candidates, f"{len(every)} matches, {100 * same:.1f} % the same as published"
 
@@ -68,8 +70,14 @@ def kornia(
 ) -> tuple[KorniaLightGlue, dict[str, dict[str, torch.Tensor]]]:
     """kornia's LightGlue with the same weights, and its input."""
     a = matcher.published.architecture
-    sizes = {"input_dim": a.input_dim, "descriptor_dim": a.dim, "n_layers": a.layers, "num_heads": a.heads}
-    model = KorniaLightGlue(None, **sizes, depth_confidence=-1, width_confidence=-1)
+    sizes: dict[str, Any] = {
+        "input_dim": a.input_dim,
+        "descriptor_dim": a.dim,
+        "n_layers": a.layers,
+        "num_heads": a.heads,
+    }
+    no_features: Any = None  # the sizes stand for a name
+    model = KorniaLightGlue(no_features, **sizes, depth_confidence=-1, width_confidence=-1)
     model.load_state_dict(matcher.net.state_dict(), strict=False)
     data = {
         f"image{i}": {

@@ -182,9 +182,9 @@ def _report_peak(case: Case, args: argparse.Namespace, device: torch.device) -> 
     gc.collect()
     # Building the networks took more than they hold: the high-water mark begins anew here.
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _resident("VmRSS")
+    resident = _resident("VmRSS")
     call()
-    return _resident("VmHWM") - before
+    return _resident("VmHWM") - resident
 
 
 def _resident(field: str) -> float:

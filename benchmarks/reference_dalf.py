@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,5 +90,6 @@ def extract(dalf: Dalf, images: Tensor) -> tuple[Tensor, Tensor]:
 def plain_network(dalf: Dalf) -> Dalf:
     """A copy whose patch network runs layer after layer; the backbone is asked to when it is called."""
     plain = copy.deepcopy(dalf)
-    plain.hardnet.features = torch.nn.Sequential(*plain.hardnet.features)
+    network: Any = plain.hardnet
+    network.features = torch.nn.Sequential(*network.features)
     return plain

@@ -14,7 +14,7 @@ from typing import Any
 
 import h5py
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from training.projection import relative_pose, warp_keypoints
@@ -125,7 +125,7 @@ def export_one_by_one(
                 file.create_dataset(f"{group}/{name}", data=values.cpu().numpy())
 
 
-def reference_layers(reasoner: nn.Module, descriptors: Tensor, semantic: Tensor) -> list[tuple[Tensor, Tensor]]:
+def reference_layers(reasoner: Any, descriptors: Tensor, semantic: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Outputs of every layer of a ``reference.ReferenceReasoner``, attention weights computed and cloned besides."""
     p, e = reasoner.dino_reprojection(semantic), reasoner.extractor_reprojection(descriptors)
     texture, sem, layers, weights = e, p, [], []

@@ -74,7 +74,8 @@ def reference_pair(
     extractor, encoder, reasoner = matcher.extractor, matcher.semantic_encoder, matcher.reasoner
     assert isinstance(extractor, XFeat) and isinstance(encoder, DinoV2) and reasoner is not None
     device = matcher.device
-    xfeat, dino = reference.reference_xfeat(extractor, device), reference.reference_dino(encoder, device)
+    xfeat = reference.reference_xfeat(extractor, device)
+    dino: Any = reference.reference_dino(encoder, device)
     ref_reasoner = reference.ReferenceReasoner(reasoner).eval().to(device)
 
     def describe(image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -112,7 +113,8 @@ def reference_stages(
     extractor, encoder, reasoner = matcher.extractor, matcher.semantic_encoder, matcher.reasoner
     assert isinstance(extractor, XFeat) and isinstance(encoder, DinoV2) and reasoner is not None
     device = matcher.device
-    xfeat, dino = reference.reference_xfeat(extractor, device), reference.reference_dino(encoder, device)
+    xfeat = reference.reference_xfeat(extractor, device)
+    dino: Any = reference.reference_dino(encoder, device)
     ref_reasoner = reference.ReferenceReasoner(reasoner).eval().to(device)
     pair = reference_pair(matcher, case, images)
     first = as_image_batch(images[0], device)
@@ -120,7 +122,7 @@ def reference_stages(
     # On ours, so that this stage too is timed on the same descriptors.
     features = [matcher.extract(image) for image in images]
     sampled = matcher.semantic_features(first, features[0])
-    raw = [(f.reasoned, f.semantic) for f in features]
+    raw: list[tuple[Any, Any]] = [(f.reasoned, f.semantic) for f in features]
 
     def each(call: Callable[[], Any]) -> Callable[[], Any]:
         return call if case.batch == 1 else lambda: [call() for _ in range(case.batch)]
@@ -145,8 +147,9 @@ def lightglue_pair(
     from kornia.feature import LightGlue
 
     device, extractor = matcher.device, matcher.extractor
+    no_features: Any = None  # the sizes stand for a name
     network = LightGlue(
-        features=None,
+        features=no_features,
         weights=None,
         input_dim=extractor.descriptor_dim,
         descriptor_dim=256,

@@ -86,9 +86,9 @@ class Suite:
 
     def match(self, precision: str, **options: Any) -> Callable[[], object]:
         matcher = self.matcher(precision)
-        sides = [matcher.extract(image) for image in self.images]
+        first, second = (matcher.extract(image) for image in self.images)
         config = MatcherConfig(**options)
-        return lambda: match_features(*sides, config)
+        return lambda: match_features(first, second, config)
 
     def frame(self, precision: str) -> Callable[[], object]:
         matcher = self.matcher(precision)

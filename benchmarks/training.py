@@ -101,7 +101,10 @@ def measure_covisibility(scene: Scene, args: argparse.Namespace) -> Results:
     }
     found = {}
     for note, (ours, read) in candidates.items():
-        pair = {"ours": ours, "reference": partial(covisibility_of_pairs, scene, pairs, read)}
+        pair: dict[str, Callable[[], object]] = {
+            "ours": ours,
+            "reference": partial(covisibility_of_pairs, scene, pairs, read),
+        }
         timings = time_interleaved(pair, repeats=args.repeats, warmup=0, device=CPU)
         found[work + note] = timings | {"reference": timings["reference"].scaled(scale)}
     return found
@@ -121,7 +124,7 @@ def keypoint_truth(batch: int, keypoints: int) -> tuple[Tensor, Tensor, Tensor]:
 def measure_loss(args: argparse.Namespace) -> Results:
     """Loss and gradient of five layers' outputs."""
     generator = torch.Generator().manual_seed(0)
-    sides = [
+    sides: list[list[tuple[Any, ...]]] = [
         [
             tuple(
                 (torch.randn(args.batch, args.keypoints, 256, generator=generator) * 0.3).requires_grad_() for _ in "ts"
@@ -141,10 +144,10 @@ def measure_loss(args: argparse.Namespace) -> Results:
         "ours": lambda: loss_and_gradient(
             lambda: dual_softmax_loss(sides[0], sides[1], true_matches(warped, valid, keypoints1)).mean()
         ),
-        "reference": lambda: loss_and_gradient(lambda: loop_loss(*sides, warped, valid, keypoints1)),
+        "reference": lambda: loss_and_gradient(lambda: loop_loss(sides[0], sides[1], warped, valid, keypoints1)),
     }
     ours = candidates["ours"]()
-    theirs = loss_and_gradient(lambda: loop_loss(*sides, warped, valid, keypoints1, exact=True))
+    theirs = loss_and_gradient(lambda: loop_loss(sides[0], sides[1], warped, valid, keypoints1, exact=True))
     for mine, other in zip(ours, theirs, strict=True):
         assert (mine - other).norm() <= 1e-4 * other.norm()
     del ours, theirs
@@ -167,13 +170,13 @@ def measure_step(args: argparse.Namespace) -> Results:
     optimizers = [torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=1e-5) for model in (reasoner, plain)]
 
     def ours() -> None:
-        layers = [reasoner.forward_layers(*view, None) for view in inputs]
+        layers = [reasoner.forward_layers(descriptors, semantic, None) for descriptors, semantic in inputs]
         loss = dual_softmax_loss(layers[0], layers[1], true_matches(warped, valid, keypoints1)).mean()
         _step(optimizers[0], loss)
 
     def reference() -> None:
         layers = [reference_layers(plain, *view) for view in inputs]
-        _step(optimizers[1], loop_loss(*layers, warped, valid, keypoints1))
+        _step(optimizers[1], loop_loss(layers[0], layers[1], warped, valid, keypoints1))
 
     work = f"training step, {args.batch} pairs of {args.keypoints} keypoints, 5 layers"
     candidates = {"ours": ours, "reference": reference}
@@ -196,8 +199,7 @@ def measure_loading(files: dict[str, Path], folder: Path, args: argparse.Namespa
     for key in ("image0", "depth1", "K0", "T_1to0"):
         torch.testing.assert_close(first[key], second[key], rtol=0, atol=0)
     candidates = {
-        kind: (lambda reader=reader: [reader.pair(name) for name in names])  # type: ignore[misc]
-        for kind, reader in readers.items()
+        kind: (lambda reader=reader: [reader.pair(name) for name in names]) for kind, reader in readers.items()
     }
     timings = time_interleaved(candidates, repeats=args.repeats, warmup=1, device=CPU)
     size = {kind: path.stat().st_size / files["published"].stat().st_size for kind, path in files.items()}
@@ -249,9 +251,10 @@ def _measure_cached(
     reference = ReferenceLoader(files["published"], *paths)
     places = [(0, scene.pair_keys.index(name)) for name in names]
     mine, other = pairs[places[0]], reference.pair(names[0])
+    truth: Any = mine.truth
     if storage == "published":
         torch.testing.assert_close(mine.view0.descriptors, other["descriptors0"], rtol=0, atol=0)
-        torch.testing.assert_close(mine.truth.depth1[0], other["depth1"], rtol=0, atol=0)
+        torch.testing.assert_close(truth.depth1[0], other["depth1"], rtol=0, atol=0)
     candidates = {
         "ours": lambda: [pairs[place] for place in places],
         "reference": lambda: [reference.pair(name) for name in names],
@@ -267,7 +270,8 @@ def measure_export(path: Path, folder: Path, args: argparse.Namespace) -> Result
 
     torch.manual_seed(0)
     xfeat, dino = XFeat(2048, detection_threshold=0.0).eval(), DinoV2("dinov2_vits14").eval()
-    their_xfeat, their_dino = reference_xfeat(xfeat, CPU), reference_dino(dino, CPU)
+    their_xfeat = reference_xfeat(xfeat, CPU)
+    their_dino: Any = reference_dino(dino, CPU)
     names = SceneFile(path).image_keys
 
     def their_features(image: Tensor) -> dict[str, Tensor]:
@@ -290,7 +294,7 @@ def measure_export(path: Path, folder: Path, args: argparse.Namespace) -> Result
             (folder / name / path.name).unlink(missing_ok=True)
             export_scenes([path], folder / name, method, batch_size=args.export_batch)
 
-        candidates = {
+        candidates: dict[str, Callable[[], object]] = {
             "ours": ours,
             "reference": partial(export_one_by_one, path, folder / f"{name}.h5", names, compute),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,7 @@ def pose(
     from training.evaluation.tables import write_rows
 
     listed = _limited(read_pose_pairs(pairs, data), limit)
-    options = {"device": device, "max_keypoints": max_keypoints, "weights": weights}
+    options: dict[str, Any] = {"device": device, "max_keypoints": max_keypoints, "weights": weights}
 
     def run(method: str) -> dict[str, float]:
         made_of = [
@@ -293,9 +294,7 @@ def odometry(
     for name in methods:
         follow = odometry_.method(
             name,
-            lambda name=name: SemanticMatcher.from_pretrained(
-                name, device=device, max_keypoints=max_keypoints, weights=weights
-            ),
+            partial(SemanticMatcher.from_pretrained, name, device=device, max_keypoints=max_keypoints, weights=weights),
         )
         for item in sequences:
             poses = follow(item)
@@ -331,7 +330,7 @@ def _cached_matches(
     match = load()
     matches = [match(read_image(pair.image0), read_image(pair.image1)) for pair in _tracked(pairs, method)]
     with atomic_output(path) as temporary:
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{i}_{side}": np.asarray(points) for i, pair in enumerate(matches) for side, points in enumerate(pair)
         }
         np.savez(temporary, **arrays)

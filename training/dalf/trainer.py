@@ -178,7 +178,8 @@ class DalfTrainer:
         pairs = WarpedPairs(self.images, config, seed=settings.seed, length=settings.pairs_per_step)
         pairs.epoch = step
         items = [pairs[i] for i in range(len(pairs))]
-        view0, view1 = (torch.stack([item[side] for item in items]).to(self.device) for side in (0, 1))
+        view0 = torch.stack([item[0] for item in items]).to(self.device)
+        view1 = torch.stack([item[1] for item in items]).to(self.device)
         return view0, view1, [item[2].to(self.device) for item in items]
 
     def _save_resume(self) -> None:

@@ -65,7 +65,8 @@ def imported_function(method: str, max_keypoints: int = 2048) -> MatchFunction |
         return None
     function = _imported(module, name)
     if "max_keypoints" in inspect.signature(function).parameters:
-        return functools.partial(function, max_keypoints=max_keypoints)
+        budget: dict[str, Any] = {"max_keypoints": max_keypoints}
+        return functools.partial(function, **budget)
     return function
 
 
@@ -98,7 +99,9 @@ def load_matcher(
         check_matcher(method, matcher)
     if full_budget and method.startswith(PLAIN) and not path.exists():
         name = method.removeprefix(PLAIN)
-        threshold = {"detection_threshold": 0.0} if "detection_threshold" in accepted_options(name) else {}
+        threshold: dict[str, Any] = (
+            {"detection_threshold": 0.0} if "detection_threshold" in accepted_options(name) else {}
+        )
         trained = PUBLISHED[ALIASES.get(name, name)].options if matcher else {}
         extractor = create_extractor(name, max_keypoints, weights=weights, device=device, **trained, **threshold)
         lightglue = create_lightglue(extractor.name, weights=weights, device=device) if matcher else None
@@ -189,4 +192,4 @@ def _imported(module: str, name: str) -> MatchFunction:
         raise DataError(f"there is no function {name!r} in module {module!r}: {error}") from error
     if not callable(function):
         raise DataError(f"{module}:{name} is a {type(function).__name__}, not a function (image0, image1) -> points")
-    return function  # type: ignore[no-any-return]
+    return function

@@ -101,7 +101,7 @@ def follow(sequence: Sequence, matcher: Any) -> list[Pose | None]:
 
 def follow_with_orb(sequence: Sequence) -> list[Pose | None]:
     """The textbook's odometry: ORB, mutual nearest neighbours, PnP with RANSAC from frame to frame, refined."""
-    detector = cv2.ORB_create(_ORB_FEATURES)
+    detector = cv2.ORB.create(_ORB_FEATURES)
     matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
     poses: list[Pose | None] = []
     pose, before = Pose(), None

@@ -182,7 +182,7 @@ def _by_opencv(
     best: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     most = 0
     for candidate in np.split(essential, len(essential) // 3):
-        count, rotation, translation, _ = cv2.recoverPose(
+        count, rotation, translation, *_ = cv2.recoverPose(
             candidate, normalised[0], normalised[1], np.eye(3), 1e9, mask=mask.copy()
         )
         if count > most:

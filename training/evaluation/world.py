@@ -103,7 +103,7 @@ class _Relit:
         height, width = (side // 8 * 8 for side in picture.shape[:2])
         generator = torch.Generator().manual_seed(self._seed)
         config = WarpConfig((height, width), _RELIT_DIFFICULTY, bend_probability=0.0)
-        truth = random_correspondence(picture.shape[:2], config, generator)  # type: ignore[arg-type]
+        truth = random_correspondence(picture.shape[:2], config, generator)
         views = render_views(torch.from_numpy(picture).permute(2, 0, 1).float() / 255, truth)
         light = Light(_RELIT_STRENGTH, generator)
         lit = [light(view[None])[0] for view in views]
@@ -132,8 +132,10 @@ class _LabelledViews:
         self.name = f"{images[0].key} {images[1].key}"
         points = [image.keypoints[pair.indices[:, side]] for side, image in enumerate(images)]
         found = verify(as_matches(*points), "fundamental", threshold_px=_EPIPOLAR_PX)
-        self.model = None if found.model is None else found.model.numpy()
-        self._back = np.eye(2, 3)
+        if found.model is None:
+            raise DataError(f"{self.name}: no geometry explains its labels; label the pair again")
+        self.model = found.model.numpy()
+        self._back: np.ndarray = np.eye(2, 3)
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         first, second = (self._labels.images[i].image for i in (self._first, self._second))
@@ -180,8 +182,8 @@ class _RenderedViews:
             distance = np.linalg.norm(moved[0].numpy() - np.asarray(points1), axis=1)
             right = seen[0].numpy() & (distance <= _EXACT_PX)
             row |= {"correct": int(right.sum()), "precision": float(right.mean())}
-        cameras = [self._intrinsics(camera.focal) for camera in self._cameras]
-        found = estimate_pose(points0, points1, *cameras, threshold_px=1.0)
+        camera0, camera1 = (self._intrinsics(camera.focal) for camera in self._cameras)
+        found = estimate_pose(points0, points1, camera0, camera1, threshold_px=1.0)
         poses = [camera.pose[0].double().numpy() for camera in self._cameras]
         error = math.inf if found is None else max(pose_errors(np.linalg.inv(poses[1]) @ poses[0], *found[:2]))
         return {**row, "pose error deg": error}

@@ -58,7 +58,7 @@ def checked(
     points = [torch.from_numpy(f.keypoints[found.indices[:, i]]) for i, f in enumerate(features)]
     if len(found.indices) < config.least:
         return None
-    matches = Matches(torch.from_numpy(found.indices).long(), *points, torch.from_numpy(found.confidence))
+    matches = Matches(torch.from_numpy(found.indices).long(), points[0], points[1], torch.from_numpy(found.confidence))
     inlier = verify(matches, "fundamental", threshold_px=config.threshold_px).inlier
     assert inlier is not None
     keep = inlier.numpy()

@@ -130,8 +130,10 @@ def read_labels(path: Path) -> Labels:
             lengths = (matches, matches, counts[ends[:, 0]], counts[ends[:, 1]])
             fields = [_parts(pairs[name][()], length) for name, length in zip(_CONCATENATED, lengths, strict=True)]
             labelled = [
-                (int(first), int(second), LabelledPair(*values, float(error)))
-                for (first, second), error, *values in zip(ends, pairs["projection_error"][()], *fields, strict=True)
+                (int(first), int(second), LabelledPair(indices, confidence, alone0, alone1, float(error)))
+                for (first, second), error, indices, confidence, alone0, alone1 in zip(
+                    ends, pairs["projection_error"][()], *fields, strict=True
+                )
             ]
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a label file: {error}") from error

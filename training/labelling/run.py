@@ -127,7 +127,7 @@ def label(
     refused = done = 0
     generator = np.random.default_rng(config.seed)
     with ThreadPoolExecutor(workers) as pool:
-        for source, listed in frames.items():
+        for origin, listed in frames.items():
             features, sizes = [], []
             first = len(images)
             for frame in _read_ahead(pool, listed, config.max_side, workers):
@@ -137,7 +137,7 @@ def label(
                     parts.keep_features(frame.key, seen)
                 features.append(seen)
                 sizes.append((frame.image.shape[0], frame.image.shape[1]))
-                images.append((frame.key, source, jpeg(frame.image, config.jpeg_quality), seen.keypoints))
+                images.append((frame.key, origin, jpeg(frame.image, config.jpeg_quality), seen.keypoints))
                 done += 1
                 progress("features", done, total)
             chosen = _chosen(features, config, generator)
@@ -220,10 +220,10 @@ def _preview(
     shown = [ranked[round(share * (len(ranked) - 1))] for share in (0.05, 0.3, 0.6, 0.9)]
     rows = []
     for i, j, pair in shown:
-        two = [decode_image(images[n][2]) for n in (i, j)]
-        points = [torch.from_numpy(images[n][3][pair.indices[:, side]]) for side, n in enumerate((i, j))]
-        matches = Matches(torch.from_numpy(pair.indices).long(), *points, torch.from_numpy(pair.confidence))
-        rows.append(draw_matches(*two, matches, title=f"{images[i][0]} {images[j][0]}", height=320))
+        first, second = (decode_image(images[n][2]) for n in (i, j))
+        points0, points1 = (torch.from_numpy(images[n][3][pair.indices[:, side]]) for side, n in enumerate((i, j)))
+        matches = Matches(torch.from_numpy(pair.indices).long(), points0, points1, torch.from_numpy(pair.confidence))
+        rows.append(draw_matches(first, second, matches, title=f"{images[i][0]} {images[j][0]}", height=320))
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
 
@@ -261,8 +261,8 @@ class _Parts:
         with np.load(path) as stored:
             if not len(stored["indices"]):
                 return (None,)
-            names = ("indices", "confidence", "unmatchable0", "unmatchable1")
-            return (LabelledPair(*(stored[name] for name in names), float(stored["projection_error"])),)
+            arrays = (stored["indices"], stored["confidence"], stored["unmatchable0"], stored["unmatchable1"])
+            return (LabelledPair(*arrays, float(stored["projection_error"])),)
 
     def keep_pair(self, key0: str, key1: str, pair: LabelledPair | None) -> None:
         content = {"indices": np.zeros((0, 2), np.int32)} if pair is None else asdict(pair)

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -176,7 +176,7 @@ class SensFile:
             frames,
         )
 
-    def _values(self, layout: str, what: str) -> tuple[int | float, ...]:
+    def _values(self, layout: str, what: str) -> tuple[Any, ...]:
         return struct.unpack(layout, self._exactly(struct.calcsize(layout), what))
 
     def _exactly(self, count: int, what: str) -> bytes:

@@ -312,7 +312,8 @@ def _maker(config: StudentConfig, device: torch.device, generator: torch.Generat
     photos = PictureBank.of_files(files, data.side, device)
     labelled = None
     if data.labels:
-        pictures, parts = [], []
+        pictures: list[Any] = []
+        parts = []
         for path in data.labels:
             labels = read_labels(Path(path))
             small = [shrunk(image.image, data.side) for image in labels.images]

@@ -14,7 +14,7 @@ from numpy.random import Generator, default_rng
 
 from semantic_matcher.demo.scenes import Layer, Scene, board
 
-Colour = tuple[int, int, int]
+Colour = tuple[float, ...]
 
 _LEFT, _RIGHT, _TOP, _FLOOR, _NEAR, _FAR = -1.7, 1.9, -1.9, 0.7, 1.35, 7.5
 # Texture pixels a metre, and what they are divided by from how far away: a finer texture than the image would flicker.
@@ -235,7 +235,7 @@ def _end_wall(random: Generator, width: float, height: float) -> np.ndarray:
     for shelf in range(4):
         top = 0.5 + 0.9 + 0.42 * shelf
         _rectangle(canvas, (1.15, top + 0.36, 1.75, 0.05), (90, 70, 50), 2)
-        x = 1.2
+        x: float = 1.2
         while x < 2.75:
             breadth, tall = random.uniform(0.06, 0.2), random.uniform(0.15, 0.34)
             shade = tuple(random.uniform(30, 225, 3))
@@ -260,10 +260,10 @@ def _floor(random: Generator, width: float, length: float) -> np.ndarray:
         axes = (int(random.uniform(2, 18)), int(random.uniform(2, 12)))
         centre = _pixel(np.array([x, y]) * _RESOLUTION)
         cv2.ellipse(canvas, centre, axes, random.uniform(0, 180), 0, 360, shade, -1, cv2.LINE_AA)
-    for left in (0.95, 3.2):  # lanes
-        _rectangle(canvas, (left, 0, 0.07, length), (214, 178, 40))
+    for lane in (0.95, 3.2):
+        _rectangle(canvas, (lane, 0, 0.07, length), (214, 178, 40))
         for _ in range(60):
-            at = random.uniform((left, 0), (left + 0.06, length))
+            at = random.uniform((lane, 0), (lane + 0.06, length))
             _rectangle(canvas, (*at, random.uniform(0.005, 0.03), random.uniform(0.01, 0.06)), (120, 110, 80))
     for row in (1.3, 3.1, 4.6):
         _text(canvas, "A3", (1.7, row), 3.0, (225, 222, 210))
@@ -290,14 +290,14 @@ def _face(
     random: Generator,
     width: float,
     height: float,
-    colour: tuple[int, ...],
+    colour: Colour,
     text: str,
     resolution: int,
     labels: int = 3,
 ) -> np.ndarray:
     """One side of a box: tape or a seam, labels, and a word."""
     scale = resolution / _RESOLUTION
-    canvas = _surface(random, width, height, (colour[0], colour[1], colour[2]), _RESOLUTION)
+    canvas = _surface(random, width, height, colour, _RESOLUTION)
     dark = tuple(0.55 * c for c in colour)
     _rectangle(canvas, (0, 0.45 * height, width, 0.06 * height), dark)
     cv2.rectangle(canvas, (0, 0), (canvas.shape[1] - 1, canvas.shape[0] - 1), dark, 4)
