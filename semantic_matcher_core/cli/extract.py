@@ -73,7 +73,7 @@ def extract_command(
 
     with spinner("loading the model"):
         matcher = model.load()
-    skipped = 0
+    skipped = empty = 0
     with (
         FeaturesWriter(output, variant=matcher.variant, half=half) as writer,
         progress_bar("extracting", len(files)) as advance,
@@ -90,11 +90,14 @@ def extract_command(
                 skipped += 1
             else:
                 turn = read_exif(data).orientation if orientation == "exif" else 1
-                writer.write(key, as_stored(matcher.extract(image, wanted)[0].to("cpu"), turn))
+                features = matcher.extract(image, wanted)[0].to("cpu")
+                empty += features.keypoints.shape[1] == 0
+                writer.write(key, as_stored(features, turn))
             advance(done)
         if writer.count == 0:
             raise ImageError(f"none of the {len(files)} images could be read; nothing is written")
-    note = f", skipped {skipped} unreadable" if skipped else ""
+    note = f", {empty} without keypoints" if empty else ""
+    note += f", skipped {skipped} unreadable" if skipped else ""
     typer.echo(
         f"wrote {output}: {counted(len(files) - skipped, 'image')}{note} ({matcher.variant} on {matcher.device})"
     )

@@ -7,11 +7,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
 
 def collect_images(
     names: Sequence[str], *, recursive: bool = False, root: Path | None = None
 ) -> list[tuple[str, Path]]:
     """(key, path) of each image, once each, in the order given; folders and patterns in natural order.
+
+    Images that are named more than once are told on stderr.
 
     Args:
         names: files, folders, or patterns with ``*``, ``?``, ``[…]`` or ``**``.
@@ -27,11 +31,15 @@ def collect_images(
     from semantic_matcher_core.io.names import readable
 
     paths: dict[Path, None] = {}
+    given = 0
     folders: list[Path] = []
     for name in names:
         found, folder = _expand(name, recursive)
+        given += len(found)
         paths.update(dict.fromkeys(Path(os.path.abspath(path)) for path in found))
         folders.append(Path(os.path.abspath(folder)))
+    if given > len(paths):
+        typer.echo(f"note: {given} images are named, {given - len(paths)} of them again; each counts once", err=True)
     base = Path(os.path.abspath(root)) if root is not None else Path(os.path.commonpath(folders))
     keyed = []
     for path in paths:

@@ -95,6 +95,7 @@ class JobBars:
         )
         left_out = ", ".join(f"{count} {reason}" for reason, count in progress.left_out.items() if count)
         text += f", left out {left_out}" if left_out else ""
+        text += f", {progress.empty} without keypoints" if progress.empty else ""
         text += "; the recording is not complete, see above" if progress.problems else ""
         if progress.pairs and not progress.matches:
             text += (

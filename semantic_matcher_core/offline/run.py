@@ -55,6 +55,7 @@ class Progress:
         left_out: images without a result, by reason.
         problems: what is missing of the recording itself, one sentence each.
         unreadable: what was wrong with the newest image that could not be used.
+        empty: images in which no keypoints were found.
     """
 
     done: int = 0
@@ -66,6 +67,7 @@ class Progress:
     left_out: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     unreadable: str = ""
+    empty: int = 0
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _process(
     if work.state is not None:
         saved = work.state
         progress.resumed, progress.frames = saved["done"], saved["frames"]
-        progress.pairs, progress.matches = saved["pairs"], saved["matches"]
+        progress.pairs, progress.matches, progress.empty = saved["pairs"], saved["matches"], saved.get("empty", 0)
         progress.left_out = dict(saved["left_out"])
         pairing.restore(saved["pairing"])
         hooks.notice(f"going on after {progress.resumed} images of an earlier run")
@@ -251,6 +253,7 @@ def _give(
     if result is not None:
         publisher.publish(result, mode)
         progress.frames += len(result.frames)
+        progress.empty += sum(frame.features.keypoints.shape[1] == 0 for _, frame in result.frames)
         progress.pairs += len(result.pairs)
         progress.matches += sum(len(pair.matches) for pair in result.pairs)
 
@@ -261,6 +264,7 @@ def _state(progress: Progress, pairing: Pairing) -> dict[str, Any]:
         "frames": progress.frames,
         "pairs": progress.pairs,
         "matches": progress.matches,
+        "empty": progress.empty,
         "left_out": progress.left_out,
         "pairing": pairing.state(),
     }

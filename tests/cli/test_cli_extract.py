@@ -111,3 +111,16 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
         collect_images([str(folder)])
     with pytest.raises(ConfigError, match="does not lie below --root"):
         collect_images([str(folder / "left")], root=tmp_path / "elsewhere")
+
+
+def test_what_gives_less_than_is_named_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "black.png", np.zeros((40, 50, 3), np.uint8))
+    images = [str(tmp_path / "black.png"), str(folder / "left" / "1.png"), str(folder / "left" / "[12].png")]
+    assert main(["extract", *images, "-o", str(tmp_path / "f.h5"), *SIFT]) == 0
+    told = capsys.readouterr()
+    assert "note: 4 images are named, 1 of them again; each counts once" in told.err
+    assert "3 images, 1 without keypoints (plain:sift on cpu)" in told.out
+    assert main(["images", *images, "-o", str(tmp_path / "m.mcap"), *SIFT]) == 0
+    assert "3 images, 2 pairs" in (out := capsys.readouterr().out) and ", 1 without keypoints" in out

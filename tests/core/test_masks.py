@@ -131,7 +131,7 @@ def test_masks_that_cannot_be_meant_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no such image file"):
         read_mask(tmp_path / "absent.png")
     (tmp_path / "text.png").write_text("mask")
-    with pytest.raises(ImageError, match=r"the mask .*text\.png is no image"):
+    with pytest.raises(ImageError, match=r"the mask .*text\.png is text, not a picture"):
         read_mask(tmp_path / "text.png")
     path = written(tmp_path / "mask.png", half((6, 8)))
     with pytest.raises(ImageError, match=r"mask\.png is 8 x 6, but the image is 160 x 120; a mask has the size"):

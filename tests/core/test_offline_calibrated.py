@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.camera_file import read_camera_info
@@ -147,13 +147,16 @@ def test_calibration_files(tmp_path: Path, matcher: SemanticMatcher, textured_im
     np.testing.assert_array_equal(
         *(messages(tmp_path / name, "/temporal_matcher/matches")[0].model for name in ("o.mcap", "k.mcap"))
     )
+    for absent in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(SemanticMatcherError, match=r"(no such|cannot read) calibration"):
+            run(source, matcher, tmp_path / "q.mcap", RunOptions(), calibration=(absent,))
     with pytest.raises(ConfigError, match="2 calibration files for the streams /left/image_rect"):
         run(source, matcher, tmp_path / "p.mcap", RunOptions(), calibration=(file, file))
     for content in ("", "a: 1", "- 1", ": : :", CALIBRATION.replace("200, 0, 80", "200, 0"), "\0"):
         file.write_text(content)
         with pytest.raises(ConfigError, match="is no calibration file"):
             read_camera_info(file)
-    with pytest.raises(ConfigError, match="cannot read the calibration"):
+    with pytest.raises(SemanticMatcherError, match="no such calibration file"):
         read_camera_info(tmp_path / "absent.yaml")
 
 
