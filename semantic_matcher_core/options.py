@@ -379,6 +379,12 @@ STEREO_RECTIFIED = (
         "Publish the matches as points in space while somebody subscribes; needs rectified images and camera_info",
         dynamic=True,
     ),
+    ParameterSpec(
+        "color_points",
+        False,
+        "Give the points in space the field rgb, the colour of the left image, as PCL and RViz have it",
+        dynamic=True,
+    ),
 )
 
 ODOMETRY = (
@@ -415,6 +421,11 @@ REFERENCE_POSE = (
         dynamic=True,
     ),
     ParameterSpec("rectified", False, "The images are rectified: camera_info's P holds for them", dynamic=True),
+    ParameterSpec(
+        "publish_tf",
+        False,
+        "Publish the pose on /tf as well, as that of a frame called like the stored image, without its suffix",
+    ),
 )
 
 REFERENCE = (
@@ -465,7 +476,19 @@ TRACKING = (
     ParameterSpec("publish_rectified", True, "Publish the rectified image while somebody subscribes", dynamic=True),
 )
 
+DESCRIPTORS = (
+    ParameterSpec(
+        "descriptor_dtype",
+        "float32",
+        "Number format of the descriptors that are published: float32; float16, half as many bytes in data16 and "
+        "semantic_data16, good to three digits",
+        choices=("float32", "float16"),
+        dynamic=True,
+    ),
+)
+
 OUTPUT = (
+    *DESCRIPTORS,
     ParameterSpec("publish_keypoints", True, "Publish keypoints while somebody subscribes", dynamic=True),
     ParameterSpec("publish_descriptors", True, "Publish descriptors while somebody subscribes", dynamic=True),
     ParameterSpec("publish_debug_image", True, "Draw the debug image while somebody subscribes", dynamic=True),
@@ -501,7 +524,9 @@ TABLES: dict[str, tuple[ParameterSpec, ...]] = {
         *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *MASKS, *CAMERAS, *REFERENCE,
         *REFERENCE_POSE, *OUTPUT, *NODE,
     ),
-    "template_tracker": (*MODEL_OF_TRACKER, *MATCHING, *INPUT, *MASKS, *TRACKING, *OUTPUT, *NODE),
+    "template_tracker": (
+        *MODEL_OF_TRACKER, *MATCHING, *INPUT, *MASKS, *TRACKING, *REFERENCE_POSE, *OUTPUT, *NODE
+    ),
 }  # fmt: skip
 """Executable -> its parameters."""
 
@@ -518,7 +543,7 @@ SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
     "Rectified images, `stereo_matcher` only": STEREO_RECTIFIED,
     "Odometry, `temporal_matcher` and `stereo_matcher`": ODOMETRY,
     "Pairing, `reference_matcher` only": REFERENCE,
-    "Pose, `reference_matcher` only": REFERENCE_POSE,
+    "Pose, `reference_matcher` and `template_tracker`": REFERENCE_POSE,
     "Tracking, `template_tracker` only (whose `descriptor` is `dalf` and `dino` is `none` by default)": TRACKING,
     "Output": OUTPUT,
     "Node": NODE,
@@ -530,7 +555,8 @@ LAUNCH_ARGUMENTS = frozenset(
     {
         "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "matcher", "cameras",
         "reference_images", "template_image", "rectified", "geometry", "image_transport", "image_reliability", "mask",
-        "sync", "slop", "lazy", "autostart",
+        "sync", "slop", "lazy", "odometry", "odom_frame", "base_frame", "mount", "publish_tf", "reference_width",
+        "autostart",
     }
 )  # fmt: skip
 """Parameters that are launch arguments as well."""

@@ -264,7 +264,7 @@ def _jobs(
         "namespace": outputs.namespace,
     }
     # What the table of options has, and no line here.
-    for group in (pairing, matching, calibration):
+    for group in (pairing, matching, calibration, outputs):
         chosen |= {f.name: getattr(group, f.name) for f in fields(RunOptions) if hasattr(group, f.name)} | chosen
     options = RunOptions(**chosen)
     references = tuple(pairing.reference or ())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semantic_matcher_core.cli.from_table import FROM_TABLE, from_table
-from semantic_matcher_core.options import ODOMETRY, REFERENCE, STEREO, STEREO_RECTIFIED, TEMPORAL
+from semantic_matcher_core.options import DESCRIPTORS, ODOMETRY, REFERENCE, STEREO, STEREO_RECTIFIED, TEMPORAL
 
 if TYPE_CHECKING:
     from semantic_matcher_core.io.colmap import Intrinsics
@@ -103,13 +103,14 @@ class CalibrationOptions:
     ] = 1000.0
 
 
-@dataclass(frozen=True)
+@from_table(_OUTPUT, DESCRIPTORS)
 class OutputOptions:
     """What is written."""
 
     descriptors: Annotated[
         bool, typer.Option("--descriptors", help="Write descriptors as well; they are large.", rich_help_panel=_OUTPUT)
     ] = False
+    descriptor_dtype: str = FROM_TABLE
     write_images: Annotated[
         str,
         typer.Option(

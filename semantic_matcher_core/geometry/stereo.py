@@ -78,3 +78,19 @@ def sparse_points(
     confidence = matches.confidence.cpu().numpy()[keep]
     finite = np.isfinite(points).all(axis=1)
     return points[finite].astype(np.float32), confidence[finite].astype(np.float32)
+
+
+def point_colours(points: np.ndarray, projection_left: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """``K x 3`` uint8 RGB of points in space, as the left image shows them.
+
+    Args:
+        points: ``K x 3``, as of :func:`sparse_points`.
+        projection_left: of the left image, as there.
+        image: the left image, ``H x W x 3`` RGB or ``H x W``, uint8.
+    """
+    p = np.asarray(projection_left, dtype=np.float64)
+    height, width = image.shape[:2]
+    pixels = points[:, :2] / points[:, 2:] * (p[0, 0], p[1, 1]) + (p[0, 2], p[1, 2])
+    column, row = np.round(pixels).astype(np.intp).reshape(-1, 2).T
+    found = image[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+    return np.repeat(found[:, None], 3, axis=1) if image.ndim == 2 else found

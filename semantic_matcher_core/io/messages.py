@@ -122,9 +122,18 @@ def keypoints_message(features: Features, header: Any, image_name: str = "") -> 
     )
 
 
-def descriptors_message(features: Features, variant: str, header: Any, image_name: str = "") -> Any:
+def descriptors_message(
+    features: Features, variant: str, header: Any, image_name: str = "", dtype: str = "float32"
+) -> Any:
     """A Descriptors message with what matching compares: the reasoned descriptors where there are any, else the local
-    ones, and the semantic ones where matching uses them; ``image_name`` is a stored image's.
+    ones, and the semantic ones where matching uses them.
+
+    Args:
+        features: of one image.
+        variant: what made them.
+        header: of the image.
+        image_name: a stored image's.
+        dtype: ``float32``, or ``float16`` for half as many bytes.
 
     Raises:
         ShapeError: ``features`` is a batch of several images or has padding; take ``features[i]``.
@@ -132,15 +141,39 @@ def descriptors_message(features: Features, variant: str, header: Any, image_nam
     _check_single(features)
     data = features.descriptors if features.reasoned is None else features.reasoned
     semantic = features.semantic
+    values = _flat(data), np.zeros(0, np.float32) if semantic is None else _flat(semantic)
+    bits = [half_bits(array) if dtype == "float16" else np.zeros(0, np.uint16) for array in values]
+    if dtype == "float16":
+        values = np.zeros(0, np.float32), np.zeros(0, np.float32)
     return typestore().types[DESCRIPTORS](
         header=header,
         variant=variant,
         dim=data.shape[-1],
-        data=_flat(data),
+        data=values[0],
         semantic_dim=0 if semantic is None else semantic.shape[-1],
-        semantic_data=np.zeros(0, np.float32) if semantic is None else _flat(semantic),
+        semantic_data=values[1],
         image_name=image_name,
+        dtype=dtype,
+        data16=bits[0],
+        semantic_data16=bits[1],
     )
+
+
+def half_bits(values: np.ndarray) -> np.ndarray:
+    """Numbers as the bits of half-precision ones: flat uint16."""
+    return np.ascontiguousarray(values, dtype=np.float16).reshape(-1).view(np.uint16)
+
+
+def descriptors_of(message: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Read a Descriptors message in either number format: its flat float32 ``data`` and ``semantic_data``."""
+    # Recordings from before there was a choice have no dtype.
+    if getattr(message, "dtype", "") != "float16":
+        return np.asarray(message.data, np.float32), np.asarray(message.semantic_data, np.float32)
+    data, semantic = (
+        np.asarray(bits, np.uint16).view(np.float16).astype(np.float32)
+        for bits in (message.data16, message.semantic_data16)
+    )
+    return data, semantic
 
 
 def matches_message(matches: Matches, mode: str, header: Any, reference_header: Any, reference_name: str = "") -> Any:
@@ -206,14 +239,11 @@ def compressed_image_message(image: np.ndarray, header: Any, *, quality: int = 9
     )
 
 
-def points_message(points: np.ndarray, confidence: np.ndarray, header: Any) -> Any:
-    """A PointCloud2 of ``K x 3`` points and ``K`` confidences: float32 fields x, y, z, confidence, without order."""
+def points_message(points: np.ndarray, confidence: np.ndarray, header: Any, colours: np.ndarray | None = None) -> Any:
+    """A PointCloud2 of points, see :func:`point_rows`, without order."""
     types = typestore().types
-    rows = np.column_stack([points, confidence]).astype(np.float32)
-    fields = [
-        types[_POINT_FIELD](name=name, offset=4 * i, datatype=_FLOAT32, count=1)
-        for i, name in enumerate(("x", "y", "z", "confidence"))
-    ]
+    names, rows = point_rows(points, confidence, colours)
+    fields = [types[_POINT_FIELD](name=name, offset=4 * i, datatype=_FLOAT32, count=1) for i, name in enumerate(names)]
     return types[POINT_CLOUD](
         header=header,
         height=1,
@@ -225,6 +255,26 @@ def points_message(points: np.ndarray, confidence: np.ndarray, header: Any) -> A
         data=rows.reshape(-1).view(np.uint8),
         is_dense=True,
     )
+
+
+def point_rows(
+    points: np.ndarray, confidence: np.ndarray, colours: np.ndarray | None = None
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """What a cloud holds of each point: the names of its float32 fields, and ``K`` rows of them.
+
+    Args:
+        points: ``K x 3`` metres.
+        confidence: ``K``.
+        colours: ``K x 3`` uint8 RGB; they become the field ``rgb``, whose bits are 0x00RRGGBB as PCL and RViz have it.
+    """
+    names: tuple[str, ...] = ("x", "y", "z", "confidence")
+    rows = np.column_stack([points, confidence]).astype(np.float32)
+    if colours is None:
+        return names, rows
+    red, green, blue = np.asarray(colours, np.uint32).reshape(-1, 3).T
+    packed = (red << 16 | green << 8 | blue).astype(np.uint32)
+    # Joined as bits: as numbers, some of these are NaN or denormal.
+    return (*names, "rgb"), np.column_stack([rows.view(np.uint32), packed]).view(np.float32)
 
 
 def image_message(image: np.ndarray, header: Any) -> Any:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from semantic_matcher_core.types import Features, Matches
 
 
+Points = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""``K x 3`` points in space, ``K`` confidences, and ``K x 3`` uint8 RGB where colours are wanted."""
+
+
 @dataclass(frozen=True, eq=False)
 class Calibrations:
     """What is known of the cameras of a source's streams: their sensor_msgs/CameraInfo, or messages with its fields."""
@@ -113,9 +117,9 @@ def verifier(options: RunOptions, cameras: Callable[[], tuple[Camera, Camera]] |
 
 def stereo_points(
     pair: MatchedPair, options: RunOptions, calibrations: Calibrations, streams: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Points:
     """Points in space of a rectified stereo pair, as the node publishes them."""
-    from semantic_matcher_core.geometry.stereo import sparse_points
+    from semantic_matcher_core.geometry.stereo import point_colours, sparse_points
     from semantic_matcher_core.motion.disparity import aligned_matches
 
     frames = pair.reference, pair.current
@@ -124,13 +128,15 @@ def stereo_points(
         for stream, frame in zip(streams, frames, strict=True)
     )
     measured, _ = aligned_matches(pair.matches, *(frame.image for frame in frames))
-    return sparse_points(
+    points, confidence = sparse_points(
         measured,
         left,
         right,
         max_row_difference=options.epipolar_band or options.geometry_threshold,
         min_disparity=options.min_disparity,
     )
+    colours = point_colours(points, left, pair.reference.image) if options.color_points else None
+    return points, confidence, colours
 
 
 def _of_file(path: Path, camera: str = "") -> Any:

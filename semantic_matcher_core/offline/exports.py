@@ -16,7 +16,14 @@ from semantic_matcher_core.errors import OutputError
 from semantic_matcher_core.io.atomic import atomic_output, check_output, output_error
 from semantic_matcher_core.io.colmap import ColmapWriter, Intrinsics
 from semantic_matcher_core.io.exif import to_stored, turns
-from semantic_matcher_core.io.messages import COMPRESSED_IMAGE, DESCRIPTORS, KEYPOINTS, MATCHES, typestore
+from semantic_matcher_core.io.messages import (
+    COMPRESSED_IMAGE,
+    DESCRIPTORS,
+    KEYPOINTS,
+    MATCHES,
+    descriptors_of,
+    typestore,
+)
 from semantic_matcher_core.io.stored import as_stored, model_as_stored, transformed
 from semantic_matcher_core.matching import match_features
 from semantic_matcher_core.offline.pair_choice import PairChoice
@@ -239,8 +246,9 @@ class _Sink:
             return
         keypoints = self._keypoints
         count = len(keypoints.scores)
-        semantic = message.semantic_data.reshape(count, message.semantic_dim) if message.semantic_dim else None
-        data = _batch(message.data.reshape(count, message.dim))
+        flat, semantic_flat = descriptors_of(message)
+        semantic = semantic_flat.reshape(count, message.semantic_dim) if message.semantic_dim else None
+        data = _batch(flat.reshape(count, message.dim))
         features = Features(
             _batch(keypoints.xy.reshape(count, 2)),
             _batch(keypoints.scores),

@@ -85,7 +85,9 @@ class RunOptions:
             TUM and KITTI text beside it.
         depth_units: values per metre of 16-bit depth.
         odom_frame, base_frame, mount: frames of the poses, as the node has them.
+        color_points: give these points the colour of the left image.
         descriptors: write descriptors as well; they are large.
+        descriptor_dtype: their number format, ``float32`` or ``float16``.
         images: ``"jpeg"`` to write the images beside the results, or ``"none"``.
         jpeg_quality: 1 to 100.
         namespace: put before all topics, as a node's namespace is.
@@ -105,12 +107,14 @@ class RunOptions:
     epipolar_band: float = 2.0
     points: bool = True
     min_disparity: float = 1.0
+    color_points: bool = False
     odometry: bool = False
     depth_units: float = 1000.0
     odom_frame: str = "odom"
     base_frame: str = ""
     mount: str = ""
     descriptors: bool = False
+    descriptor_dtype: str = "float32"
     images: str = "jpeg"
     jpeg_quality: int = 90
     namespace: str = ""

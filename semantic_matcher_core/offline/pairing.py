@@ -19,6 +19,7 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.exif import Exif
 from semantic_matcher_core.io.masks import Mask
+from semantic_matcher_core.offline.calibration import Points
 from semantic_matcher_core.offline.odometry import Placed
 from semantic_matcher_core.offline.sources import SourceImage
 from semantic_matcher_core.streams import (
@@ -46,13 +47,14 @@ class Result:
         pairs: the current image of each is the last frame.
         placed: where the camera is, the left one of a stereo pair.
         image: the image whose time of recording is that of the result.
-        points: ``K x 3`` points in the left camera's frame and ``K`` confidences, of a rectified stereo pair.
+        points: ``K x 3`` points in the left camera's frame, ``K`` confidences, and ``K x 3`` RGB or ``None``, of a
+            rectified stereo pair.
     """
 
     frames: list[tuple[str, Frame]]
     pairs: list[MatchedPair]
     image: SourceImage
-    points: tuple[np.ndarray, np.ndarray] | None = None
+    points: Points | None = None
     placed: Placed | None = None
 
 
@@ -61,7 +63,7 @@ VerifierOf = Callable[[str, tuple[int, int]], Verifier | None]
 Masks = Mapping[str, Mask | None]
 """Where keypoints of the images of a stream are wanted; ``None`` for everywhere."""
 NO_MASKS: Masks = MappingProxyType({})
-PointsOf = Callable[[MatchedPair], tuple[np.ndarray, np.ndarray] | None]
+PointsOf = Callable[[MatchedPair], Points | None]
 
 
 class Pairing(ABC):

@@ -69,7 +69,9 @@ class Publisher:
             self._frame(prefix, frame)
         if result.points is not None:
             header = _header(result.pairs[0].reference.tag)
-            self._work.write(f"{self._node}/points", points_message(*result.points, header), self.clock)
+            points, confidence, colours = result.points
+            message = points_message(points, confidence, header, colours)
+            self._work.write(f"{self._node}/points", message, self.clock)
         if result.placed is not None:
             header = header_message(result.placed.stamp_ns, result.placed.frame)
             self._work.write(f"{self._node}/odometry", odometry_message(result.placed, header), self.clock)
@@ -114,7 +116,8 @@ class Publisher:
         keep = self._options.descriptors
         if keep or self._exports.needs_descriptors:
             topic = f"{self._node}/{prefix}descriptors" if keep else f"{INTERNAL}/descriptors"
-            descriptors = descriptors_message(frame.features, self._variant, header, image.stored_name)
+            dtype = self._options.descriptor_dtype if keep else "float32"
+            descriptors = descriptors_message(frame.features, self._variant, header, image.stored_name, dtype)
             self._work.write(topic, descriptors, self.clock)
 
     def _note(self, topic: str, **content: str | float) -> None:

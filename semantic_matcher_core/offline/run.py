@@ -16,7 +16,7 @@ from semantic_matcher_core.io.exif import read_exif
 from semantic_matcher_core.io.masks import read_masks
 from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.io.run_info import read_run_info
-from semantic_matcher_core.offline.calibration import BandedMatcher, Calibrations, stereo_points, verifier
+from semantic_matcher_core.offline.calibration import BandedMatcher, Calibrations, Points, stereo_points, verifier
 from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
 from semantic_matcher_core.offline.odometry import RecordedOdometry
 from semantic_matcher_core.offline.options import RunOptions
@@ -35,8 +35,6 @@ from semantic_matcher_core.offline.work_folder import WorkFolder
 from semantic_matcher_core.streams import slop_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from semantic_matcher_core.geometry.camera import Camera
     from semantic_matcher_core.offline.sources import ImageSource, SourceImage
     from semantic_matcher_core.pipeline import SemanticMatcher
@@ -345,7 +343,7 @@ def _stereo(
 
         return verifier(options, cameras)
 
-    def points_of(pair: MatchedPair) -> tuple[np.ndarray, np.ndarray] | None:
+    def points_of(pair: MatchedPair) -> Points | None:
         return stereo_points(pair, options, calibrations, (left, right)) if points else None
 
     return StereoWork(

@@ -18,7 +18,7 @@ import numpy as np
 from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.encoding import encode_image
-from semantic_matcher_core.io.messages import DESCRIPTORS, NUMBERS, similarities_topic, stamp_of
+from semantic_matcher_core.io.messages import DESCRIPTORS, NUMBERS, descriptors_of, similarities_topic, stamp_of
 from semantic_matcher_core.viz.spread import spread
 
 Key = tuple[int, str]
@@ -153,8 +153,9 @@ def fill_similarities(bag: BagReader, timelines: Iterable[Timeline], key_of: Any
         for pair, side in wanted.get(key_of(item.message), ()):
             if not may_be(item.topic, pair.keys, side) or not len(pair.rows):
                 continue
-            vectors = _rows(item.message.data, item.message.dim, pair.rows[:, side])
-            semantic = _rows(item.message.semantic_data, item.message.semantic_dim, pair.rows[:, side])
+            data, semantic_data = descriptors_of(item.message)
+            vectors = _rows(data, item.message.dim, pair.rows[:, side])
+            semantic = _rows(semantic_data, item.message.semantic_dim, pair.rows[:, side])
             other = half.pop(id(pair), None)
             if other is None or other[0] == side:
                 if vectors is not None:

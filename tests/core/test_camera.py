@@ -11,7 +11,7 @@ import torch
 
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.geometry.camera import Camera
-from semantic_matcher_core.geometry.stereo import points_from_disparity, sparse_points
+from semantic_matcher_core.geometry.stereo import point_colours, points_from_disparity, sparse_points
 from semantic_matcher_core.matching.calibrated import verify_calibrated
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.types import Matches
@@ -149,6 +149,12 @@ def test_sparse_points_leave_out_what_cannot_be_right():
     np.testing.assert_allclose(sparse_points(checked, p0, p1, **options)[1], [0.5])
     nothing = replace(matches, inlier=torch.zeros(5, dtype=torch.bool))
     assert [a.shape for a in sparse_points(nothing, p0, p1, **options)] == [(0, 3), (0,)]
+    # Each point has the colour of its place in the left image.
+    image = np.zeros((480, 640, 3), np.uint8)
+    image[100, 400] = (10, 20, 30)
+    assert point_colours(points, p0, image).tolist() == [[10, 20, 30]] * 2
+    assert point_colours(points, p0, image[..., 0]).tolist() == [[10, 10, 10]] * 2
+    assert point_colours(points[:0], p0, image).shape == (0, 3)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from semantic_matcher_core.errors import ImageError, ShapeError
 from semantic_matcher_core.io.messages import (
     compressed_image_message,
     descriptors_message,
+    descriptors_of,
     header_message,
     image_message,
     keypoints_message,
     matches_message,
     message_definitions,
+    point_rows,
+    points_message,
     stamp_of,
     typestore,
 )
@@ -66,6 +70,38 @@ def test_descriptors_are_what_matching_compares() -> None:
     assert (read.dim, read.semantic_dim) == (5, 3)
     assert np.array_equal(read.data.reshape(3, 5), reasoned.reasoned[0].numpy())
     assert np.array_equal(read.semantic_data.reshape(3, 3), reasoned.semantic[0].numpy())
+
+
+def test_half_precision_descriptors_are_half_the_bytes_and_read_back() -> None:
+    given = features(3, reasoned=True)
+    whole = descriptors_message(given, "xfeat", header_message(0))
+    half = round_trip(descriptors_message(given, "xfeat", header_message(0), dtype="float16"))
+    assert (half.dtype, whole.dtype, len(half.data), len(half.semantic_data)) == ("float16", "float32", 0, 0)
+    assert half.data16.nbytes * 2 == whole.data.nbytes
+    for read, expected in zip(descriptors_of(half), (given.reasoned, given.semantic), strict=True):
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, expected.half().float().numpy().reshape(-1))
+    np.testing.assert_array_equal(descriptors_of(round_trip(whole))[0], whole.data)
+    # Recordings from before there was a choice.
+    old = SimpleNamespace(data=whole.data, semantic_data=whole.semantic_data)
+    np.testing.assert_array_equal(descriptors_of(old)[1], whole.semantic_data)
+
+
+def test_points_carry_their_colour_as_pcl_and_rviz_have_it() -> None:
+    points = np.array([[1.0, 2, 3], [-4, 5, 6]], np.float32)
+    colours = np.array([[255, 128, 7], [0, 0, 1]], np.uint8)
+    plain = round_trip(points_message(points, np.ones(2), header_message(0)))
+    assert ([f.name for f in plain.fields], plain.point_step) == (["x", "y", "z", "confidence"], 16)
+    cloud = round_trip(points_message(points, np.array([0.5, 0.25]), header_message(0), colours))
+    assert [(f.name, f.offset, f.datatype) for f in cloud.fields][4:] == [("rgb", 16, 7)]
+    assert (cloud.point_step, cloud.row_step, cloud.width, len(cloud.data)) == (20, 40, 2, 40)
+    rows = cloud.data.reshape(2, 20)
+    np.testing.assert_array_equal(rows[:, :12].copy().view(np.float32), points)
+    np.testing.assert_array_equal(rows[:, 12:16].copy().view(np.float32)[:, 0], [0.5, 0.25])
+    # Blue, green, red from the lowest byte on.
+    np.testing.assert_array_equal(rows[:, 16:19], colours[:, ::-1])
+    assert rows[:, 19].tolist() == [0, 0]
+    assert point_rows(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 3), np.uint8))[1].shape == (0, 5)
 
 
 def test_matches_with_and_without_a_geometric_check() -> None:

@@ -124,6 +124,15 @@ def test_stereo_points_and_the_essential_matrix(client: Client, log: Path, textu
             assert half.sum() > 20
             assert np.median(points[half, 2]) == pytest.approx(depth[side], rel=0.005)
         np.testing.assert_array_less(np.abs(points[:, 0]), WIDTH / FX * depth[0] * 2)
+        assert client.set_parameter(name, "color_points", True).successful
+        coloured = wait_until(lambda: found if len((found := cloud()).fields) == 5 else None, "points with colour")
+        assert coloured.fields[4].name == "rgb" and coloured.point_step == 20
+        rows = np.frombuffer(coloured.data, np.uint8).reshape(-1, 20)
+        place = rows[:, :12].copy().view(np.float32).astype(float)
+        image = left if left.ndim == 3 else np.repeat(left[..., None], 3, axis=2)
+        p = np.reshape(camera_info(0.0, (HEIGHT, WIDTH)).p, (3, 4))
+        column, row = np.round(place[:, :2] / place[:, 2:] * p[[0, 1], [0, 1]] + p[:2, 2]).astype(int).T
+        np.testing.assert_array_equal(rows[:, 18:15:-1], image[row, column])
 
         # The band is in force: what lies ten rows lower has no partner on its row.
         assert len(matched().index0) > 50

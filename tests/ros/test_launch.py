@@ -22,18 +22,23 @@ pytestmark = pytest.mark.ros
 FILES = Path(__file__).resolve().parents[2] / "ros_ws" / "src" / "semantic_matcher" / "launch"
 COMMON = {
     "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "matcher", "image_transport",
-    "image_reliability", "lazy", "mask", "autostart", "namespace", "params_file", "log_level", "use_sim_time", "rviz",
+    "image_reliability", "lazy", "mask", "autostart", "namespace", "name", "respawn", "params_file", "log_level",
+    "use_sim_time", "rviz",
 }  # fmt: skip
-CALIBRATED = {"rectified", "geometry"}
+CALIBRATED = {"rectified", "geometry", "odometry", "odom_frame", "base_frame", "mount", "publish_tf"}
+POSE = {"rectified", "reference_width", "publish_tf", "camera_info_topic"}
+TEMPORAL = {"image_topic", "camera_info_topic", "depth_topic", "mask_topic", "cameras", *CALIBRATED}
 OWN = {
-    "temporal": {"image_topic", "camera_info_topic", "mask_topic", "cameras", *CALIBRATED},
+    "temporal": TEMPORAL,
     "stereo": {
         *(f"{side}_{topic}_topic" for side in ("left", "right") for topic in ("image", "camera_info", "mask")),
         "sync", "slop", *CALIBRATED,
     },
-    "reference": {"image_topic", "camera_info_topic", "mask_topic", "cameras", "reference_images", "geometry"},
-    "template_tracker": {"image_topic", "mask_topic", "template_image"},
+    "reference": {"image_topic", "mask_topic", "cameras", "reference_images", "geometry", *POSE},
+    "template_tracker": {"image_topic", "mask_topic", "template_image", *POSE},
 }  # fmt: skip
+
+OWN |= {"euroc": OWN["stereo"], **dict.fromkeys(("realsense", "zed", "oak", "usb"), TEMPORAL)}
 
 _LAUNCHER = """
 import sys

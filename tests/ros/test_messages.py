@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from semantic_matcher_core.io.messages import descriptors_of
 from semantic_matcher_core.streams import Frame, MatchedPair
 from semantic_matcher_core.types import Features, Matches
 from tests.ros.support import Client, floats, set_stamp, wait_until
@@ -67,6 +68,15 @@ def test_what_matching_compares_is_what_is_sent(messages: Any) -> None:
     assert (message.dim, message.semantic_dim) == (16, 6)
     np.testing.assert_array_equal(floats(message.data).reshape(5, 16), some.features.reasoned[0].numpy())
     np.testing.assert_array_equal(floats(message.semantic_data).reshape(5, 6), some.features.semantic[0].numpy())
+
+
+def test_half_precision_descriptors(messages: Any) -> None:
+    some = frame(5, reasoned=True, semantic=True)
+    message = messages.descriptors_message(some, header(1, "cam"), "xfeat", dtype="float16")
+    assert (message.dtype, message.dim, message.semantic_dim, len(message.data)) == ("float16", 16, 6, 0)
+    data, semantic = descriptors_of(message)
+    np.testing.assert_array_equal(data, some.features.reasoned[0].half().float().numpy().reshape(-1))
+    np.testing.assert_array_equal(semantic, some.features.semantic[0].half().float().numpy().reshape(-1))
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
@@ -137,6 +147,10 @@ def test_what_is_published_arrives(client: Client, messages: Any) -> None:
     np.testing.assert_array_equal(floats(message.data), floats(sent.data))
     np.testing.assert_array_equal(floats(message.semantic_data), floats(sent.semantic_data))
     assert len(message.data) == 33 * 16 and message.header.frame_id == "cam"
+    publisher.publish(messages.descriptors_message(some, header(10, "cam"), "xfeat", dtype="float16"))
+    half = wait_until(lambda: received[-1] if received[-1].dtype == "float16" else None, "half-precision descriptors")
+    assert len(half.data) == 0 and len(half.data16) == 33 * 16
+    np.testing.assert_allclose(descriptors_of(half)[1], floats(sent.semantic_data), atol=1e-3)
 
     rows = torch.stack([torch.arange(7), torch.arange(7).flip(0)], dim=1)
     keypoints = some.features.keypoints[0]

@@ -1,10 +1,13 @@
-"""~/pose of the reference node: a poster of known width in front of a camera."""
+"""~/pose of the reference node and of the tracker, and /tf: a poster of known width in front of a camera."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cv2
@@ -33,7 +36,14 @@ def photograph(poster: np.ndarray, pose: Pose) -> np.ndarray:
     return cv2.resize(large, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
 
 
-def test_pose_of_a_poster(client: Client, log: Path, tmp_path: Path, textured: Callable[..., np.ndarray]) -> None:
+# The template's parameters have a name of their own.
+NODES = {"reference_matcher": "reference_images", "template_tracker": "template_image"}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_pose_of_a_poster(
+    name: str, client: Client, log: Path, tmp_path: Path, textured: Callable[..., np.ndarray]
+) -> None:
     from geometry_msgs.msg import PoseWithCovarianceStamped
     from sensor_msgs.msg import CameraInfo, Image
 
@@ -41,9 +51,15 @@ def test_pose_of_a_poster(client: Client, log: Path, tmp_path: Path, textured: C
     cv2.imwrite(str(tmp_path / "poster.png"), poster[..., ::-1])
     rotation = exp_so3(np.array([0.15, -0.25, 0.1]))
     pose = Pose(rotation, -1.2 * rotation[:, 2] + np.array([0.05, -0.03, 0]))
-    heard = client.listen(PoseWithCovarianceStamped, "/reference_matcher/pose")
-    parameters = {**PLAIN_SIFT, "reference_images": [str(tmp_path / "poster.png")], "reference_width": POSTER_WIDTH}
-    with running("reference_matcher", log, parameters) as node:
+    heard = client.listen(PoseWithCovarianceStamped, f"/{name}/pose")
+    image = str(tmp_path / "poster.png")
+    parameters = {
+        **PLAIN_SIFT,
+        NODES[name]: [image] if name == "reference_matcher" else image,
+        "reference_width": POSTER_WIDTH,
+        "publish_tf": True,
+    }
+    with running(name, log, parameters) as node:
         camera, info = client.publisher(Image, "/image"), client.publisher(CameraInfo, "/camera_info")
 
         def located(pixels: np.ndarray, timeout: float = 2.0) -> Any:
@@ -68,3 +84,50 @@ def test_pose_of_a_poster(client: Client, log: Path, tmp_path: Path, textured: C
         # Another poster is no pose of this one.
         assert located(photograph(textured(400, 600, seed=91), pose)) is None
         assert "Traceback" not in node.output
+        if importlib.util.find_spec("tf2_msgs") is None:
+            # One sentence says what is missing, and all else goes on.
+            errors = [line for line in node.output.splitlines() if line.startswith("[ERROR]")]
+            assert len(errors) == 1 and "publish_tf: TF needs tf2_msgs" in errors[0]
+
+
+def test_frames_are_called_like_their_pictures() -> None:
+    pytest.importorskip("geometry_msgs")
+    from semantic_matcher.reference_pose import frame_of
+
+    names = ("dock.png", "dock", "my dock.JPG", "v1.2", "..")
+    assert [frame_of(name) for name in names] == ["dock", "dock", "my_dock", "v1_2", "__"]
+
+
+def test_transforms_where_tf_is_installed(ros: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to /tf, with a stand-in for the package that no wheel has."""
+    from std_msgs.msg import Header
+
+    module = ModuleType("tf2_msgs.msg")
+    vars(module)["TFMessage"] = lambda transforms: SimpleNamespace(transforms=transforms)
+    monkeypatch.setitem(sys.modules, "tf2_msgs", ModuleType("tf2_msgs"))
+    monkeypatch.setitem(sys.modules, "tf2_msgs.msg", module)
+    from semantic_matcher.tf_output import TransformOutput
+
+    sent: list[Any] = []
+    made: list[tuple[Any, ...]] = []
+    node: Any = SimpleNamespace(
+        create_publisher=lambda *given: made.append(given) or SimpleNamespace(publish=sent.append),
+        destroy_publisher=lambda publisher: made.append(()),
+        set_problem=lambda *given, **named: pytest.fail(str(given)),
+    )
+    output = TransformOutput(node)
+    assert made[0][1:] == ("/tf", 100)
+    pose = Pose(exp_so3(np.array([0.1, 0.2, -0.3])), np.array([1.0, -2.0, 3.0]))
+    header = Header(frame_id="camera_optical")
+    header.stamp.sec = 12
+    output.publish(header, "dock", pose)
+    (transform,) = sent[0].transforms
+    assert (transform.header.frame_id, transform.child_frame_id, transform.header.stamp.sec) == (
+        "camera_optical", "dock", 12,
+    )  # fmt: skip
+    t, q = transform.transform.translation, transform.transform.rotation
+    found = Pose.from_quaternion(np.array([q.x, q.y, q.z, q.w]), np.array([t.x, t.y, t.z]))
+    np.testing.assert_allclose(found.matrix, pose.matrix, atol=1e-12)
+    output.destroy()
+    output.publish(header, "dock", pose)
+    assert len(sent) == 1 and made[-1] == ()

@@ -29,6 +29,9 @@ MESSAGES = {
         "semantic_dim": "uint32",
         "semantic_data": "float32[]",
         "image_name": "string",
+        "dtype": "string",
+        "data16": "uint16[]",
+        "semantic_data16": "uint16[]",
     },
     "Matches": {
         "header": HEADER,

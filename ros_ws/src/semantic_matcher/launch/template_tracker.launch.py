@@ -14,6 +14,12 @@ def generate_launch_description() -> LaunchDescription:
         "template_tracker",
         [
             TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)"),
+            TopicArgument(
+                "camera_info_topic",
+                "camera_info",
+                "Topic of its calibration, for reference_width (default: camera_info beside the images)",
+                derived=True,
+            ),
             TopicArgument("mask_topic", "mask", "Topic of masks, zero where keypoints are not wanted", derived=True),
         ],
     )

@@ -18,6 +18,8 @@ from semantic_matcher.fastdds_profile import large_message_environment
 from semantic_matcher_core.options import TABLES, ParameterSpec, Value, named
 
 _RVIZ_TOPICS = ("debug_image", "points", "grid_marker")
+# Between two starts, so that what fails at once does not fill the log.
+_RESPAWN_DELAY_S = 2.0
 _LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 _BOOLEANS = {"true": True, "false": False}
 
@@ -31,15 +33,24 @@ class TopicArgument:
         topic: the relative name that the node uses, which is the argument's default.
         description: what is expected on the topic.
         derived: the node finds the topic by itself unless it is told; the argument is then empty by default.
+        default: another default, of a launch file for one kind of camera.
     """
 
     name: str
     topic: str
     description: str
     derived: bool = False
+    default: str = ""
+
+    @property
+    def default_value(self) -> str:
+        """The argument's default."""
+        return self.default or ("" if self.derived else self.topic)
 
 
-def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDescription:
+def matcher_launch(
+    executable: str, topics: Iterable[TopicArgument], defaults: Mapping[str, str] | None = None
+) -> LaunchDescription:
     """The launch description of one node.
 
     An argument that is left empty is not passed on: the parameter then has the value of ``params_file``, or the node's
@@ -48,23 +59,28 @@ def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDe
     Args:
         executable: the node.
         topics: its topic arguments.
+        defaults: of arguments that a launch file for one kind of camera gives other defaults.
     """
-    topics = tuple(topics)
+    topics, defaults = tuple(topics), defaults or {}
     specs = {spec.name: spec for spec in TABLES[executable] if spec.is_launch_argument}
 
     def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         given = {name: LaunchConfiguration(name).perform(context) for name in _argument_names(specs, topics)}
         # RViz first: where it is missing, nothing has been started that would have to be ended.
-        rviz = [_rviz(executable, given["namespace"])] if _boolean("rviz", given["rviz"]) else []
+        rviz = [_rviz(executable, given["namespace"], given["name"])] if _boolean("rviz", given["rviz"]) else []
         return [_node(executable, specs, topics, given), *rviz]
 
     return LaunchDescription(
         [
+            *(DeclareLaunchArgument(t.name, default_value=t.default_value, description=t.description) for t in topics),
             *(
-                DeclareLaunchArgument(t.name, default_value="" if t.derived else t.topic, description=t.description)
-                for t in topics
+                DeclareLaunchArgument(name, default_value=defaults.get(name, ""), description=_description(specs[name]))
+                for name in specs
             ),
-            *(DeclareLaunchArgument(name, default_value="", description=_description(specs[name])) for name in specs),
+            DeclareLaunchArgument("name", default_value=executable, description="Name of the node"),
+            DeclareLaunchArgument(
+                "respawn", default_value="false", description="true to start the node again when its process dies"
+            ),
             DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
             DeclareLaunchArgument(
                 "params_file",
@@ -91,7 +107,8 @@ def matcher_launch(executable: str, topics: Iterable[TopicArgument]) -> LaunchDe
 
 
 def _argument_names(specs: Mapping[str, ParameterSpec], topics: Iterable[TopicArgument]) -> list[str]:
-    return [*specs, *(t.name for t in topics), "namespace", "params_file", "use_sim_time", "log_level", "rviz"]
+    own = ("namespace", "name", "respawn", "params_file", "use_sim_time", "log_level", "rviz")
+    return [*specs, *(t.name for t in topics), *own]
 
 
 def _description(spec: ParameterSpec) -> str:
@@ -118,8 +135,10 @@ def _node(
     return LifecycleNode(
         package="semantic_matcher",
         executable=executable,
-        name=executable,
+        name=given["name"],
         namespace=given["namespace"],
+        respawn=_boolean("respawn", given["respawn"]),
+        respawn_delay=_RESPAWN_DELAY_S,
         parameters=parameters,
         remappings=_remappings(topics, given, named(cameras if isinstance(cameras, list) else [])),
         ros_arguments=["--log-level", given["log_level"]],
@@ -127,7 +146,7 @@ def _node(
     )
 
 
-def _rviz(executable: str, namespace: str) -> Node:
+def _rviz(executable: str, namespace: str, name: str) -> Node:
     try:
         get_package_prefix("rviz2")
     except PackageNotFoundError:
@@ -136,9 +155,10 @@ def _rviz(executable: str, namespace: str) -> Node:
             "look at ~/debug_image with another tool"
         ) from None
     config = Path(get_package_share_directory("semantic_matcher")) / "rviz" / "semantic_matcher.rviz"
-    prefix = f"/{namespace.strip('/')}/{executable}"
-    # The file names the topics of a node without a namespace.
-    moved = [(f"/{executable}/{topic}", f"{prefix}/{topic}") for topic in _RVIZ_TOPICS] if namespace else []
+    prefix = "/".join(filter(None, ["", namespace.strip("/"), name]))
+    # The file names the topics of a node without a namespace, by its own name.
+    moved = [(f"/{executable}/{topic}", f"{prefix}/{topic}") for topic in _RVIZ_TOPICS]
+    moved = moved if prefix != f"/{executable}" else []
     return Node(package="rviz2", executable="rviz2", arguments=["-d", str(config)], remappings=moved, output="screen")
 
 

@@ -251,12 +251,13 @@ class MatcherNode(LifecycleNode):
             self.statistics.count("stale")
         return stale
 
-    def set_problem(self, subject: str, text: str, kind: str = "") -> None:
+    def set_problem(self, subject: str, text: str, kind: str = "", *, error: bool = False) -> None:
         """Warn of something, in the log once and in the diagnostics for as long as it lasts; an empty text ends it.
 
-        ``kind`` is what the text is without its figures, as of :class:`~semantic_matcher.problems.Problems`.
+        ``kind`` is what the text is without its figures, ``error`` that it is logged as an error, as of
+        :class:`~semantic_matcher.problems.Problems`.
         """
-        self._problems.set(subject, text, kind)
+        self._problems.set(subject, text, kind, error=error)
 
     def has_problem(self, subject: str) -> bool:
         """Whether something is wrong with a subject now."""

@@ -17,6 +17,7 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 
 from semantic_matcher_core.device import moved
 from semantic_matcher_core.io.encoding import encode_image
+from semantic_matcher_core.io.messages import half_bits, point_rows
 
 if TYPE_CHECKING:
     from std_msgs.msg import Header
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 
     from semantic_matcher_core.streams import Frame, MatchedPair
 
-_TYPES: dict[str, np.dtype[Any]] = {"f": np.dtype(np.float32), "I": np.dtype(np.uint32), "B": np.dtype(np.uint8)}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "f": np.dtype(np.float32),
+    "I": np.dtype(np.uint32),
+    "H": np.dtype(np.uint16),
+    "B": np.dtype(np.uint8),
+}
 
 
 def set_array(message: Any, field: str, values: Tensor | np.ndarray, typecode: str) -> None:
@@ -32,9 +38,9 @@ def set_array(message: Any, field: str, values: Tensor | np.ndarray, typecode: s
 
     Args:
         message: whose field it is.
-        field: its name; a sequence of float32, uint32 or uint8.
+        field: its name; a sequence of float32, uint32, uint16 or uint8.
         values: of any shape.
-        typecode: the field's: ``f`` (float32), ``I`` (uint32) or ``B`` (uint8).
+        typecode: the field's: ``f`` (float32), ``I`` (uint32), ``H`` (uint16) or ``B`` (uint8).
     """
     values = values if isinstance(values, np.ndarray) else values.cpu().numpy()
     flat: np.ndarray = np.ascontiguousarray(values, dtype=_TYPES[typecode]).reshape(-1)
@@ -62,19 +68,29 @@ def keypoints_message(frame: Frame, header: Header, name: str = "") -> Keypoints
     return message
 
 
-def descriptors_message(frame: Frame, header: Header, variant: str, name: str = "") -> Descriptors:
+def descriptors_message(
+    frame: Frame, header: Header, variant: str, name: str = "", dtype: str = "float32"
+) -> Descriptors:
     """The descriptors that matching compares; the reasoned and semantic ones where there is a reasoner.
 
-    ``name`` is a stored image's.
+    ``name`` is a stored image's, ``dtype`` what they are sent as: float32 or float16.
     """
     features = frame.features
     main = features.descriptors if features.reasoned is None else features.reasoned
-    message = Descriptors(header=header, variant=variant, dim=main.shape[-1], image_name=name)
-    set_array(message, "data", main[0], "f")
+    message = Descriptors(header=header, variant=variant, dim=main.shape[-1], image_name=name, dtype=dtype)
+    _set_numbers(message, "data", main[0], dtype)
     if features.semantic is not None:
         message.semantic_dim = features.semantic.shape[-1]
-        set_array(message, "semantic_data", features.semantic[0], "f")
+        _set_numbers(message, "semantic_data", features.semantic[0], dtype)
     return message
+
+
+def _set_numbers(message: Descriptors, field: str, values: Tensor, dtype: str) -> None:
+    if dtype == "float16":
+        # On the device: half as many bytes to fetch from it.
+        set_array(message, f"{field}16", half_bits(values.half().cpu().numpy()), "H")
+    else:
+        set_array(message, field, values, "f")
 
 
 def matches_message(
@@ -120,10 +136,12 @@ def jpeg_message(pixels: np.ndarray, header: Header, quality: int) -> Compressed
     return message
 
 
-def points_message(points: np.ndarray, confidence: np.ndarray, header: Header) -> PointCloud2:
-    """``K x 3`` points and ``K`` confidences as an unordered cloud of float32 fields x, y, z, confidence."""
-    rows = np.column_stack([points, confidence]).astype(np.float32)
-    names = ("x", "y", "z", "confidence")
+def points_message(
+    points: np.ndarray, confidence: np.ndarray, header: Header, colours: np.ndarray | None = None
+) -> PointCloud2:
+    """An unordered cloud of points; its fields are those of
+    :func:`~semantic_matcher_core.io.messages.point_rows`."""
+    names, rows = point_rows(points, confidence, colours)
     message = PointCloud2(
         header=header,
         height=1,

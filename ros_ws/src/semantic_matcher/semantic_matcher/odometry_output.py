@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry as OdometryMessage
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from semantic_matcher.messages import stamp_ns
+from semantic_matcher.tf_output import TransformOutput, tf_messages
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.motion.frames import StaticTree, of_base, of_camera, parse_mount
 from semantic_matcher_core.motion.odometry import Odometry, OdometryStatus, OdometryStep
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from semantic_matcher.matching_model import MatchingModel
     from semantic_matcher_core.motion.view import View
 
-TF_MISSING = "TF needs tf2_msgs, which cannot be imported here (apt install ros-$ROS_DISTRO-tf2-msgs)"
 # What RTAB-Map puts where a pose is not tied to the one before.
 _UNTIED = 9999.0
 
@@ -58,9 +56,10 @@ class OdometryFollower:
         self._mount = parse_mount(self._settings.mount) if self._settings.mount else None
         self._tree = StaticTree()
         self._last: tuple[int, Pose] | None = None
-        self._tf: Any = None
+        self._tf = TransformOutput(node) if self._settings.publish_tf else None
         self._static: Any = None
-        self._open_tf()
+        if self._settings.base_frame and self._mount is None:
+            self._listen()
 
     def process(self, build: Callable[[], View], header: Any) -> None:
         """Publish where the camera of a view is, or say why that is not known.
@@ -99,30 +98,19 @@ class OdometryFollower:
         self._last = (stamp_ns(header), pose)
         self._node.outputs["odometry"].publish(lambda: message)
         if self._tf is not None:
-            self._tf.publish(self._transforms(message))
+            self._tf.publish(message.header, child, pose)
 
     def destroy(self) -> None:
         """Let go of the topics of TF."""
         if self._tf is not None:
-            self._node.destroy_publisher(self._tf)
+            self._tf.destroy()
         if self._static is not None:
             self._node.destroy_subscription(self._static)
         self._tf = self._static = None
 
-    def _open_tf(self) -> None:
-        needs_static = bool(self._settings.base_frame) and self._mount is None
-        if not (self._settings.publish_tf or needs_static):
-            return
-        try:
-            messages = importlib.import_module("tf2_msgs.msg")
-        except ImportError:
-            what = "publish_tf" if self._settings.publish_tf else "base_frame without mount"
-            self._node.set_problem("TF", f"{what}: {TF_MISSING}")
-            return
-        self._message_type = messages.TFMessage
-        if self._settings.publish_tf:
-            self._tf = self._node.create_publisher(messages.TFMessage, "/tf", 100)
-        if needs_static:
+    def _listen(self) -> None:
+        messages = tf_messages(self._node, "base_frame without mount")
+        if messages is not None:
             latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
             self._static = self._node.create_subscription(messages.TFMessage, "/tf_static", self._hear, latched)
 
@@ -159,15 +147,6 @@ class OdometryFollower:
             twist.linear.x, twist.linear.y, twist.linear.z = map(float, speed)
             twist.angular.x, twist.angular.y, twist.angular.z = map(float, turn)
         return message
-
-    def _transforms(self, message: OdometryMessage) -> Any:
-        transform = TransformStamped(header=message.header, child_frame_id=message.child_frame_id)
-        position = message.pose.pose.position
-        transform.transform.translation.x = position.x
-        transform.transform.translation.y = position.y
-        transform.transform.translation.z = position.z
-        transform.transform.rotation = message.pose.pose.orientation
-        return self._message_type(transforms=[transform])
 
 
 def fill_pose(message: Any, pose: Pose) -> None:

@@ -27,13 +27,14 @@ class Problems:
         self._kinds: dict[str, str] = {}
         self._ended: dict[tuple[str, str], float] = {}
 
-    def set(self, subject: str, text: str, kind: str = "") -> None:
+    def set(self, subject: str, text: str, kind: str = "", *, error: bool = False) -> None:
         """Note what is wrong with a subject now.
 
         Args:
             subject: what there is one problem of at a time.
             text: one sentence with figures and remedy; empty when nothing is wrong (any more).
             kind: what the text is without its figures, which may change without being logged anew; empty for the text.
+            error: what was asked for cannot be had at all; it is logged as an error.
         """
         kind = kind or text
         with self._lock:
@@ -46,7 +47,11 @@ class Problems:
                 self._kinds.pop(subject, None)
                 self._ended[subject, before] = time.monotonic()
         if text and kind != before and not quiet:
-            self._logger.warning(text)
+            # One call for each severity: rclpy remembers it by the place of the call.
+            if error:
+                self._logger.error(text)
+            else:
+                self._logger.warning(text)
         elif before and not text:
             self._logger.info(f"over: {old}")
 

@@ -39,9 +39,11 @@ def publish_keypoints(node: MatcherNode, prefix: str, frame: Frame) -> None:
 def publish_descriptors(node: MatcherNode, prefix: str, frame: Frame) -> None:
     """Descriptors of a frame, under its image's header; best after all else, which they are larger than."""
     assert node.model is not None
-    variant = node.model.variant
+    variant, dtype = node.model.variant, node.settings.descriptor_dtype
     if node.settings.publish_descriptors:
-        node.outputs[f"{prefix}descriptors"].publish(lambda: descriptors_message(frame, frame.tag, variant))
+        node.outputs[f"{prefix}descriptors"].publish(
+            lambda: descriptors_message(frame, frame.tag, variant, dtype=dtype)
+        )
 
 
 def publish_pairs(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], mode: str) -> None:

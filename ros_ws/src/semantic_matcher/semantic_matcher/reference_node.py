@@ -90,6 +90,7 @@ class ReferenceMatcher(MatcherNode):
         self._stream = ReferenceStream(model, rotation=self._rotation)
         self._stream.set_references(self._stored)
         self._service.forget()
+        self._poses.begin()
         self._show()
 
     def started(self) -> None:
@@ -97,7 +98,11 @@ class ReferenceMatcher(MatcherNode):
 
     def end(self) -> None:
         self._stream = None
+        self._poses.end()
         self._service.forget()
+
+    def wanted(self, prefix: str = "") -> bool:
+        return self._poses.always or super().wanted(prefix)
 
     def apply(self, settings: SimpleNamespace) -> None:
         assert self._stream is not None
@@ -143,7 +148,7 @@ class ReferenceMatcher(MatcherNode):
             name, header = frame.tag
             self.outputs["reference/keypoints"].publish(partial(keypoints_message, frame, header, name))
             self.outputs["reference/descriptors"].publish(
-                partial(descriptors_message, frame, header, self.model.variant, name)
+                partial(descriptors_message, frame, header, self.model.variant, name, self.settings.descriptor_dtype)
             )
 
     def _show(self) -> None:

@@ -27,7 +27,7 @@ from semantic_matcher.publishing import (
 from semantic_matcher.stereo_pairing import StereoPairing
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
-from semantic_matcher_core.geometry.stereo import sparse_points
+from semantic_matcher_core.geometry.stereo import point_colours, sparse_points
 from semantic_matcher_core.motion.disparity import aligned_matches
 from semantic_matcher_core.motion.view import stereo_view
 from semantic_matcher_core.streams import MatchedPair, StereoStream, slop_of
@@ -139,24 +139,27 @@ class StereoMatcher(MatcherNode):
         settings = self.settings
         frames = pair.reference, pair.current
 
-        def points() -> tuple[Any, Any]:
+        def points() -> tuple[Any, Any, Any]:
             if not settings.rectified:
                 raise ConfigError("~/points needs rectified images: set the parameter rectified where they are")
             left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
             measured, _ = aligned_matches(pair.matches, *(frame.image for frame in frames))
             self.statistics.set("matches without a measurable disparity", len(pair.matches) - len(measured))
-            return sparse_points(
+            found, confidence = sparse_points(
                 measured,
                 left,
                 right,
                 max_row_difference=settings.epipolar_band or settings.geometry_threshold,
                 min_disparity=settings.min_disparity,
             )
+            colours = point_colours(found, left, pair.reference.image) if settings.color_points else None
+            return found, confidence, colours
 
         found = self.calibration("points", points)
         if found is not None:
             self.statistics.set("points", len(found[0]))
-            output.publish(lambda: points_message(*found, pair.reference.tag))
+            cloud, confidence, colours = found
+            output.publish(lambda: points_message(cloud, confidence, pair.reference.tag, colours))
 
     def _follow(self, pair: MatchedPair) -> None:
         follower = self._follower

@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from semantic_matcher_msgs.msg import TemplateTrack
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
+from semantic_matcher.calibration import CameraInfoInput
 from semantic_matcher.image_input import ImageInput
 from semantic_matcher.matcher_node import MatcherNode
 from semantic_matcher.matching_model import MatchingModel
@@ -24,6 +26,7 @@ from semantic_matcher.publishing import (
     publish_pairs,
     publish_pictures,
 )
+from semantic_matcher.reference_pose import PlanePoses
 from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
 from semantic_matcher.track_messages import confidence_of, grid_marker, track_message
 from semantic_matcher.views import publish_picture
@@ -45,15 +48,21 @@ if TYPE_CHECKING:
 
     from semantic_matcher_core.registration.pair import Agreement
 
-_TYPES = {"track": TemplateTrack, "grid_marker": Marker, "rectified": Image, "rectified/compressed": CompressedImage}
+_TYPES = {
+    "track": TemplateTrack,
+    "grid_marker": Marker,
+    "pose": PoseWithCovarianceStamped,
+    "rectified": Image,
+    "rectified/compressed": CompressedImage,
+}
 
 
 class TemplateTrackerNode(MatcherNode):
-    """Subscribes ``image``; serves ``~/set_reference``, which makes an image, or the newest, the template.
+    """Subscribes ``image`` and ``camera_info``; serves ``~/set_reference``, which makes an image the template.
 
     Publishes ``~/track`` (where the template is, and how sure that is), ``~/rectified`` (the image as the template
-    would see it), ``~/grid_marker``, and ``~/keypoints``, ``~/descriptors``, ``~/matches`` and ``~/debug_image`` as the
-    other nodes do, the template being the reference.
+    would see it), ``~/grid_marker``, ``~/pose`` (where a flat one of known width is in space), and ``~/keypoints``,
+    ``~/descriptors``, ``~/matches`` and ``~/debug_image`` as the other nodes do, the template being the reference.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -64,6 +73,8 @@ class TemplateTrackerNode(MatcherNode):
         self._model: MatchingModel | None = None
         self._count = 0
         self._service = ReferenceService(self)
+        self._info: CameraInfoInput | None = None
+        self._poses = PlanePoses(self)
 
     def prepare(self, settings: SimpleNamespace) -> None:
         self._picture = _read_template(settings.template_image, settings.template_mask)
@@ -72,21 +83,28 @@ class TemplateTrackerNode(MatcherNode):
         types = frame_types("") | pair_types(self, "") | _TYPES
         return {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
 
-    def create_inputs(self) -> list[ImageInput]:
+    def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
         # Kept while nobody listens: the service may be asked to take the newest image.
-        return [self.image_input("image", "image", receive=self._receive, keep=True)]
+        image = self.image_input("image", "image", receive=self._receive, keep=True)
+        self._info = CameraInfoInput(self, "camera_info", image.base)
+        return [image, self._info]
 
     def begin(self, model: MatchingModel) -> None:
         self._model = model
         self._service.forget()
         if self._picture is not None:
             self._set_template(*self._picture)
+        self._poses.begin()
         self._show()
         self._show_track(None)
 
     def end(self) -> None:
         self._tracker = self._model = None
+        self._poses.end()
         self._service.forget()
+
+    def wanted(self, prefix: str = "") -> bool:
+        return self._poses.always or super().wanted(prefix)
 
     def apply(self, settings: SimpleNamespace) -> None:
         if self._tracker is None:
@@ -130,6 +148,8 @@ class TemplateTrackerNode(MatcherNode):
             lambda: grid_marker(result, header, settings.grid_columns, settings.marker_scale)
         )
         self._show_track(result.agreement)
+        assert self._info is not None
+        self._poses.publish("", current, [pair] if result.agreement is not None else [], self._info)
         publish_descriptors(self, "", current)
         return pair
 

@@ -1,0 +1,54 @@
+"""Poses on /tf, where the package tf2_msgs is installed; the ROS wheels of PyPI lack it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from geometry_msgs.msg import TransformStamped
+
+if TYPE_CHECKING:
+    from semantic_matcher.matcher_node import MatcherNode
+    from semantic_matcher_core.motion.pose import Pose
+
+TF_MISSING = "TF needs tf2_msgs, which cannot be imported here (apt install ros-$ROS_DISTRO-tf2-msgs)"
+
+
+def tf_messages(node: MatcherNode, what: str) -> Any:
+    """The module of TF's messages; ``None``, and an error that names ``what`` needs it, where it is not installed."""
+    try:
+        return importlib.import_module("tf2_msgs.msg")
+    except ImportError:
+        node.set_problem("TF", f"{what}: {TF_MISSING}", error=True)
+        return None
+
+
+class TransformOutput:
+    """Publishes transforms on ``/tf``.
+
+    Args:
+        node: the node it belongs to.
+    """
+
+    def __init__(self, node: MatcherNode) -> None:
+        self._node = node
+        self._messages = tf_messages(node, "publish_tf")
+        self._publisher: Any = None
+        if self._messages is not None:
+            self._publisher = node.create_publisher(self._messages.TFMessage, "/tf", 100)
+
+    def publish(self, header: Any, child: str, pose: Pose) -> None:
+        """Publish the pose of ``child`` in the header's frame, at its stamp."""
+        if self._publisher is None:
+            return
+        transform = TransformStamped(header=header, child_frame_id=child)
+        place, turn = transform.transform.translation, transform.transform.rotation
+        place.x, place.y, place.z = map(float, pose.translation)
+        turn.x, turn.y, turn.z, turn.w = map(float, pose.quaternion)
+        self._publisher.publish(self._messages.TFMessage(transforms=[transform]))
+
+    def destroy(self) -> None:
+        """Let go of the topic."""
+        if self._publisher is not None:
+            self._node.destroy_publisher(self._publisher)
+        self._publisher = None
