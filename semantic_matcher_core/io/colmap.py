@@ -18,7 +18,7 @@ from semantic_matcher_core.errors import ConfigError, OutputError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.io.atomic import check_output, output_error, remove
 
-# src/colmap/scene/database.cc of release 3.9; the numbers are of its enumerations.
+# src/colmap/scene/database.cc of release 3.9, pose_priors of 3.11; the numbers are of its enumerations.
 _SCHEMA = """
 CREATE TABLE cameras (camera_id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, model INTEGER NOT NULL,
     width INTEGER NOT NULL, height INTEGER NOT NULL, params BLOB, prior_focal_length INTEGER NOT NULL);
@@ -32,6 +32,8 @@ CREATE TABLE keypoints (image_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT 
     data BLOB, FOREIGN KEY(image_id) REFERENCES images(image_id) ON DELETE CASCADE);
 CREATE TABLE descriptors (image_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL,
     data BLOB, FOREIGN KEY(image_id) REFERENCES images(image_id) ON DELETE CASCADE);
+CREATE TABLE pose_priors (image_id INTEGER PRIMARY KEY NOT NULL, position BLOB, coordinate_system INTEGER NOT NULL,
+    position_covariance BLOB, FOREIGN KEY(image_id) REFERENCES images(image_id) ON DELETE CASCADE);
 CREATE TABLE matches (pair_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL, data BLOB);
 CREATE TABLE two_view_geometries (pair_id INTEGER PRIMARY KEY NOT NULL, rows INTEGER NOT NULL, cols INTEGER NOT NULL,
     data BLOB, config INTEGER NOT NULL, F BLOB, E BLOB, H BLOB, qvec BLOB, tvec BLOB);
@@ -54,6 +56,7 @@ CAMERA_MODELS = {
     "THIN_PRISM_FISHEYE": (10, 12),
 }
 _CONFIGS = {"essential": 2, "fundamental": 3, "homography": 6}  # CALIBRATED, UNCALIBRATED, PLANAR_OR_PANORAMIC
+_CARTESIAN = 1  # coordinates of pose priors in metres, not of the globe
 _COLUMNS = {"essential": "E", "fundamental": "F", "homography": "H"}
 
 
@@ -144,6 +147,8 @@ class ColmapWriter:
         size: tuple[int, int],
         camera: str = "",
         intrinsics: Intrinsics | None = None,
+        position: np.ndarray | None = None,
+        covariance: np.ndarray | None = None,
     ) -> int:
         """Add an image and its keypoints.
 
@@ -152,6 +157,8 @@ class ColmapWriter:
             keypoints: ``N x 2`` (x, y) pixels, (0, 0) is the centre of the top-left pixel.
             size: (width, height) in pixels.
             camera: images of one camera (and size) share its unknown focal length; each name is a camera of its own.
+            intrinsics: of the camera, where they are known.
+            position, covariance: ``3`` metres and ``3 x 3``: where the camera was (its pose prior), where known.
 
         Returns:
             The image's number in the database.
@@ -175,6 +182,13 @@ class ColmapWriter:
         image_id = self._insert("INSERT INTO images (name, camera_id) VALUES (?, ?)", (name, camera_id))
         corner = np.asarray(keypoints, np.float32).reshape(-1, 2) + np.float32(0.5)
         self._insert("INSERT INTO keypoints VALUES (?, ?, 2, ?)", (image_id, len(corner), corner.tobytes()))
+        if position is not None:
+            place = np.asarray(position, np.float64).reshape(3)
+            spread = np.full((3, 3), np.nan) if covariance is None else np.asarray(covariance, np.float64)
+            self._insert(
+                "INSERT INTO pose_priors VALUES (?, ?, ?, ?)",
+                (image_id, place.tobytes(), _CARTESIAN, np.ascontiguousarray(spread.reshape(3, 3)).tobytes()),
+            )
         self._images[name] = image_id
         return image_id
 

@@ -239,7 +239,15 @@ class _Sink:
             size = size[::-1] if turns(note["orientation"]) else size
             known = self._exports.camera or self._cameras.get(note["stream"])
             intrinsics = known or Intrinsics.guessed(size, note["focal_35mm"])
-            self._colmap.add_image(note["name"], points, size, camera=note["camera"], intrinsics=intrinsics)
+            self._colmap.add_image(
+                note["name"],
+                points,
+                size,
+                camera=note["camera"],
+                intrinsics=intrinsics,
+                position=note.get("position"),
+                covariance=note.get("covariance"),
+            )
 
     def _take_descriptors(self, note: dict[str, Any], message: Any) -> None:
         if not self._exports.needs_descriptors:

@@ -12,7 +12,7 @@ from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.trajectory import write_kitti, write_tum
 from semantic_matcher_core.motion.frames import of_base, of_camera, parse_mount
 from semantic_matcher_core.motion.odometry import Odometry, OdometryStatus
-from semantic_matcher_core.motion.pose import Pose
+from semantic_matcher_core.motion.pose import Pose, chained_covariance
 from semantic_matcher_core.motion.view import View, depth_view, stereo_view
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from semantic_matcher_core.offline.calibration import Calibrations
     from semantic_matcher_core.offline.options import RunOptions
     from semantic_matcher_core.streams import Frame, MatchedPair
+
+
+# Metres that reconstruction may move a camera by, however well odometry knows it.
+_LEAST_PRIOR_STD = 0.001
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,9 @@ class Placed:
         frame, child: names of the frames, as nav_msgs/Odometry has them.
         pose, covariance: of ``child`` in ``frame``.
         optical: pose of the camera's optical frame in that of the first image.
+        camera: pose of the camera's optical frame in ``frame``.
+        camera_covariance: ``6 x 6`` of it.
+        tied: to the first image; the poses of later segments are not.
     """
 
     stamp_ns: int
@@ -39,6 +46,18 @@ class Placed:
     pose: Pose
     covariance: np.ndarray
     optical: Pose
+    camera: Pose
+    camera_covariance: np.ndarray
+    tied: bool = True
+
+    @property
+    def prior(self) -> dict[str, Any]:
+        """Where the camera was, as reconstruction takes it: ``position`` and ``covariance``; empty where untied."""
+        if not self.tied:
+            return {}
+        # The first image is where the map begins: it is known, but not so well that nothing may move.
+        spread = self.camera_covariance[:3, :3] + _LEAST_PRIOR_STD**2 * np.eye(3)
+        return {"position": self.camera.translation.tolist(), "covariance": spread.tolist()}
 
 
 @dataclass
@@ -113,7 +132,18 @@ class RecordedOdometry:
             child, (pose, covariance) = self.options.base_frame, of_base(step.pose, step.covariance, self._mount)
         if step.status is OdometryStatus.STARTED and step.segment > 0:
             covariance = np.eye(6) * UNTIED
-        placed = Placed(view.stamp, self.options.odom_frame, child, pose, covariance, step.pose)
+        mount = self._mount or Pose()
+        placed = Placed(
+            view.stamp,
+            self.options.odom_frame,
+            child,
+            pose,
+            covariance,
+            step.pose,
+            pose @ mount,
+            chained_covariance(pose, covariance, mount, np.zeros((6, 6))),
+            tied=step.segment == 0,
+        )
         self.way.append(placed)
         return placed
 

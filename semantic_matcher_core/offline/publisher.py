@@ -20,7 +20,7 @@ from semantic_matcher_core.io.messages import (
 from semantic_matcher_core.io.run_info import RUN_INFO_TOPIC
 from semantic_matcher_core.matching.evidence import of_matches
 from semantic_matcher_core.offline.exports import FRAME_TOPIC, INTERNAL, PAIR_TOPIC, Exports
-from semantic_matcher_core.offline.odometry import odometry_message
+from semantic_matcher_core.offline.odometry import Placed, odometry_message
 from semantic_matcher_core.offline.pairing import Pairing, ReferenceWork, Result
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ class Publisher:
                 self._frame("reference/", frame)
 
     def publish(self, result: Result, mode: str) -> None:
-        for prefix, frame in result.frames:
-            self._frame(prefix, frame)
+        for index, (prefix, frame) in enumerate(result.frames):
+            # It is the first's, the left one's of a pair.
+            self._frame(prefix, frame, result.placed if index == 0 else None)
         if result.points is not None:
             header = _header(result.pairs[0].reference.tag)
             points, confidence, colours = result.points
@@ -90,7 +91,7 @@ class Publisher:
         # Of several cameras each has matches of its own; left and right share theirs.
         return result.frames[0][0] if self._options.mode == "temporal" else ""
 
-    def _frame(self, prefix: str, frame: Frame) -> None:
+    def _frame(self, prefix: str, frame: Frame, placed: Placed | None = None) -> None:
         image: SourceImage = frame.tag
         header = _header(image)
         if self._exports.any:
@@ -102,6 +103,7 @@ class Publisher:
                 camera=image.camera or image.stream,
                 orientation=exif.orientation,
                 focal_35mm=exif.focal_35mm,
+                **({} if placed is None else placed.prior),
             )
         keep = self._options.images == "jpeg"
         if keep or (self._exports.colmap is not None and self._exports.colmap_images):
@@ -120,7 +122,7 @@ class Publisher:
             descriptors = descriptors_message(frame.features, self._variant, header, image.stored_name, dtype)
             self._work.write(topic, descriptors, self.clock)
 
-    def _note(self, topic: str, **content: str | float) -> None:
+    def _note(self, topic: str, **content: Any) -> None:
         if self._exports.any:
             self._work.write(topic, typestore().types[_STRING](json.dumps(content)), self.clock)
 

@@ -176,6 +176,27 @@ def test_depth_that_cannot_be_used_is_named(seen, tmp_path):
     assert "8UC1" in result.output and "no usable image" in str(result.exception)
 
 
+def test_poses_are_priors_of_a_reconstruction(seen, tmp_path):
+    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed: it is in the extra 'dev'")
+    bag = write_depth_bag(tmp_path / "in.mcap", seen)
+    more = ("--colmap", "--pairs", "matched", "--base-frame", "base_link", "--mount", MOUNT)
+    result = run_bag(bag, tmp_path / "out.mcap", *DEPTH, *more)
+    assert result.exit_code == 0, result.output
+    database = pycolmap.Database.open(str(tmp_path / "out.colmap" / "database.db"))
+    priors, images = database.read_all_pose_priors(), database.read_all_images()
+    database.close()
+    assert len(priors) == len(images) == 3
+    places = {prior.corr_data_id.id: prior for prior in priors}
+    # Where the camera is in the frame that the base began in.
+    mount = parse_mount(MOUNT)
+    for image, pose in zip(sorted(images, key=lambda image: image.name), POSES[:3], strict=True):
+        prior = places[image.image_id]
+        expected = mount @ POSES[0].inverse() @ pose
+        np.testing.assert_allclose(prior.position.reshape(3), expected.translation, atol=0.003)
+        assert prior.coordinate_system == pycolmap.PosePriorCoordinateSystem.CARTESIAN
+        assert (np.linalg.eigvalsh(prior.position_covariance) > 0).all()
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [

@@ -125,7 +125,9 @@ def test_stereo_points_and_the_essential_matrix(client: Client, log: Path, textu
             assert np.median(points[half, 2]) == pytest.approx(depth[side], rel=0.005)
         np.testing.assert_array_less(np.abs(points[:, 0]), WIDTH / FX * depth[0] * 2)
         assert client.set_parameter(name, "color_points", True).successful
-        coloured = wait_until(lambda: found if len((found := cloud()).fields) == 5 else None, "points with colour")
+        coloured = wait_until(
+            lambda: next((c for c in [cloud()] if c and len(c.fields) == 5), None), "points with colour"
+        )
         assert coloured.fields[4].name == "rgb" and coloured.point_step == 20
         rows = np.frombuffer(coloured.data, np.uint8).reshape(-1, 20)
         place = rows[:, :12].copy().view(np.float32).astype(float)
