@@ -82,7 +82,7 @@ def test_pose_of_a_poster(
         assert np.linalg.norm(off[:3]) <= 0.012 and np.degrees(np.linalg.norm(off[3:])) <= 0.5
         assert (np.linalg.eigvalsh(np.reshape(message.pose.covariance, (6, 6))) > 0).all()
         # Another poster is no pose of this one.
-        assert located(photograph(textured(400, 600, seed=91), pose)) is None
+        assert located(photograph(textured(400, 600, seed=91), pose), timeout=1.0) is None
         assert "Traceback" not in node.output
         if importlib.util.find_spec("tf2_msgs") is None:
             # One sentence says what is missing, and all else goes on.
