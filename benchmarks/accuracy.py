@@ -94,7 +94,7 @@ class Timed:
 
 @torch.inference_mode()
 def evaluate(model: SemanticMatcher, data: Path, gaps: list[int], frames: int | None) -> Result:
-    """All figures of one method; every image is looked at once."""
+    """Return all figures of one method; every image is looked at once."""
     result = Result()
     matcher = Timed(model)
     pairs = {
@@ -182,7 +182,7 @@ def _cell(column: str, value: float | None) -> str:
 
 
 def default_data() -> Path:
-    """Where the pictures are looked for unless told."""
+    """Return where the pictures are looked for unless told."""
     shared = os.environ.get(_SHARED) or Path(__file__).resolve().parents[2] / "shared"
     return Path(shared) / "data"
 

@@ -52,7 +52,7 @@ def ways(device: torch.device) -> list[Way]:
 
 
 def build(way: Way, case: Case, device: torch.device, weights: str | None, folder: Path) -> SemanticMatcher:
-    """A matcher whose networks run this way; graphs are exported to ``folder`` where they are not there yet."""
+    """Return a matcher whose networks run this way; graphs are exported to ``folder`` where they are not there yet."""
     matcher, _ = build_matcher(case.with_(precision=way.precision), device, weights)
     if way.backend != "onnx":
         return matcher.with_backend(way.backend)
@@ -63,7 +63,7 @@ def build(way: Way, case: Case, device: torch.device, weights: str | None, folde
 
 
 def calls(matcher: SemanticMatcher, images: tuple[np.ndarray, np.ndarray]) -> dict[str, Callable[[], object]]:
-    """What is timed, by stage; intermediate results are made beforehand."""
+    """Return what is timed, by stage; intermediate results are made beforehand."""
     encoder, encode, reason = matcher.semantic_encoder, matcher.networks.encode, matcher.networks.reason
     assert encoder is not None and encode is not None and reason is not None
     batch = as_image_batch(images[0], matcher.device)
@@ -86,7 +86,7 @@ def _places(matches: Matches) -> set[tuple[int, ...]]:
 def rows(
     case: Case, device: torch.device, weights: str | None, images: tuple[np.ndarray, np.ndarray], repeats: int
 ) -> Iterator[str]:
-    """The table, row by row: one way at a time, each stage a median."""
+    """Yield the table, row by row: one way at a time, each stage a median."""
     yield "| backend | " + " | ".join(f"{stage}, ms" for stage in _STAGES) + " | gain | identical matches |"
     yield "|---|" + "---:|" * (len(_STAGES) + 2)
     plain: set[tuple[int, ...]] = set()

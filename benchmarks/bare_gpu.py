@@ -39,7 +39,7 @@ class Step:
 
 
 def steps(out: Path, data: Path, weights: Path) -> list[Step]:
-    """What is run, in order; the figures wanted most come first.
+    """Return what is run, in order; the figures wanted most come first.
 
     Args:
         out: where results go.

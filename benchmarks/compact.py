@@ -29,7 +29,7 @@ def command(
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 2,
     weights: Annotated[Path | None, typer.Option(help="Folder with xfeat.pt.")] = None,
 ) -> None:
-    """Milliseconds for a new 640 x 480 frame: network alone, extraction, and extraction with matching."""
+    """Print milliseconds for a new 640 x 480 frame: network alone, extraction, and extraction with matching."""
     import cv2
 
     from semantic_matcher_core import SemanticMatcher, create_extractor

@@ -60,7 +60,7 @@ class Correspondences:
 
     @classmethod
     def generate(cls, inliers: int, outliers: int, bend: float, noise_px: float, seed: int) -> Correspondences:
-        """Random points of a 640 x 480 image moved by a random spline, and random pairs."""
+        """Return random points of a 640 x 480 image moved by a random spline, and random pairs."""
         generator = torch.Generator().manual_seed(seed)
         extent = torch.tensor([640.0, 480.0])
         y, x = torch.meshgrid(torch.linspace(0, 1, 5), torch.linspace(0, 1, 5), indexing="ij")
@@ -73,7 +73,7 @@ class Correspondences:
         return cls(points0, points1, torch.arange(inliers + outliers) < inliers)
 
     def quality(self, find: Callable[[int], Tensor], seeds: int = 5) -> tuple[float, float]:
-        """Mean precision and recall of what ``find(seed)`` finds."""
+        """Return mean precision and recall of what ``find(seed)`` finds."""
         precision, recall = 0.0, 0.0
         for seed in range(seeds):
             found = find(seed)
@@ -102,7 +102,7 @@ def build(keypoints: int) -> tuple[Dalf, str]:
 
 
 def extraction(dalf: Dalf, images: Tensor, formulation: str) -> Callable[[], tuple[Tensor, Tensor]]:
-    """The call to measure: keypoints and descriptors of one image."""
+    """Return the call to measure: keypoints and descriptors of one image."""
     if formulation == "straightforward":
         plain = plain_network(dalf)
         return lambda: extract(plain, images)
@@ -115,7 +115,7 @@ def extraction(dalf: Dalf, images: Tensor, formulation: str) -> Callable[[], tup
 
 
 def largest_difference(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> tuple[int, float]:
-    """Keypoints that both have, and the largest difference of their descriptors."""
+    """Return keypoints that both have, and the largest difference of their descriptors."""
     rows = {tuple(xy): row for row, xy in enumerate(theirs[0].int().tolist())}
     pairs = [(i, rows[tuple(xy)]) for i, xy in enumerate(ours[0].int().tolist()) if tuple(xy) in rows]
     mine, others = zip(*pairs, strict=True)
@@ -123,7 +123,7 @@ def largest_difference(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor
 
 
 def peak_of(formulation: str, args: argparse.Namespace) -> Peak:
-    """Peak memory of one extraction in a process of its own."""
+    """Return peak memory of one extraction in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.dalf", "--measure-memory", formulation]
     command += ["--size", args.size, "--keypoints", str(args.keypoints), "--threads", str(args.threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -179,7 +179,7 @@ def compare_nonrigid(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def markdown(extraction: dict[str, Any], nonrigid: dict[str, dict[str, Any]]) -> str:
-    """Two tables: extraction, and non-rigid RANSAC."""
+    """Return two tables: extraction, and non-rigid RANSAC."""
     lines = ["| DALF extraction | ours | straightforward | ratio |", "|---|---:|---:|---:|"]
     time: dict[str, Timing] = extraction["time"]
     peak: dict[str, Peak] = extraction["peak"]

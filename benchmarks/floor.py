@@ -38,7 +38,7 @@ class Ceilings:
     bandwidth: float
 
     def milliseconds(self, work: Work) -> float:
-        """The floor of some work."""
+        """Return the floor of some work."""
         return 1e3 * max(work.flops / self.flops[work.precision], work.bytes / self.bandwidth)
 
 
@@ -58,7 +58,7 @@ def measure_ceilings(
 
 
 def stage_work(matcher: SemanticMatcher, case: Case, count: int) -> dict[str, Work]:
-    """The work of each stage for one batch of images with ``count`` keypoints each, by the stage's name."""
+    """Return the work of each stage for one batch of images with ``count`` keypoints each, by the stage's name."""
     height, width = case.size
     encoder, reasoner, extractor = matcher.semantic_encoder, matcher.reasoner, matcher.extractor
     assert encoder is not None and reasoner is not None

@@ -64,11 +64,11 @@ class Setting:
     wanted: tuple[str, ...] = ()
 
     def matcher(self, precision: str, **changes: Any) -> SemanticMatcher:
-        """The default case (XFeat, DINOv2-S, five layers) in a precision."""
+        """Return the default case (XFeat, DINOv2-S, five layers) in a precision."""
         return build_matcher(self.case.with_(precision=precision, **changes), self.device, self.weights)[0]
 
     def named(self, variant: str, precision: str) -> SemanticMatcher:
-        """A variant of the catalogue."""
+        """Return a variant of the catalogue."""
         return SemanticMatcher.from_pretrained(
             variant,
             device=self.device,
@@ -119,8 +119,9 @@ def disabled(names: str) -> Iterator[None]:
 
 
 def stream(matcher: SemanticMatcher, images: tuple[np.ndarray, np.ndarray]) -> Callable[[], Any]:
-    """A call that takes the next frame, as the nodes do: upload, extract, match with the frame before, matches to the
-    host."""
+    """Return a call that takes the next frame, as the nodes do: upload, extract, match with the frame before,
+    matches to the host.
+    """
     frames, taken = TemporalStream(matcher), itertools.cycle(images)
     frames.process(next(taken))
 
@@ -133,7 +134,7 @@ def stream(matcher: SemanticMatcher, images: tuple[np.ndarray, np.ndarray]) -> C
 
 
 def frames_per_second(matcher: SemanticMatcher, setting: Setting) -> tuple[float, float, int]:
-    """Frames per second, peak memory that the stream adds in MB, and matches of the last frame."""
+    """Return frames per second, peak memory that the stream adds in MB, and matches of the last frame."""
     on_gpu = setting.device.type == "cuda"
     step = stream(matcher, setting.images)
     for _ in range(12):
@@ -151,7 +152,7 @@ def frames_per_second(matcher: SemanticMatcher, setting: Setting) -> tuple[float
 
 
 def temporal(setting: Setting) -> Iterator[str]:
-    """Frames per second by variant and precision."""
+    """Yield frames per second by variant and precision."""
     yield "| variant | precision | frames/s | memory, MB | matches |"
     yield "|---|---|---:|---:|---:|"
     makers: list[tuple[str, Callable[[str], SemanticMatcher]]] = [
@@ -247,7 +248,7 @@ def parity(setting: Setting) -> Iterator[str]:
 
 
 def switches(setting: Setting) -> Iterator[str]:
-    """What each switch gains for a new frame, and torch.compile beside recorded graphs."""
+    """Yield what each switch gains for a new frame, and torch.compile beside recorded graphs."""
     half = setting.half
     yield f"| turned off | default case, {half}, ms | its gain | plain:compact, {half}, ms | its gain |"
     yield "|---|---:|---:|---:|---:|"
@@ -292,7 +293,7 @@ def compiled(setting: Setting) -> Iterator[str]:
 
 
 def stages(setting: Setting) -> Iterator[str]:
-    """Milliseconds of each stage alone."""
+    """Yield milliseconds of each stage alone."""
     for precision in setting.precisions[:1] if setting.tiny else setting.precisions:
         matcher = setting.matcher(precision)
         calls = our_stages(matcher, setting.case.with_(precision=precision), setting.images)
@@ -307,7 +308,7 @@ def stages(setting: Setting) -> Iterator[str]:
 
 
 def profile(setting: Setting) -> Iterator[str]:
-    """The kernels of twenty frames that take the most time."""
+    """Yield the kernels of twenty frames that take the most time."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 
@@ -374,7 +375,7 @@ def memory(setting: Setting) -> Iterator[str]:
 
 
 def growth(setting: Setting) -> Iterator[str]:
-    """A new frame over keypoints, sizes and batches."""
+    """Yield a new frame over keypoints, sizes and batches."""
     precision = setting.half
     yield "| image | keypoints | batch | new frame, ms |"
     yield "|---|---:|---:|---:|"
@@ -405,7 +406,7 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[str]]] = {
 
 
 def ceilings_of(setting: Setting) -> Ceilings:
-    """The rates that this machine reaches."""
+    """Return the rates that this machine reaches."""
     return measure_ceilings(setting.device, setting.precisions)
 
 

@@ -42,7 +42,7 @@ class Knob:
 
 
 def knobs(device: torch.device) -> list[Knob]:
-    """The plain way first."""
+    """Return the plain way first."""
     half = "fp16" if device.type == "cuda" else "bf16"
     return [
         Knob("plain: fp32, semantic size 896"),
@@ -56,7 +56,7 @@ def knobs(device: torch.device) -> list[Knob]:
 
 
 def run(matcher: SemanticMatcher, knob: Knob, frames: list[np.ndarray], clock: Any) -> tuple[list[Matches], float]:
-    """Matches of each frame with the one before, and the median time of a frame in ms."""
+    """Return matches of each frame with the one before, and the median time of a frame in ms."""
     stream = TemporalStream(matcher, semantic_every=knob.semantic_every)
     matches, times = [], []
     matcher.match_images(frames[0], frames[0])  # warm
@@ -73,7 +73,7 @@ def run(matcher: SemanticMatcher, knob: Knob, frames: list[np.ndarray], clock: A
 
 
 def places(matches: Matches) -> set[tuple[int, ...]]:
-    """Matches as pairs of whole pixels."""
+    """Return matches as pairs of whole pixels."""
     return {tuple(row) for row in torch.cat([matches.keypoints0, matches.keypoints1], dim=1).round().int().tolist()}
 
 
@@ -92,7 +92,7 @@ def build(args: argparse.Namespace, knob: Knob, device: torch.device) -> Semanti
 
 
 def rows(args: argparse.Namespace, frames: list[np.ndarray], device: torch.device) -> Iterator[str]:
-    """The table, row by row."""
+    """Yield the table, row by row."""
     clock = time.thread_time if args.clock == "cpu" else time.perf_counter
     plain: list[set[tuple[int, ...]]] = []
     plain_time = 0.0

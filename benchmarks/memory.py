@@ -50,7 +50,7 @@ class Peak:
 
 
 def measure(extractor: Extractor, image: np.ndarray, weights: str) -> tuple[Peak, Features]:
-    """Peak memory of this process for one image, and what it has found; Linux only.
+    """Return peak memory of this process for one image, and what it has found; Linux only.
 
     Args:
         image: ``H x W x 3`` uint8.
@@ -66,7 +66,7 @@ def measure(extractor: Extractor, image: np.ndarray, weights: str) -> tuple[Peak
 
 
 def status_mib(field: str) -> float:
-    """A size that Linux keeps of this process, e.g. ``VmHWM``, the largest that it had in memory so far."""
+    """Return a size that Linux keeps of this process, e.g. ``VmHWM``, the largest that it had in memory so far."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
@@ -74,7 +74,7 @@ def status_mib(field: str) -> float:
 
 
 def build(name: str, keypoints: int, weights: Path | None, options: dict[str, Any]) -> tuple[Extractor, str]:
-    """An extractor, and where its weights are from."""
+    """Return an extractor, and where its weights are from."""
     entry = BUILT_IN[name]
     try:
         extractor = create_extractor(name, keypoints, weights=weights, device="cpu", **options)
@@ -87,7 +87,7 @@ def build(name: str, keypoints: int, weights: Path | None, options: dict[str, An
 
 
 def large_image(width: int, height: int) -> np.ndarray:
-    """``height x width x 3`` uint8 with as much texture everywhere."""
+    """Return ``height x width x 3`` uint8 with as much texture everywhere."""
     tile = textured_pair(_TILE, _TILE)[0]
     return np.tile(tile, (-(-height // _TILE), -(-width // _TILE), 1))[:height, :width].copy()
 
@@ -108,7 +108,7 @@ def in_own_process(name: str, args: argparse.Namespace) -> Peak | str:
 
 
 def row(name: str, result: Peak | str) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     if isinstance(result, str):
         return f"| {name} | {result} | – | – | – | – |"
     sizes = f"{result.peak_mib / 1024:.1f} | {result.extra_mib / 1024:.1f}"

@@ -49,7 +49,7 @@ class Case:
         )
 
     def with_(self, **changes: Any) -> Case:
-        """The case with some values changed."""
+        """Return the case with some values changed."""
         return replace(self, **changes)
 
 
@@ -97,7 +97,7 @@ def build_matcher(
 
 
 def textured_pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two uint8 RGB views of smoothed noise at several scales, the second shifted by (12, 7) px."""
+    """Return two uint8 RGB views of smoothed noise at several scales, the second shifted by (12, 7) px."""
     generator = torch.Generator().manual_seed(seed)
     canvas = torch.zeros(1, 3, height + 32, width + 32)
     for octave in range(2, 7):
@@ -108,12 +108,12 @@ def textured_pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, n
 
 
 def batched(image: np.ndarray, batch: int) -> np.ndarray:
-    """``batch`` times the same image, as the matcher takes it."""
+    """Return ``batch`` times the same image, as the matcher takes it."""
     return image if batch == 1 else np.stack([image] * batch)
 
 
 def add_common_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
-    """Options of programs that time calls on one pair of images."""
+    """Add options of programs that time calls on one pair of images."""
     parser.add_argument("--images", nargs=2, help="two images instead of the rendered ones")
     parser.add_argument("--size", default="640x480", help="of the rendered images, WIDTHxHEIGHT")
     parser.add_argument("--weights", help="folder to look for weights in first")

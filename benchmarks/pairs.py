@@ -36,7 +36,7 @@ Candidates = dict[str, Callable[[], object]]
 
 
 def edgepoint2(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Candidates, str]]:
-    """Each size: ours and the straightforward way."""
+    """Yield each size: ours and the straightforward way."""
     images = as_image_batch(read_image(args.images[0]), device)
     for name in SMALL:
         extractor = create_extractor(name, args.keypoints, weights=args.weights, device=device)
@@ -46,7 +46,7 @@ def edgepoint2(args: argparse.Namespace, device: torch.device) -> Iterator[tuple
 
 
 def lightglue(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Candidates, str]]:
-    """Each extractor: ours whole, kornia's whole, and ours as published."""
+    """Yield each extractor: ours whole, kornia's whole, and ours as published."""
     for name in PAIRED:
         extractor = create_extractor(
             name, args.keypoints, weights=args.weights, device=device, **PUBLISHED[name].options

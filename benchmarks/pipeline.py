@@ -105,7 +105,7 @@ def _images(case: Case, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarra
 
 
 def stage_table(result: dict[str, Any]) -> str:
-    """One row a stage: median (95th percentile; best) in ms, and ratios of the medians."""
+    """Return one row a stage: median (95th percentile; best) in ms, and ratios of the medians."""
     present = {way for timings in result["timings"].values() for way in timings}
     head = ["stage", "ours, ms"]
     if "reference" in present:
@@ -128,7 +128,7 @@ def stage_table(result: dict[str, Any]) -> str:
 
 
 def sweep_table(results: list[dict[str, Any]]) -> str:
-    """One row a case: a new frame of a stream and an isolated pair."""
+    """Return one row a case: a new frame of a stream and an isolated pair."""
     lines = [
         "| image | keypoints | batch | precision | new frame, ms (p95) | floor, ms | pair, ms (p95) |",
         "|---|---:|---:|---|---:|---:|---:|",
@@ -145,7 +145,7 @@ def sweep_table(results: list[dict[str, Any]]) -> str:
 
 
 def sweep_cases(base: Case, precisions: tuple[str, ...], quick: bool) -> Iterator[Case]:
-    """Keypoints at the base size, sizes at the base keypoints, batch 2 at the base; in each precision."""
+    """Yield keypoints at the base size, sizes at the base keypoints, batch 2 at the base; in each precision."""
     sizes = SIZES[:2] if quick else SIZES
     keypoints = (512, 2048) if quick else KEYPOINTS
     for precision in precisions:

@@ -18,7 +18,7 @@ from semantic_matcher_core.extractors.dalf import Dalf
 
 
 def polar_grids(keypoints: Tensor, height: int, width: int) -> Tensor:
-    """``N x 32 x 32 x 2`` sampling grids in [-1, 1], rows angles and columns radii of up to 32 px."""
+    """Return ``N x 32 x 32 x 2`` sampling grids in [-1, 1], rows angles and columns radii of up to 32 px."""
     steps = (torch.arange(32, dtype=torch.float32) + 0.5) / 32
     angle, radius = torch.meshgrid(2 * math.pi * steps, 32.0 * steps, indexing="ij")
     x = keypoints[:, 0, None, None] * 2 / width - 1 + radius * angle.cos() * 2 / width
@@ -27,7 +27,7 @@ def polar_grids(keypoints: Tensor, height: int, width: int) -> Tensor:
 
 
 def patches(dalf: Dalf, feature_map: Tensor, grey: Tensor, keypoints: Tensor) -> Tensor:
-    """``N x 1 x 32 x 32`` deformed patches of one image.
+    """Return ``N x 1 x 32 x 32`` deformed patches of one image.
 
     Args:
         feature_map: ``1 x C x h x w`` descriptor map.
@@ -57,12 +57,12 @@ def patches(dalf: Dalf, feature_map: Tensor, grey: Tensor, keypoints: Tensor) ->
 
 
 def describe(dalf: Dalf, grey: Tensor, keypoints: Tensor) -> Tensor:
-    """``N x 128`` descriptors of one image by the ``ts-fl`` mode, given its keypoints."""
+    """Return ``N x 128`` descriptors of one image by the ``ts-fl`` mode, given its keypoints."""
     return describe_at(dalf, grey, dalf.net(grey, fold=False)[1], keypoints)
 
 
 def describe_at(dalf: Dalf, grey: Tensor, feature_map: Tensor, keypoints: Tensor) -> Tensor:
-    """As :func:`describe`, with the descriptor map that the network has given."""
+    """Describe as :func:`describe` does, with the descriptor map that the network has given."""
     invariant = dalf.hardnet(patches(dalf, feature_map, grey, keypoints))
     at = keypoints / torch.tensor([grey.shape[-1] - 1.0, grey.shape[-2] - 1.0]) * 2 - 1
     distinct = F.grid_sample(feature_map, at[None, None], mode="bicubic", align_corners=True)[0, :, 0].T
@@ -71,7 +71,9 @@ def describe_at(dalf: Dalf, grey: Tensor, feature_map: Tensor, keypoints: Tensor
 
 
 def extract(dalf: Dalf, images: Tensor) -> tuple[Tensor, Tensor]:
-    """``N x 2`` keypoints and ``N x 128`` descriptors of one image, ``1 x 3 x H x W`` in [0, 1], none near its edge."""
+    """Return ``N x 2`` keypoints and ``N x 128`` descriptors of one image, ``1 x 3 x H x W`` in [0, 1], none near
+    its edge.
+    """
     grey = images.mean(dim=1, keepdim=True)
     heat, feature_map = dalf.net(grey, fold=False)
     height, width = heat.shape[-2:]
@@ -88,7 +90,7 @@ def extract(dalf: Dalf, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def plain_network(dalf: Dalf) -> Dalf:
-    """A copy whose patch network runs layer after layer; the backbone is asked to when it is called."""
+    """Return a copy whose patch network runs layer after layer; the backbone is asked to when it is called."""
     plain = copy.deepcopy(dalf)
     network: Any = plain.hardnet
     network.features = torch.nn.Sequential(*network.features)

@@ -15,7 +15,7 @@ from torch import Tensor
 def plain_nonrigid_inliers(
     points0: Tensor, points1: Tensor, threshold: float, hypotheses: int = 4000, seed: int = 0
 ) -> Tensor:
-    """``N`` bool of ``N x 2`` matched points: those within ``threshold`` of the plane that has most of them."""
+    """Return ``N`` bool of ``N x 2`` matched points: those within ``threshold`` of the plane that has most of them."""
     points = torch.cat([_normalised(points0), _normalised(points1)], dim=1)
     generator = torch.Generator().manual_seed(seed)
     triples = points[torch.randint(len(points), (hypotheses, 3), generator=generator)]

@@ -24,7 +24,7 @@ Frame = tuple[Tensor, Tensor, Tensor]
 
 
 def read_frame(scene: Scene, frame: int) -> Frame:
-    """Image as floats, depth enlarged to it, and pose."""
+    """Return image as floats, depth enlarged to it, and pose."""
     image = torch.from_numpy(scene.colour(frame)).permute(2, 0, 1).float() / 255
     depth = torch.from_numpy(scene.depth(frame))
     depth = F.interpolate(depth[None, None], size=image.shape[-2:], mode="nearest")[0]
@@ -32,7 +32,7 @@ def read_frame(scene: Scene, frame: int) -> Frame:
 
 
 def frame_covisibility(first: Frame, second: Frame, camera: Tensor) -> float:
-    """Share of a 32 x 32 lattice over the first frame that the second sees."""
+    """Return share of a 32 x 32 lattice over the first frame that the second sees."""
     lattice = torch.stack(torch.meshgrid(torch.linspace(0, 1, 32), torch.linspace(0, 1, 32), indexing="ij"), dim=-1)
     height, width = first[0].shape[-2:]
     points = lattice.reshape(1, -1, 2) * torch.tensor([width - 1.0, height - 1.0])
@@ -42,7 +42,7 @@ def frame_covisibility(first: Frame, second: Frame, camera: Tensor) -> float:
 
 
 def covisibility_of_pairs(scene: Scene, pairs: Sequence[tuple[int, int]], read: Callable[[int], Frame]) -> list[float]:
-    """One pair at a time; the target is read for each, the source once as long as it stays the same."""
+    """Return one pair at a time; the target is read for each, the source once as long as it stays the same."""
     camera = torch.from_numpy(scene.intrinsics)[None]
     shares: list[float] = []
     last: tuple[int, Frame] | None = None
@@ -56,7 +56,7 @@ def covisibility_of_pairs(scene: Scene, pairs: Sequence[tuple[int, int]], read: 
 def loop_loss(
     layers0: Any, layers1: Any, warped: Tensor, valid: Tensor, keypoints1: Tensor, *, exact: bool = False
 ) -> Tensor:
-    """The dual-softmax loss: a loop over layers and samples over whole log-softmax matrices.
+    """Return the dual-softmax loss: a loop over layers and samples over whole log-softmax matrices.
 
     Unless ``exact``, its distances are off by up to a hundredth of a pixel, which at times decides about a keypoint.
     """
@@ -115,7 +115,7 @@ def _read(file: h5py.File, group: str, name: str) -> Tensor:
 def export_one_by_one(
     scene: Path, output: Path, names: Sequence[str], compute: Callable[[Tensor], dict[str, Tensor]]
 ) -> None:
-    """Features of a scene's images, one after the other."""
+    """Write features of a scene's images, one after the other."""
     output.unlink(missing_ok=True)
     with h5py.File(output, "w") as file:
         for name in names:
@@ -126,7 +126,9 @@ def export_one_by_one(
 
 
 def reference_layers(reasoner: Any, descriptors: Tensor, semantic: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Outputs of every layer of a ``reference.ReferenceReasoner``, attention weights computed and cloned besides."""
+    """Return outputs of every layer of a ``reference.ReferenceReasoner``, attention weights computed and cloned
+    besides.
+    """
     p, e = reasoner.dino_reprojection(semantic), reasoner.extractor_reprojection(descriptors)
     texture, sem, layers, weights = e, p, [], []
     blocks = zip(reasoner.texture_attentions, reasoner.semantic_attentions, strict=True)

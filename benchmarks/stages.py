@@ -109,7 +109,7 @@ def reference_pair(
 def reference_stages(
     matcher: SemanticMatcher, case: Case, images: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, Callable[[], Any]]:
-    """The stages of :func:`reference_pair`, and itself."""
+    """Return the stages of :func:`reference_pair`, and itself."""
     extractor, encoder, reasoner = matcher.extractor, matcher.semantic_encoder, matcher.reasoner
     assert isinstance(extractor, XFeat) and isinstance(encoder, DinoV2) and reasoner is not None
     device = matcher.device
@@ -175,7 +175,9 @@ def lightglue_pair(
 
 
 def shared_matches(ours: Any, theirs: torch.Tensor) -> float:
-    """Share of the other's matches, as pairs of whole pixels, that ours (of the first pair of a batch) has too."""
+    """Return share of the other's matches, as pairs of whole pixels, that ours (of the first pair of a batch) has
+    too.
+    """
     ours = ours.of_pair(0)
     found = {tuple(row) for row in torch.cat([ours.keypoints0, ours.keypoints1], dim=1).round().int().tolist()}
     wanted = {tuple(row) for row in theirs.round().int().tolist()}

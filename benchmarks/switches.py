@@ -121,7 +121,7 @@ class Suite:
 
 
 def rows(suite: Suite, only: list[str], repeats: int) -> Iterator[str]:
-    """The table, row by row."""
+    """Yield the table, row by row."""
     yield "| optimisation | work | with it, ms | without, ms | gain |"
     yield "|---|---|---:|---:|---:|"
     for name, all_work in suite.works().items():

@@ -21,7 +21,7 @@ class Timing:
     best_ms: float
 
     def scaled(self, factor: float) -> Timing:
-        """What work ``factor`` times as long would have taken."""
+        """Return what work ``factor`` times as long would have taken."""
         return Timing(self.median_ms * factor, self.p95_ms * factor, self.runs, self.best_ms * factor)
 
 
@@ -33,7 +33,7 @@ def time_interleaved(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """The time of each candidate: one call of each in turn, ``repeats`` times after a warm-up.
+    """Return the time of each candidate: one call of each in turn, ``repeats`` times after a warm-up.
 
     ``time.thread_time`` as the clock counts what one thread computes, and not what it waits for the processor.
     """
@@ -53,7 +53,7 @@ def time_interleaved(
 
 
 def machine_description(device: torch.device) -> str:
-    """One line that says what the figures were measured on."""
+    """Return one line that says what the figures were measured on."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     model = platform.processor() or platform.machine()

@@ -53,7 +53,9 @@ LOADED = 8
 
 
 def write_scene(folder: Path, frames: int) -> Scene:
-    """A rendered room as an extracted scene: JPEG colour and 16-bit depth of a camera that turns round, with noise."""
+    """Return a rendered room as an extracted scene: JPEG colour and 16-bit depth of a camera that turns round, with
+    noise.
+    """
     generator = torch.Generator().manual_seed(0)
     quads, textures = random_room(6, generator), noise_textures(6, generator)
     camera = pinhole(*DEPTH)
@@ -83,7 +85,7 @@ def write_scene(folder: Path, frames: int) -> Scene:
 
 
 def measure_covisibility(scene: Scene, args: argparse.Namespace) -> Results:
-    """All pairs of the scene; of the reference an even sample of whole sources is timed and scaled up."""
+    """Return all pairs of the scene; of the reference an even sample of whole sources is timed and scaled up."""
     rows = scene_covisibility(scene)
     sources = scene.ids[:: max(1, len(scene.ids) // args.sources)]
     pairs = [(a, b) for a in sources for b in scene.ids if b > a]
@@ -111,7 +113,7 @@ def measure_covisibility(scene: Scene, args: argparse.Namespace) -> Results:
 
 
 def keypoint_truth(batch: int, keypoints: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keypoints of view 0 in view 1, whether both views show them, and the keypoints of view 1."""
+    """Return keypoints of view 0 in view 1, whether both views show them, and the keypoints of view 1."""
     generator = torch.Generator().manual_seed(0)
     warped, others = torch.rand(2, batch, keypoints, 2, generator=generator) * 512
     shown, repeated = (torch.rand(batch, keypoints, generator=generator) for _ in range(2))
@@ -190,7 +192,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def measure_loading(files: dict[str, Path], folder: Path, args: argparse.Namespace) -> Results:
-    """Random pairs of a scene of 512 x 512 views, the files being in the system's cache."""
+    """Return random pairs of a scene of 512 x 512 views, the files being in the system's cache."""
     readers: dict[str, Any] = {kind: SceneFile(path) for kind, path in files.items()}
     readers["reference"] = ReferenceLoader(files["published"])
     keys = readers["published"].pair_keys
@@ -219,7 +221,8 @@ def measure_loading(files: dict[str, Path], folder: Path, args: argparse.Namespa
 def _measure_cached(
     files: dict[str, Path], storage: str, names: list[str], root: Path, args: argparse.Namespace
 ) -> dict[str, Timing]:
-    """What a reasoner is trained on: depth and poses, keypoints, descriptors, and DINOv2 features at the keypoints.
+    """Return what a reasoner is trained on: depth and poses, keypoints, descriptors, and DINOv2 features at the
+    keypoints.
 
     Features of the compact storage are kept in half precision.
     """
@@ -305,7 +308,7 @@ def measure_export(path: Path, folder: Path, args: argparse.Namespace) -> Result
 
 
 def write_scene_file(path: Path, scene: Scene, *, storage: str, images: int) -> None:
-    """A scene file of ``images`` images of 512 x 512, in all pairs."""
+    """Write a scene file of ``images`` images of 512 x 512, in all pairs."""
     with SceneFileWriter(path, storage=storage) as writer:
         for frame in scene.ids[:images]:
             image = torch.from_numpy(scene.colour(frame)).permute(2, 0, 1).float() / 255

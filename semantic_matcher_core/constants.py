@@ -10,7 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 
 def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """``like.new_tensor(values)``, kept: a copy from the host would make a GPU wait, and no CUDA graph may hold one."""
+    """Return ``like.new_tensor(values)``, kept: a copy from the host would make a GPU wait, and no CUDA graph may
+    hold one.
+    """
     if isinstance(like, FakeTensor):
         # Of a trace (export, compile): it is worth nothing after that, and a real one nothing in it.
         return torch.tensor(values, dtype=like.dtype, device=like.device)

@@ -13,7 +13,7 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The torch device for a user's choice.
+    """Return the torch device for a user's choice.
 
     Args:
         device: ``"auto"`` (CUDA where available, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` …
@@ -45,7 +45,7 @@ def _unknown(device: object) -> UnknownDeviceError:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype the networks compute in.
+    """Return the dtype the networks compute in.
 
     Raises:
         ConfigError: not one of ``fp32``, ``fp16``, ``bf16``.
@@ -59,7 +59,8 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a type is known to be slower than float32 on a device: bfloat16, on x86 CPUs without instructions for it.
+    """Return whether a type is known to be slower than float32 on a device: bfloat16, on x86 CPUs without instructions
+    for it.
 
     There every product converts: 1.8 to 3.4 times float32's time was measured. Of other CPUs torch does not say.
     """

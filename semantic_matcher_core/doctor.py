@@ -106,12 +106,12 @@ OPTIONAL_PACKAGES = {
 
 
 def missing_build_tools(which: Callable[[Tool], str | None] = Tool.path) -> list[str]:
-    """One sentence for each tool the workspace build needs and this machine lacks."""
+    """Return one sentence for each tool the workspace build needs and this machine lacks."""
     return [tool.sentence() for tool in BUILD_TOOLS if which(tool) is None]
 
 
 def examine(root: Path | None = None) -> list[Finding]:
-    """Every finding, in the order they are shown.
+    """Return every finding, in the order they are shown.
 
     Args:
         root: the checkout; by default the one this file lies in, if it lies in one. Without a checkout (an installed
@@ -135,13 +135,13 @@ def examine(root: Path | None = None) -> list[Finding]:
 
 
 def checkout() -> Path | None:
-    """The checkout this file lies in; ``None`` for an installed copy."""
+    """Return the checkout this file lies in; ``None`` for an installed copy."""
     root = Path(__file__).resolve().parents[1]
     return root if (root / "pyproject.toml").is_file() and (root / "ros_ws" / "src").is_dir() else None
 
 
 def in_virtual_environment(root: Path) -> bool:
-    """Whether this process runs in an environment that has the library installed, and not a bare Python."""
+    """Return whether this process runs in an environment that has the library installed, and not a bare Python."""
     try:
         importlib.metadata.version("semantic-matcher")
     except importlib.metadata.PackageNotFoundError:
@@ -150,7 +150,7 @@ def in_virtual_environment(root: Path) -> bool:
 
 
 def report(findings: Iterable[Finding], width: int = 100) -> str:
-    """The findings as a table, then a sentence that sums them up."""
+    """Return the findings as a table, then a sentence that sums them up."""
     findings = list(findings)
     names = max(len(finding.name) for finding in findings)
     lines = []
@@ -209,7 +209,7 @@ def _tool(tool: Tool) -> Finding:
 
 
 def _interpreter_parts() -> list[Finding]:
-    """What Debian's Python keeps in packages of its own."""
+    """Return what Debian's Python keeps in packages of its own."""
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     findings = [Finding("Python headers", Status.OK, str(header))]
     if not header.is_file():
@@ -292,7 +292,7 @@ def _messages(root: Path | None) -> Finding:
 
 
 def _middleware(root: Path | None, environment: Mapping[str, str] = os.environ) -> Finding:
-    """Which DDS, and whether the profile is set without which large images are dropped."""
+    """Return which DDS, and whether the profile is set without which large images are dropped."""
     name = "DDS profile"
     middleware = environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp (default)")
     if "fastrtps" not in middleware:
@@ -316,7 +316,9 @@ def _middleware(root: Path | None, environment: Mapping[str, str] = os.environ) 
 
 
 def profile_variables(distribution: str) -> tuple[str, ...]:
-    """The variable that Fast DDS of a ROS distribution takes its profile from; both where the release is not known."""
+    """Return the variable that Fast DDS of a ROS distribution takes its profile from; both where the release is not
+    known.
+    """
     if distribution in _FAST_DDS_2:
         return (PROFILE_VARIABLES[2],)
     return (PROFILE_VARIABLES[3],) if distribution else tuple(PROFILE_VARIABLES.values())
@@ -358,7 +360,7 @@ def _origin(module: str) -> str:
 
 
 def _run(command: list[str]) -> str:
-    """What ``command`` prints; nothing if it fails or hangs."""
+    """Return what ``command`` prints; nothing if it fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except (OSError, subprocess.TimeoutExpired):

@@ -26,7 +26,7 @@ NAMES = {
 
 
 def is_enabled(name: str) -> bool:
-    """Whether an optimisation may be used; read from the environment at each call.
+    """Return whether an optimisation may be used; read from the environment at each call.
 
     Raises:
         ConfigError: the environment names one that does not exist.

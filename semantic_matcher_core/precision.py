@@ -17,7 +17,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def narrowed(module: Network, dtype: torch.dtype) -> Network:
-    """A copy of a network with narrow weights; the original is untouched, and what stays float32 is shared with it.
+    """Return a copy of a network with narrow weights; the original is untouched, and what stays float32 is shared with
+    it.
 
     Args:
         module: names, as ``narrow_weights``, the parameters that may become narrow (see :func:`has_narrow_weights`).
@@ -54,7 +55,7 @@ class FullPrecisionConv2d(nn.Conv2d):
 
 
 def has_narrow_weights(module: nn.Module) -> bool:
-    """Whether a network's forward pass casts what goes into its products to the type of their weights.
+    """Return whether a network's forward pass casts what goes into its products to the type of their weights.
 
     Such a class says ``narrow_weights = "all"``; a submodule with product weights that are no ``nn.Linear`` or
     ``nn.Conv2d`` says ``narrow_weights = "own"``. Other networks run under autocast.
@@ -63,10 +64,12 @@ def has_narrow_weights(module: nn.Module) -> bool:
 
 
 def to_weight(x: Tensor, weight: Tensor) -> Tensor:
-    """``x`` in the type of a narrow weight. Beside a float32 weight it stays as it is: under autocast, narrow."""
+    """Return ``x`` in the type of a narrow weight. Beside a float32 weight it stays as it is: under autocast,
+    narrow.
+    """
     return x if weight.dtype is torch.float32 else x.to(weight.dtype)
 
 
 def to_stream(x: Tensor, weight: Tensor) -> Tensor:
-    """``x`` in float32 where the network's weights are narrow; else as it is."""
+    """Return ``x`` in float32 where the network's weights are narrow; else as it is."""
     return x if weight.dtype is torch.float32 else x.float()

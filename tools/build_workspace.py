@@ -56,7 +56,7 @@ def build(workspace: Path, venv: Path, ros: str) -> bool:
 
 
 def source_files(package: Path) -> list[Path]:
-    """The files of a package, without what tools leave beside them."""
+    """Return the files of a package, without what tools leave beside them."""
     skipped = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
     return [
         file
@@ -76,7 +76,7 @@ def clear(workspace: Path, keep: set[str]) -> None:
 
 
 def run_colcon(workspace: Path, venv: Path, ros: str) -> None:
-    """``colcon build`` in the environment of ``venv`` without the workspace itself."""
+    """Run ``colcon build`` in the environment of ``venv`` without the workspace itself."""
     env = environment(venv, None, os.environ, ros)
     # setuptools announces in every build that the command colcon calls will go; requirements/build.txt sees to it.
     env.setdefault("PYTHONWARNINGS", "ignore:setup.py install is deprecated,ignore:easy_install command is deprecated")

@@ -24,7 +24,7 @@ _NOT_NEEDED = ("docs/", "docker/", "ros_ws/", "examples/", "launch")
 
 
 def pinned(lock: str, names: tuple[str, ...] = WHEELS) -> list[str]:
-    """``name==version`` of each name in the text of a lock file.
+    """Return ``name==version`` of each name in the text of a lock file.
 
     Raises:
         SetupError: a name is not pinned there.
@@ -54,7 +54,7 @@ def download_wheels(folder: Path, python_version: str) -> list[Path]:
 
 
 def project_files() -> list[str]:
-    """Files of the project that travel: those that git tracks, and new ones that it does not ignore."""
+    """Return files of the project that travel: those that git tracks, and new ones that it does not ignore."""
     command = ["git", "-C", str(REPOSITORY), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, text=True, capture_output=True)
     if done.returncode != 0:

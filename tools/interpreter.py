@@ -61,7 +61,7 @@ class Interpreter:
         return f"Python {'.'.join(map(str, self.version))} ({self.executable})"
 
     def identity(self) -> dict[str, object]:
-        """What an environment made from it depends on, whichever of its names it was found by."""
+        """Return what an environment made from it depends on, whichever of its names it was found by."""
         return {**asdict(self), "executable": os.path.realpath(self.executable), "version": list(self.version)}
 
 
@@ -88,7 +88,7 @@ def probe(command: str, env: Mapping[str, str] | None = None) -> Interpreter | N
 
 
 def choose(wanted: str = "", env: Mapping[str, str] | None = None) -> Interpreter:
-    """The interpreter to build on.
+    """Return the interpreter to build on.
 
     Args:
         wanted: the user's ``PYTHON``; nothing else is tried when it is given.

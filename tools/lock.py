@@ -17,7 +17,7 @@ HEADER = """\
 
 
 def lockable(freeze: str) -> list[str]:
-    """The lines of ``pip list --format=freeze`` that pin a package of the index."""
+    """Return the lines of ``pip list --format=freeze`` that pin a package of the index."""
     # The importable ROS packages show up a second time, with the metadata that CMake wrote under their ROS names.
     pins = dict(line.split("==", 1) for line in freeze.splitlines() if "==" in line)
     from_wheels = {name.removeprefix("ros-") for name in pins if name.startswith("ros-")}

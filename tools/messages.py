@@ -11,7 +11,7 @@ class SetupError(Exception):
 
 
 def say(text: str) -> None:
-    """One line of progress, shown at once even where the output is a pipe."""
+    """Print one line of progress, shown at once even where the output is a pipe."""
     print(f"semantic_matcher: {text}", flush=True)
 
 

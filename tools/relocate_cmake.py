@@ -22,7 +22,9 @@ _PYTHON_HEADERS = re.compile(_BUILD_PYTHON + rb"/include/python3\.\d+" + _END)
 
 
 def rewrite(content: bytes, python_headers: str, numpy_headers: str) -> bytes:
-    """``content`` of a CMake file with the build machine's two folders replaced; unchanged when it names neither."""
+    """Return ``content`` of a CMake file with the build machine's two folders replaced; unchanged when it names
+    neither.
+    """
     content = _NUMPY_HEADERS.sub(lambda _: numpy_headers.encode(), content)
     return _PYTHON_HEADERS.sub(lambda _: python_headers.encode(), content)
 
@@ -44,7 +46,7 @@ def relocate(prefix: Path, python_headers: str, numpy_headers: str) -> list[Path
 
 
 def header_folders(python: Path) -> tuple[str, str]:
-    """The folders of Python's and NumPy's C headers, as ``python`` (a virtual environment's) knows them."""
+    """Return the folders of Python's and NumPy's C headers, as ``python`` (a virtual environment's) knows them."""
     code = "import numpy, sysconfig; print(sysconfig.get_paths()['include']); print(numpy.get_include())"
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
     lines = done.stdout.splitlines()

@@ -31,7 +31,7 @@ VARIABLES = (
 def environment(
     venv: Path, workspace: Path | None, base: Mapping[str, str], ros: str, distro_of_wheels: str = "jazzy"
 ) -> dict[str, str]:
-    """``base`` with the virtual environment, ROS and the built workspace in front.
+    """Return ``base`` with the virtual environment, ROS and the built workspace in front.
 
     Args:
         venv: the virtual environment.
@@ -74,14 +74,14 @@ def prepend(env: dict[str, str], name: str, folders: Iterable[Path]) -> None:
 
 
 def installed_packages(workspace: Path) -> list[Path]:
-    """The prefixes of the packages that colcon installed, one folder each."""
+    """Return the prefixes of the packages that colcon installed, one folder each."""
     return sorted(
         marker.parents[4] for marker in workspace.glob("install/*/share/ament_index/resource_index/packages/*")
     )
 
 
 def ros_of(venv: Path) -> str:
-    """``"wheels"`` or a distribution's name, as the set-up recorded it.
+    """Return ``"wheels"`` or a distribution's name, as the set-up recorded it.
 
     Raises:
         SetupError: the set-up has not been completed, or the distribution it used is not sourced now.
@@ -97,7 +97,7 @@ def ros_of(venv: Path) -> str:
 
 
 def shell_lines(env: Mapping[str, str], base: Mapping[str, str]) -> list[str]:
-    """``export`` lines, for sh, bash and zsh, of what differs from ``base``."""
+    """Return ``export`` lines, for sh, bash and zsh, of what differs from ``base``."""
     changed = [
         f"export {name}={shlex.quote(env[name])}"
         for name in VARIABLES

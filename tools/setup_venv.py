@@ -73,7 +73,7 @@ def set_up(venv: Path, interpreter: Interpreter, torch: str) -> bool:
 
 
 def inputs() -> list[Path]:
-    """The files that decide what is installed and how."""
+    """Return the files that decide what is installed and how."""
     scripts = ("setup_venv.py", "relocate_cmake.py")
     return [REPOSITORY / "pyproject.toml", *REQUIREMENTS.glob("*.txt"), *(REPOSITORY / "tools" / s for s in scripts)]
 
@@ -85,7 +85,9 @@ def workspace_key(identity: dict[str, Any]) -> str:
 
 
 def create(venv: Path, interpreter: Interpreter) -> None:
-    """An empty virtual environment; one that is there is emptied, except for the lock that this process holds."""
+    """Create an empty virtual environment; one that is there is emptied, except for the lock that this process
+    holds.
+    """
     say(f"making {venv} with {interpreter.label}")
     if (venv / "pyvenv.cfg").exists():
         for entry in venv.iterdir():
@@ -100,7 +102,7 @@ def create(venv: Path, interpreter: Interpreter) -> None:
 
 
 def install_with_wheels(venv: Path, torch: str) -> None:
-    """Everything at the locked versions, ROS 2 included."""
+    """Install everything at the locked versions, ROS 2 included."""
     lock = ["-c", str(REQUIREMENTS / "lock.txt")]
     say("installing torch (the CPU build where the index has one; TORCH=… asks for another)")
     options = shlex.split(torch)
@@ -116,7 +118,7 @@ def install_with_wheels(venv: Path, torch: str) -> None:
 
 
 def install_beside_distribution(venv: Path, interpreter: Interpreter, torch: str) -> None:
-    """The libraries only: rclpy, cv_bridge and what those were built for stay the distribution's."""
+    """Install the libraries only: rclpy, cv_bridge and what those were built for stay the distribution's."""
     say(f"ROS {interpreter.ros_distro} is sourced: using its rclpy, installing the libraries beside it")
     constraints = venv / "constraints.txt"
     constraints.write_text("\n".join(distribution_constraints(interpreter)) + "\n", encoding="utf-8")
@@ -143,7 +145,7 @@ def install_teachers(venv: Path) -> None:
 
 
 def distribution_constraints(interpreter: Interpreter) -> list[str]:
-    """What keeps the distribution's compiled modules (cv_bridge above all) working in the virtual environment.
+    """Return what keeps the distribution's compiled modules (cv_bridge above all) working in the virtual environment.
 
     They are bound to NumPy's binary interface, which changes with its major version only.
     """

@@ -15,7 +15,7 @@ from tools.messages import say
 
 
 def digest(*parts: object, files: Iterable[Path] = ()) -> str:
-    """SHA-256 over ``parts`` (anything JSON can write) and over the names and contents of ``files``."""
+    """Return SHA-256 over ``parts`` (anything JSON can write) and over the names and contents of ``files``."""
     total = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     for file in sorted(files):
         total.update(f"\0{file.name}\0{file.parent}\0".encode())
@@ -24,7 +24,7 @@ def digest(*parts: object, files: Iterable[Path] = ()) -> str:
 
 
 def read_stamp(path: Path) -> dict[str, Any]:
-    """What :func:`write_stamp` left; empty when there is none or it is damaged, so that the step runs again."""
+    """Return what :func:`write_stamp` left; empty when there is none or it is damaged, so that the step runs again."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

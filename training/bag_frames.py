@@ -66,7 +66,7 @@ def command(
     topic: Annotated[list[str] | None, typer.Option(help="Image topic; may be repeated. All without it.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Take every so many-th image of a topic.")] = 10,
 ) -> None:
-    """Frames of recordings as photos to train from."""
+    """Write frames of recordings as photos to train from."""
     for bag in bags:
         written = extract_frames(bag, output, topic or [], every, report=console.print)
         console.print(f"{bag}: {written} images to {output}")

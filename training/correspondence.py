@@ -22,22 +22,22 @@ class Correspondence(Protocol):
     """Ground truth between the two views of each pair of a batch."""
 
     def forward(self, keypoints: Tensor) -> Warped:
-        """``B x N x 2`` pixels of view 0 in view 1."""
+        """Return ``B x N x 2`` pixels of view 0 in view 1."""
 
     def back(self, keypoints: Tensor) -> Warped:
-        """``B x N x 2`` pixels of view 1 in view 0."""
+        """Return ``B x N x 2`` pixels of view 1 in view 0."""
 
 
 class _TensorBatch:
     """Dataclasses of tensors whose first dimension is the batch."""
 
     def to(self: _Batch, device: torch.device | str) -> _Batch:
-        """The same on another device."""
+        """Return the same on another device."""
         return type(self)(*(getattr(self, f.name).to(device) for f in fields(self)))  # type: ignore[arg-type]
 
     @classmethod
     def stack(cls: type[_Batch], items: Sequence[_Batch]) -> _Batch:
-        """One batch of several."""
+        """Return one batch of several."""
         return cls(*(torch.cat([getattr(item, f.name) for item in items]) for f in fields(cls)))  # type: ignore[arg-type]
 
 
@@ -89,18 +89,19 @@ class PlanarCorrespondence(_TensorBatch):
         return Warped(moved, self._inside(moved))
 
     def picture_points(self, keypoints: Tensor) -> Tensor:
-        """``B x N x 2`` pixels of view 1 as pixels of the picture."""
+        """Return ``B x N x 2`` pixels of view 1 as pixels of the picture."""
         return projected(self.homography1, self.bent(keypoints))
 
     def from_picture(self, points: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """``B x N x 2`` pixels of the picture in view 0 and in view 1 (inside it or not), each with whether that is
-        known."""
+        """Return ``B x N x 2`` pixels of the picture in view 0 and in view 1 (inside it or not), each with whether
+        that is known.
+        """
         at0 = projected(torch.linalg.inv(self.homography0), points)
         at1, converged = self._unbent(projected(torch.linalg.inv(self.homography1), points))
         return (at0, torch.ones_like(converged)), (at1, converged)
 
     def bent(self, keypoints: Tensor) -> Tensor:
-        """Pixels of view 1 where the spline puts them, before the homography."""
+        """Return pixels of view 1 where the spline puts them, before the homography."""
         extent = self.extent[:, None, None]
         return keypoints + displacement(self.theta, self.control, keypoints / extent) * extent
 
@@ -128,6 +129,6 @@ class PlanarCorrespondence(_TensorBatch):
 
 
 def projected(homography: Tensor, points: Tensor) -> Tensor:
-    """``B x N x 2`` points through ``B x 3 x 3`` homographies."""
+    """Return ``B x N x 2`` points through ``B x 3 x 3`` homographies."""
     homogeneous = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1) @ homography.transpose(1, 2)
     return homogeneous[..., :2] / homogeneous[..., 2:]

@@ -116,7 +116,7 @@ def homography(
     weights: Weights = None,
     limit: Limit = 0,
 ) -> None:
-    """Homographies: mean matching accuracy and AUC of corner errors."""
+    """Evaluate homographies: mean matching accuracy and AUC of corner errors."""
     from training.evaluation.homography import evaluate_homography_pair, homography_pairs, summarise_homography
     from training.evaluation.methods import match_function
     from training.evaluation.tables import write_rows
@@ -320,7 +320,7 @@ def _summarise(methods: Sequence[str], run: Callable[[str], dict[str, float]], o
 def _cached_matches(
     path: Path, pairs: Sequence[Any], load: Callable[[], Any], method: str
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Matches of all pairs, from an earlier run where it had the same pairs and options."""
+    """Return matches of all pairs, from an earlier run where it had the same pairs and options."""
     from semantic_matcher_core.io.atomic import atomic_output
     from semantic_matcher_core.io.images import read_image
 

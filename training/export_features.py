@@ -102,12 +102,12 @@ _PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 
 def local_method_name(extractor: str, num_keypoints: int) -> str:
-    """The published folder name, e.g. ``xfeat-scannet-n2048``."""
+    """Return the published folder name, e.g. ``xfeat-scannet-n2048``."""
     return f"{extractor.replace(':', '_')}-scannet-n{num_keypoints}"
 
 
 def semantic_method_name(encoder: str) -> str:
-    """The published folder name, e.g. ``dino-scannet-dinov2_vits14``."""
+    """Return the published folder name, e.g. ``dino-scannet-dinov2_vits14``."""
     return f"dino-scannet-{encoder}"
 
 

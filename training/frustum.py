@@ -12,7 +12,7 @@ _SLACK = 1e-4
 
 
 def depth_range(depth: Tensor) -> Tensor:
-    """``2``: nearest and farthest measured depth of a map, metres; infinity and 0 where nothing was measured."""
+    """Return ``2``: nearest and farthest measured depth of a map, metres; infinity and 0 where nothing was measured."""
     return torch.stack([depth.masked_fill(depth <= 0, torch.inf).amin(), depth.amax()])
 
 
@@ -24,7 +24,8 @@ def cannot_see(
     farthest1: Tensor,
     size: tuple[int, int],
 ) -> Tensor:
-    """``T`` bool: true where no keypoint of view 0 can have a valid warp (``projection.warp_keypoints``) into view 1.
+    """Return ``T`` bool: true where no keypoint of view 0 can have a valid warp (``projection.warp_keypoints``) into
+    view 1.
 
     All that a view 0 measured lies in a frustum with eight corners. A view is ruled out where one plane parts them from
     every place that it accepts; that is certain, not an estimate. Views whose pose is not finite are never ruled out.
@@ -62,7 +63,7 @@ def cannot_see(
 
 
 def _frustum(depths: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
-    """``T x 3 x 8`` corners, in the camera, of what an image of this size can show between ``T x 2`` depths."""
+    """Return ``T x 3 x 8`` corners, in the camera, of what an image of this size can show between ``T x 2`` depths."""
     corners = [[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]]
     outline = torch.tensor(corners, dtype=torch.float64, device=depths.device)
     rays = torch.linalg.inv(intrinsics) @ outline

@@ -32,7 +32,9 @@ class Warped(NamedTuple):
 
 
 def relative_pose(pose0: Tensor, pose1: Tensor) -> Tensor:
-    """``… x 3 x 4`` transform from camera 0 to camera 1, from two ``… x 4 x 4`` camera-to-world poses in metres."""
+    """Return ``… x 3 x 4`` transform from camera 0 to camera 1, from two ``… x 4 x 4`` camera-to-world poses in
+    metres.
+    """
     rotation = pose1[..., :3, :3].transpose(-1, -2)
     return torch.cat(
         [rotation @ pose0[..., :3, :3], rotation @ (pose0[..., :3, 3:] - pose1[..., :3, 3:])],
@@ -49,7 +51,7 @@ def warp_keypoints(
     intrinsics1: Tensor,
     size: tuple[int, int] | None = None,
 ) -> Warped:
-    """Keypoints of view 0 as view 1 sees them. One view 0 (a batch of one) may meet many views 1.
+    """Return keypoints of view 0 as view 1 sees them. One view 0 (a batch of one) may meet many views 1.
 
     Args:
         keypoints: ``B x N x 2`` pixels of view 0.
@@ -76,7 +78,7 @@ class Lifted(NamedTuple):
 
 
 def lift(keypoints: Tensor, depth: Tensor, intrinsics: Tensor, size: tuple[int, int]) -> Lifted:
-    """``B x N x 2`` pixels into space; arguments as of :func:`warp_keypoints`."""
+    """Return ``B x N x 2`` pixels into space; arguments as of :func:`warp_keypoints`."""
     metres = _depth_at(depth, (keypoints - 0.5).round().long().clamp(min=0), *size)
     homogeneous = torch.cat([keypoints, torch.ones_like(keypoints[..., :1])], dim=-1) * metres[..., None]
     return Lifted(torch.linalg.inv(intrinsics) @ homogeneous.transpose(1, 2), metres > 0)
@@ -90,7 +92,7 @@ def project(
     size: tuple[int, int],
     views1: Tensor | None = None,
 ) -> Warped:
-    """Keypoints in space as views 1 see them; arguments as of :func:`warp_keypoints`.
+    """Return keypoints in space as views 1 see them; arguments as of :func:`warp_keypoints`.
 
     Args:
         views1: ``B`` which maps of ``depth1`` are meant, where it holds others too; ``None`` for all in turn.
@@ -117,7 +119,9 @@ def covisibility(
     size: tuple[int, int] | None = None,
     grid: int = LATTICE,
 ) -> Tensor:
-    """``B`` shares of a ``grid x grid`` lattice over view 0 that view 1 sees; arguments as :func:`warp_keypoints`."""
+    """Return ``B`` shares of a ``grid x grid`` lattice over view 0 that view 1 sees; arguments as
+    :func:`warp_keypoints`.
+    """
     size = size or (depth0.shape[-2], depth0.shape[-1])
     points = lattice(size, depth0, grid).expand(depth0.shape[0], -1, -1)
     warped = warp_keypoints(points, depth0, depth1, transform, intrinsics0, intrinsics1, size)
@@ -125,7 +129,7 @@ def covisibility(
 
 
 def lattice(size: tuple[int, int], like: Tensor, grid: int = LATTICE) -> Tensor:
-    """``1 x grid² x 2`` pixels evenly over an image of ``(height, width)``, corners included."""
+    """Return ``1 x grid² x 2`` pixels evenly over an image of ``(height, width)``, corners included."""
     down, across = (torch.linspace(0, side - 1, grid, device=like.device, dtype=like.dtype) for side in size)
     y, x = torch.meshgrid(down, across, indexing="ij")
     return torch.stack([x, y], dim=-1).view(1, -1, 2)
@@ -137,7 +141,7 @@ def _whole(keypoints: Tensor) -> Tensor:
 
 
 def _depth_at(depth: Tensor, pixels: Tensor, height: int, width: int, views: Tensor | None = None) -> Tensor:
-    """``B x N`` depth at whole pixels of a ``height x width`` image; 0 outside, in row 0 and in column 0."""
+    """Return ``B x N`` depth at whole pixels of a ``height x width`` image; 0 outside, in row 0 and in column 0."""
     rows, columns = depth.shape[-2:]
     x, y = pixels.unbind(-1)
     measured = (x > 0) & (x < width) & (y > 0) & (y < height)

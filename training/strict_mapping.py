@@ -18,7 +18,7 @@ _Section = TypeVar("_Section")
 
 
 def from_mapping(kind: type[_Section], content: Any) -> _Section:
-    """A dataclass from nested plain containers, as YAML gives them.
+    """Return a dataclass from nested plain containers, as YAML gives them.
 
     Args:
         kind: a dataclass; fields that are dataclasses are sections.
@@ -31,7 +31,7 @@ def from_mapping(kind: type[_Section], content: Any) -> _Section:
 
 
 def load_dataclass(kind: type[_Section], path: str | Path, overrides: Sequence[str] = ()) -> _Section:
-    """:func:`from_mapping` of a YAML file.
+    """Return :func:`from_mapping` of a YAML file.
 
     Args:
         kind: a dataclass.
@@ -123,7 +123,7 @@ def _value(hint: Any, value: Any, key: str, whole: type) -> Any:
 
 
 def _as(kind: Any, value: Any) -> tuple[bool, Any]:
-    """Whether a value of YAML is of a kind, and the value converted to it."""
+    """Return whether a value of YAML is of a kind, and the value converted to it."""
     if kind is type(None):
         return value is None, None
     if kind is bool:

@@ -20,7 +20,7 @@ _START_S = 120.0
 
 
 def machine_load() -> str:
-    """What else the machine is doing, for the report."""
+    """Return what else the machine is doing, for the report."""
     one, five, _ = os.getloadavg()
     return f"{os.cpu_count()} cores, load {one:.1f} (1 min), {five:.1f} (5 min)"
 
@@ -32,7 +32,7 @@ def resident_mb(pid: int) -> float:
 
 
 def image_message(pixels: np.ndarray, stamp_ns: int) -> Any:
-    """An rgb8 sensor_msgs/Image."""
+    """Return an rgb8 sensor_msgs/Image."""
     from sensor_msgs.msg import Image
 
     message = Image(height=pixels.shape[0], width=pixels.shape[1], step=3 * pixels.shape[1], encoding="rgb8")
@@ -47,7 +47,7 @@ def set_stamp(message: Any, stamp_ns: int) -> None:
 
 
 def stamp_of(message: Any) -> int:
-    """The header's time stamp in nanoseconds."""
+    """Return the header's time stamp in nanoseconds."""
     return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
 
 
@@ -70,7 +70,7 @@ def settle(
 
 @contextmanager
 def node_process(module: str, arguments: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
-    """A node, ``python -m <module> <arguments>``, with the large-message profile; ended at the end."""
+    """Run a node, ``python -m <module> <arguments>``, with the large-message profile; ended at the end."""
     from semantic_matcher.fastdds_profile import large_message_environment
 
     os.environ.update(large_message_environment())

@@ -24,7 +24,7 @@ def _line(passed: float, computed: float) -> str:
 
 
 def matcher(record: Path, seconds: float) -> None:
-    """The temporal matcher; milliseconds from a message in the callback to its results published."""
+    """Run the temporal matcher; milliseconds from a message in the callback to its results published."""
     from semantic_matcher.node_main import run_node
     from semantic_matcher.temporal_node import TemporalMatcher
 

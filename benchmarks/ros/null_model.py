@@ -54,5 +54,5 @@ class NullMatcher(SemanticMatcher):
 
 
 def load(seconds: float, settings: SimpleNamespace) -> MatchingModel:
-    """What a node takes for its model."""
+    """Return what a node takes for its model."""
     return MatchingModel(NullMatcher(seconds))

@@ -27,7 +27,7 @@ MEASURES = ("in the node", "computed", "camera to subscriber")
 
 
 def run(kind: str, images: int, rate: float) -> dict[str, list[float]]:
-    """Milliseconds of each image that was answered, for each of the measures."""
+    """Return milliseconds of each image that was answered, for each of the measures."""
     from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
     from sensor_msgs.msg import Image
 

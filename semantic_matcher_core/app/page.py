@@ -185,7 +185,7 @@ _FRAME = "width:100%;height:1400px;border:0"
 def _shown(
     gradio: Any, text: str, *, first: Any = None, report: str = "", pictures: list[tuple[str, Any]] | None = None
 ) -> list[Any]:
-    """What every output becomes."""
+    """Return what every output becomes."""
     pictures = pictures or []
     values = [
         gradio.update(value=text),

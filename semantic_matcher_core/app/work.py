@@ -204,7 +204,7 @@ class Desk:
 
 
 def picture_of(path: Path) -> np.ndarray:
-    """``H x W x 3`` uint8 RGB of an image file, upright, and at most ``MAX_SIDE`` long.
+    """Return ``H x W x 3`` uint8 RGB of an image file, upright, and at most ``MAX_SIDE`` long.
 
     Raises:
         ImageError: the file is no image, or damaged.

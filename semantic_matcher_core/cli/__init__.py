@@ -106,7 +106,7 @@ def _ended_in_order() -> Iterator[None]:
 
 
 def _open_closed_streams() -> None:
-    """A closed stdin, stdout or stderr (``2>&-``) would otherwise become the next file that is opened."""
+    """Open a closed stdin, stdout or stderr (``2>&-``), which would otherwise become the next file that is opened."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with each parameter that is a dataclass replaced by one option per field.
+    """Return the command with each parameter that is a dataclass replaced by one option per field.
 
     Fields are declared like parameters of a typer command: ``name: Annotated[type, typer.Option(…)] = default``.
     """

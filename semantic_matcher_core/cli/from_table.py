@@ -46,7 +46,7 @@ def from_table(panel: str, *groups: Iterable[ParameterSpec]) -> Callable[[type[T
 
 
 def _option(spec: ParameterSpec, panel: str) -> tuple[Any, Any]:
-    """The annotation and the default of an option of the table."""
+    """Return the annotation and the default of an option of the table."""
     line = command_line_of(spec)
     default: Any = spec.default if line.default is ... else line.default
     kind: Any = list[str] if isinstance(spec.default, list) else type(spec.default)

@@ -13,7 +13,7 @@ import typer
 def collect_images(
     names: Sequence[str], *, recursive: bool = False, root: Path | None = None
 ) -> list[tuple[str, Path]]:
-    """(key, path) of each image, once each, in the order given; folders and patterns in natural order.
+    """Return (key, path) of each image, once each, in the order given; folders and patterns in natural order.
 
     Images that are named more than once are told on stderr.
 
@@ -56,7 +56,7 @@ def collect_images(
 
 
 def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
-    """The images that one argument means, and the folder that its keys start from."""
+    """Return the images that one argument means, and the folder that its keys start from."""
     from semantic_matcher_core.errors import ImageError
     from semantic_matcher_core.io.images import is_image_file, list_images, natural_key
 

@@ -147,7 +147,7 @@ def match_command(
 
 
 def _check_view(view: str, theme: str, kind: str | None, point: str | None) -> tuple[float, float] | None:
-    """The point as numbers; refuses before the work what the picture could not show after it."""
+    """Return the point as numbers; refuses before the work what the picture could not show after it."""
     from semantic_matcher_core.errors import ConfigError
 
     for name, value, known in (

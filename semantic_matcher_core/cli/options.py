@@ -64,7 +64,7 @@ class MatchingOptions:
         return config if self.filter_threshold is None else replace(config, filter_threshold=self.filter_threshold)
 
     def kind(self, *, calibrated: bool = False) -> str | None:
-        """The kind of check for :func:`~semantic_matcher_core.matching.verification.verify`; ``None`` for none.
+        """Return the kind of check for :func:`~semantic_matcher_core.matching.verification.verify`; ``None`` for none.
 
         Args:
             calibrated: ``essential`` is possible.
@@ -147,7 +147,7 @@ class ModelOptions:
     ] = None
 
     def name(self) -> str:
-        """The variant that the options mean.
+        """Return the variant that the options mean.
 
         Raises:
             ConfigError: ``--variant`` and ``--descriptor`` or ``--dino`` together, or there is no such variant.
@@ -160,7 +160,7 @@ class ModelOptions:
         return resolve_variant(self.variant, self.descriptor, self.dino)
 
     def on_local_device(self) -> ModelOptions:
-        """The same, with ``auto`` made the GPU of this process under ``torchrun`` (LOCAL_RANK)."""
+        """Return the same, with ``auto`` made the GPU of this process under ``torchrun`` (LOCAL_RANK)."""
         local_rank = os.environ.get("LOCAL_RANK")
         if self.device != "auto" or local_rank is None:
             return self
@@ -169,7 +169,7 @@ class ModelOptions:
         return replace(self, device=f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu")
 
     def load(self, matching: MatchingOptions | None = None) -> SemanticMatcher:
-        """The matcher, its weights loaded.
+        """Return the matcher, its weights loaded.
 
         Raises:
             SemanticMatcherError: see ``SemanticMatcher.from_pretrained``.
@@ -196,7 +196,7 @@ class ModelOptions:
         )
 
     def _graphs(self, name: str) -> Path | None:
-        """The folder of the variant's ONNX graphs, or ``None`` for another backend."""
+        """Return the folder of the variant's ONNX graphs, or ``None`` for another backend."""
         from semantic_matcher_core.errors import ConfigError
 
         if self.backend not in BACKENDS:

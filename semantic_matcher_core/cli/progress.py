@@ -28,7 +28,7 @@ def spinner(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bar(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left, on a terminal's stderr; the callback takes the number of items done so far."""
+    """Show a bar with the time left, on a terminal's stderr; the callback takes the number of items done so far."""
     if not sys.stderr.isatty():
         yield lambda done: None
         return
@@ -123,7 +123,7 @@ def _bar(console: Any) -> Any:
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """A number with its noun: ``1 pair``, ``2 pairs``."""
+    """Return a number with its noun: ``1 pair``, ``2 pairs``."""
     return f"{number} {one if number == 1 else several or one + 's'}"
 
 

@@ -35,7 +35,7 @@ class DeformableModelOptions(ModelOptions):
     ] = None
 
     def name(self) -> str:
-        """The variant that the options mean; see :meth:`ModelOptions.name`."""
+        """Return the variant that the options mean; see :meth:`ModelOptions.name`."""
         return super().name() if self.variant or self.descriptor or self.dino else _DEFAULT_VARIANT
 
 
@@ -71,7 +71,7 @@ class RegistrationOptions:
     ] = 1600
 
     def config(self) -> RegistrationConfig:
-        """The options as the library takes them.
+        """Return the options as the library takes them.
 
         Raises:
             ConfigError: a value is out of range.

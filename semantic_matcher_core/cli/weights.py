@@ -175,7 +175,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def _shown(path: Any) -> str:
-    """A path as a table shows it: short where that says it all."""
+    """Return a path as a table shows it: short where that says it all."""
     from semantic_matcher_core.weights.places import BUNDLED
 
     if not path:

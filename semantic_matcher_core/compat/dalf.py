@@ -74,7 +74,7 @@ class DALF:
         threshold: float = 25.0,
         MS: bool = False,
     ) -> tuple[list[cv2.KeyPoint], np.ndarray] | tuple[list[cv2.KeyPoint], np.ndarray, np.ndarray]:
-        """Keypoints and descriptors of one image.
+        """Return keypoints and descriptors of one image.
 
         Args:
             og_img: ``H x W x 3`` or ``H x W`` uint8 (RGB or BGR, of which only the mean counts), or a path.
@@ -99,5 +99,5 @@ class DALF:
         return found
 
     def detect(self, img: np.ndarray | str | Path) -> list[cv2.KeyPoint]:
-        """The keypoints alone."""
+        """Return the keypoints alone."""
         return self.detectAndCompute(img)[0]

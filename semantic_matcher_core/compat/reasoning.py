@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 def load_reasoning_from_checkpoint(checkpoint_path: str | Path, weights_path: str | None = None) -> dict[str, Any]:
-    """A published checkpoint folder.
+    """Return a published checkpoint folder.
 
     Args:
         checkpoint_path: folder with ``model_config.yaml``.
@@ -187,7 +187,7 @@ class Reasoning(nn.Module):
 
     @torch.inference_mode()
     def forward(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Keypoints and reasoned features of ``data["image"]``, B x C x H x W in [0, 1].
+        """Return keypoints and reasoned features of ``data["image"]``, B x C x H x W in [0, 1].
 
         Returns:
             What :meth:`ReasoningBase.forward` does.
@@ -207,7 +207,7 @@ class Reasoning(nn.Module):
         )
 
     def detectAndCompute(self, image: Any) -> tuple[Tensor, Tensor]:
-        """Keypoints and both descriptors of an image or a batch.
+        """Return keypoints and both descriptors of an image or a batch.
 
         Args:
             image: B x C x H x W tensor in [0, 1], or H x W x 3 uint8 array (RGB).
@@ -221,7 +221,7 @@ class Reasoning(nn.Module):
         )
 
     def match(self, data: Mapping[str, Any], pred: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Matches between ``data["image0"]`` and ``data["image1"]``, B x C x H x W in [0, 1]; sizes may differ.
+        """Return matches between ``data["image0"]`` and ``data["image1"]``, B x C x H x W in [0, 1]; sizes may differ.
 
         Args:
             data: the images.

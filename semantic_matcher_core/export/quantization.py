@@ -40,7 +40,7 @@ def quantize(path: Path) -> None:
 
 
 def loss(expected: np.ndarray, found: np.ndarray, name: str) -> float:
-    """One less the mean cosine between vectors: of a map ``B x C x H x W``, or of rows ``B x N x C``.
+    """Return one less the mean cosine between vectors: of a map ``B x C x H x W``, or of rows ``B x N x C``.
 
     Raises:
         CheckpointError: they have less in common than is of use.

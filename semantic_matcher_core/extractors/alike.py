@@ -131,7 +131,9 @@ class AlikeNet(nn.Module):
         self.convhead2 = nn.Conv2d(dim, dim + 1, 1, bias=False)  # descriptor, and one score
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """``B x 3 x H x W``, H and W multiples of 32, to four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
+        """Return ``B x 3 x H x W``, H and W multiples of 32, to four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8,
+        32.
+        """
         x1 = self.block1(images)
         x2 = self.block2(max_pool(x1, 2))
         x3 = self.block3(max_pool(x2, 4))
@@ -139,7 +141,7 @@ class AlikeNet(nn.Module):
         return [F.relu_(conv(x)) for conv, x in zip(self._laterals(), (x1, x2, x3, x4), strict=True)]
 
     def score_map(self, levels: Sequence[Tensor]) -> Tensor:
-        """``B x H x W`` detection scores in (0, 1)."""
+        """Return ``B x H x W`` detection scores in (0, 1)."""
         weight = self.convhead2.weight[-1:]
         if self.convhead1 is None:
             logits = project(levels, weight)
@@ -148,7 +150,7 @@ class AlikeNet(nn.Module):
         return logits[:, 0].sigmoid_()
 
     def descriptors_at(self, levels: Sequence[Tensor], pixels: Tensor) -> Tensor:
-        """``B x dim x N`` of the dense descriptor map at ``B x N x 2`` whole pixels (x, y), not normalised."""
+        """Return ``B x dim x N`` of the dense descriptor map at ``B x N x 2`` whole pixels (x, y), not normalised."""
         features = at_pixels(levels, pixels)
         if self.convhead1 is not None:
             features = F.relu_(self.convhead1.weight[:, :, 0, 0] @ features)

@@ -114,14 +114,14 @@ class Aliked(DenseExtractor):
         return Found(found.keypoints, found.scores, descriptors, found.valid)
 
     def _score_map(self, levels: Sequence[Tensor]) -> Tensor:
-        """``B x H x W`` detection scores in (0, 1)."""
+        """Return ``B x H x W`` detection scores in (0, 1)."""
         head = self.net.score_head
         return head[1:](project(levels, head[0].weight))[:, 0].sigmoid()
 
     def _describe(
         self, levels: Sequence[Tensor], keypoints: Tensor, origin: tuple[int, int], height: int, width: int
     ) -> Tensor:
-        """The sparse deformable descriptor head (SDDH) at sub-pixel keypoints.
+        """Return the sparse deformable descriptor head (SDDH) at sub-pixel keypoints.
 
         Args:
             levels: of the padded image.
@@ -166,6 +166,6 @@ class Aliked(DenseExtractor):
 
 
 def _padding(height: int, width: int) -> tuple[int, int, int, int]:
-    """Left, right, top and bottom, to multiples of 32."""
+    """Return left, right, top and bottom, to multiples of 32."""
     left, top = -width % _STRIDE // 2, -height % _STRIDE // 2
     return left, -width % _STRIDE - left, top, -height % _STRIDE - top

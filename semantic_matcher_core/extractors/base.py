@@ -132,7 +132,7 @@ class Extractor(nn.Module, ABC):
 
     @inference
     def extract(self, image: Any, mask: Any = None) -> Features:
-        """Features of an image or a batch.
+        """Return features of an image or a batch.
 
         Args:
             image: ``H x W x 3`` or ``H x W`` uint8 array (RGB), ``B x 3 x H x W`` tensor (uint8, or float in [0, 1]),

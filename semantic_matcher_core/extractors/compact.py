@@ -77,7 +77,7 @@ class Compact(DenseExtractor):
         return F.pad(images, padding, mode="replicate") if any(padding) else images
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Maps of features, and logits of the score at full size."""
+        """Compute maps of features, and logits of the score at full size."""
         (images,) = inputs
         return self.net(images.contiguous(memory_format=self.layout))
 

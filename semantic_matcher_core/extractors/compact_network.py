@@ -145,8 +145,9 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
 
 
 def read_map(values: Tensor, pixels: Tensor, stride: int) -> Tensor:
-    """``B x N x C`` of a ``B x C x H/stride x W/stride`` map at ``B x N x 2`` (x, y) pixels, bilinear between the
-    centres of its cells; beyond the outermost ones the border counts."""
+    """Return ``B x N x C`` of a ``B x C x H/stride x W/stride`` map at ``B x N x 2`` (x, y) pixels, bilinear
+    between the centres of its cells; beyond the outermost ones the border counts.
+    """
     extent = constant((values.shape[-1] * stride, values.shape[-2] * stride), pixels)
     return grid_sample(values, (2 * pixels + 1) / extent - 1, "bilinear", "border")
 

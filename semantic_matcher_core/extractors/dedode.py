@@ -101,7 +101,7 @@ class DeDoDe(DenseExtractor):
         return images, self.dinov2.interpolate_pos_encoding(images.shape[-2] // _PATCH, images.shape[-1] // _PATCH)
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """All networks: detection logits, and what descriptors are made of.
+        """Return all networks: detection logits, and what descriptors are made of.
 
         Args:
             inputs: images ``B x 3 x H x W``, normalised, H and W multiples of 14; with descriptor ``G`` also DINOv2's
@@ -133,7 +133,7 @@ class DeDoDe(DenseExtractor):
         return Found(keypoints, scores, descriptors, valid)
 
     def _logits(self, images: Tensor) -> Tensor:
-        """``B x H x W`` detection logits; each decoder scale corrects the one before, upsampled bicubically."""
+        """Return ``B x H x W`` detection logits; each decoder scale corrects the one before, upsampled bicubically."""
         features = _vgg_features(self.detector.encoder, images)
         logits, context = None, None
         for refiner, level in zip(self.detector.decoder.layers.values(), reversed(features), strict=True):
@@ -148,7 +148,7 @@ class DeDoDe(DenseExtractor):
         return logits[:, 0]
 
     def _description(self, images: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What descriptors are made of: see :meth:`dense`."""
+        """Return what descriptors are made of: see :meth:`dense`."""
         if self.dinov2 is None:
             features = _vgg_features(self.descriptor.encoder, images)
         else:
@@ -168,7 +168,7 @@ class DeDoDe(DenseExtractor):
         return description, hidden_features(finest, torch.cat((features[0], context), dim=1))
 
     def _describe(self, description: Tensor, hidden: Tensor, keypoints: Tensor) -> Tensor:
-        """``B x N x 256`` float32 descriptors, not normalised, at ``B x N x 2`` whole pixels (x, y)."""
+        """Return ``B x N x 256`` float32 descriptors, not normalised, at ``B x N x 2`` whole pixels (x, y)."""
         height, width = hidden.shape[-2:]
         x, y = keypoints.unbind(-1)
         # At full resolution only what lies under the keypoints is needed.
@@ -195,7 +195,7 @@ def spread_scores(scores: Tensor) -> Tensor:
 
 
 def refine(refiner: ConvRefiner, features: Tensor) -> Tensor:
-    """All output channels of a decoder scale.
+    """Return all output channels of a decoder scale.
 
     kornia's own forward does the same, but sets the precision itself.
     """
@@ -203,7 +203,7 @@ def refine(refiner: ConvRefiner, features: Tensor) -> Tensor:
 
 
 def hidden_features(refiner: ConvRefiner, features: Tensor) -> Tensor:
-    """What the last, 1 x 1, convolution of a decoder scale sees."""
+    """Return what the last, 1 x 1, convolution of a decoder scale sees."""
     first = refiner.block1(features)
     hidden = refiner.hidden_blocks(first)
     # 1.4 ~ √2 keeps the variance; the weights were trained with it.
@@ -216,7 +216,7 @@ def _parts(refiner: ConvRefiner, outputs: int) -> list[int]:
 
 
 def _vgg_features(encoder: VGG19, images: Tensor) -> list[Tensor]:
-    """Maps before each pooling: strides 1, 2, 4, 8."""
+    """Compute maps before each pooling: strides 1, 2, 4, 8."""
     features: list[Tensor] = []
     x = images
     for layer in encoder.layers:
@@ -229,7 +229,7 @@ def _vgg_features(encoder: VGG19, images: Tensor) -> list[Tensor]:
 
 
 def _upsampled_at(level: Tensor, grid: Tensor) -> Tensor:
-    """A map upsampled bilinearly (``align_corners=False``) and read there: its border is repeated, not zero.
+    """Return a map upsampled bilinearly (``align_corners=False``) and read there: its border is repeated, not zero.
 
     Args:
         level: ``B x C x h x w``.

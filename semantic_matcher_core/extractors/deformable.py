@@ -27,7 +27,7 @@ class DeformableConv(nn.Module):
         self.regular_conv = layer.regular_conv
 
     def forward(self, x: Tensor) -> Tensor:
-        """``B x C x H x W`` to ``B x D x H x W``."""
+        """Return ``B x C x H x W`` to ``B x D x H x W``."""
         height, width = x.shape[-2:]
         size = self.regular_conv.kernel_size[0]
         longest = max(height, width) / 4

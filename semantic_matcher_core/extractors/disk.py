@@ -77,7 +77,7 @@ class Disk(DenseExtractor):
         return F.pad(images, (0, right, 0, bottom))
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the U-Net's last convolution sees, ``B x C x H x W``; one of H and W is more than 16."""
+        """Return what the U-Net's last convolution sees, ``B x C x H x W``; one of H and W is more than 16."""
         (images,) = inputs
         unet = self.net.unet
         skips = [images]
@@ -107,12 +107,12 @@ class Disk(DenseExtractor):
         return Found(keypoints, scores, F.normalize(self._describe(features, keypoints), dim=-1), valid)
 
     def _heat_map(self, features: Tensor) -> Tensor:
-        """``B x H x W`` detection logits."""
+        """Return ``B x H x W`` detection logits."""
         conv = self._last_convolution
         return F.conv2d(features, conv.weight[-1:], conv.bias[-1:], padding="same")[:, 0]
 
     def _describe(self, features: Tensor, keypoints: Tensor) -> Tensor:
-        """``B x N x dim`` descriptors, not normalised, at ``B x N x 2`` whole pixels (x, y)."""
+        """Return ``B x N x dim`` descriptors, not normalised, at ``B x N x 2`` whole pixels (x, y)."""
         conv = self._last_convolution
         size = conv.kernel_size[0]
         padded = F.pad(features, (size // 2,) * 4)

@@ -103,7 +103,9 @@ class EasyLocalFeature(Extractor):
         )
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``N x 2`` keypoints as the method has them, ``N`` scores and ``N x D`` descriptors of ``1 x 3 x H x W``."""
+        """Return ``N x 2`` keypoints as the method has them, ``N`` scores and ``N x D`` descriptors of ``1 x 3 x H
+        x W``.
+        """
         if self.detector is None:
             found = self.method.detectAndCompute(image, return_dict=True)
             keypoints, descriptors = self._rows(found["keypoints"], 2), self._rows(found["descriptors"])
@@ -174,7 +176,9 @@ def _needs(method: str, module: str | None) -> ConfigError:
 
 
 def _missing_module(error: BaseException) -> str | None:
-    """What a method's file could not import: the package then says, as for names it does not know, "could not find"."""
+    """Return what a method's file could not import: the package then says, as for names it does not know, "could
+    not find".
+    """
     cause = error.__context__
     while cause is not None:
         if isinstance(cause, ModuleNotFoundError) and cause.name and cause.name.partition(".")[0] != _PACKAGE:

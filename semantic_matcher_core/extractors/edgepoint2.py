@@ -251,7 +251,9 @@ def _normalised(images: Tensor) -> Tensor:
 
 
 def _mixed(maps: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A 1 x 1 convolution as a matrix product, which is faster where the channels of a pixel lie side by side."""
+    """Return A 1 x 1 convolution as a matrix product, which is faster where the channels of a pixel lie side by
+    side.
+    """
     return F.linear(maps.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
@@ -260,7 +262,9 @@ def _enlarged(maps: Tensor, factor: int) -> Tensor:
 
 
 def _corner_to_corner(keypoints: Tensor, seen: tuple[int, int], given: tuple[int, int]) -> Tensor:
-    """Keypoints (x, y) of an image that was resized with its outermost pixel centres kept, as pixels before that."""
+    """Return keypoints (x, y) of an image that was resized with its outermost pixel centres kept, as pixels before
+    that.
+    """
     if seen == given:
         return keypoints
     x, y = keypoints.unbind(-1)
@@ -268,6 +272,6 @@ def _corner_to_corner(keypoints: Tensor, seen: tuple[int, int], given: tuple[int
 
 
 def _resized(seen: tuple[int, int]) -> tuple[int, int]:
-    """The next lower multiples of 32, at least 32."""
+    """Return the next lower multiples of 32, at least 32."""
     height, width = (max(_STRIDE, side // _STRIDE * _STRIDE) for side in seen)
     return height, width

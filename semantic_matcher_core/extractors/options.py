@@ -6,7 +6,7 @@ from semantic_matcher_core.errors import ConfigError
 
 
 def check_detection_threshold(value: float) -> float:
-    """A detection threshold as given, a score in [0, 1).
+    """Return a detection threshold as given, a score in [0, 1).
 
     Raises:
         ConfigError: it lies outside.
@@ -17,7 +17,7 @@ def check_detection_threshold(value: float) -> float:
 
 
 def check_nms_radius(value: int, *, least: int = 0) -> int:
-    """A radius of non-maximum suppression as given, whole pixels from ``least`` up.
+    """Return a radius of non-maximum suppression as given, whole pixels from ``least`` up.
 
     Raises:
         ConfigError: it is no such number.
@@ -28,7 +28,7 @@ def check_nms_radius(value: int, *, least: int = 0) -> int:
 
 
 def check_max_side(value: int | None) -> int | None:
-    """A bound on the long side that a network sees as given, pixels, or ``None``.
+    """Return a bound on the long side that a network sees as given, pixels, or ``None``.
 
     Raises:
         ConfigError: it is no such number.

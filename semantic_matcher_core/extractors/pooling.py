@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def max_pool(x: Tensor, size: int) -> Tensor:
-    """``max_pool2d(x, size)`` (stride ``size``, incomplete windows dropped): the same numbers.
+    """Return ``max_pool2d(x, size)`` (stride ``size``, incomplete windows dropped): the same numbers.
 
     On the CPU torch's pooling also keeps the places of the maxima; element-wise maxima of strided views are five to
     nine times faster.

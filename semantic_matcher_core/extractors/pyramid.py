@@ -17,7 +17,7 @@ _SMALLEST_NORM = 1e-12  # as in torch's normalize
 
 
 def project(levels: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """A bias-free 1 x 1 convolution of the concatenated, upsampled levels.
+    """Return a bias-free 1 x 1 convolution of the concatenated, upsampled levels.
 
     Args:
         levels: ``B x C_i x H_i x W_i``, the first at full resolution.
@@ -34,7 +34,7 @@ def project(levels: Sequence[Tensor], weight: Tensor) -> Tensor:
 
 
 def at_pixels(levels: Sequence[Tensor], pixels: Tensor) -> Tensor:
-    """The concatenated, upsampled levels at whole pixels.
+    """Return the concatenated, upsampled levels at whole pixels.
 
     Args:
         levels: as in :func:`project`.
@@ -52,7 +52,8 @@ def at_pixels(levels: Sequence[Tensor], pixels: Tensor) -> Tensor:
 
 
 def corner_grid(positions: Tensor, height: int, width: int) -> Tensor:
-    """Pixels as ``grid_sample(align_corners=True)`` wants them: the centres of the corner pixels are at -1 and 1.
+    """Return pixels as ``grid_sample(align_corners=True)`` wants them: the centres of the corner pixels are at -1 and
+    1.
 
     Sides are Python's numbers, here and wherever positions are computed: a tensor made of them would be a copy to the
     GPU, for which it waits and which a CUDA graph cannot record.

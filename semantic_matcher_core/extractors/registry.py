@@ -93,7 +93,7 @@ _EASY = "easy:"
 
 
 def list_extractors() -> list[str]:
-    """Names that :func:`create_extractor` knows, built-in ones first, then installed third-party ones.
+    """Return names that :func:`create_extractor` knows, built-in ones first, then installed third-party ones.
 
     Besides, it knows ``easy:<method>`` for the methods of the easy-local-features package, where that is installed.
     """
@@ -109,7 +109,7 @@ def create_extractor(
     fetch: bool = False,
     **options: Any,
 ) -> Extractor:
-    """An extractor with its published weights loaded, in evaluation mode.
+    """Return an extractor with its published weights loaded, in evaluation mode.
 
     Args:
         name: one of :func:`list_extractors`, or ``easy:<method>``.
@@ -149,7 +149,7 @@ def create_extractor(
 
 
 def accepted_options(name: str) -> frozenset[str]:
-    """Names of the options that an extractor takes besides ``max_keypoints``; it is imported, but not built.
+    """Return names of the options that an extractor takes besides ``max_keypoints``; it is imported, but not built.
 
     Raises:
         UnknownNameError: no such extractor.
@@ -171,7 +171,7 @@ def _built_in(name: str) -> ExtractorEntry | None:
 
 
 def _find_weights(name: str, wanted: str | dict[str, str], hint: str | Path | None, fetch: bool) -> dict[str, Path]:
-    """The file for each submodule; the extractor itself is ``_WHOLE``."""
+    """Return the file for each submodule; the extractor itself is ``_WHOLE``."""
     from semantic_matcher_core.weights import find_weights
 
     parts = {_WHOLE: wanted} if isinstance(wanted, str) else wanted

@@ -10,7 +10,7 @@ from semantic_matcher_core.extractors.selection import mask_at_size
 
 
 def fit_long_side(images: Tensor, masks: Tensor | None, max_side: int | None) -> tuple[Tensor, Tensor | None]:
-    """Images (and masks) made smaller where their long side is above ``max_side``; untouched otherwise.
+    """Return images (and masks) made smaller where their long side is above ``max_side``; untouched otherwise.
 
     Args:
         images: ``B x C x H x W``.
@@ -27,7 +27,7 @@ def fit_long_side(images: Tensor, masks: Tensor | None, max_side: int | None) ->
 
 
 def keypoints_at_size(keypoints: Tensor, seen: tuple[int, int], given: tuple[int, int]) -> Tensor:
-    """Keypoints of an image at the size a network saw it, as float32 pixels of the image as given.
+    """Return keypoints of an image at the size a network saw it, as float32 pixels of the image as given.
 
     Pixel centres are kept: ``(k + 0.5) * given / seen - 0.5``.
 

@@ -129,7 +129,9 @@ class Sift(Extractor):
         return cv2.SIFT.create(cap, self.octave_layers, self.contrast_threshold, self.edge_threshold, self.sigma)
 
     def _best_rows(self, found: Sequence[cv2.KeyPoint], area: np.ndarray | None, *, once: bool) -> list[int]:
-        """Rows to keep, best first: inside the area, each place once where asked for, and no more than wanted."""
+        """Return rows to keep, best first: inside the area, each place once where asked for, and no more than
+        wanted.
+        """
         table = np.array([(k.pt[0], k.pt[1], k.response, k.size, k.angle) for k in found], np.float32).reshape(-1, 5)
         x, y, response, size, angle = table.T
         order = np.lexsort((angle, size, x, y, -response))

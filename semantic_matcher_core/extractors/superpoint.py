@@ -140,7 +140,7 @@ class SuperPointNet(nn.Module):
 
 
 def sampling_grid(keypoints: Tensor, height: int, width: int, legacy: bool) -> Tensor:
-    """Where in the descriptor map, [-1, 1], keypoints are read.
+    """Return where in the descriptor map, [-1, 1], keypoints are read.
 
     Args:
         keypoints: ``B x N x 2`` float (x, y) pixels.

@@ -145,7 +145,7 @@ def detection_heat_map(logits: Tensor) -> Tensor:
 
 
 def sample_map(maps: Tensor, keypoints: Tensor, height: int, width: int, mode: str) -> Tensor:
-    """A coarse map at keypoints of the image, in the convention that XFeat's weights were trained with.
+    """Return a coarse map at keypoints of the image, in the convention that XFeat's weights were trained with.
 
     Pixel 0 … side - 1 is spread over the whole map, edge to edge (``2 k / (side - 1) - 1`` read with
     ``align_corners=False``), with zeros outside: a keypoint reads up to half a pixel beside its own place.

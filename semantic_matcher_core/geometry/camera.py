@@ -78,7 +78,7 @@ class Camera:
         return bool(np.any(self.distortion != 0))
 
     def undistorted(self, points: np.ndarray) -> np.ndarray:
-        """Where the points would be without distortion, with the same camera matrix.
+        """Return where the points would be without distortion, with the same camera matrix.
 
         Args:
             points: ``M x 2`` pixels.

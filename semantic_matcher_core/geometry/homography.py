@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def warp_points(points: Tensor, motion: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Points through a homography, those that leave the image brought to its border.
+    """Return points through a homography, those that leave the image brought to its border.
 
     Args:
         points: ``B x N x 2`` (x, y) pixels.

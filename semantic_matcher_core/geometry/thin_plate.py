@@ -20,13 +20,13 @@ _CHUNK = 8192
 
 
 def kernel(points: Tensor, control: Tensor) -> Tensor:
-    """``… x P x T`` values of U between ``… x P x 2`` points and ``… x T x 2`` control points."""
+    """Return ``… x P x T`` values of U between ``… x P x 2`` points and ``… x T x 2`` control points."""
     distance = torch.cdist(points, control, compute_mode="donot_use_mm_for_euclid_dist")
     return distance.square() * torch.log(distance + 1e-6)
 
 
 def displacement(theta: Tensor, control: Tensor, points: Tensor) -> Tensor:
-    """The spline's displacement at points.
+    """Return the spline's displacement at points.
 
     Args:
         theta: ``B x (T + 3) x 2`` weights w, then a_0, a_x, a_y; or the reduced ``B x (T + 2) x 2`` form, which leaves
@@ -49,7 +49,7 @@ def displacement(theta: Tensor, control: Tensor, points: Tensor) -> Tensor:
 
 
 def fit_displacement(control: Tensor, target: Tensor, regularisation: float = 0.0, *, reduced: bool = False) -> Tensor:
-    """Parameters of the spline that moves ``control`` by ``target``.
+    """Return parameters of the spline that moves ``control`` by ``target``.
 
     Args:
         control: ``T x 2`` control points, T >= 3, not all on one line.
@@ -99,7 +99,7 @@ class ThinPlateSpline:
 
     @classmethod
     def fit(cls, source: Tensor, target: Tensor, regularisation: float = 0.0) -> ThinPlateSpline:
-        """The spline that takes ``source`` to ``target``.
+        """Return the spline that takes ``source`` to ``target``.
 
         Args:
             source, target: ``T x 2`` pixels; repeated source points are merged to their mean target.
@@ -129,7 +129,7 @@ class ThinPlateSpline:
         return cls(control, theta, centre, scale)
 
     def __call__(self, points: Tensor) -> Tensor:
-        """``P x 2`` pixels mapped; the dtype of ``points`` is kept."""
+        """Return ``P x 2`` pixels mapped; the dtype of ``points`` is kept."""
         normalised = (points.double() - self.centre) / self.scale
         moved = [
             chunk + displacement(self.theta[None], self.control, chunk[None])[0] for chunk in normalised.split(_CHUNK)
@@ -137,7 +137,7 @@ class ThinPlateSpline:
         return (torch.cat(moved) * self.scale + self.centre).to(points.dtype)
 
     def inverse_points(self, points: Tensor, iterations: int = 20, tolerance_px: float = 1e-3) -> Tensor:
-        """Where the map takes ``points`` from: ``P x 2`` pixels, by damped fixed-point iteration.
+        """Return where the map takes ``points`` from: ``P x 2`` pixels, by damped fixed-point iteration.
 
         It converges where the map does not fold; what has not converged to ``tolerance_px`` comes back as NaN.
         """
@@ -152,12 +152,14 @@ class ThinPlateSpline:
         return torch.where(error <= 10 * tolerance_px, guess, torch.nan).to(points.dtype)
 
     def bending_energy(self) -> float:
-        """How much the map bends: ``wᵀ K w`` summed over x and y, in normalised coordinates; 0 for an affine map."""
+        """Return how much the map bends: ``wᵀ K w`` summed over x and y, in normalised coordinates; 0 for an affine
+        map.
+        """
         weights = self.theta[:-3]
         return float((weights * (kernel(self.control, self.control) @ weights)).sum())
 
     def warp_image(self, image: Tensor, size: tuple[int, int], step: int = 1) -> Tensor:
-        """An image seen through the map: output pixel p is ``image`` at ``self(p)``.
+        """Return an image seen through the map: output pixel p is ``image`` at ``self(p)``.
 
         Args:
             image: ``C x H x W`` float.
@@ -183,7 +185,7 @@ class ThinPlateSpline:
         return F.grid_sample(image[None], at, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
 
     def _inverse_jacobian(self, points: Tensor, vector: Tensor) -> Tensor:
-        """``J(points)⁻¹ vector`` with the Jacobian by central differences of a hundredth of a pixel."""
+        """Return ``J(points)⁻¹ vector`` with the Jacobian by central differences of a hundredth of a pixel."""
         step = 1e-2
         columns = []
         for axis in range(2):

@@ -14,7 +14,7 @@ from semantic_matcher_core.errors import OutputError
 
 @contextlib.contextmanager
 def atomic_output(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; what the block leaves there gets the final name when the block ends well.
+    """Give a temporary path beside ``path``; what the block leaves there gets the final name when the block ends well.
 
     The temporary name keeps the suffix, because many writers choose their format by it. The block may write a file
     or make a folder; an existing *file* at ``path`` is replaced. After an error nothing is left of either.
@@ -63,7 +63,7 @@ def check_output(path: Path, inputs: Iterable[Path | None] = ()) -> None:
 
 
 def is_same_file(path: Path, other: Path) -> bool:
-    """Whether two paths name one file, also by links, or would, where it is not there yet."""
+    """Return whether two paths name one file, also by links, or would, where it is not there yet."""
     try:
         return os.path.samefile(path, other)
     except (OSError, ValueError):
@@ -85,12 +85,12 @@ _WRITE_FAILURES = {
 
 
 def is_write_failure(error: OSError) -> bool:
-    """Whether ``error`` tells of the place written to (and not, say, of a broken pipe or a network)."""
+    """Return whether ``error`` tells of the place written to (and not, say, of a broken pipe or a network)."""
     return error.errno in _WRITE_FAILURES
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """One sentence for a failed write, with what to do."""
+    """Return one sentence for a failed write, with what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"cannot write {path}: the disk is full; free some space or write elsewhere")
     return OutputError(f"cannot write {path}: {error.strerror or error}")

@@ -27,7 +27,8 @@ _COPY_BYTES = 1 << 22
 
 
 def bag_files(path: Path, report: Report) -> tuple[list[Path], dict[str, int]]:
-    """The files of a bag in their order, and what ``metadata.yaml`` counts of messages by topic, where there is one.
+    """Return the files of a bag in their order, and what ``metadata.yaml`` counts of messages by topic, where there is
+    one.
 
     Args:
         path: a file, or a rosbag2 folder, with or without its ``metadata.yaml``.
@@ -62,7 +63,7 @@ def bag_files(path: Path, report: Report) -> tuple[list[Path], dict[str, int]]:
 
 
 def open_part(file: Path, scratch: Path, report: Report) -> Part:
-    """One file of a bag, open for reading; ``scratch`` is a folder for what has to be unpacked.
+    """Return one file of a bag, open for reading; ``scratch`` is a folder for what has to be unpacked.
 
     Raises:
         BagError: it is empty, of no kind that is read, or damaged.
@@ -91,7 +92,7 @@ def open_part(file: Path, scratch: Path, report: Report) -> Part:
 
 
 def unpack_message(data: Any) -> Any:
-    """A message's data; of rosbag2's compression of single messages, the data unpacked."""
+    """Return a message's data; of rosbag2's compression of single messages, the data unpacked."""
     # The first two bytes of CDR are 0 and an encoding below 16, so neither it nor ROS 1 begins like this by chance.
     if bytes(data[:4]) != ZSTD_MAGIC:
         return data
@@ -103,7 +104,7 @@ def unpack_message(data: Any) -> Any:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether nothing of this name is there."""
+    """Return whether nothing of this name is there."""
     return not os.path.lexists(path)
 
 
@@ -174,6 +175,6 @@ def _plain_name(name: str) -> str:
 
 
 def _series(path: Path) -> str:
-    """What the files of one split bag share: ``drive_0.mcap``, ``drive_1.mcap``."""
+    """Return what the files of one split bag share: ``drive_0.mcap``, ``drive_1.mcap``."""
     stem, _, suffix = _plain_name(path.name).rpartition(".")
     return f"{re.sub(r'_[0-9]+$', '', stem)}.{suffix.lower()}"

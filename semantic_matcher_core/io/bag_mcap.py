@@ -197,7 +197,7 @@ class McapPart(Part):
         return data[0] == _FOOTER and data.endswith(MAGIC)
 
     def _read_summary(self, size: int) -> list[Any] | None:
-        """Records of the summary section, or ``None`` where there is none or it cannot be trusted."""
+        """Read none [] | Records of the summary section, or ``None`` where there is none or it cannot be trusted."""
         if not self._has_footer(size):
             return None
         self._file.seek(size - len(MAGIC) - 20)
@@ -251,7 +251,7 @@ class McapPart(Part):
         )
 
     def _parsed(self, kind: int, content: bytes) -> Any:
-        """The record, or ``None`` where it is of no interest or damaged."""
+        """Return the record, or ``None`` where it is of no interest or damaged."""
         names = {_SCHEMA: "Schema", _CHANNEL: "Channel", _STATISTICS: "Statistics", _CHUNK_INDEX: "ChunkIndex"}
         if kind not in names:
             return None
@@ -286,7 +286,9 @@ class McapPart(Part):
     # Reading.
 
     def _places(self, piece: _Piece) -> Iterator[tuple[int, int, int, int]]:
-        """(log time, position, length, channel) of each message of a piece; position and length within its content."""
+        """Yield (log time, position, length, channel) of each message of a piece; position and length within its
+        content.
+        """
         if not piece.is_chunk:
             channel_id, _, log_time, _ = _MESSAGE_FIELDS.unpack_from(self._content(piece))
             self._require_channel(channel_id)
@@ -325,7 +327,7 @@ class McapPart(Part):
             self._say(f"the chunk at byte {piece.offset} {reason}; its messages are left out")
 
     def _content(self, piece: _Piece) -> memoryview:
-        """The message, or the chunk's records, decompressed.
+        """Return the message, or the chunk's records, decompressed.
 
         Raises:
             _ChunkError: the chunk cannot be decompressed, or does not fit its checksum.
@@ -375,7 +377,7 @@ class McapPart(Part):
 
 
 def _zstd_size(data: bytes) -> int:
-    """What the frame states of its size unpacked; -1 where it does not."""
+    """Return what the frame states of its size unpacked; -1 where it does not."""
     import zstandard
 
     size = zstandard.frame_content_size(data)
@@ -383,7 +385,7 @@ def _zstd_size(data: bytes) -> int:
 
 
 def _beginning(chunk: Any) -> bytes:
-    """What can be unpacked of a chunk that is cut short."""
+    """Return what can be unpacked of a chunk that is cut short."""
     try:
         if chunk.compression == "zstd":
             import zstandard

@@ -44,7 +44,7 @@ class Part(ABC):
 
     @abstractmethod
     def messages(self, topics: Collection[str]) -> Iterator[tuple[Channel, int, Any]]:
-        """(channel, time of recording, data) of these topics in the order of their recording."""
+        """Return (channel, time of recording, data) of these topics in the order of their recording."""
 
     @abstractmethod
     def close(self) -> None:
@@ -52,11 +52,11 @@ class Part(ABC):
 
 
 def ros_type(name: str) -> str:
-    """``pkg/Name`` of ROS 1 as ``pkg/msg/Name``; other names as they are."""
+    """Return ``pkg/Name`` of ROS 1 as ``pkg/msg/Name``; other names as they are."""
     package, slash, rest = name.partition("/")
     return f"{package}/msg/{rest}" if slash and "/" not in rest else name
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 message``, ``2 messages``."""
+    """Return ``1 message``, ``2 messages``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -111,7 +111,7 @@ class BagImage:
         return self.message.format, self.message.data
 
     def depth(self) -> np.ndarray:
-        """``H x W`` depth: uint16 millimetres, or float32 metres.
+        """Return ``H x W`` depth: uint16 millimetres, or float32 metres.
 
         Raises:
             ImageError: it is no depth, or damaged; the message names topic and number.
@@ -119,7 +119,7 @@ class BagImage:
         return self._converted(depth_of)
 
     def decode(self, full_scale: float | None = None) -> np.ndarray:
-        """``H x W x 3`` uint8 RGB, or ``H x W`` uint8 for one-channel encodings.
+        """Return ``H x W x 3`` uint8 RGB, or ``H x W`` uint8 for one-channel encodings.
 
         Args:
             full_scale: see :func:`~semantic_matcher_core.io.image_messages.image_to_rgb`.
@@ -242,7 +242,7 @@ class BagReader:
         return max((part.end_ns for part in self._open_parts() if any(part.counts.values())), default=0)
 
     def require_images(self, names: Sequence[str]) -> list[BagTopic]:
-        """The image topics of these names, in their order.
+        """Return the image topics of these names, in their order.
 
         Raises:
             BagError: one is not there, carries something else, or is empty; the message lists the bag's topics.
@@ -262,7 +262,7 @@ class BagReader:
         return found
 
     def only_image_topic(self, besides: Sequence[str] = ()) -> BagTopic:
-        """The bag's one image topic, apart from those named.
+        """Return the bag's one image topic, apart from those named.
 
         Raises:
             BagError: there is none, or a choice is needed; the message lists the bag's topics.
@@ -275,7 +275,7 @@ class BagReader:
         return found[0]
 
     def describe_topics(self) -> str:
-        """One line that says what the bag holds, image topics first."""
+        """Return one line that says what the bag holds, image topics first."""
         topics = self.topics
         images = ", ".join(f"{t.name} ({t.count} of {t.msgtype.rpartition('/')[2]})" for t in topics if t.is_image)
         others = ", ".join(f"{t.name} ({t.kind})" for t in topics if not t.is_image)
@@ -284,7 +284,7 @@ class BagReader:
         return f"image topics: {images or 'none'}" + (f"; other topics: {others}" if others else "")
 
     def images(self, topics: Sequence[str]) -> Iterator[BagImage]:
-        """Images of these topics in the order of their recording, not decoded yet.
+        """Yield images of these topics in the order of their recording, not decoded yet.
 
         A message that cannot be taken apart comes as an image with an ``error``.
 
@@ -307,7 +307,7 @@ class BagReader:
                 yield BagImage(channel.topic, index, stamp, received_ns, frame_id, message)
 
     def camera_info(self, image_topic: str) -> Any:
-        """The first sensor_msgs/CameraInfo of an image topic's sibling ``camera_info``; ``None`` without one."""
+        """Return the first sensor_msgs/CameraInfo of an image topic's sibling ``camera_info``; ``None`` without one."""
         base = image_topic.removesuffix("/compressed").rpartition("/")[0]
         name = f"{base}/camera_info"
         if any(topic.name == name and topic.msgtype == CAMERA_INFO and topic.count for topic in self.topics):
@@ -315,7 +315,7 @@ class BagReader:
         return None
 
     def messages(self, topics: Sequence[str]) -> Iterator[BagMessage]:
-        """Messages of these topics in the order of their recording.
+        """Yield messages of these topics in the order of their recording.
 
         Raises:
             BagError: the bag cannot be read further, or holds a message that cannot be taken apart, or whose definition
@@ -329,7 +329,7 @@ class BagReader:
             yield BagMessage(channel.topic, channel.msgtype, received_ns, message)
 
     def serialized(self, topics: Sequence[str]) -> Iterator[tuple[str, str, int, bytes]]:
-        """(topic, msgtype, received_ns, data) in the order of their recording, as they lie in the bag.
+        """Yield (topic, msgtype, received_ns, data) in the order of their recording, as they lie in the bag.
 
         Raises:
             BagError: the bag cannot be read further.

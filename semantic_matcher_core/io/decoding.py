@@ -20,7 +20,7 @@ _SPARE_PIXELS = 2**20
 
 
 def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.ndarray:
-    """The pixels of an encoded picture, as ``cv2.imdecode`` gives them for ``flags``.
+    """Return the pixels of an encoded picture, as ``cv2.imdecode`` gives them for ``flags``.
 
     Args:
         data: the file's bytes.
@@ -132,7 +132,7 @@ def _reason(error: Exception) -> str:
 
 
 def _stated_size(data: memoryview) -> tuple[int, int] | None:
-    """(width, height) in the header of a PNG or JPEG."""
+    """Return (width, height) in the header of a PNG or JPEG."""
     if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and bytes(data[12:16]) == b"IHDR" and len(data) >= 24:
         width, height = struct.unpack(">II", data[16:24])
         return width, height
@@ -147,7 +147,7 @@ def _stated_size(data: memoryview) -> tuple[int, int] | None:
 
 
 def _jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(marker, content) of each segment up to the first scan (ITU T.81, annex B)."""
+    """Yield (marker, content) of each segment up to the first scan (ITU T.81, annex B)."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]

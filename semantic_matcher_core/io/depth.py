@@ -14,7 +14,7 @@ from semantic_matcher_core.io.images import read_bytes
 
 
 def read_depth(path: str | Path, *, units_per_metre: float = 1000.0) -> np.ndarray:
-    """``H x W`` float32 metres; 0 (or what the file has there: NaN, infinity) means no measurement.
+    """Return ``H x W`` float32 metres; 0 (or what the file has there: NaN, infinity) means no measurement.
 
     Args:
         path: a 16-bit image of whole units (PNG, TIFF, PGM), or metres in floating point (TIFF, or NumPy's ``.npy``).

@@ -40,7 +40,7 @@ def read_exif(data: bytes | memoryview) -> Exif:
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """An image as it is to be looked at, of the one that lies in the file.
+    """Return an image as it is to be looked at, of the one that lies in the file.
 
     Args:
         image: ``H x W …``.
@@ -56,7 +56,7 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def to_stored(orientation: int, upright_size: tuple[int, int]) -> np.ndarray:
-    """Where a pixel of the upright image lies in the file.
+    """Return where a pixel of the upright image lies in the file.
 
     Args:
         orientation: of EXIF, 1 to 8.
@@ -80,7 +80,7 @@ def to_stored(orientation: int, upright_size: tuple[int, int]) -> np.ndarray:
 
 
 def turns(orientation: int) -> bool:
-    """Whether width and height are exchanged between the file and the upright image."""
+    """Return whether width and height are exchanged between the file and the upright image."""
     return orientation >= 5
 
 
@@ -111,7 +111,7 @@ def _in_jpeg(data: memoryview) -> memoryview | None:
 
 
 def _in_chunks(data: memoryview, start: int, order: str, name: bytes, *, length_first: bool) -> memoryview | None:
-    """A chunk of a PNG (length, name, data, checksum) or of a WebP (name, length, data, to an even length)."""
+    """Return a chunk of a PNG (length, name, data, checksum) or of a WebP (name, length, data, to an even length)."""
     position = start
     while position + 8 <= len(data):
         first, second = bytes(data[position : position + 4]), bytes(data[position + 4 : position + 8])

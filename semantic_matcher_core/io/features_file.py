@@ -168,7 +168,7 @@ class FeaturesReader:
         return str(self._opened().attrs.get("variant", ""))
 
     def keys(self) -> list[str]:
-        """Names of the images, in the order of HDF5 (by name)."""
+        """Return names of the images, in the order of HDF5 (by name)."""
         return list(_walk(self._opened(), ""))
 
     def __len__(self) -> int:
@@ -178,7 +178,7 @@ class FeaturesReader:
         return "keypoints" in self._opened().get(key, ())
 
     def read(self, key: str) -> Features:
-        """Features of one image, a batch of one on the CPU, in float32.
+        """Return features of one image, a batch of one on the CPU, in float32.
 
         Raises:
             FeaturesFileError: no image of that name, or its group is not laid out as expected.
@@ -217,7 +217,7 @@ class FeaturesReader:
 
 
 def check_key(key: str) -> str:
-    """The key of an image, fit to be the name of a group.
+    """Return the key of an image, fit to be the name of a group.
 
     Raises:
         ConfigError: it is empty, absolute, or has empty, ``.`` or ``..`` parts.

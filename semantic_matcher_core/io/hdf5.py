@@ -36,7 +36,7 @@ class Hdf5Output:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[h5py.File]:
-        """The file; a failed write in the block becomes an error at its end.
+        """Give the file; a failed write in the block becomes an error at its end.
 
         Raises:
             OutputError: the disk is full.

@@ -102,7 +102,8 @@ ENCODINGS: tuple[str, ...] = tuple(sorted(_ENCODINGS))
 
 
 def image_to_rgb(message: Any, *, full_scale: float | None = None, copy: bool = True) -> np.ndarray:
-    """The pixels of a sensor_msgs/Image as ``H x W x 3`` uint8 RGB, or ``H x W`` uint8 for one-channel encodings.
+    """Return the pixels of a sensor_msgs/Image as ``H x W x 3`` uint8 RGB, or ``H x W`` uint8 for one-channel
+    encodings.
 
     Args:
         message: ``height``, ``width``, ``encoding``, ``is_bigendian``, ``step`` and ``data`` (bytes, array, list or
@@ -128,7 +129,7 @@ def image_to_rgb(message: Any, *, full_scale: float | None = None, copy: bool = 
 
 
 def one_channel(message: Any, name: str = "image") -> np.ndarray:
-    """The numbers of a sensor_msgs/Image of one channel of whole numbers as they are, ``H x W`` uint8 or uint16.
+    """Return the numbers of a sensor_msgs/Image of one channel of whole numbers as they are, ``H x W`` uint8 or uint16.
 
     Args:
         message: as for :func:`image_to_rgb`.
@@ -144,7 +145,7 @@ def one_channel(message: Any, name: str = "image") -> np.ndarray:
 
 
 def compressed_to_rgb(message: Any, *, full_scale: float | None = None) -> np.ndarray:
-    """The pixels of a sensor_msgs/CompressedImage, as :func:`image_to_rgb` gives them.
+    """Return the pixels of a sensor_msgs/CompressedImage, as :func:`image_to_rgb` gives them.
 
     Args:
         message: ``format`` (``"jpeg"``, ``"png"``, or as image_transport writes it, ``"rgb8; jpeg compressed bgr8"``)
@@ -186,7 +187,8 @@ def compressed_to_rgb(message: Any, *, full_scale: float | None = None) -> np.nd
 
 
 def conversion_library() -> str:
-    """What converts colours here: ``"cv_bridge"`` or ``"rosbags-image"``; imported by then, as threads must find it.
+    """Return what converts colours here: ``"cv_bridge"`` or ``"rosbags-image"``; imported by then, as threads must find
+    it.
 
     Raises:
         MissingPackageError: neither is installed.
@@ -202,7 +204,7 @@ def _converter() -> Converter:
 
 @lru_cache(maxsize=1)
 def _cv_bridge_works() -> bool:
-    """Whether cv_bridge is here and converts.
+    """Return whether cv_bridge is here and converts.
 
     One built for NumPy 1 still imports beside NumPy 2, and ends the process with a segmentation fault at its first
     image: so its first image is converted in a process of its own.
@@ -236,7 +238,7 @@ def _rosbags_converter() -> Converter:
 
 
 def _tight_message(pixels: np.ndarray, encoding: str) -> Any:
-    """An Image without padding and in this machine's byte order: what every library reads the same way."""
+    """Return an Image without padding and in this machine's byte order: what every library reads the same way."""
     height, width = pixels.shape[:2]
     return SimpleNamespace(
         height=height,
@@ -255,7 +257,7 @@ def _encoding_of(name: str) -> _Encoding:
 
 
 def _bytes_of(data: Any) -> np.ndarray:
-    """The field ``data`` as flat uint8, without a copy where its memory is one block."""
+    """Return the field ``data`` as flat uint8, without a copy where its memory is one block."""
     if isinstance(data, (list, tuple)):
         try:
             data = bytes(data)
@@ -272,7 +274,9 @@ def _bytes_of(data: Any) -> np.ndarray:
 
 
 def _samples(message: Any, encoding: _Encoding, copy: bool) -> np.ndarray:
-    """Rows without padding, in this machine's byte order: ``H x W`` or ``H x W x samples``; ``copy``: of its own."""
+    """Return rows without padding, in this machine's byte order: ``H x W`` or ``H x W x samples``; ``copy``: of its
+    own.
+    """
     height, width, step = int(message.height), int(message.width), int(message.step)
     what = f"{width} x {height} image of encoding {str(message.encoding)!r}"
     if height <= 0 or width <= 0:

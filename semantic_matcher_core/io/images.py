@@ -30,7 +30,7 @@ ORIENTATIONS = ("exif", "stored")
 
 
 def read_image(path: str | Path, *, orientation: str = "exif", full_scale: float | None = None) -> np.ndarray:
-    """``H x W x 3`` uint8 RGB of an image file.
+    """Return ``H x W x 3`` uint8 RGB of an image file.
 
     Args:
         path: any name the file system allows.
@@ -46,7 +46,7 @@ def read_image(path: str | Path, *, orientation: str = "exif", full_scale: float
 
 
 def read_bytes(path: str | Path, what: str = "image") -> bytes:
-    """A file as it lies; also what another command pipes (``/dev/stdin``, ``<(…)`` of a shell).
+    """Return a file as it lies; also what another command pipes (``/dev/stdin``, ``<(…)`` of a shell).
 
     Args:
         path: the file.
@@ -71,7 +71,7 @@ def read_bytes(path: str | Path, what: str = "image") -> bytes:
 
 
 def _is_piped(path: Path, mode: int) -> bool:
-    """Whether it is a pipe that a shell has open already, so that somebody writes into it."""
+    """Return whether it is a pipe that a shell has open already, so that somebody writes into it."""
     return stat.S_ISFIFO(mode) and path.parts[:2] in (("/", "dev"), ("/", "proc"))
 
 
@@ -82,7 +82,7 @@ def _kind_of(mode: int) -> str:
 def decode_image(
     data: bytes, *, name: str = "image", orientation: str = "exif", full_scale: float | None = None
 ) -> np.ndarray:
-    """``H x W x 3`` uint8 RGB of an encoded image; see :func:`read_image`. ``name`` is what errors call it."""
+    """Return ``H x W x 3`` uint8 RGB of an encoded image; see :func:`read_image`. ``name`` is what errors call it."""
     if orientation not in ORIENTATIONS:
         raise ConfigError(f"unknown orientation {orientation!r}; use one of {', '.join(ORIENTATIONS)}")
     image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION, name)
@@ -111,7 +111,7 @@ def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) 
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """Image files (by suffix, not hidden) directly in ``folder``, in natural order: ``2.png`` before ``10.png``.
+    """Return image files (by suffix, not hidden) directly in ``folder``, in natural order: ``2.png`` before ``10.png``.
 
     Raises:
         ImageError: ``folder`` is no folder, or holds no image; the message names the suffixes that count.
@@ -126,7 +126,7 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether ``path`` is a file with the suffix of an image."""
+    """Return whether ``path`` is a file with the suffix of an image."""
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 

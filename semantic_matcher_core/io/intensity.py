@@ -88,6 +88,6 @@ def _say(text: str) -> None:
 
 @lru_cache(maxsize=16)
 def _lookup_table(low: float, high: float) -> np.ndarray:
-    """8-bit value of every 16-bit one."""
+    """Return 8-bit value of every 16-bit one."""
     values = (np.arange(65536, dtype=np.float64) - low) * (256.0 / (high - low))
     return np.clip(values, 0.0, 255.0).astype(np.uint8)

@@ -102,5 +102,5 @@ class MatchesWriter:
 
 
 def pair_key(name0: str, name1: str) -> str:
-    """The group of a pair, as hloc names it."""
+    """Return the group of a pair, as hloc names it."""
     return "/".join(check_key(name).replace("/", "-") for name in (name0, name1))

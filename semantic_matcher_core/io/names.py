@@ -8,7 +8,7 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
 def readable(name: str) -> str:
-    """A file's name as text that can be written anywhere.
+    """Return a file's name as text that can be written anywhere.
 
     A name whose bytes are no UTF-8 (from an old disk, say) is read as Latin-1. Python gives it with lone surrogates,
     which neither messages nor HDF5 take.

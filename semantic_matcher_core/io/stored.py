@@ -12,14 +12,14 @@ from semantic_matcher_core.types import Features, Matches
 
 
 def transformed(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """``N x 2`` pixels moved by a ``3 x 3`` affine matrix, as float32."""
+    """Return ``N x 2`` pixels moved by a ``3 x 3`` affine matrix, as float32."""
     if np.array_equal(matrix, np.eye(3)):
         return np.asarray(points, np.float32)
     return (np.asarray(points, np.float64) @ matrix[:2, :2].T + matrix[:2, 2]).astype(np.float32)
 
 
 def as_stored(features: Features, orientation: int) -> Features:
-    """Features of one image, on the CPU, with the keypoints and the size that they have in the file.
+    """Return features of one image, on the CPU, with the keypoints and the size that they have in the file.
 
     Args:
         features: of the upright image; a batch of one.
@@ -37,7 +37,7 @@ def as_stored(features: Features, orientation: int) -> Features:
 def matches_as_stored(
     matches: Matches, orientations: tuple[int, int], sizes: tuple[tuple[int, int], tuple[int, int]]
 ) -> Matches:
-    """Matches of one pair, on the CPU, with the keypoints and the model that hold for the two files.
+    """Return matches of one pair, on the CPU, with the keypoints and the model that hold for the two files.
 
     Args:
         matches: of the upright images.
@@ -56,7 +56,7 @@ def matches_as_stored(
 
 
 def model_as_stored(model: np.ndarray, model_type: str, matrix0: np.ndarray, matrix1: np.ndarray) -> np.ndarray:
-    """A ``3 x 3`` model from the first image to the second, for the pixels that the two matrices lead to."""
+    """Return A ``3 x 3`` model from the first image to the second, for the pixels that the two matrices lead to."""
     if model_type == "homography":
         return matrix1 @ model @ np.linalg.inv(matrix0)
     if model_type == "fundamental":

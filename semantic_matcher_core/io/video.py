@@ -75,7 +75,7 @@ def video_info(path: str | Path) -> VideoInfo:
 def read_video(
     path: str | Path, *, every: int = 1, report: Callable[[str], None] | None = None
 ) -> Iterator[VideoFrame]:
-    """Frames of a video file, in order.
+    """Yield frames of a video file, in order.
 
     Args:
         path: a file that OpenCV's FFmpeg reads.
@@ -204,7 +204,7 @@ def _open(path: Path) -> cv2.VideoCapture:
 
 @contextmanager
 def _utf8_name(path: Path) -> Iterator[str]:
-    """A name that OpenCV takes: it wants UTF-8, and file systems allow more."""
+    """Give a name that OpenCV takes: it wants UTF-8, and file systems allow more."""
     name = str(path)
     if readable(name) == name:
         yield name

@@ -20,7 +20,8 @@ def verify_calibrated(
     backend: str = "magsac",
     seed: int = 0,
 ) -> Matches:
-    """As :func:`~semantic_matcher_core.matching.verification.verify` of kind ``"essential"``, for lenses that distort.
+    """Verify as :func:`~semantic_matcher_core.matching.verification.verify` of kind ``"essential"`` does, for lenses
+    that distort.
 
     The distortion is removed for the check alone: the keypoints of the result are those of the images.
 

@@ -28,7 +28,7 @@ class Evidence:
     both: Tensor
 
     def kinds(self) -> dict[str, Tensor]:
-        """The similarities by name; without semantics ``texture`` alone."""
+        """Return the similarities by name; without semantics ``texture`` alone."""
         if self.semantic is None:
             return {"texture": self.texture}
         return {"texture": self.texture, "semantics": self.semantic, "both": self.both}
@@ -65,7 +65,7 @@ def evidence(features0: Features, features1: Features, rows: Tensor, config: Mat
 
 
 def of_matches(features0: Features, features1: Features, matches: Matches) -> tuple[Tensor, Tensor | None]:
-    """Texture and semantic similarity of each match, ``M`` each; the latter ``None`` where matching uses none.
+    """Return texture and semantic similarity of each match, ``M`` each; the latter ``None`` where matching uses none.
 
     Args:
         features0, features1: of one image each.
@@ -81,7 +81,7 @@ def of_matches(features0: Features, features1: Features, matches: Matches) -> tu
 
 
 def nearest_keypoint(features: Features, point: tuple[float, float]) -> int:
-    """The row of the keypoint nearest to a place in pixels.
+    """Return the row of the keypoint nearest to a place in pixels.
 
     Raises:
         ShapeError: there is no keypoint.

@@ -18,7 +18,7 @@ from semantic_matcher_core.types import Features, Matches
 
 
 def match_features(features0: Features, features1: Features, config: MatcherConfig | None = None) -> Matches:
-    """Matches between two batches of features, image by image.
+    """Return matches between two batches of features, image by image.
 
     What a reasoner gave is matched where it is there (``reasoned``, fused with ``semantic`` where that is there too),
     the extractor's descriptors otherwise. A row with NaN or infinity in it is left out, and changes no other. One host
@@ -51,7 +51,7 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
 
 
 def _match_turned(features0: Features, features1: Features, config: MatcherConfig | None) -> Matches:
-    """Matches with the rows of the turn that fits; of a batch, pair by pair."""
+    """Return matches with the rows of the turn that fits; of a batch, pair by pair."""
     assert features0.turn is not None
     if len(features0) != 1:
         parts = [_match_turned(features0[i], features1[i], config) for i in range(len(features0))]
@@ -76,7 +76,7 @@ def match_features_densely(
     *,
     both_sides: bool = True,
 ) -> DenseMatches:
-    """As :func:`match_features`, one entry per keypoint and without any host synchronisation."""
+    """Match as :func:`match_features` does, one entry per keypoint and without any host synchronisation."""
     config = config or MatcherConfig()
     vectors0, vectors1 = _comparable(features0, features1)
     with torch.autocast(features0.device.type, enabled=False):
@@ -90,7 +90,7 @@ def match_features_densely(
 
 
 def _usable(vectors: list[Tensor], valid: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-    """The vectors, and which rows are to be matched: a row with NaN or infinity is none, and spoils no other.
+    """Return the vectors, and which rows are to be matched: a row with NaN or infinity is none, and spoils no other.
 
     One such row makes every similarity to it NaN, which would win each maximum that it takes part in.
     """

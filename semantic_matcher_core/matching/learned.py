@@ -155,7 +155,9 @@ class LightGlueMatcher(nn.Module):
         )
 
     def _match_pair(self, features0: Features, features1: Features, image: int, options: dict[str, Any]) -> _Found:
-        """Rows that match and their confidence; of a first image that was looked at turned, at the turn that fits."""
+        """Return rows that match and their confidence; of a first image that was looked at turned, at the turn that
+        fits.
+        """
         second = self._inputs(features1, image)
         if features0.turn is None:
             return self._match_inputs(self._inputs(features0, image), second, features0, features1, image, options)
@@ -224,7 +226,7 @@ class LightGlueMatcher(nn.Module):
 
 
 def mutual_matches(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and columns that are each other's best and more probable than a threshold, and their probabilities.
+    """Return rows and columns that are each other's best and more probable than a threshold, and their probabilities.
 
     Args:
         scores: ``M x N`` log-probability.

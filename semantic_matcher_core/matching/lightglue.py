@@ -140,7 +140,7 @@ class LightGlue(nn.Module):
         threshold: float,
         width_confidence: float,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Descriptors, encodings and indices without the keypoints that surely have no match."""
+        """Return descriptors, encodings and indices without the keypoints that surely have no match."""
         if len(x) <= _PRUNED_FROM.get(x.device.type, -1):
             return x, encoding, kept
         assignment: Any = self.log_assignment[layer]
@@ -174,13 +174,13 @@ class _PositionalEncoding(nn.Module):
         self.Wr = nn.Linear(inputs, outputs // 2, bias=False)
 
     def forward(self, positions: Tensor) -> Tensor:
-        """``2 x N x D``: cosines and sines, each twice."""
+        """Return ``2 x N x D``: cosines and sines, each twice."""
         angles = self.Wr(positions)
         return torch.stack((angles.cos(), angles.sin())).repeat_interleave(2, dim=-1)
 
 
 def _rotated(x: Tensor, encoding: Tensor) -> Tensor:
-    """``heads x N x D`` with each pair of channels turned by its angle."""
+    """Return ``heads x N x D`` with each pair of channels turned by its angle."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return x * encoding[0] + torch.stack((-odd, even), dim=-1).flatten(-2) * encoding[1]
 
@@ -246,14 +246,16 @@ class _MatchAssignment(nn.Module):
         self.final_proj = nn.Linear(dim, dim)
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
-        """``M x N`` log-probability: softmax over rows times softmax over columns, times that both can be matched."""
+        """Return ``M x N`` log-probability: softmax over rows times softmax over columns, times that both can be
+        matched.
+        """
         scale = x0.shape[-1] ** -0.25
         similarity = (self.final_proj(x0) * scale) @ (self.final_proj(x1) * scale).T
         scores = similarity.log_softmax(dim=1) + similarity.log_softmax(dim=0)
         return scores + F.logsigmoid(self.matchability(x0)) + F.logsigmoid(self.matchability(x1)).T
 
     def matchability_of(self, x: Tensor) -> Tensor:
-        """``N`` probability that a keypoint has a match."""
+        """Return ``N`` probability that a keypoint has a match."""
         return self.matchability(x).sigmoid()[:, 0]
 
 
@@ -263,5 +265,5 @@ class _TokenConfidence(nn.Module):
         self.token = nn.Sequential(nn.Linear(dim, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        """``N`` probability that a keypoint's assignment will not change any more."""
+        """Return ``N`` probability that a keypoint's assignment will not change any more."""
         return self.token(x)[:, 0]

@@ -124,7 +124,7 @@ def _suitable_block(device: torch.device, batch: int, columns: int) -> int:
 
 
 def _row_best(block: Tensor, second: bool, grouped: bool) -> _Best:
-    """The best of each row.
+    """Return the best of each row.
 
     On the CPU maxima with their indices are not vectorised and those without are: see :func:`_column_best`.
     """
@@ -144,7 +144,7 @@ def _row_best(block: Tensor, second: bool, grouped: bool) -> _Best:
 
 
 def _column_best(block: Tensor, second: bool, grouped: bool) -> _Best:
-    """As :func:`_row_best` of the transposed block, without transposing it.
+    """Find what :func:`_row_best` finds in the transposed block, without transposing it.
 
     On the CPU a reduction with indices over the slow dimension is not vectorised, while one without indices is: so
     the maxima of groups of rows are found first, and an index is looked for in the winning group only.
@@ -168,7 +168,7 @@ def _column_best(block: Tensor, second: bool, grouped: bool) -> _Best:
 
 
 def _second(block: Tensor, best: Tensor, dim: int) -> Tensor:
-    """Largest value along ``dim`` beside the one at ``best``; minus infinity where there is no other."""
+    """Return largest value along ``dim`` beside the one at ``best``; minus infinity where there is no other."""
     return block.scatter(dim, best.unsqueeze(dim), -torch.inf).amax(dim)
 
 
@@ -196,7 +196,7 @@ def _concatenated(parts: list[_Best]) -> _Best:
 
 
 def _accepted(best: _Best, config: MatcherConfig) -> Tensor:
-    """Indices of the nearest neighbours, -1 where a test fails."""
+    """Return indices of the nearest neighbours, -1 where a test fails."""
     keep = best.value > -torch.inf
     if best.second is not None and config.ratio is not None:
         keep &= 1 - best.value <= config.ratio**2 * (1 - best.second)
@@ -208,7 +208,7 @@ def _accepted(best: _Best, config: MatcherConfig) -> Tensor:
 
 
 def _mutual(matches: Tensor, back: Tensor) -> Tensor:
-    """``matches`` without those whose partner, by ``back``, does not match them in return."""
+    """Return ``matches`` without those whose partner, by ``back``, does not match them in return."""
     rows = torch.arange(matches.shape[1], device=matches.device)
     returned = back.gather(1, matches.clamp(min=0))
     return torch.where((matches >= 0) & (returned == rows), matches, constant((-1,), matches))

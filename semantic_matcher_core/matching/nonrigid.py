@@ -31,7 +31,7 @@ def nonrigid_inliers(
     refine: bool = True,
     seed: int = 0,
 ) -> Tensor:
-    """Matches that agree with one smooth deformation.
+    """Return matches that agree with one smooth deformation.
 
     Args:
         points0, points1: ``N x 2`` pixels of matched keypoints; the work is done on their device.
@@ -85,7 +85,7 @@ def _planes(points: Tensor, hypotheses: int, seed: int) -> tuple[Tensor, Tensor]
 
 
 def _best(points: Tensor, origin: Tensor, axes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """The plane with most points within the threshold; the first of equals."""
+    """Return the plane with most points within the threshold; the first of equals."""
     squared = points.square().sum(dim=1)
     best_count, best = -1, 0
     step = max(1, _BLOCK // len(points))
@@ -108,7 +108,7 @@ def _distance(points: Tensor, origin: Tensor, axes: Tensor) -> Tensor:
 
 
 def _gathered_by_spline(points: Tensor, inliers: Tensor, tolerance: float) -> Tensor:
-    """Matches near a smoothing spline that starts from the plane's inliers and follows what it gathers."""
+    """Return matches near a smoothing spline that starts from the plane's inliers and follows what it gathers."""
     grown = inliers
     for _ in range(_ROUNDS):
         if int(grown.sum()) < 2 * _MINIMUM:

@@ -23,7 +23,7 @@ class Similarity(Protocol):
         """Where :meth:`rows` are."""
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """``B x (stop - start) x M`` float32 similarities, not to be changed."""
+        """Return ``B x (stop - start) x M`` float32 similarities, not to be changed."""
 
 
 class SimilarityMatrix:

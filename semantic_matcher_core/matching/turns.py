@@ -23,8 +23,9 @@ _DECISIVE_SHARE = 0.1
 
 
 def turned(images: Tensor, degrees: int) -> Tensor:
-    """``B x C x H x W`` images turned clockwise about their middle, in the smallest frame that holds all of them; what
-    lies outside the image is black. Quarter turns are exact."""
+    """Return ``B x C x H x W`` images turned clockwise about their middle, in the smallest frame that holds all of
+    them; what lies outside the image is black. Quarter turns are exact.
+    """
     if degrees % 90 == 0:
         return images.rot90(-degrees // 90, (-2, -1)) if degrees % 360 else images
     size = (images.shape[-2], images.shape[-1])
@@ -38,7 +39,7 @@ def turned(images: Tensor, degrees: int) -> Tensor:
 
 
 def turned_back(points: Tensor, degrees: int, size: tuple[int, int]) -> Tensor:
-    """``B x N x 2`` pixels of a :func:`turned` image as pixels of the image of ``(height, width)`` before."""
+    """Return ``B x N x 2`` pixels of a :func:`turned` image as pixels of the image of ``(height, width)`` before."""
     c, s = _cos_sin(degrees)
     height, width = _turned_size(size, degrees)
     x, y = (points - points.new_tensor([(width - 1) / 2, (height - 1) / 2])).unbind(-1)
@@ -61,7 +62,7 @@ def extract_turned(
     masks: Tensor | None,
     turns: Sequence[int],
 ) -> Features:
-    """Features of images at several turns, one set of rows after the other; ``turn`` says which a row is of.
+    """Return features of images at several turns, one set of rows after the other; ``turn`` says which a row is of.
 
     Args:
         extract: features of ``B x 3 x H x W`` images, and ``B x H x W`` bool masks or ``None``.
@@ -104,7 +105,7 @@ def best_turn(candidates: Sequence[Matches]) -> int:
 
 
 def _joined(parts: Sequence[Features]) -> Features:
-    """Features of the same images, their rows one after the other; padding rows stay where they are, marked."""
+    """Return features of the same images, their rows one after the other; padding rows stay where they are, marked."""
     if len(parts) == 1:
         return parts[0]
     valid = None

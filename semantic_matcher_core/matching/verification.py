@@ -39,7 +39,7 @@ def verify(
     backend: str = "magsac",
     seed: int = 0,
 ) -> Matches:
-    """The same matches with ``inlier``, and with ``model`` and ``model_type`` where a model was found.
+    """Return the same matches with ``inlier``, and with ``model`` and ``model_type`` where a model was found.
 
     Args:
         matches: of one pair or of several; each pair is checked on its own.
@@ -91,7 +91,7 @@ def verify(
 
 
 def residuals(model: np.ndarray, kind: str, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
-    """Distance in pixels of each of ``M`` matches from a model.
+    """Return distance in pixels of each of ``M`` matches from a model.
 
     Args:
         model: ``3 x 3``, a homography, or a fundamental matrix (an essential one is given as ``K1^-T E K0^-1``).

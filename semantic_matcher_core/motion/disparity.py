@@ -110,7 +110,7 @@ def align_rows(
     contrast = dot(template, template) + tiny
 
     def independent(steepest: np.ndarray) -> np.ndarray:
-        """What gain and offset cannot make up for."""
+        """Return what gain and offset cannot make up for."""
         steepest = centred(steepest)
         return steepest - template * (dot(template, steepest) / contrast)[:, None, None]
 
@@ -190,7 +190,7 @@ def aligned_matches(
 
 
 def _row_offset(differences: np.ndarray) -> float:
-    """What the rows of the right image differ by from the left's: 0 unless the matches clearly agree on more."""
+    """Return what the rows of the right image differ by from the left's: 0 unless the matches clearly agree on more."""
     if not len(differences):
         return 0.0
     middle = float(np.median(differences))
@@ -199,7 +199,7 @@ def _row_offset(differences: np.ndarray) -> float:
 
 
 def _inside(shape: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """``M x 11 x 11``: 1 where the pixel of a patch lies in the image, else 0."""
+    """Return ``M x 11 x 11``: 1 where the pixel of a patch lies in the image, else 0."""
     offsets = np.arange(-_RADIUS, _RADIUS + 1)
     columns, rows = x[:, None] + offsets, y[:, None] + offsets
     in_columns = (columns >= 0) & (columns <= shape[1] - 1)
@@ -208,7 +208,9 @@ def _inside(shape: tuple[int, ...], x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _rows_of(image: np.ndarray, first: np.ndarray, y: np.ndarray, width: int) -> np.ndarray:
-    """``M x 11 x width`` strips from whole columns ``first`` on, rows centred on ``y``; the border is repeated."""
+    """Return ``M x 11 x width`` strips from whole columns ``first`` on, rows centred on ``y``; the border is
+    repeated.
+    """
     whole = np.floor(y)
     rows = whole[:, None].astype(np.intp) + np.arange(-_RADIUS - 1, _RADIUS + 3)
     columns = first[:, None].astype(np.intp) + np.arange(width)
@@ -220,7 +222,7 @@ def _rows_of(image: np.ndarray, first: np.ndarray, y: np.ndarray, width: int) ->
 
 
 def _columns_of(strips: np.ndarray, x: np.ndarray, radius: int = _RADIUS) -> np.ndarray:
-    """``M x 11 x (2 radius + 1)`` patches of strips, centred on column ``x`` of each."""
+    """Return ``M x 11 x (2 radius + 1)`` patches of strips, centred on column ``x`` of each."""
     whole = np.floor(x)
     columns = whole[:, None].astype(np.intp) + np.arange(-radius - 1, radius + 3)
     around = np.take_along_axis(strips, columns[:, None, :], axis=2)
@@ -230,7 +232,9 @@ def _columns_of(strips: np.ndarray, x: np.ndarray, radius: int = _RADIUS) -> np.
 
 
 def _slanted(strips: np.ndarray, x: np.ndarray, slant: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """``M x 11 x 11`` values of strips, at column ``x`` plus the slants times the offsets along and across the row."""
+    """Return ``M x 11 x 11`` values of strips, at column ``x`` plus the slants times the offsets along and across
+    the row.
+    """
     along, across = (slant[:, i, None, None].astype(np.float32) for i in (0, 1))
     where = x[:, None, None].astype(np.float32) + offsets * (1 + along) + offsets[:, None] * across
     whole = np.floor(where)
@@ -240,6 +244,6 @@ def _slanted(strips: np.ndarray, x: np.ndarray, slant: np.ndarray, offsets: np.n
 
 
 def _strips(image: np.ndarray, x: np.ndarray, y: np.ndarray, radius: int) -> np.ndarray:
-    """``M x 11 x (2 radius + 1)`` patches centred on (x, y)."""
+    """Return ``M x 11 x (2 radius + 1)`` patches centred on (x, y)."""
     first = np.floor(x) - radius - 1
     return _columns_of(_rows_of(image, first, y, 2 * radius + 4), x - first, radius)

@@ -63,7 +63,7 @@ class StaticTree:
         self._parents[child.lstrip("/")] = (parent.lstrip("/"), pose)
 
     def pose(self, target: str, source: str) -> Pose | None:
-        """The pose of ``source`` in ``target``, or ``None`` where nothing fixed joins them."""
+        """Return the pose of ``source`` in ``target``, or ``None`` where nothing fixed joins them."""
         up, down = self._ways_up(source.lstrip("/")), self._ways_up(target.lstrip("/"))
         for frame, to_frame in up.items():
             if frame in down:

@@ -59,7 +59,7 @@ class Observation:
         return len(self.rays)
 
     def __getitem__(self, rows: np.ndarray) -> Observation:
-        """Some of the points, by index or mask."""
+        """Return some of the points, by index or mask."""
         return Observation(self.rays[rows], self.inverse_depth[rows], self.inverse_depth_std[rows], self.focal)
 
     @property
@@ -167,7 +167,9 @@ def refined_pose(
 
 
 def reprojection(pose: Pose, reference: Observation, current: Observation) -> np.ndarray:
-    """``M`` distances in pixels of the current view's points from where the reference's are; infinite behind it."""
+    """Return ``M`` distances in pixels of the current view's points from where the reference's are; infinite behind
+    it.
+    """
     points = (reference.points - pose.translation) @ pose.rotation
     ahead = points[:, 2] > 1e-6
     place = points[:, :2] / np.where(ahead, points[:, 2], 1.0)[:, None]
@@ -175,7 +177,7 @@ def reprojection(pose: Pose, reference: Observation, current: Observation) -> np
 
 
 def warps(pose: Pose, reference: Observation, current: Observation) -> np.ndarray:
-    """``M x 2 x 2``: what a small step in the reference's image is in the current one, in pixels.
+    """Return ``M x 2 x 2``: what a small step in the reference's image is in the current one, in pixels.
 
     What is seen is taken to face the reference's camera. Lens distortion, which changes little from one image to the
     other, is left out.
@@ -325,7 +327,7 @@ class _Matched:
         )
 
     def in_front(self, pose: Pose) -> np.ndarray:
-        """``M`` bool: before the second camera."""
+        """Return ``M`` bool: before the second camera."""
         return (self.points - pose.translation) @ pose.rotation[:, 2] > 0
 
     def linearised(self, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -344,11 +346,11 @@ class _Matched:
         return residual, change, turned
 
     def whitening(self, pose: Pose) -> np.ndarray:
-        """``M x 3 x 3`` that make residuals of unit noise, whose square is the distance squared."""
+        """Return ``M x 3 x 3`` that make residuals of unit noise, whose square is the distance squared."""
         return np.linalg.inv(np.linalg.cholesky(self.noise(pose)))
 
     def noise(self, pose: Pose) -> np.ndarray:
-        """``M x 3 x 3`` covariances of the residuals."""
+        """Return ``M x 3 x 3`` covariances of the residuals."""
         _, change, _ = self.linearised(pose)
         # What the first view's noise does to the residual: its keypoint, and its depth along the ray.
         along = (change @ self.rays[:, :, None])[:, :, 0] * self.depth_std[:, None]
@@ -358,13 +360,13 @@ class _Matched:
         return noise
 
     def excess(self, pose: Pose) -> float:
-        """How much larger, squared, the residuals of rays are than their assumed noise."""
+        """Return how much larger, squared, the residuals of rays are than their assumed noise."""
         residual, _, _ = self.linearised(pose)
         rays, noise = residual[:, :2, None], self.noise(pose)[:, :2, :2]
         return float(np.median((rays * np.linalg.solve(noise, rays)).sum(axis=(1, 2)))) / _MEDIAN_2
 
     def with_rays(self, factor: float) -> _Matched:
-        """The same points, the noise of their rays so much larger, squared."""
+        """Return the same points, the noise of their rays so much larger, squared."""
         return replace(self, variance=self.variance * [factor, factor, 1.0], across=self.across * factor)
 
     def whitened(self, pose: Pose, whitening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -376,7 +378,7 @@ class _Matched:
 
 
 def leverage(share: np.ndarray) -> np.ndarray:
-    """How much of its own residual each point has fitted away, kept below 1 (MacKinnon and White, 1985, HC3).
+    """Return how much of its own residual each point has fitted away, kept below 1 (MacKinnon and White, 1985, HC3).
 
     Few points fit themselves well, and their residuals alone would make the covariance too small.
     """
@@ -384,7 +386,9 @@ def leverage(share: np.ndarray) -> np.ndarray:
 
 
 def _scale(distance: np.ndarray, known: np.ndarray) -> float:
-    """How much larger, squared, the residuals are than their assumed noise; never so small that all would be gated."""
+    """Return how much larger, squared, the residuals are than their assumed noise; never so small that all would be
+    gated.
+    """
     return max(float(np.median(distance / np.where(known, _MEDIAN_3, _MEDIAN_2))), 0.02)
 
 

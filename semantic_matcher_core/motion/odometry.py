@@ -161,7 +161,7 @@ class Odometry:
         return OdometryStep(view.stamp, OdometryStatus.LOST, self._segment, None, None, reason=reason)
 
     def _candidates(self) -> list[_Placed]:
-        """What a view is compared with, in turn: each frame that is lost looks at other earlier keyframes."""
+        """Return what a view is compared with, in turn: each frame that is lost looks at other earlier keyframes."""
         assert self._keyframe is not None and self._last is not None
         found = [self._keyframe]
         if self._last.view is not self._keyframe.view:

@@ -33,7 +33,7 @@ class PatchImage:
         self.levels = [prepared(image, "given")]
 
     def level(self, number: int) -> tuple[np.ndarray, float]:
-        """The image at 1 / 2^number of its size, or the smallest there is, and its scale.
+        """Return the image at 1 / 2^number of its size, or the smallest there is, and its scale.
 
         Pixel (x, y) of it has its centre on pixel (x, y) / scale of the image, as pyrDown has it.
         """
@@ -143,7 +143,7 @@ def _centred(patches: np.ndarray) -> Any:
 
 
 def _blocks(image: np.ndarray, base: np.ndarray, side: int) -> np.ndarray:
-    """``M x side x side`` pixels from (x, y) ``base`` on; the border is repeated."""
+    """Return ``M x side x side`` pixels from (x, y) ``base`` on; the border is repeated."""
     steps = np.arange(side)
     rows = np.clip(base[:, 1, None] + steps, 0, image.shape[0] - 1)
     columns = np.clip(base[:, 0, None] + steps, 0, image.shape[1] - 1)
@@ -151,7 +151,7 @@ def _blocks(image: np.ndarray, base: np.ndarray, side: int) -> np.ndarray:
 
 
 def _shifted(blocks: np.ndarray, centre: np.ndarray, side: int) -> np.ndarray:
-    """``M x side x side`` patches of the blocks, centred on (x, y) ``centre`` of each."""
+    """Return ``M x side x side`` patches of the blocks, centred on (x, y) ``centre`` of each."""
     whole = np.floor(centre)
     x_weights, y_weights = (cubic_weights(centre[:, i] - whole[:, i]) for i in (0, 1))
     start = whole.astype(np.intp) - side // 2 - 1

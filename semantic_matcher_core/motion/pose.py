@@ -99,26 +99,26 @@ class Pose:
         return q / np.linalg.norm(q) * (1.0 if q[3] >= 0 else -1.0)
 
     def inverse(self) -> Pose:
-        """The parent's pose in this frame."""
+        """Return the parent's pose in this frame."""
         return Pose(self.rotation.T, -self.rotation.T @ self.translation)
 
     def __matmul__(self, other: Pose) -> Pose:
-        """The pose in this frame's parent of what has pose ``other`` in this frame."""
+        """Return the pose in this frame's parent of what has pose ``other`` in this frame."""
         # Back onto the rotations: products of thousands of matrices would leave them.
         return Pose(
             nearest_rotation(self.rotation @ other.rotation), self.rotation @ other.translation + self.translation
         )
 
     def apply(self, points: np.ndarray) -> np.ndarray:
-        """``… x 3`` points of this frame, in the parent's."""
+        """Return ``… x 3`` points of this frame, in the parent's."""
         return np.asarray(points, dtype=np.float64) @ self.rotation.T + self.translation
 
     def moved(self, change: np.ndarray) -> Pose:
-        """The pose after a small change (δt, δθ) in the parent's frame."""
+        """Return the pose after a small change (δt, δθ) in the parent's frame."""
         return Pose(exp_so3(change[3:]) @ self.rotation, self.translation + change[:3])
 
     def change_to(self, other: Pose) -> np.ndarray:
-        """The change (δt, δθ) that :meth:`moved` would need to arrive at ``other``."""
+        """Return the change (δt, δθ) that :meth:`moved` would need to arrive at ``other``."""
         return np.concatenate([other.translation - self.translation, log_so3(other.rotation @ self.rotation.T)])
 
     @property
@@ -128,7 +128,7 @@ class Pose:
 
 
 def skew(vectors: np.ndarray) -> np.ndarray:
-    """``… x 3 x 3`` matrices [v]× with ``[v]× w = v × w``."""
+    """Return ``… x 3 x 3`` matrices [v]× with ``[v]× w = v × w``."""
     v = np.asarray(vectors, dtype=np.float64)
     out = np.zeros((*v.shape, 3))
     out[..., 0, 1], out[..., 0, 2], out[..., 1, 2] = -v[..., 2], v[..., 1], -v[..., 0]
@@ -136,7 +136,7 @@ def skew(vectors: np.ndarray) -> np.ndarray:
 
 
 def exp_so3(vector: np.ndarray) -> np.ndarray:
-    """The ``3 x 3`` rotation by the angle ``|vector|`` about ``vector`` (Rodrigues)."""
+    """Return the ``3 x 3`` rotation by the angle ``|vector|`` about ``vector`` (Rodrigues)."""
     vector = np.asarray(vector, dtype=np.float64)
     angle = float(np.linalg.norm(vector))
     cross = skew(vector)
@@ -146,14 +146,14 @@ def exp_so3(vector: np.ndarray) -> np.ndarray:
 
 
 def log_so3(rotation: np.ndarray) -> np.ndarray:
-    """The vector of :func:`exp_so3`, of length up to pi."""
+    """Return the vector of :func:`exp_so3`, of length up to pi."""
     x, y, z, w = Pose(rotation).quaternion
     vector, sine = np.array([x, y, z]), float(np.sqrt(x * x + y * y + z * z))
     return 2 * vector if sine < 1e-12 else 2 * np.arctan2(sine, w) / sine * vector
 
 
 def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
-    """The rotation closest to a ``3 x 3`` matrix.
+    """Return the rotation closest to a ``3 x 3`` matrix.
 
     Raises:
         ShapeError: values that are not finite.

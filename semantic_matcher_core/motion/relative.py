@@ -148,7 +148,7 @@ def _consensus(rays: list[np.ndarray], threshold: float, seed: int) -> tuple[Pos
 
 
 def _sampson(pose: Pose, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """``M`` signed Sampson distances of rays from the epipolar geometry, in units of rays."""
+    """Return ``M`` signed Sampson distances of rays from the epipolar geometry, in units of rays."""
     essential = skew(pose.translation) @ pose.rotation
     x0, x1 = (np.column_stack([rays, np.ones(len(rays))]) for rays in (first, second))
     forward, backward = x1 @ essential.T, x0 @ essential
@@ -159,7 +159,9 @@ def _sampson(pose: Pose, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _refined(
     pose: Pose, first: np.ndarray, second: np.ndarray, agree: np.ndarray, min_inliers: int, least: float
 ) -> tuple[Pose, np.ndarray, float]:
-    """The pose of least Sampson distances with Cauchy's weights, who agrees with it, and the noise found, squared."""
+    """Return the pose of least Sampson distances with Cauchy's weights, who agrees with it, and the noise found,
+    squared.
+    """
     for _ in range(2):
         scale = max(float(np.median(_sampson(pose, first[agree], second[agree]) ** 2)) / _MEDIAN_1, least)
         for _ in range(8):
@@ -178,7 +180,8 @@ def _refined(
 
 
 def _plausible(pose: Pose, first: np.ndarray, second: np.ndarray, agree: np.ndarray, scale: float) -> np.ndarray:
-    """``M`` bool: in front of both cameras as far as the noise lets tell, and not much nearer than everything else.
+    """Return ``M`` bool: in front of both cameras as far as the noise lets tell, and not much nearer than everything
+    else.
 
     A wrong match that lies on its epipolar line by chance is seen by nothing else, and would move a small step far.
     """
@@ -217,7 +220,9 @@ def _inverse(normal: np.ndarray) -> np.ndarray:
 
 
 def _covariance(pose: Pose, first: np.ndarray, second: np.ndarray, scale: float) -> np.ndarray:
-    """``6 x 6``: of the rotation, and of the translation across its direction (Huber's sandwich, as in metric.py)."""
+    """Return ``6 x 6``: of the rotation, and of the translation across its direction (Huber's sandwich, as in
+    metric.py).
+    """
     residual, jacobian, basis = _linearised(pose, first, second)
     weight = 1 / (1 + residual**2 / (_CAUCHY * scale))
     score = jacobian * (weight * residual)[:, None]
@@ -247,7 +252,7 @@ def _covariance(pose: Pose, first: np.ndarray, second: np.ndarray, scale: float)
 
 
 def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation that takes rays to others, least squares with Cauchy's weights (Wahba's problem; Kabsch)."""
+    """Return the rotation that takes rays to others, least squares with Cauchy's weights (Wahba's problem; Kabsch)."""
     x = [np.column_stack([rays, np.ones(len(rays))]) for rays in (source, target)]
     x = [rays / np.linalg.norm(rays, axis=1, keepdims=True) for rays in x]
     weight = np.ones(len(source))

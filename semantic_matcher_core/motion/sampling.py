@@ -36,7 +36,7 @@ def prepared(image: np.ndarray, side: str) -> np.ndarray:
 
 
 def cubic_weights(fraction: np.ndarray) -> np.ndarray:
-    """``M x 4`` weights of the four pixels around a position (Keys, 1981, a = -0.5)."""
+    """Return ``M x 4`` weights of the four pixels around a position (Keys, 1981, a = -0.5)."""
     t = fraction[:, None]
     return 0.5 * np.concatenate(
         [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1

@@ -156,7 +156,7 @@ def _encode(encoder: NetworkEncoder, graph: OnnxGraph, images: Tensor) -> Tensor
 def _reason(
     config: ReasonerConfig, graph: OnnxGraph, descriptors: Tensor, semantic: Tensor, valid: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The graph has no mask: images of a batch with padding go one after the other."""
+    """Return the graph has no mask: images of a batch with padding go one after the other."""
     branches = 2 if config.semantic_conditioning else 1
     outputs = [descriptors.new_zeros((*descriptors.shape[:2], config.features_dim)) for _ in range(branches)]
     if valid is None and descriptors.shape[1] > 0:

@@ -96,7 +96,7 @@ def run_jobs(
 
 
 def shard(items: Sequence[Any]) -> list[Any]:
-    """The share of this process under ``torchrun`` (RANK and WORLD_SIZE), or all items elsewhere."""
+    """Return the share of this process under ``torchrun`` (RANK and WORLD_SIZE), or all items elsewhere."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     return list(items[rank::world])
 

@@ -41,31 +41,31 @@ class PairChoice:
 
     @classmethod
     def for_colmap(cls, images: int | None, window: int = 20) -> PairChoice:
-        """What a reconstruction wants: all pairs of up to 100 images, a window of more, or of unknown many."""
+        """Return what a reconstruction wants: all pairs of up to 100 images, a window of more, or of unknown many."""
         return cls("exhaustive" if images is not None and images <= MANY_IMAGES else "window", window)
 
     def settings(self) -> dict[str, Any]:
-        """What tells this choice from others (JSON)."""
+        """Return what tells this choice from others (JSON)."""
         return {"kind": self.kind, "window": self.window, "listed": sorted(map(list, self.listed))}
 
     def wants(self, name0: str, name1: str) -> bool:
-        """Whether a pair is wanted of which the second image is within reach of the first."""
+        """Return whether a pair is wanted of which the second image is within reach of the first."""
         if self.kind == "list":
             return (name0, name1) in self.listed or (name1, name0) in self.listed
         return self.kind in ("exhaustive", "window")
 
     def memory(self) -> deque[Any]:
-        """Holds the images that a new one may be paired with."""
+        """Return what holds the images that a new one may be paired with."""
         return deque(maxlen={"matched": 0, "window": self.window}.get(self.kind))
 
     def names(self) -> Iterator[str]:
-        """Names that are listed."""
+        """Yield names that are listed."""
         for pair in self.listed:
             yield from pair
 
 
 def read_pairs(path: Path) -> frozenset[tuple[str, str]]:
-    """Pairs of names in a text file, one pair a line, as hloc and COLMAP have it; a tab may stand between names.
+    """Return pairs of names in a text file, one pair a line, as hloc and COLMAP have it; a tab may stand between names.
 
     Raises:
         ConfigError: there is no such file, or a line is not two names.

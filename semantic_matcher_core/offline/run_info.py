@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def model_settings(matcher: SemanticMatcher) -> dict[str, Any]:
-    """Everything but the weights that decides what a matcher gives, by its place in the matcher.
+    """Return everything but the weights that decides what a matcher gives, by its place in the matcher.
 
     These are its settings, and all plain values among the public attributes of every network in it, found by going
     through them: an option that is added to any of them is in here without being named.
@@ -65,7 +65,7 @@ def run_info(
     exports: Exports | None = None,
     calibration: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
-    """What identifies a run: with the same, and the same software, it gives the same file."""
+    """Return what identifies a run: with the same, and the same software, it gives the same file."""
     from semantic_matcher_core.version import __version__
     from semantic_matcher_core.weights.hashing import sha256_of_weights
 
@@ -99,7 +99,7 @@ def run_info(
 
 
 def environment(matcher: SemanticMatcher) -> dict[str, Any]:
-    """What may change a result in its last digits: parts made elsewhere do not fit."""
+    """Return what may change a result in its last digits: parts made elsewhere do not fit."""
     import cv2
     import numpy as np
     import torch

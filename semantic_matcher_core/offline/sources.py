@@ -90,7 +90,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def images(self) -> Iterator[SourceImage]:
-        """The images.
+        """Return the images.
 
         Raises:
             BagError, ImageError: the recording is damaged.
@@ -98,18 +98,18 @@ class ImageSource(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """A hash that tells this recording from others, without reading all of it."""
+        """Return a hash that tells this recording from others, without reading all of it."""
 
     def files(self) -> list[Path]:
-        """The files that are read."""
+        """Return the files that are read."""
         return []
 
     def settings(self) -> dict[str, Any]:
-        """Everything else that decides which images come, with which stamps and pixels (JSON)."""
+        """Return everything else that decides which images come, with which stamps and pixels (JSON)."""
         return {}
 
     def calibration(self, stream: str) -> Any:
-        """The sensor_msgs/CameraInfo recorded with a stream, or ``None``."""
+        """Return the sensor_msgs/CameraInfo recorded with a stream, or ``None``."""
         return None
 
 
@@ -162,7 +162,7 @@ class BagSource(ImageSource):
                 )
 
     def files(self) -> list[Path]:
-        """The files that are read."""
+        """Return the files that are read."""
         return bag_files(self.path, lambda _: None)[0]
 
     def digest(self) -> str:
@@ -207,7 +207,7 @@ class VideoSource(ImageSource):
         return (replace(image, index=index) for index, image in enumerate(merged))
 
     def files(self) -> list[Path]:
-        """The files that are read."""
+        """Return the files that are read."""
         return list(self._files.values())
 
     def digest(self) -> str:
@@ -291,7 +291,7 @@ class FilesSource(ImageSource):
         return iter(self._items)
 
     def files(self) -> list[Path]:
-        """The files that are read."""
+        """Return the files that are read."""
         return list(self._paths)
 
     def digest(self) -> str:
@@ -320,7 +320,7 @@ def _named_frame(stream: str, frame: VideoFrame) -> SourceImage:
 
 
 def stamps_in_names(paths: Sequence[Path]) -> dict[Path, int]:
-    """Time stamps in nanoseconds of files that are named by them.
+    """Return time stamps in nanoseconds of files that are named by them.
 
     The unit is told from the size of the largest number before the point, for all files alike: seconds since the epoch
     have up to 11 digits until the year 5138, milliseconds 12 to 14, microseconds 15 to 17, nanoseconds 18 or 19.

@@ -90,7 +90,7 @@ class WorkFolder:
         self._save()
 
     def messages(self) -> Iterator[tuple[str, str, int, bytes]]:
-        """(topic, msgtype, time, CDR data) of all complete parts, in the order they were written."""
+        """Yield (topic, msgtype, time, CDR data) of all complete parts, in the order they were written."""
         for part in self._parts:
             with BagReader(self.folder / part) as reader:
                 yield from reader.serialized([topic.name for topic in reader.topics])

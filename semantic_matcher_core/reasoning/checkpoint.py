@@ -27,7 +27,8 @@ _FOREIGN = ("dino.", "extractor.", "semantic_reconstruction.")
 
 
 def load_reasoner(folder: str | Path) -> tuple[Reasoner, ModelConfig]:
-    """The reasoner in a checkpoint folder, on the CPU and in evaluation mode, and what the folder says of its parts.
+    """Return the reasoner in a checkpoint folder, on the CPU and in evaluation mode, and what the folder says of its
+    parts.
 
     Args:
         folder: with ``model_config.yaml`` and at least one ``.pt`` or ``.safetensors``, of which the newest is read.
@@ -40,7 +41,7 @@ def load_reasoner(folder: str | Path) -> tuple[Reasoner, ModelConfig]:
 
 
 def load_reasoner_file(folder: Path, weights: Path) -> tuple[Reasoner, ModelConfig]:
-    """:func:`load_reasoner` with a weights file of the caller's choice."""
+    """Return :func:`load_reasoner` with a weights file of the caller's choice."""
     content = _read_yaml(folder / CONFIG_FILE)
     state = {name: value for name, value in read_state_dict(weights).items() if not name.startswith(_FOREIGN)}
     dimensions = _dimensions(state)
@@ -61,7 +62,7 @@ def load_reasoner_file(folder: Path, weights: Path) -> tuple[Reasoner, ModelConf
 
 
 def find_checkpoint_file(folder: str | Path) -> Path:
-    """The newest weights file of a checkpoint folder, by modification time (then by number in the name).
+    """Return the newest weights file of a checkpoint folder, by modification time (then by number in the name).
 
     Raises:
         CheckpointError: there is no such folder, no weights file in it, or no ``model_config.yaml`` beside it.
@@ -140,7 +141,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _dimensions(state: Mapping[str, Tensor]) -> dict[str, int]:
-    """What the weights say of their configuration, by name; what they lack is told when they are loaded."""
+    """Return what the weights say of their configuration, by name; what they lack is told when they are loaded."""
     found: dict[str, int] = {}
     for key, name in (
         ("extractor_reprojection.weight", "extractor_features_dim"),

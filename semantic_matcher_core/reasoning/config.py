@@ -131,7 +131,7 @@ class ModelConfig:
         )
 
     def to_mapping(self) -> dict[str, Any]:
-        """The published structure, every key written out."""
+        """Return the published structure, every key written out."""
         reasoner = {item.name: getattr(self.reasoner, item.name) for item in fields(ReasonerConfig)}
         section = {name: reasoner.pop(name) for name in (*_DIMENSIONS, "attention")}
         return {

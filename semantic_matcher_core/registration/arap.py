@@ -34,11 +34,11 @@ class Constraints:
     scale: float = np.inf
 
     def residuals(self, positions: np.ndarray) -> np.ndarray:
-        """``M`` distances in metres."""
+        """Return ``M`` distances in metres."""
         return np.linalg.norm(self.attachment @ positions - self.targets, axis=1)
 
     def weights(self, positions: np.ndarray) -> np.ndarray:
-        """``M`` weights in (0, 1]."""
+        """Return ``M`` weights in (0, 1]."""
         if np.isinf(self.scale):
             return np.ones(len(self.targets))
         return np.square(1.0 / (1.0 + np.square(self.residuals(positions) / self.scale)))
@@ -61,7 +61,7 @@ class ArapSolver:
         self.rest = vertices[self.first] - vertices[self.second]
 
     def step(self, positions: np.ndarray, constraints: list[Constraints], weight: float) -> np.ndarray:
-        """One turn: ``V x 3`` positions to better ones."""
+        """Return one turn: ``V x 3`` positions to better ones."""
         rotations = self._rotations(positions)
         pulled = 0.5 * self.weight[:, None] * _apply(rotations[self.first] + rotations[self.second], self.rest)
         right = np.zeros_like(positions)
@@ -76,7 +76,9 @@ class ArapSolver:
         return splu(system.tocsc()).solve(right)
 
     def energy(self, positions: np.ndarray) -> float:
-        """How far the deformation is from rigid, everywhere: the first sum, 0 for a rigid motion; square metres."""
+        """Return how far the deformation is from rigid, everywhere: the first sum, 0 for a rigid motion; square
+        metres.
+        """
         rotations = self._rotations(positions)
         differences = positions[self.first] - positions[self.second] - _apply(rotations[self.first], self.rest)
         return float((self.weight * np.square(differences).sum(axis=1)).sum())
@@ -89,7 +91,7 @@ class ArapSolver:
 
 
 def rotation_of(covariance: np.ndarray) -> np.ndarray:
-    """``… x 3 x 3`` rotations R that maximise trace(R C) (Kabsch 1976), C being sums of rest · movedᵀ."""
+    """Return ``… x 3 x 3`` rotations R that maximise trace(R C) (Kabsch 1976), C being sums of rest · movedᵀ."""
     left, _, right = np.linalg.svd(covariance)
     rotation = np.swapaxes(left @ right, -1, -2)
     # A reflection is never meant: the axis that matters least is turned.
@@ -98,7 +100,7 @@ def rotation_of(covariance: np.ndarray) -> np.ndarray:
 
 
 def rigid_motion(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation ``3 x 3`` and translation ``3`` that bring ``N x 3`` points nearest to others, N >= 3."""
+    """Return rotation ``3 x 3`` and translation ``3`` that bring ``N x 3`` points nearest to others, N >= 3."""
     centre0, centre1 = source.mean(axis=0), target.mean(axis=0)
     rotation = rotation_of((source - centre0).T @ (target - centre1))
     return rotation, centre1 - rotation @ centre0

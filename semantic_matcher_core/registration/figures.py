@@ -32,7 +32,7 @@ class FrameFigures:
     bending_energy: float = math.nan
 
     def row(self) -> list[str]:
-        """The values as text, in the order of :data:`CSV_COLUMNS`."""
+        """Return the values as text, in the order of :data:`CSV_COLUMNS`."""
         return [_text(value) for value in astuple(self)]
 
 
@@ -63,7 +63,7 @@ class VideoSummary:
 
     @classmethod
     def of(cls, frames: Iterable[FrameFigures]) -> VideoSummary:
-        """The summary of some frames."""
+        """Return the summary of some frames."""
         every = list(frames)
         registered = [figures for figures in every if figures.registered]
         means = {}

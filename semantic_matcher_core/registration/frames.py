@@ -49,7 +49,7 @@ class FrameRegistration:
     problem: str = ""
 
     def figures(self) -> FrameFigures:
-        """How well it went."""
+        """Return how well it went."""
         stamp_s = self.frame.stamp_ns * 1e-9
         if self.fit is None or self.agreement is None:
             return FrameFigures(self.frame.index, stamp_s, False)

@@ -18,37 +18,39 @@ _ROUNDING = 1e-3
 
 
 def lattice_points(size: tuple[int, int], step_px: int) -> np.ndarray:
-    """``R x C x 2`` float32 points from corner to corner of a ``(height, width)`` image, at most ``step_px`` apart."""
+    """Return ``R x C x 2`` float32 points from corner to corner of a ``(height, width)`` image, at most ``step_px``
+    apart.
+    """
     rows, columns = (max(2, -(-(pixels - 1) // step_px) + 1) for pixels in size)
     return lattice_points_of(size, rows, columns)
 
 
 def lattice_points_of(size: tuple[int, int], rows: int, columns: int) -> np.ndarray:
-    """``rows x columns x 2`` float32 points from corner to corner of a ``(height, width)`` image."""
+    """Return ``rows x columns x 2`` float32 points from corner to corner of a ``(height, width)`` image."""
     x, y = np.linspace(0, size[1] - 1, columns), np.linspace(0, size[0] - 1, rows)
     return np.stack(np.meshgrid(x, y), axis=-1).astype(np.float32)
 
 
 def lattice_of_spline(spline: ThinPlateSpline, size: tuple[int, int], step_px: int) -> np.ndarray:
-    """``R x C x 2`` float32: where the spline takes :func:`lattice_points`."""
+    """Return ``R x C x 2`` float32: where the spline takes :func:`lattice_points`."""
     points = lattice_points(size, step_px)
     moved: Tensor = spline(torch.from_numpy(points.reshape(-1, 2)).to(spline.control))
     return moved.cpu().numpy().astype(np.float32).reshape(points.shape)
 
 
 def resampled(lattice: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """``rows x columns x 2`` float32: the same map as a lattice of other spacing, at least two points a side."""
+    """Return ``rows x columns x 2`` float32: the same map as a lattice of other spacing, at least two points a side."""
     down, across = _interpolation(lattice.shape[0], rows), _interpolation(lattice.shape[1], columns)
     return np.stack([down @ lattice[..., axis] @ across.T for axis in range(2)], axis=-1)
 
 
 def dense_map(lattice: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``H x W x 2`` float32: the lattice's map of every pixel of an image of ``(height, width)``."""
+    """Return ``H x W x 2`` float32: the lattice's map of every pixel of an image of ``(height, width)``."""
     return resampled(lattice, size[0], size[1])
 
 
 def warp(image: np.ndarray, lattice: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The other image seen through the lattice's map.
+    """Return the other image seen through the lattice's map.
 
     Args:
         image: ``H' x W' x 3`` uint8, the image that the lattice points into.
@@ -66,7 +68,9 @@ def warp(image: np.ndarray, lattice: np.ndarray, size: tuple[int, int]) -> tuple
 
 
 def _interpolation(count: int, pixels: int) -> np.ndarray:
-    """``pixels x count``: weights of ``count`` evenly spaced values at each of ``pixels`` positions over them."""
+    """Return ``pixels x count``: weights of ``count`` evenly spaced values at each of ``pixels`` positions over
+    them.
+    """
     at = np.linspace(0, count - 1, pixels)
     lower = np.minimum(at.astype(int), count - 2)
     weights = np.zeros((pixels, count), np.float32)

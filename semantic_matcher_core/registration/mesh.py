@@ -26,7 +26,7 @@ class Mesh:
 
 
 def check_depth(depth: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
-    """``H x W`` float64 metres, NaN where there is no measurement (not finite, or not above 0).
+    """Return ``H x W`` float64 metres, NaN where there is no measurement (not finite, or not above 0).
 
     Raises:
         ImageError: the depth is not of ``size`` (height, width), or not in floating point.
@@ -45,7 +45,7 @@ def check_depth(depth: np.ndarray, size: tuple[int, int], name: str) -> np.ndarr
 
 
 def check_intrinsics(matrix: np.ndarray) -> np.ndarray:
-    """``3 x 3`` float64 camera matrix.
+    """Return ``3 x 3`` float64 camera matrix.
 
     Raises:
         ConfigError: it is no camera matrix.
@@ -57,14 +57,14 @@ def check_intrinsics(matrix: np.ndarray) -> np.ndarray:
 
 
 def back_project(pixels: np.ndarray, depth: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """``… x 3`` points of ``… x 2`` pixels (x, y) at ``…`` depths along the optical axis."""
+    """Return ``… x 3`` points of ``… x 2`` pixels (x, y) at ``…`` depths along the optical axis."""
     x = (pixels[..., 0] - K[0, 2]) / K[0, 0]
     y = (pixels[..., 1] - K[1, 2]) / K[1, 1]
     return np.stack([x * depth, y * depth, depth], axis=-1)
 
 
 def sample_depth(depth: np.ndarray, pixels: np.ndarray, jump: float = 0.05) -> np.ndarray:
-    """``N`` depths at ``N x 2`` pixels, bilinear; NaN outside, at holes, and across jumps.
+    """Return ``N`` depths at ``N x 2`` pixels, bilinear; NaN outside, at holes, and across jumps.
 
     Args:
         depth: ``H x W``, NaN at holes.
@@ -99,7 +99,7 @@ class DepthMesh:
     pixels: np.ndarray
 
     def attach(self, pixels: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Pixels as weighted means of vertices.
+        """Return pixels as weighted means of vertices.
 
         Args:
             pixels: ``N x 2`` (x, y).
@@ -129,7 +129,7 @@ class DepthMesh:
         return sparse.csr_matrix((weights[real].reshape(-1), entries), shape=shape), real
 
     def without(self, dropped: np.ndarray) -> DepthMesh:
-        """The mesh without the vertices marked in ``V`` bool, and without those that are in no triangle then."""
+        """Return the mesh without the vertices marked in ``V`` bool, and without those that are in no triangle then."""
         faces = self.mesh.faces[~dropped[self.mesh.faces].any(axis=1)]
         used, compact = np.unique(faces, return_inverse=True)
         renamed = np.full(len(self.mesh.vertices) + 1, -1)
@@ -139,7 +139,7 @@ class DepthMesh:
 
 
 def mesh_of_depth(image: np.ndarray, depth: np.ndarray, K: np.ndarray, step: int = 8, jump: float = 0.05) -> DepthMesh:
-    """A mesh with a vertex every ``step`` pixels where there is depth.
+    """Return a mesh with a vertex every ``step`` pixels where there is depth.
 
     Args:
         image: ``H x W x 3`` uint8, for the colours.

@@ -80,11 +80,11 @@ class Registration:
     agreement: Agreement
 
     def to_image(self, points: Tensor) -> Tensor:
-        """Where ``P x 2`` points of the template lie in the image."""
+        """Return where ``P x 2`` points of the template lie in the image."""
         return self.fit.spline(points)
 
     def to_template(self, points: Tensor) -> Tensor:
-        """Where ``P x 2`` points of the image lie in the template; NaN where the map folds."""
+        """Return where ``P x 2`` points of the image lie in the template; NaN where the map folds."""
         return self.fit.spline.inverse_points(points)
 
 
@@ -113,7 +113,7 @@ def register_pair(
 def register_onto(
     matcher: ImageMatcher, template: Template, image: np.ndarray, config: RegistrationConfig | None = None
 ) -> Registration:
-    """As :func:`register_pair`, with a template that is there already."""
+    """Register as :func:`register_pair` does, with a template that is there already."""
     config = config or RegistrationConfig()
     image = as_rgb(image)
     matches = smooth_matches(matcher, template.features, extract_features(matcher, image, config.max_side), config)
@@ -124,7 +124,7 @@ def register_onto(
 def smooth_matches(
     matcher: ImageMatcher, features0: Features, features1: Features, config: RegistrationConfig
 ) -> Matches:
-    """Matches whose ``inlier`` tells which of them agree with one smooth deformation."""
+    """Return matches whose ``inlier`` tells which of them agree with one smooth deformation."""
     matches = matcher.match(features0, features1)
     inlier = nonrigid_inliers(
         matches.keypoints0,
@@ -137,7 +137,7 @@ def smooth_matches(
 
 
 def fit_map(matches: Matches, size: tuple[int, int], config: RegistrationConfig) -> Fit:
-    """The smooth map that agrees with the inliers of matches.
+    """Return the smooth map that agrees with the inliers of matches.
 
     Args:
         matches: see :func:`smooth_matches`.
@@ -166,7 +166,7 @@ def fit_map(matches: Matches, size: tuple[int, int], config: RegistrationConfig)
 
 
 def compare(template: Template, image: np.ndarray, fit: Fit, lattice: np.ndarray) -> Agreement:
-    """An image on the template through ``lattice``, which is ``fit.lattice`` or, in a video, a smoothed one."""
+    """Return an image on the template through ``lattice``, which is ``fit.lattice`` or, in a video, a smoothed one."""
     size = template.features.image_size
     warped, inside = warp(image, lattice, size)
     support = inside & _hull(fit.matches, size)

@@ -39,7 +39,9 @@ class OneEuroFilter:
         self._stamp_ns = 0
 
     def __call__(self, lattice: np.ndarray, stamp_ns: int) -> np.ndarray:
-        """The smoothed ``R x C x 2`` lattice at a time in nanoseconds; time that does not advance starts anew."""
+        """Return the smoothed ``R x C x 2`` lattice at a time in nanoseconds; time that does not advance starts
+        anew.
+        """
         elapsed = (stamp_ns - self._stamp_ns) * 1e-9
         self._stamp_ns = stamp_ns
         if self._value is None or self._speed is None or elapsed <= 0 or self._value.shape != lattice.shape:

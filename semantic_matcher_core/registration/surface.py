@@ -187,7 +187,7 @@ def _pairs(
 
 
 def _constrained_parts(grid: DepthMesh, pixels: np.ndarray, least: int) -> DepthMesh:
-    """The connected parts of the mesh that enough pixels lie in; nothing is known about the others."""
+    """Return the connected parts of the mesh that enough pixels lie in; nothing is known about the others."""
     count = len(grid.mesh.vertices)
     attachment, _ = grid.attach(pixels)
     if attachment.shape[0] >= least:
@@ -207,7 +207,7 @@ def _constrained_parts(grid: DepthMesh, pixels: np.ndarray, least: int) -> Depth
 
 
 def _robust_rigid_motion(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rigid motion of most pairs: those far off, by the median's measure, are left out in turns."""
+    """Return the rigid motion of most pairs: those far off, by the median's measure, are left out in turns."""
     kept = np.ones(len(source), bool)
     for _ in range(5):
         rotation, translation = rigid_motion(source[kept], target[kept])
@@ -233,7 +233,7 @@ class _Depth:
         self.normals = normals / np.where(length > 0, length, np.nan)
 
     def constraints(self, positions: np.ndarray, reach_m: float) -> Constraints:
-        """Each vertex nearer to the surface than ``reach_m`` to its foot on the tangent plane there.
+        """Return each vertex nearer to the surface than ``reach_m`` to its foot on the tangent plane there.
 
         Along the plane it stays free to slide, as in point-to-plane registration (Chen and Medioni 1992).
         """

@@ -48,7 +48,7 @@ class Template:
         mask: np.ndarray | None = None,
         config: RegistrationConfig | None = None,
     ) -> Template:
-        """A template with its features.
+        """Return a template with its features.
 
         Args:
             matcher: extracts the features; DALF's are made for this (``plain:dalf``).
@@ -73,7 +73,7 @@ class Template:
 
 
 def extract_features(matcher: ImageMatcher, image: np.ndarray, max_side: int | None, mask: Any = None) -> Features:
-    """Features of one image, seen no larger than ``max_side``; keypoints in pixels of the image as given."""
+    """Return features of one image, seen no larger than ``max_side``; keypoints in pixels of the image as given."""
     images = as_image_batch(image, matcher.device)
     masks = None if mask is None else as_mask_batch(mask, images)
     with torch.inference_mode():
@@ -86,7 +86,7 @@ def extract_features(matcher: ImageMatcher, image: np.ndarray, max_side: int | N
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """``H x W x 3`` uint8 of a grey or RGB array.
+    """Return ``H x W x 3`` uint8 of a grey or RGB array.
 
     Raises:
         ImageError: it is neither.

@@ -31,7 +31,7 @@ class Codebook:
 
     @classmethod
     def train(cls, descriptors: np.ndarray, clusters: int = 64, seed: int = 0) -> Codebook:
-        """The centres of a sample of descriptors.
+        """Return the centres of a sample of descriptors.
 
         Args:
             descriptors: ``N x D``.
@@ -54,7 +54,7 @@ class Codebook:
         return cls(np.asarray(centres, np.float32).reshape(count, samples.shape[1]))
 
     def aggregate(self, descriptors: np.ndarray) -> np.ndarray:
-        """``K D`` float32 of unit length: the VLAD vector of ``N x D`` descriptors; zeros where there are none.
+        """Return ``K D`` float32 of unit length: the VLAD vector of ``N x D`` descriptors; zeros where there are none.
 
         Raises:
             ShapeError: the descriptors are of another dimension.

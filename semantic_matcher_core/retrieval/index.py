@@ -95,7 +95,7 @@ class RetrievalIndex:
         self._reader.__exit__(kind, error, traceback)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return number of images."""
         return len(self.names)
 
     @property
@@ -116,7 +116,7 @@ class RetrievalIndex:
         verify: int = 20,
         config: RegistrationConfig | None = None,
     ) -> list[Hit]:
-        """The images that show what ``image`` shows, best first.
+        """Return the images that show what ``image`` shows, best first.
 
         The most similar ones by VLAD are matched with the query and checked against one smooth deformation. Those with
         enough inliers come first, by number of inliers; then the others, by similarity.
@@ -166,6 +166,6 @@ class RetrievalIndex:
 
 
 def local_descriptors(features: Features) -> np.ndarray:
-    """``N x D`` float32: what is matched of an image, the reasoner's texture branch where there is one."""
+    """Return ``N x D`` float32: what is matched of an image, the reasoner's texture branch where there is one."""
     vectors = features.descriptors if features.reasoned is None else features.reasoned
     return vectors[0].float().cpu().numpy()

@@ -46,7 +46,7 @@ class CompactContext(NetworkEncoder):
 
     @staticmethod
     def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights as stored, in half precision, as this module's state dict."""
+        """Return the weights as stored, in half precision, as this module's state dict."""
         return {name: tensor.float() for name, tensor in state.items()}
 
     def encode_inputs(self, images: Tensor) -> tuple[Tensor, ...]:

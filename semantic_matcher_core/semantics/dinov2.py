@@ -137,7 +137,7 @@ class DinoV2(NetworkEncoder):
 # Without a limit: a few kilobytes each, and a recorded CUDA graph goes on reading them.
 @functools.cache
 def _resizing(patches: int, antialias: bool, device: torch.device) -> Tensor:
-    """``patches x 37``: what a bicubic resize along one axis multiplies with."""
+    """Return ``patches x 37``: what a bicubic resize along one axis multiplies with."""
     with torch.inference_mode(False), torch.no_grad():
         unit = torch.eye(_GRID)[None, :, :, None].expand(-1, -1, -1, 4)
         if antialias:

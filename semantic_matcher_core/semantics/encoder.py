@@ -28,7 +28,7 @@ class SemanticEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """``B x 3 x H x W`` in [0, 1], H and W multiples of ``patch_size``, to ``B x C x H/patch x W/patch``."""
+        """Return ``B x 3 x H x W`` in [0, 1], H and W multiples of ``patch_size``, to ``B x C x H/patch x W/patch``."""
 
 
 class NetworkEncoder(SemanticEncoder):
@@ -62,7 +62,9 @@ _WITHOUT_WEIGHTS: dict[str, tuple[str, str]] = {"colour-context": ("colour_conte
 
 
 def list_semantic_encoders() -> list[str]:
-    """Names of the encoders that have weights; :func:`create_semantic_encoder` knows ``colour-context`` besides."""
+    """Return names of the encoders that have weights; :func:`create_semantic_encoder` knows ``colour-context``
+    besides.
+    """
     return list(_ENCODERS)
 
 
@@ -73,7 +75,7 @@ def create_semantic_encoder(
     device: str | torch.device = "auto",
     fetch: bool = False,
 ) -> SemanticEncoder:
-    """A semantic encoder with its published weights loaded, in evaluation mode.
+    """Return a semantic encoder with its published weights loaded, in evaluation mode.
 
     Args:
         name: one of :func:`list_semantic_encoders`, or ``colour-context``, which smoke runs of the training use.

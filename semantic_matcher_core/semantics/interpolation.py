@@ -18,7 +18,8 @@ _A = -0.75
 
 
 def sample_points(feature_map: Tensor, grid: Tensor, mode: str) -> Tensor:
-    """``B x N x C`` samples of ``B x C x h x w`` at ``B x N x 2`` points, as ``F.grid_sample(align_corners=False)``.
+    """Return ``B x N x C`` samples of ``B x C x h x w`` at ``B x N x 2`` points, as
+    ``F.grid_sample(align_corners=False)``.
 
     What lies outside counts as zero; points that are not finite give zeros.
 

@@ -10,14 +10,16 @@ from semantic_matcher_core.settings import check_registration
 
 
 def long_side_size(height: int, width: int, long_side: int) -> tuple[int, int]:
-    """``(height, width)`` with the long side at ``long_side`` px and the short one rounded down, at least 1 px."""
+    """Return ``(height, width)`` with the long side at ``long_side`` px and the short one rounded down, at least 1
+    px.
+    """
     if height > width:
         return long_side, max(1, int(width * long_side / height))
     return max(1, int(height * long_side / width)), long_side
 
 
 def patch_multiple_size(height: int, width: int, long_side: int, patch: int) -> tuple[int, int]:
-    """``(height, width)`` in whole patches that keeps the aspect ratio best within ``long_side`` px."""
+    """Return ``(height, width)`` in whole patches that keeps the aspect ratio best within ``long_side`` px."""
     longest = max(height, width)
     limit = long_side // patch
 

@@ -42,7 +42,7 @@ def sample_at_keypoints(
     registration: str,
     mode: str = "bicubic",
 ) -> Tensor:
-    """Features of a map at keypoints, L2-normalised.
+    """Return features of a map at keypoints, L2-normalised.
 
     What lies outside the map counts as zero, and a keypoint with nothing but that under it gets a zero vector.
 

@@ -99,5 +99,5 @@ def extract_and_match(
 
 
 def matched_pair(reference: Frame, current: Frame, matches: Matches, verify: Verifier | None = None) -> MatchedPair:
-    """Two frames with their matches, checked where a check is given."""
+    """Return two frames with their matches, checked where a check is given."""
     return MatchedPair(reference, current, matches if verify is None else verify(matches))

@@ -42,7 +42,9 @@ class TemporalPairing:
                 raise ConfigError(f"{name} must be from 0 to 1, got {getattr(self, name)!r}")
 
     def replaces(self, served: int, pair: MatchedPair) -> bool:
-        """Whether the current frame of the pair becomes the reference, which has served for ``served`` frames."""
+        """Return whether the current frame of the pair becomes the reference, which has served for ``served``
+        frames.
+        """
         if self.policy == "previous":
             return True
         if self.policy == "every_nth":
@@ -51,7 +53,9 @@ class TemporalPairing:
 
 
 def inlier_share(pair: MatchedPair) -> float:
-    """Matched keypoints (inliers where a geometric check ran) over those of the frame that has fewer; 0 without any."""
+    """Return matched keypoints (inliers where a geometric check ran) over those of the frame that has fewer; 0
+    without any.
+    """
     smaller = min(pair.reference.features.keypoints.shape[1], pair.current.features.keypoints.shape[1])
     if smaller == 0:
         return 0.0
@@ -60,7 +64,9 @@ def inlier_share(pair: MatchedPair) -> float:
 
 
 def overlap(pair: MatchedPair) -> float:
-    """Share of the reference that is matched: of the cells of an 8 x 8 grid that hold keypoints; 0 without any."""
+    """Return share of the reference that is matched: of the cells of an 8 x 8 grid that hold keypoints; 0 without
+    any.
+    """
     matches = pair.matches
     # Matches may be on the host where features are not.
     keypoints = pair.reference.features.keypoints[0].to(matches.keypoints0.device)

@@ -52,7 +52,7 @@ class ReferenceStream:
         return self.matcher.extract_turned(image, rotation=self.rotation)
 
     def process(self, image: Any, stamp: int = 0, tag: Any = None, mask: Any = None) -> tuple[Frame, list[MatchedPair]]:
-        """The frame's features, and its matches with each stored image, in their order.
+        """Return the frame's features, and its matches with each stored image, in their order.
 
         Args:
             image, stamp, tag, mask: as for :meth:`TemporalStream.process`.

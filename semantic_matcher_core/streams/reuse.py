@@ -87,7 +87,7 @@ class SemanticReuse:
             self._motion = homography @ np.linalg.inv(self._reference_to_map)
 
     def became_reference(self) -> None:
-        """The last frame is what the next ones are matched with."""
+        """Note that the last frame is what the next ones are matched with."""
         self._reference_to_map = None if self._motion is None else np.linalg.inv(self._motion)
 
     def _usable_motion(self, images: Tensor) -> np.ndarray | None:

@@ -29,7 +29,7 @@ class StampMonitor:
         self.newest = 0
 
     def admit(self, stamp: int) -> StampOrder:
-        """Where the stamp stands; the newest one is remembered."""
+        """Return where the stamp stands; the newest one is remembered."""
         if stamp == 0 or self.newest == 0 or stamp > self.newest:
             self.newest = stamp
             return StampOrder.NEWER

@@ -24,7 +24,7 @@ class StereoStream:
         tags: tuple[Any, Any] = (None, None),
         masks: tuple[Any, Any] = (None, None),
     ) -> MatchedPair:
-        """Features of both images and the matches between them; left is the reference.
+        """Return features of both images and the matches between them; left is the reference.
 
         Two uint8 arrays of one shape go through the networks as one batch.
 
@@ -49,7 +49,7 @@ class StereoStream:
 
 
 def _both(masks: tuple[Any, Any], size: tuple[int, int]) -> np.ndarray | None:
-    """The masks of a batch of two; ``None`` where neither side has one."""
+    """Return the masks of a batch of two; ``None`` where neither side has one."""
     if masks[0] is masks[1] is None:
         return None
     return np.stack([np.ones(size, bool) if mask is None else np.asarray(mask) != 0 for mask in masks])

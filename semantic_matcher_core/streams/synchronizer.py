@@ -23,7 +23,7 @@ _GAPS = 100
 
 
 def slop_of(sync: str, slop_s: float) -> int | None:
-    """The slop of a :class:`StereoSynchronizer` in nanoseconds.
+    """Return the slop of a :class:`StereoSynchronizer` in nanoseconds.
 
     Args:
         sync: one of :data:`SYNC`.
@@ -95,11 +95,11 @@ class StereoSynchronizer(Generic[T]):
         self._sides: tuple[_Side[T], _Side[T]] = (_Side(), _Side())
 
     def add_left(self, stamp: int, message: T) -> tuple[T, T] | None:
-        """The (left, right) pair that can be given out now that this left message has come, or ``None``."""
+        """Return the (left, right) pair that can be given out now that this left message has come, or ``None``."""
         return self._add(0, stamp, message)
 
     def add_right(self, stamp: int, message: T) -> tuple[T, T] | None:
-        """The (left, right) pair that can be given out now that this right message has come, or ``None``."""
+        """Return the (left, right) pair that can be given out now that this right message has come, or ``None``."""
         return self._add(1, stamp, message)
 
     @property
@@ -109,7 +109,7 @@ class StereoSynchronizer(Generic[T]):
         return right - left if left and right else 0
 
     def finish(self) -> list[tuple[T, T]]:
-        """The pairs that are left when nothing more comes; what has no partner is given up."""
+        """Return the pairs that are left when nothing more comes; what has no partner is given up."""
         pairs = []
         while (pair := self._next_pair(ended=True)) is not None:
             pairs.append(pair)
@@ -143,7 +143,7 @@ class StereoSynchronizer(Generic[T]):
         return pair
 
     def _next_pair(self, ended: bool = False) -> tuple[T, T] | None:
-        """The oldest pair that is certain; ``ended`` takes it that no nearer partner will come."""
+        """Return the oldest pair that is certain; ``ended`` takes it that no nearer partner will come."""
         left, right = self._sides
         while left.queue and right.queue:
             gap = right.queue[0][0] - left.queue[0][0]
@@ -160,7 +160,7 @@ class StereoSynchronizer(Generic[T]):
         return None
 
     def _stays_alone(self, early: int, gap: int, ended: bool) -> bool | None:
-        """Whether the earlier of the two oldest stays alone; ``None`` while that is open."""
+        """Return whether the earlier of the two oldest stays alone; ``None`` while that is open."""
         if gap == 0:
             return False
         limit = self._limit()
@@ -175,7 +175,7 @@ class StereoSynchronizer(Generic[T]):
         return False if limit is not None and shortest >= 2 * gap else None
 
     def _limit(self) -> int | None:
-        """Largest gap of a pair; ``None`` before a frame period is known."""
+        """Return largest gap of a pair; ``None`` before a frame period is known."""
         if self.slop is not None:
             return self.slop
         periods = [median_low(side.intervals) for side in self._sides if side.intervals]

@@ -69,7 +69,7 @@ class TemporalStream:
     def process(
         self, image: Any, stamp: int = 0, tag: Any = None, mask: Any = None
     ) -> tuple[Frame, MatchedPair | None]:
-        """The frame's features, and its matches with the reference; ``None`` for the first frame.
+        """Return the frame's features, and its matches with the reference; ``None`` for the first frame.
 
         Args:
             image, stamp, tag: of the frame.

@@ -44,7 +44,7 @@ class Variant:
 
 
 def list_variants(hint: str | Path | None = None) -> list[Variant]:
-    """The variants of the catalogue.
+    """Return the variants of the catalogue.
 
     Args:
         hint: a folder to search for weights before the usual places.
@@ -54,7 +54,8 @@ def list_variants(hint: str | Path | None = None) -> list[Variant]:
 
 
 def filter_variants(descriptor: str | None = None, dino: str | None = None) -> list[Variant]:
-    """The variants with a descriptor (or its family) and a semantic encoder, written as for :func:`resolve_variant`.
+    """Return the variants with a descriptor (or its family) and a semantic encoder, written as for
+    :func:`resolve_variant`.
 
     Raises:
         UnknownNameError: none has both; the message names those that exist.
@@ -68,7 +69,7 @@ def filter_variants(descriptor: str | None = None, dino: str | None = None) -> l
 
 
 def resolve_variant(variant: str | None = None, descriptor: str | None = None, dino: str | None = None) -> str:
-    """The one name that command line, parameters and launch arguments mean.
+    """Return the one name that command line, parameters and launch arguments mean.
 
     Args:
         variant: taken as it is where given: a catalogue name, ``plain:<extractor>``, or a checkpoint's folder or zip.
@@ -103,7 +104,7 @@ def resolve_variant(variant: str | None = None, descriptor: str | None = None, d
 
 
 def is_known(variant: str) -> bool:
-    """True for a catalogue name, ``plain:…``, and an existing checkpoint folder or zip."""
+    """Return True for a catalogue name, ``plain:…``, and an existing checkpoint folder or zip."""
     if variant.startswith(PLAIN) and len(variant) > len(PLAIN):
         return True
     if any(entry.name == variant for entry in list_entries("variant")):
@@ -112,7 +113,7 @@ def is_known(variant: str) -> bool:
 
 
 def unknown_variant(name: str) -> UnknownNameError:
-    """The error for a name that is no variant; it lists those that exist."""
+    """Return the error for a name that is no variant; it lists those that exist."""
     published = [entry.name for entry in list_entries("variant")]
     return unknown_name(
         "variant", name, published, "; or give plain:<extractor>, or the path of a checkpoint folder or zip"
@@ -120,7 +121,7 @@ def unknown_variant(name: str) -> UnknownNameError:
 
 
 def is_path(text: str) -> bool:
-    """True where the text can only mean a path: it has a separator or ends in ``.zip``."""
+    """Return True where the text can only mean a path: it has a separator or ends in ``.zip``."""
     separators = {os.sep, os.altsep or os.sep}
     return any(separator in text for separator in separators) or text.endswith(".zip")
 
@@ -140,7 +141,7 @@ def _variant(entry: Entry, hint: Path | None) -> Variant:
 
 
 def _usual_encoder(candidates: list[Entry]) -> str:
-    """The default encoder, or the only one that a descriptor's variants have."""
+    """Return the default encoder, or the only one that a descriptor's variants have."""
     encoders = {entry.dino for entry in candidates}
     return encoders.pop() if len(encoders) == 1 else DEFAULT_DINO
 

@@ -31,7 +31,7 @@ class Placement:
 
 
 def fit(image: np.ndarray, height: int) -> np.ndarray:
-    """The image at a height in pixels, or less where it would become too wide to be looked at."""
+    """Return the image at a height in pixels, or less where it would become too wide to be looked at."""
     # Both sides have a limit: a line camera's 10000 x 1 would become two gigabytes at this height.
     scale = min(height / image.shape[0], min(_WIDEST * height, _MAX_WIDTH) / image.shape[1])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
@@ -39,7 +39,7 @@ def fit(image: np.ndarray, height: int) -> np.ndarray:
 
 
 def layout(images: list[np.ndarray], height: int, theme: str) -> tuple[np.ndarray, int, list[Placement]]:
-    """An empty strip above images side by side: the canvas, the strip's height, and where each image lies."""
+    """Return an empty strip above images side by side: the canvas, the strip's height, and where each image lies."""
     pictures = [fit(image, height) for image in images]
     gap = max(4, height // 96)
     width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
@@ -119,7 +119,7 @@ def ring(canvas: np.ndarray, centre: np.ndarray, colour: Colour, *, radius: floa
 
 
 def fixed(points: np.ndarray) -> list[tuple[int, int]]:
-    """Points as OpenCV takes them with this file's shift; what is no number or far outside is clipped."""
+    """Return points as OpenCV takes them with this file's shift; what is no number or far outside is clipped."""
     limited = np.clip(np.nan_to_num(points), -32768, 32767)
     return [(int(x), int(y)) for x, y in np.round(limited * 2**_SHIFT)]
 

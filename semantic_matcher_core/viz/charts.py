@@ -33,7 +33,7 @@ def time_chart(
     percent: bool = False,
     from_zero: bool = True,
 ) -> str:
-    """A figure of curves over time; nothing where no curve has a value.
+    """Return a figure of curves over time; nothing where no curve has a value.
 
     Args:
         title: what it shows.
@@ -74,7 +74,7 @@ def time_chart(
 
 
 def bar_chart(title: str, edges: np.ndarray, counts: np.ndarray, unit: str = "") -> str:
-    """A figure of a histogram: ``counts`` between successive ``edges``."""
+    """Return a figure of a histogram: ``counts`` between successive ``edges``."""
     top = max(1.0, float(counts.max()) if len(counts) else 1.0)
     width = _WIDTH / max(1, len(counts))
     bars = "".join(
@@ -94,7 +94,7 @@ def bar_chart(title: str, edges: np.ndarray, counts: np.ndarray, unit: str = "")
 
 
 def nice_ceiling(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten that is not below ``value``; 1 for nothing."""
+    """Return the next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten that is not below ``value``; 1 for nothing."""
     if not math.isfinite(value) or value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -103,7 +103,7 @@ def nice_ceiling(value: float) -> float:
 
 
 def _nice_range(least: float, most: float) -> tuple[float, float]:
-    """Ends of a scale that holds both, in whole quarters of a round length."""
+    """Return ends of a scale that holds both, in whole quarters of a round length."""
     span = nice_ceiling(most - least) if most > least else 1.0
     while True:
         bottom = math.floor(least / (span / 4) + 1e-9) * span / 4

@@ -117,13 +117,15 @@ def draw_epipolar(
 
 
 def _resize(shape: tuple[int, ...], target: tuple[int, ...]) -> np.ndarray:
-    """``3 x 3``: pixels of an image to those of the same one resized; centres of pixels are whole numbers in both."""
+    """Return ``3 x 3``: pixels of an image to those of the same one resized; centres of pixels are whole numbers in
+    both.
+    """
     x, y = target[1] / shape[1], target[0] / shape[0]
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1.0]])
 
 
 def _some(points: np.ndarray, good: np.ndarray) -> list[int]:
-    """A few matches far from each other, inliers before outliers."""
+    """Return a few matches far from each other, inliers before outliers."""
     finite = np.isfinite(points).all(axis=1)
     chosen: list[int] = []
     for rows, limit in ((np.flatnonzero(good & finite), _LINES), (np.flatnonzero(~good & finite), 3)):
@@ -138,7 +140,7 @@ def _some(points: np.ndarray, good: np.ndarray) -> list[int]:
 
 
 def _in_image(line: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Where a line ``a x + b y + c = 0`` meets the edges of an image, ``2 x 2``; ``None`` where it misses it."""
+    """Return where a line ``a x + b y + c = 0`` meets the edges of an image, ``2 x 2``; ``None`` where it misses it."""
     (a, b, c), height, width = line, shape[0], shape[1]
     left, right, top, bottom = -0.5, width - 0.5, -0.5, height - 0.5
     ends = []

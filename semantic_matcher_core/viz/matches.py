@@ -133,7 +133,7 @@ def draw_matches(
 
 
 def _checked(matches: Matches, colour: str, view: str, theme: str, max_lines: int, height: int) -> str:
-    """What ``colour`` stands for, after all arguments were found possible."""
+    """Return what ``colour`` stands for, after all arguments were found possible."""
     for what, value, known in (("colour", colour, COLOURS), ("view", view, VIEWS), ("theme", theme, tuple(THEMES))):
         if value not in known:
             raise ConfigError(f"unknown {what} {value!r}; use one of {', '.join(known)}")
@@ -149,7 +149,7 @@ def _checked(matches: Matches, colour: str, view: str, theme: str, max_lines: in
 
 
 def _blank(features: Features | None, points: Tensor) -> np.ndarray:
-    """An empty panel that holds the keypoints."""
+    """Return an empty panel that holds the keypoints."""
     height, width = features.image_size if features is not None else (1, 1)
     if len(points):
         reach = points.detach().nan_to_num().clamp(0, _MAX_BLANK).max(dim=0).values.tolist()

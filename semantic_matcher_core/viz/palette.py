@@ -49,7 +49,7 @@ THEMES = {
 
 
 def amount_colours(share: np.ndarray) -> np.ndarray:
-    """Colour amounts, from dark blue (0) to yellow (1).
+    """Return colour amounts, from dark blue (0) to yellow (1).
 
     Args:
         share: numbers of any shape; what is outside 0 to 1, or no number, is clipped (to 0).
@@ -69,11 +69,11 @@ def amount_colours(share: np.ndarray) -> np.ndarray:
 
 
 def amount(share: float) -> Colour:
-    """The colour of one amount."""
+    """Return the colour of one amount."""
     red, green, blue = amount_colours(np.array(share)).tolist()
     return red, green, blue
 
 
 def css(colour: Colour) -> str:
-    """The colour as ``#rrggbb``."""
+    """Return the colour as ``#rrggbb``."""
     return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -83,7 +83,7 @@ def draw_registration(
 
 
 def _with_mesh(image: np.ndarray, lattice: np.ndarray) -> np.ndarray:
-    """The image with about a dozen of the lattice's rows and columns drawn on it."""
+    """Return the image with about a dozen of the lattice's rows and columns drawn on it."""
     drawn = image.copy()
     every = max(1, round(max(lattice.shape[:2]) / 14))
     limit = 8 * max(image.shape)
@@ -110,7 +110,7 @@ def _difference(template: np.ndarray, agreement: Agreement) -> np.ndarray:
 
 
 def _fit(image: np.ndarray, height: int) -> np.ndarray:
-    """The image at a height, in bounds: one that is far wider than high is stretched, one far higher widened."""
+    """Return the image at a height, in bounds: one that is far wider than high is stretched, one far higher widened."""
     width = min(max(round(image.shape[1] * height / image.shape[0]), height // _NARROWEST), _WIDEST * height)
     shrinks = height < image.shape[0] and width <= image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -53,7 +53,7 @@ def write_report(results: Path, output: Path, *, truth: Truth | None = None) -> 
 
 
 def render(data: ReportData) -> str:
-    """The page as a string; the same data gives the same page."""
+    """Return the page as a string; the same data gives the same page."""
     style, script = (
         (files("semantic_matcher_core.viz") / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
     )
@@ -177,7 +177,7 @@ def _heat(stream: MatchStream) -> str:
 
 
 def heat_map(stream: MatchStream) -> np.ndarray:
-    """``H x W x 3`` uint8 RGB: how many matches lie where, over a faint picture of the median pair."""
+    """Return ``H x W x 3`` uint8 RGB: how many matches lie where, over a faint picture of the median pair."""
     width, height = stream.size if 0 not in stream.size else (4, 3)
     # A line camera's image, or one of its transpose, is drawn less extreme than it is.
     size = (_HEAT_WIDTH, round(_HEAT_WIDTH * min(max(height / width, 1 / 8), 4)))

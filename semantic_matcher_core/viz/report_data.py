@@ -220,7 +220,7 @@ def _add(stream: MatchStream, message: Any, received_ns: int, sizes: dict[Key, t
 
 
 def histogram(points: np.ndarray, size: tuple[int, int], rows: int, columns: int) -> np.ndarray:
-    """How many of ``N x 2`` (x, y) pixels lie in each of rows x columns cells of an image of (width, height)."""
+    """Return how many of ``N x 2`` (x, y) pixels lie in each of rows x columns cells of an image of (width, height)."""
     if not len(points) or 0 in size:
         return np.zeros((rows, columns))
     cell = np.floor((points + 0.5) * (columns / size[0], rows / size[1])).astype(int)

@@ -25,7 +25,7 @@ _LARGEST = 100_000
 
 
 def viewer(number: int, stream: MatchStream, title: str) -> str:
-    """The elements of one stream's viewer; ``report.js`` finds them by their ``data-role``."""
+    """Return the elements of one stream's viewer; ``report.js`` finds them by their ``data-role``."""
     pairs = len(stream.timeline.pairs)
     arrows = " selected" if stream.mode == "temporal" else ""
     check = (
@@ -72,7 +72,7 @@ def _told(stream: MatchStream) -> str:
 
 
 def page_data(data: ReportData) -> str:
-    """All that the viewers show, as JSON that may stand in the page."""
+    """Return all that the viewers show, as JSON that may stand in the page."""
     return as_json(
         {
             "streams": [_stream(data, stream) for stream in data.streams],

@@ -42,7 +42,7 @@ class Shown:
 
 
 def shown(path: Path) -> Iterator[Shown]:
-    """What a file of results holds, one thing after another.
+    """Yield what a file of results holds, one thing after another.
 
     Raises:
         BagError: it is no bag, is damaged, or holds nothing of semantic_matcher.
@@ -99,7 +99,7 @@ def _of_message(
 
 
 def _cloud(message: Any) -> tuple[np.ndarray, np.ndarray]:
-    """``N x 3`` points and ``N`` confidences (zeros where there are none) of a PointCloud2 of float32 fields."""
+    """Return ``N x 3`` points and ``N`` confidences (zeros where there are none) of a PointCloud2 of float32 fields."""
     offsets = {field.name: field.offset for field in message.fields if field.datatype == 7}
     raw = np.frombuffer(bytes(message.data), np.uint8).reshape(-1, message.point_step)
     if not {"x", "y", "z"} <= set(offsets):

@@ -25,7 +25,7 @@ _CANDIDATES = 3
 
 
 def principal_colours(maps: list[SemanticMap]) -> list[np.ndarray]:
-    """Colour semantic maps by their three principal components, which all of the maps share.
+    """Return colour semantic maps by their three principal components, which all of the maps share.
 
     Args:
         maps: of one image each.
@@ -154,7 +154,7 @@ def draw_point(
 
 
 def _why(kinds: dict[str, torch.Tensor], won: list[int]) -> str:
-    """Who wins by each kind, in words."""
+    """Return who wins by each kind, in words."""
     if len(kinds) == 1:
         return "the best by texture; a variant with semantics would show those too"
     texture, semantic, both = won

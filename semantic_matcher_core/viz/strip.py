@@ -25,7 +25,7 @@ class Legend:
     scale: tuple[str, str] = ("", "")
 
     def also(self, mark: tuple[Colour, str, str]) -> Legend:
-        """The same with one mark more, once."""
+        """Return the same with one mark more, once."""
         return self if mark in self.marks else replace(self, marks=(*self.marks, mark))
 
 

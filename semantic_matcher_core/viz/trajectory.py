@@ -112,7 +112,7 @@ def trajectory_figures(topic: str, number: int, track: Track, truth: Truth | Non
 
 
 def path_data(start_ns: int, track: Track) -> dict[str, list[float]]:
-    """Places of a trajectory in its figure, and when it was there: what ``report.js`` moves its mark by.
+    """Return places of a trajectory in its figure, and when it was there: what ``report.js`` moves its mark by.
 
     Args:
         start_ns: when the first stream's time line begins.
@@ -171,7 +171,7 @@ def _points(places: np.ndarray) -> str:
 
 
 def _fitted(positions: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    """Places in the figure, pixels of a metre, and what is at its upper left corner."""
+    """Return places in the figure, pixels of a metre, and what is at its upper left corner."""
     flat = positions[_thinned(len(positions)), :2] * (1, -1)
     scale = _SIDE / max(float(np.ptp(flat, axis=0).max()), 1e-9)
     low = flat.min(axis=0)

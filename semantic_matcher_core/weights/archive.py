@@ -23,7 +23,7 @@ _RATIO_FROM_BYTES = 2**20
 
 @contextmanager
 def open_checked(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip whose members are all safe to unpack.
+    """Open a zip whose members are all safe to unpack.
 
     Raises:
         CheckpointError: not a zip, truncated, encrypted, or its content does not match its checksums.

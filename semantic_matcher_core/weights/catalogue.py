@@ -79,7 +79,7 @@ class Entry:
 
 
 def list_entries(kind: str | None = None) -> list[Entry]:
-    """All entries, or those of one kind, in the catalogue's order.
+    """Return all entries, or those of one kind, in the catalogue's order.
 
     Raises:
         ConfigError: a catalogue file is not readable or has an entry that is not well-formed.
@@ -88,7 +88,7 @@ def list_entries(kind: str | None = None) -> list[Entry]:
 
 
 def get_entry(name: str) -> Entry:
-    """One entry by name.
+    """Return one entry by name.
 
     Raises:
         UnknownNameError: there is none; the message lists those that exist.

@@ -25,7 +25,7 @@ PROVENANCE_FILE = "provenance.json"
 
 
 def unpack_local(archive: Path) -> Path:
-    """The checkpoint folder of a zip on this machine, unpacked into the cache once (keyed by the zip's hash).
+    """Return the checkpoint folder of a zip on this machine, unpacked into the cache once (keyed by the zip's hash).
 
     Raises:
         CheckpointError, UnsafeArchiveError: see :func:`unpack_checkpoint`.
@@ -95,7 +95,7 @@ def unpack_checkpoint(archive: Path, target: Path, origin: dict[str, Any]) -> No
 
 
 def lock(name: str) -> FileLock:
-    """A lock between processes, held with ``with``."""
+    """Return a lock between processes, held with ``with``."""
     folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock")
@@ -103,7 +103,7 @@ def lock(name: str) -> FileLock:
 
 @contextmanager
 def writable_cache() -> Iterator[None]:
-    """Turns a cache that is read-only, full or no folder into one clear error.
+    """Turn a cache that is read-only, full or no folder into one clear error.
 
     Raises:
         OutputError: see above.

@@ -56,7 +56,7 @@ class _Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def validator(self, url: str) -> str | None:
-        """What a server must still say for the bytes so far to be of use, or ``None`` where they are of none."""
+        """Return what a server must still say for the bytes so far to be of use, or ``None`` where they are of none."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
         except (OSError, ValueError):

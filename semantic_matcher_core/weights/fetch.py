@@ -24,12 +24,12 @@ _log = logging.getLogger(__name__)
 
 
 def is_offline() -> bool:
-    """True where ``SEMANTIC_MATCHER_OFFLINE`` forbids the network."""
+    """Return True where ``SEMANTIC_MATCHER_OFFLINE`` forbids the network."""
     return os.environ.get("SEMANTIC_MATCHER_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
 
 
 def with_requirements(names: Iterable[str]) -> list[str]:
-    """The names, and before each variant those it needs besides itself; every name once.
+    """Return the names, and before each variant those it needs besides itself; every name once.
 
     Raises:
         UnknownNameError: no such entry.

@@ -11,7 +11,7 @@ from semantic_matcher_core.weights.records import read_record, update_record
 
 
 def licence_note(name: str) -> str | None:
-    """One sentence on what the licence of an entry forbids, for logs, or ``None`` where there is nothing to say.
+    """Return one sentence on what the licence of an entry forbids, for logs, or ``None`` where there is nothing to say.
 
     Raises:
         UnknownNameError: no such entry.
@@ -21,7 +21,7 @@ def licence_note(name: str) -> str | None:
 
 
 def is_accepted(entry: Entry) -> bool:
-    """True where the licence needs no acceptance, or was accepted on this machine."""
+    """Return True where the licence needs no acceptance, or was accepted on this machine."""
     if not entry.must_accept:
         return True
     accepted = read_record(cache_folder() / "licenses.json").get(entry.name)

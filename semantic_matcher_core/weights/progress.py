@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def shown_progress(entry: Entry) -> Iterator[Progress]:
-    """A callback for :func:`~semantic_matcher_core.weights.download.download` that shows how far it is."""
+    """Give a callback for :func:`~semantic_matcher_core.weights.download.download` that shows how far it is."""
     if not sys.stderr.isatty():
         size = "" if entry.megabytes is None else f" ({entry.megabytes:.1f} MB)"
         _log.info("downloading %s%s from %s", entry.file, size, entry.url)

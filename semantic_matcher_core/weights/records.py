@@ -14,7 +14,7 @@ from semantic_matcher_core.io.atomic import atomic_output
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record's content; an empty one where the file does not exist.
+    """Return the record's content; an empty one where the file does not exist.
 
     Raises:
         ConfigError: the file is no JSON object.

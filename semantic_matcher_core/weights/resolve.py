@@ -10,7 +10,7 @@ from semantic_matcher_core.weights.places import locate, search_folders, weights
 
 
 def find_weights(name: str, hint: str | Path | None = None, *, fetch: bool = False) -> Path:
-    """Where the weights of a catalogue entry lie on this machine.
+    """Return where the weights of a catalogue entry lie on this machine.
 
     Looked for in this order: ``hint``, the folders of ``SEMANTIC_MATCHER_WEIGHTS``, the cache, and an installed package
     that carries them. Only the entry's own file names count.

@@ -12,18 +12,18 @@ from semantic_matcher_core.weights.records import read_record, update_record
 
 
 def trust_file() -> Path:
-    """Where the hashes of first use are kept."""
+    """Return where the hashes of first use are kept."""
     return cache_folder() / "trust.json"
 
 
 def recorded_sha256(entry: Entry) -> str | None:
-    """The hash recorded when the entry was first fetched on this machine, or ``None``."""
+    """Return the hash recorded when the entry was first fetched on this machine, or ``None``."""
     line = read_record(trust_file()).get(entry.name)
     return line.get("sha256") if isinstance(line, dict) else None
 
 
 def expected_sha256(entry: Entry) -> str | None:
-    """What the download must hash to: as published, else as recorded, else ``None``."""
+    """Return what the download must hash to: as published, else as recorded, else ``None``."""
     return entry.sha256 or recorded_sha256(entry)
 
 

@@ -35,7 +35,7 @@ class Verification:
 
 
 def verify_weights(name: str) -> Verification:
-    """Hash what is on this machine for an entry, and compare.
+    """Return hash what is on this machine for an entry, and compare.
 
     Raises:
         UnknownNameError: no such entry.

@@ -20,7 +20,7 @@ def hard_negative_loss(
     anchor_swap: bool = False,
     groups: Tensor | None = None,
 ) -> Tensor:
-    """Mean of ``max(0, margin + d(anchor, positive) - d(anchor, hardest negative))``.
+    """Return mean of ``max(0, margin + d(anchor, positive) - d(anchor, hardest negative))``.
 
     Args:
         anchors, positives: ``N x D`` unit descriptors; row i of one belongs to row i of the other.
@@ -46,6 +46,6 @@ def hard_negative_loss(
 
 
 def dual_hard_negative_loss(anchors: Tensor, positives: Tensor, **options: object) -> Tensor:
-    """Mean of :func:`hard_negative_loss` in both directions."""
+    """Return mean of :func:`hard_negative_loss` in both directions."""
     forward = hard_negative_loss(anchors, positives, **options)  # type: ignore[arg-type]
     return (forward + hard_negative_loss(positives, anchors, **options)) / 2  # type: ignore[arg-type]

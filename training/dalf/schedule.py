@@ -29,12 +29,12 @@ def mode_settings(mode: str) -> ModeSettings:
 
 
 def difficulty(step: int, steps: int) -> float:
-    """How strongly views differ: 0.10, 0.15, 0.25 and 0.30 from 0, 10, 20 and 60 % of the run."""
+    """Return how strongly views differ: 0.10, 0.15, 0.25 and 0.30 from 0, 10, 20 and 60 % of the run."""
     return next((value for until, value in _DIFFICULTY if step < until * steps), _DIFFICULTY[-1][1])
 
 
 def penalty_ramp(step: int, steps: int) -> float:
-    """0 … 1 over the first third of the run: detections cost nothing at first."""
+    """Return 0 … 1 over the first third of the run: detections cost nothing at first."""
     return min(1.0, 3.0 * step / steps)
 
 

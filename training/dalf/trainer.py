@@ -135,7 +135,7 @@ class DalfTrainer:
         return final
 
     def save(self, path: Path) -> None:
-        """The weights alone, in the published state-dict names."""
+        """Save the weights alone, in the published state-dict names."""
         state = {name: tensor.cpu() for name, tensor in self.dalf.state_dict().items()}
         with atomic_output(path) as temporary:
             torch.save(state, temporary)
@@ -213,7 +213,7 @@ class DalfTrainer:
 
 
 def load_first_stage(dalf: Dalf, path: Path) -> None:
-    """Weights of another mode: all that both have. The fusion gate of ``ts-fl`` begins as it is.
+    """Load weights of another mode: all that both have. The fusion gate of ``ts-fl`` begins as it is.
 
     Raises:
         CheckpointError: they do not fit.

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def read_array(group: h5py.Group, name: str) -> np.ndarray:
-    """All values of a data set.
+    """Return all values of a data set.
 
     By h5py's lower level: what ``group[name][...]`` builds around a read takes longer than the read of a small one.
 

@@ -56,7 +56,7 @@ class View:
 
 
 def random_room(textures: int, generator: torch.Generator, boxes: int = 6) -> Quads:
-    """A room of 5 x 3 x 5 m, centred on the origin (y down), with boxes on its floor.
+    """Return a room of 5 x 3 x 5 m, centred on the origin (y down), with boxes on its floor.
 
     Args:
         textures: how many textures there are to choose from.
@@ -79,7 +79,7 @@ def random_room(textures: int, generator: torch.Generator, boxes: int = 6) -> Qu
 
 
 def random_pose(generator: torch.Generator) -> Tensor:
-    """A camera near the middle of the room, roughly level, looking anywhere: ``4 x 4`` camera to world."""
+    """Return a camera near the middle of the room, roughly level, looking anywhere: ``4 x 4`` camera to world."""
     turn, tilt, roll, *place = torch.rand(6, generator=generator).tolist()
     yaw, pitch, bank = 2 * math.pi * turn, 0.5 * (tilt - 0.5), 0.4 * (roll - 0.5)
     pose = torch.eye(4)
@@ -89,7 +89,7 @@ def random_pose(generator: torch.Generator) -> Tensor:
 
 
 def nearby_pose(pose: Tensor, generator: torch.Generator, amount: float = 1.0) -> Tensor:
-    """A pose within about half a metre and 30 degrees of another, times ``amount``."""
+    """Return a pose within about half a metre and 30 degrees of another, times ``amount``."""
     yaw, pitch, bank = ((torch.rand(3, generator=generator) - 0.5) * torch.tensor([1.0, 0.5, 0.5]) * amount).tolist()
     moved = pose.clone()
     moved[:3, :3] = pose[:3, :3] @ _rotation(1, yaw) @ _rotation(0, pitch) @ _rotation(2, bank)
@@ -98,13 +98,13 @@ def nearby_pose(pose: Tensor, generator: torch.Generator, amount: float = 1.0) -
 
 
 def pinhole(height: int, width: int, field_of_view_deg: float = 65.0) -> Tensor:
-    """``3 x 3`` intrinsics with the principal point in the middle."""
+    """Return ``3 x 3`` intrinsics with the principal point in the middle."""
     focal = width / 2 / math.tan(math.radians(field_of_view_deg) / 2)
     return torch.tensor([[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2], [0.0, 0.0, 1.0]])
 
 
 def render(quads: Quads, textures: Tensor, pose: Tensor, camera: Tensor, size: tuple[int, int]) -> View:
-    """One view by ray casting.
+    """Return one view by ray casting.
 
     Args:
         quads: the scene.
@@ -154,7 +154,7 @@ def write_rendered_scene(
     least: float = 0.4,
     most: float = 0.8,
 ) -> None:
-    """A scene file of pairs of views of one random room.
+    """Write a scene file of pairs of views of one random room.
 
     Args:
         path: ``<scene>.h5``.
@@ -193,7 +193,9 @@ def write_rendered_scene(
 
 
 def noise_textures(count: int, generator: torch.Generator, side: int = 256) -> Tensor:
-    """``count x 3 x side x side`` textures of coloured blotches at many scales, for where no photos are at hand."""
+    """Return ``count x 3 x side x side`` textures of coloured blotches at many scales, for where no photos are at
+    hand.
+    """
     textures = torch.zeros(count, 3, side, side)
     for octave in range(1, 7):
         cells = 2**octave + 1
@@ -204,7 +206,7 @@ def noise_textures(count: int, generator: torch.Generator, side: int = 256) -> T
 
 
 def _box(centre: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Corners and edges of the six faces of an axis-aligned box."""
+    """Return corners and edges of the six faces of an axis-aligned box."""
     corners, rights, downs = [], [], []
     for axis in range(3):
         u, v = [other for other in range(3) if other != axis]
@@ -226,7 +228,7 @@ def _rotation(axis: int, angle: float) -> Tensor:
 
 
 def _texture_at(textures: Tensor, which: Tensor, metres: Tensor) -> Tensor:
-    """``P x 3`` bilinear texture values; textures repeat mirrored every two metres."""
+    """Return ``P x 3`` bilinear texture values; textures repeat mirrored every two metres."""
     at = (metres / _TEXTURE_METRES % 2.0 - 1.0).abs()  # triangle wave in [0, 1]
     side = textures.shape[-1]
     position = at * (side - 1)

@@ -35,7 +35,7 @@ _NUMPY_2 = int(np.__version__.split(".")[0]) >= 2
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz`` file; object arrays may hold numbers, strings, tuples, lists and arrays of them.
+    """Return all arrays of an ``.npz`` file; object arrays may hold numbers, strings, tuples, lists and arrays of them.
 
     Raises:
         DataError: missing, damaged, or an object array asks for anything else.

@@ -69,7 +69,7 @@ class SceneFileWriter:
         return key in self._output.file["images"]
 
     def add_image(self, key: str, image: Tensor, depth: Tensor, pose: Tensor, camera: Tensor) -> None:
-        """An image by its key.
+        """Add an image by its key.
 
         Args:
             key: without ``/`` and ``:``.
@@ -96,7 +96,7 @@ class SceneFileWriter:
             file["K"].create_dataset(key, data=camera.numpy())
 
     def add_pair(self, key0: str, key1: str, forward: Tensor, back: Tensor, covisibility: float) -> None:
-        """A pair of added images: transforms ``3 x 4`` both ways, and the share of view 0 that view 1 sees."""
+        """Add a pair of added images: transforms ``3 x 4`` both ways, and the share of view 0 that view 1 sees."""
         name = f"{key0}:{key1}"
         with self._output.writing() as file:
             file["T_0to1"].create_dataset(name, data=forward.numpy())
@@ -132,7 +132,7 @@ class SceneFile:
         return {**self.__dict__, "_file": None, "_groups": {}}
 
     def image(self, key: str) -> Tensor:
-        """``3 x H x W`` float32 in [0, 1]."""
+        """Return ``3 x H x W`` float32 in [0, 1]."""
         stored = self._read("images", key)
         if stored.ndim == 1:
             try:
@@ -144,11 +144,12 @@ class SceneFile:
         return torch.div(pixels, 255.0).contiguous() if pixels.dtype == torch.uint8 else pixels.float()
 
     def depth(self, key: str) -> Tensor:
-        """``H x W`` float32 metres."""
+        """Return ``H x W`` float32 metres."""
         return torch.from_numpy(self._read("depth", key)).float()
 
     def pair(self, name: str, *, images: bool = True) -> dict[str, Any]:
-        """All that is known of a pair ``key0:key1``, by the published names (``image0``, ``depth0``, ``T_0to1`` …).
+        """Return all that is known of a pair ``key0:key1``, by the published names (``image0``, ``depth0``, ``T_0to1``
+        …).
 
         Args:
             name: one of ``pair_keys``.
@@ -198,7 +199,7 @@ def _as_jpeg(key: str, pixels: np.ndarray) -> np.ndarray:
 
 
 def scene_files(root: str | Path, split: str) -> list[Path]:
-    """The scene files of a data set, ``<root>/<split>/*.h5``, sorted.
+    """Return the scene files of a data set, ``<root>/<split>/*.h5``, sorted.
 
     Raises:
         DataError: there are none.

@@ -65,14 +65,14 @@ class WarpedPairs(Dataset[tuple[Tensor, Tensor, PlanarCorrespondence]]):
 
     @classmethod
     def from_folder(cls, folder: str | Path, config: WarpConfig, **options: int) -> WarpedPairs:
-        """All images of a folder."""
+        """Return all images of a folder."""
         return cls(list_images(folder), config, **options)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, PlanarCorrespondence]:
-        """Two ``3 x H x W`` views in [0, 1], and where their points correspond (a batch of one)."""
+        """Return two ``3 x H x W`` views in [0, 1], and where their points correspond (a batch of one)."""
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
         source = self.images[int(torch.randint(len(self.images), (1,), generator=generator))]
         picture = _as_picture(source)
@@ -86,7 +86,7 @@ class WarpedPairs(Dataset[tuple[Tensor, Tensor, PlanarCorrespondence]]):
 def random_correspondence(
     picture_size: tuple[int, int], config: WarpConfig, generator: torch.Generator
 ) -> PlanarCorrespondence:
-    """Two random views of a picture of ``(height, width)``, covering most of it."""
+    """Return two random views of a picture of ``(height, width)``, covering most of it."""
     height, width = config.size
     bend = torch.rand(1, generator=generator).item() < config.bend_probability
     control, theta = _random_spline(config.difficulty if bend else 0.0, height / width, generator)
@@ -101,7 +101,7 @@ def random_correspondence(
 
 
 def render_views(picture: Tensor, truth: PlanarCorrespondence) -> tuple[Tensor, Tensor]:
-    """The two ``3 x H x W`` views of a ``3 x h x w`` picture; beyond its edge it is mirrored."""
+    """Return the two ``3 x H x W`` views of a ``3 x h x w`` picture; beyond its edge it is mirrored."""
     width, height = (int(side) for side in truth.size[0])
     y, x = torch.meshgrid(torch.arange(height) + 0.0, torch.arange(width) + 0.0, indexing="ij")
     pixels = torch.stack([x, y], dim=-1).view(1, -1, 2)
@@ -138,7 +138,7 @@ def _as_picture(source: Path | Tensor) -> Tensor:
 def _random_homography(
     picture_size: tuple[int, int], view_size: tuple[int, int], difficulty: float, generator: torch.Generator
 ) -> Tensor:
-    """``3 x 3`` from pixels of a view to pixels of the picture: turn, zoom, shift and perspective."""
+    """Return ``3 x 3`` from pixels of a view to pixels of the picture: turn, zoom, shift and perspective."""
     turn, zoom, *rest = (torch.rand(12, generator=generator) * 2 - 1).tolist()
     angle, scale = turn * difficulty * math.pi / 2, math.exp(zoom * difficulty)
     height, width = view_size
@@ -154,7 +154,7 @@ def _random_homography(
 
 
 def _homography_through(source: Tensor, target: Tensor) -> Tensor:
-    """``3 x 3`` that takes four points to four others."""
+    """Return ``3 x 3`` that takes four points to four others."""
     rows, right = [], []
     for (x, y), (u, v) in zip(source.double().tolist(), target.double().tolist(), strict=True):
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]

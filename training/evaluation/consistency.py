@@ -27,7 +27,7 @@ _FEWEST_FOR_EPIPOLAR = 8
 
 
 def as_matches(points0: np.ndarray, points1: np.ndarray) -> Matches:
-    """Matches of ``N x 2`` points that came without keypoints; rows are their own indices."""
+    """Return matches of ``N x 2`` points that came without keypoints; rows are their own indices."""
     rows = torch.arange(len(points0))
     ends = [torch.as_tensor(np.asarray(points, np.float32)).view(-1, 2) for points in (points0, points1)]
     return Matches(torch.stack([rows, rows], dim=1), ends[0], ends[1], torch.ones(len(rows)))
@@ -68,7 +68,7 @@ def pair_figures(matches: Matches) -> dict[str, float]:
 
 
 def held_out_share(matches: Matches, seed: int = 0) -> float:
-    """Share of matches within 1 px of the epipolar geometry that the *other* half of them gives (two-fold).
+    """Return share of matches within 1 px of the epipolar geometry that the *other* half of them gives (two-fold).
 
     A half that gives no model explains nothing: it counts as a share of 0.
     """
@@ -105,7 +105,7 @@ def rectified_figures(matches: Matches) -> dict[str, float]:
 
 
 def chain_share(first: Matches, second: Matches, direct: Matches) -> float | None:
-    """Two ways to the same place: frames 0 → 1 → 2, and 0 → 2.
+    """Return two ways to the same place: frames 0 → 1 → 2, and 0 → 2.
 
     Returns:
         Of the keypoints of frame 0 that are matched both ways, the share that ends within 2 px of the same place, or

@@ -34,7 +34,7 @@ class HomographyPair:
 
 
 def homography_pairs(root: str | Path) -> Iterator[HomographyPair]:
-    """The pairs of all sequences below a folder, sorted.
+    """Yield the pairs of all sequences below a folder, sorted.
 
     Raises:
         DataError: there are none, or an image or matrix is missing or damaged.

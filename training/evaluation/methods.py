@@ -31,7 +31,7 @@ MatchFunction = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]
 def match_function(
     method: str, *, max_keypoints: int = 2048, full_budget: bool = False, keep: int = 8, **options: Any
 ) -> MatchFunction:
-    """The matching function of a method.
+    """Return the matching function of a method.
 
     Args:
         method: a variant (``xfeat``), ``plain:<extractor>``, a checkpoint folder or zip, or ``module:function`` for a
@@ -55,7 +55,7 @@ def match_function(
 
 
 def imported_function(method: str, max_keypoints: int = 2048) -> MatchFunction | None:
-    """The Python function that ``module:function`` names, or ``None`` where the method is none.
+    """Return the Python function that ``module:function`` names, or ``None`` where the method is none.
 
     Raises:
         DataError: there is no such function.
@@ -79,7 +79,7 @@ def load_matcher(
     precision: str = "fp32",
     weights: str | Path | None = None,
 ) -> SemanticMatcher:
-    """The matcher of a variant name, ``plain:<extractor>``, ``plain:<extractor>+lightglue``, folder or zip.
+    """Return the matcher of a variant name, ``plain:<extractor>``, ``plain:<extractor>+lightglue``, folder or zip.
 
     Args:
         method: see above.
@@ -140,7 +140,7 @@ def shrunk(match: MatchFunction, long_side: int) -> MatchFunction:
 
 
 def file_states(path: str | Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of a file or the files of a folder; nothing where it is neither.
+    """Return name, size and time of change of a file or the files of a folder; nothing where it is neither.
 
     Tells results of a checkpoint from those of what was trained into the same folder later.
     """
@@ -167,7 +167,7 @@ class FeatureMatching:
         return matches.keypoints0.cpu().numpy(), matches.keypoints1.cpu().numpy()
 
     def features(self, image: np.ndarray, rotation: str = "upright") -> Any:
-        """Features of an image, remembered for the next calls with the same pixels and rotation."""
+        """Return features of an image, remembered for the next calls with the same pixels and rotation."""
         import hashlib
 
         key = (

@@ -48,13 +48,13 @@ def area_under_curve(errors: Sequence[float] | np.ndarray, thresholds: Sequence[
 
 
 def accuracy(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float]) -> list[float]:
-    """Share of errors below each threshold."""
+    """Return share of errors below each threshold."""
     values = np.asarray(errors, dtype=np.float64)
     return [float((values < threshold).mean()) if values.size else float("nan") for threshold in thresholds]
 
 
 def corner_error(truth: np.ndarray, estimate: np.ndarray | None, size: tuple[int, int]) -> float:
-    """Mean distance in pixels of the four corners of a ``(height, width)`` image through two homographies."""
+    """Return mean distance in pixels of the four corners of a ``(height, width)`` image through two homographies."""
     if estimate is None:
         return float("inf")
     height, width = size

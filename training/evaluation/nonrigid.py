@@ -49,7 +49,7 @@ class NonrigidPair:
 
 
 def nonrigid_pairs(images: str | Path, tps: str | Path) -> Iterator[NonrigidPair]:
-    """All pairs of all objects, sorted.
+    """Yield all pairs of all objects, sorted.
 
     Raises:
         DataError: there are none, or a truth file is missing.
@@ -125,7 +125,7 @@ def evaluate_nonrigid_matches(pair: NonrigidPair, match: MatchFunction) -> Row:
 
 
 def warp_to_master(pair: NonrigidPair, points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """``N x 2`` pixels of the target, in the master, by the truth's spline (coordinates divided by the size)."""
+    """Return ``N x 2`` pixels of the target, in the master, by the truth's spline (coordinates divided by the size)."""
     try:
         theta = np.load(_truth_file(pair, "theta.npy")).astype(np.float32)
         control = np.load(_truth_file(pair, "ctrlpts.npy")).astype(np.float32)
@@ -139,7 +139,9 @@ def warp_to_master(pair: NonrigidPair, points: np.ndarray, size: tuple[int, ...]
 
 
 def true_pairs(keypoints0: np.ndarray, warped1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of keypoints that correspond: nearest within 3 px, each of side 0 with the first that claims it."""
+    """Return indices of keypoints that correspond: nearest within 3 px, each of side 0 with the first that claims
+    it.
+    """
     if not len(keypoints0) or not len(warped1):
         return np.empty(0, np.int64), np.empty(0, np.int64)
     distance = np.linalg.norm(warped1[:, None] - keypoints0[None], axis=-1)
@@ -150,7 +152,7 @@ def true_pairs(keypoints0: np.ndarray, warped1: np.ndarray) -> tuple[np.ndarray,
 
 
 def summarise_nonrigid(rows: list[Row]) -> dict[str, float]:
-    """Mean of each figure over each set and over all pairs."""
+    """Return mean of each figure over each set and over all pairs."""
     figures = [name for name in ("MS", "MMA", "precision", "inliers") if name in rows[0]]
     summary: dict[str, float] = {}
     for dataset in sorted({str(row["dataset"]) for row in rows}):

@@ -100,7 +100,7 @@ def follow(sequence: Sequence, matcher: Any) -> list[Pose | None]:
 
 
 def follow_with_orb(sequence: Sequence) -> list[Pose | None]:
-    """The textbook's odometry: ORB, mutual nearest neighbours, PnP with RANSAC from frame to frame, refined."""
+    """Return the textbook's odometry: ORB, mutual nearest neighbours, PnP with RANSAC from frame to frame, refined."""
     detector = cv2.ORB.create(_ORB_FEATURES)
     matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
     poses: list[Pose | None] = []
@@ -143,7 +143,7 @@ def _orb_step(matcher: Any, before: tuple[Any, ...], now: tuple[Any, ...], camer
 
 
 def errors(sequence: Sequence, poses: list[Pose | None]) -> dict[str, float]:
-    """Errors of a trajectory against the true one.
+    """Return errors of a trajectory against the true one.
 
     Returns:
         ``tracked`` (share of the images with a pose), ``ATE [cm]`` (root mean square after the best rigid alignment),
@@ -168,7 +168,7 @@ def errors(sequence: Sequence, poses: list[Pose | None]) -> dict[str, float]:
 
 
 def method(name: str, load: Callable[[], Any]) -> Callable[[Sequence], list[Pose | None]]:
-    """The odometry of a method's name: :data:`BASELINE`, or what ``load`` makes a matcher of."""
+    """Return the odometry of a method's name: :data:`BASELINE`, or what ``load`` makes a matcher of."""
     if name == BASELINE:
         return follow_with_orb
     matcher = load()

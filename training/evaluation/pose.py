@@ -38,7 +38,7 @@ class PosePair:
 
 
 def read_pose_pairs(pairs_file: str | Path, data_path: str | Path) -> list[PosePair]:
-    """Pairs of the published lists: ScanNet-1500's (38 fields a line) and MegaDepth-1500's (32 fields).
+    """Return pairs of the published lists: ScanNet-1500's (38 fields a line) and MegaDepth-1500's (32 fields).
 
     Raises:
         DataError: the file is missing, empty, or a line is of neither kind.
@@ -62,7 +62,7 @@ def estimate_pose(
     threshold_px: float,
     backend: str = "poselib",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Rotation ``3 x 3``, translation ``3`` and inliers ``N`` bool, or ``None`` where nothing can be estimated.
+    """Return rotation ``3 x 3``, translation ``3`` and inliers ``N`` bool, or ``None`` where nothing can be estimated.
 
     Args:
         points0, points1: ``N x 2`` matched pixels.
@@ -81,7 +81,7 @@ def estimate_pose(
 def pose_error_of(
     points0: np.ndarray, points1: np.ndarray, pair: PosePair, threshold_px: float, backend: str
 ) -> tuple[float, float, int]:
-    """Errors of translation and rotation in degrees (infinite without an estimate), and how many inliers."""
+    """Return errors of translation and rotation in degrees (infinite without an estimate), and how many inliers."""
     found = estimate_pose(points0, points1, pair.camera0, pair.camera1, threshold_px, backend)
     if found is None:
         return float("inf"), float("inf"), 0
@@ -97,7 +97,7 @@ def pose_error_table(
     backend: str = "poselib",
     workers: int = 1,
 ) -> np.ndarray:
-    """``thresholds x pairs x 3``: translation and rotation error in degrees, inliers."""
+    """Return ``thresholds x pairs x 3``: translation and rotation error in degrees, inliers."""
     jobs = [
         (points0, points1, pair, threshold, backend)
         for threshold in thresholds_px
@@ -112,7 +112,7 @@ def pose_error_table(
 
 
 def pose_auc_by_threshold(table: np.ndarray) -> np.ndarray:
-    """``thresholds x 3`` AUC at 5, 10 and 20 degrees, of the larger of the two errors of each pair."""
+    """Return ``thresholds x 3`` AUC at 5, 10 and 20 degrees, of the larger of the two errors of each pair."""
     worst = np.where(np.isnan(table[..., :2]), np.inf, table[..., :2]).max(axis=-1)
     return np.array([area_under_curve(errors, POSE_THRESHOLDS_DEG) for errors in worst])
 

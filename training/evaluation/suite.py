@@ -96,7 +96,7 @@ def held_out_photos(folder: Path, *, every: int = 10, holdout_list: Path | None 
 def photo_cases(
     photos: Sequence[Path], *, difficulties: Sequence[float] = (0.3, 0.6), long_side: int = 640, seed: int = 0
 ) -> Iterator[Case]:
-    """Two views of each photo by random homographies, with photometric changes, at each difficulty (0 … 1).
+    """Yield two views of each photo by random homographies, with photometric changes, at each difficulty (0 … 1).
 
     The same photos, seed and side always give the same views. Views have the photo's shape, and at most ``long_side``.
     """
@@ -120,7 +120,7 @@ def pair_cases(folder: Path) -> Iterator[Case]:
 
 
 def sequence_cases(folder: Path, gaps: Sequence[int] = (1, 5, 10, 15)) -> Iterator[Case]:
-    """Frames of a folder, in the order of their names, each with those ``gap`` later."""
+    """Yield frames of a folder, in the order of their names, each with those ``gap`` later."""
     frames = list_images(folder)
     usable = [gap for gap in gaps if 0 < gap < len(frames)]
     if not usable:
@@ -143,7 +143,7 @@ def stereo_cases(folder: Path) -> Iterator[Case]:
 
 
 def run_cases(cases: Iterable[Case], match: MatchFunction) -> Iterator[Row]:
-    """A row of figures for each case."""
+    """Yield a row of figures for each case."""
     for case in cases:
         yield {"group": case.group, "case": case.name, **case.figures(*match(*case.images()))}
 

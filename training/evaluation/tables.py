@@ -15,7 +15,7 @@ Row = Mapping[str, float | int | str]
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """A CSV file with a header; the columns are those of all rows, in the order they first appear."""
+    """Write a CSV file with a header; the columns are those of all rows, in the order they first appear."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -24,7 +24,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Mapping[str, float]]) -> str:
-    """``summary.md``, ``summary.csv`` and ``summary.json``: a row for each method; the Markdown is returned."""
+    """Return ``summary.md``, ``summary.csv`` and ``summary.json``: a row for each method; the Markdown is returned."""
     markdown = _table(summary)
     _write(folder / "summary.md", markdown + "\n")
     write_rows(folder / "summary.csv", [{"method": name, **values} for name, values in summary.items()])
@@ -35,7 +35,7 @@ def write_summary(folder: Path, summary: Mapping[str, Mapping[str, float]]) -> s
 def write_grouped_summary(
     folder: Path, summary: Mapping[str, Mapping[str, Mapping[str, float]]], settings: Mapping[str, object]
 ) -> str:
-    """``summary.md`` (a table for each group, methods being rows), ``summary.csv`` and ``summary.json``.
+    """Return ``summary.md`` (a table for each group, methods being rows), ``summary.csv`` and ``summary.json``.
 
     Args:
         folder: where to.

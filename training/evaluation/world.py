@@ -43,14 +43,16 @@ _RENDERED_SIDE, _TEXTURE = 512, 256
 
 
 def relit_cases(photos: Sequence[Path], seed: int = 0) -> Iterator[Case]:
-    """Two views of each photo that differ little in place and much in light: day and night, fog, another sensor …"""
+    """Yield two views of each photo that differ little in place and much in light: day and night, fog, another
+    sensor …
+    """
     for index, photo in enumerate(photos):
         views = _Relit(photo, seed * 1_000_003 + index)
         yield Case("relit", photo.name, views.images, views.figures)
 
 
 def view_cases(labels: Path, turns: Sequence[float] = ()) -> Iterator[Case]:
-    """The pairs of a label file, as they are and with the second picture turned by so many degrees."""
+    """Yield the pairs of a label file, as they are and with the second picture turned by so many degrees."""
     found = read_labels(labels)
     for number in range(len(found.pairs)):
         for degrees in (0.0, *turns):
@@ -60,7 +62,7 @@ def view_cases(labels: Path, turns: Sequence[float] = ()) -> Iterator[Case]:
 
 
 def rendered_cases(photos: Sequence[Path], count: int, seed: int = 0) -> Iterator[Case]:
-    """Two views each of so many scenes with parallax and occlusion, photos being their textures."""
+    """Yield two views each of so many scenes with parallax and occlusion, photos being their textures."""
     if len(photos) < 2:
         raise DataError(f"rendered scenes need two photos or more as textures, got {len(photos)}")
     textures = PictureBank.of_files(photos, 448, torch.device("cpu")).squares(_TEXTURE)
@@ -70,7 +72,7 @@ def rendered_cases(photos: Sequence[Path], count: int, seed: int = 0) -> Iterato
 
 
 def frames_per_second(match: MatchFunction, folder: Path, most: int = 12) -> float:
-    """How many new frames of a sequence a second are extracted and matched with the one before, median."""
+    """Return how many new frames of a sequence a second are extracted and matched with the one before, median."""
     frames = [read_image(file) for file in list_images(folder)[: most + 2]]
     if len(frames) < 3:
         raise DataError(f"{folder} has {len(frames)} frames; a speed needs three")
@@ -83,7 +85,9 @@ def frames_per_second(match: MatchFunction, folder: Path, most: int = 12) -> flo
 
 
 def turned_image(image: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
-    """An image turned clockwise about its middle, all of it in the picture, and the ``2 x 3`` map of its pixels."""
+    """Return an image turned clockwise about its middle, all of it in the picture, and the ``2 x 3`` map of its
+    pixels.
+    """
     height, width = image.shape[:2]
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     size = (math.ceil(abs(width * c) + abs(height * s) - 1e-6), math.ceil(abs(width * s) + abs(height * c) - 1e-6))

@@ -27,7 +27,7 @@ SEMANTIC_GROUPS = ("features", "global_descriptor")
 
 
 def cache_path(data: str | Path, method: str, split: str, scene: str) -> Path:
-    """Where the features of a scene lie."""
+    """Return where the features of a scene lie."""
     return Path(data, "features", method, split, f"{scene}.h5")
 
 
@@ -49,7 +49,7 @@ class FeatureCacheWriter:
             self._output.file.create_group(group)
 
     def add(self, key: str, values: Mapping[str, np.ndarray]) -> None:
-        """The values of one image, by group."""
+        """Add the values of one image, by group."""
         with self._output.writing() as file:
             for group, value in values.items():
                 dtype = np.float16 if self._half and group != "keypoints" else np.float32
@@ -102,7 +102,7 @@ class FeatureCache:
         return {**self.__dict__, "_file": None, "_groups": {}}
 
     def local(self, key: str, descriptor_dim: int | None = None) -> tuple[Tensor, Tensor]:
-        """``N x 2`` keypoints and ``N x D`` descriptors of an image, float32.
+        """Return ``N x 2`` keypoints and ``N x D`` descriptors of an image, float32.
 
         Raises:
             DataError: they cannot be read, or their shapes do not fit each other or ``descriptor_dim``.
@@ -117,7 +117,7 @@ class FeatureCache:
         return keypoints, descriptors
 
     def semantic_map(self, key: str, feature_dim: int | None = None) -> Tensor:
-        """``C x h x w`` float32 of an image.
+        """Return ``C x h x w`` float32 of an image.
 
         Raises:
             DataError: it cannot be read, or has another number of channels than ``feature_dim``.

@@ -47,7 +47,7 @@ class Method(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor) -> list[dict[str, np.ndarray]]:
-        """``B x 3 x H x W`` in [0, 1] to the values of each image, by group."""
+        """Return ``B x 3 x H x W`` in [0, 1] to the values of each image, by group."""
 
 
 class LocalFeatures(Method):
@@ -89,7 +89,7 @@ class SemanticFeatures(Method):
 
 
 def encode_with_global(encoder: SemanticEncoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The map ``B x C x h x w`` and one vector ``B x C`` for the whole image.
+    """Return the map ``B x C x h x w`` and one vector ``B x C`` for the whole image.
 
     For DINOv2 and DINOv3 that is the class token after the final norm, as published; for other encoders the mean of the
     map.
@@ -130,7 +130,7 @@ class ExportReport:
 
 
 def shard(scenes: Sequence[Path], rank: int, world_size: int) -> list[Path]:
-    """The scenes of one of several processes."""
+    """Return the scenes of one of several processes."""
     return list(scenes[rank::world_size])
 
 

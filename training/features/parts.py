@@ -28,7 +28,7 @@ def build_extractor(
     weights: str | Path | None = None,
     device: str | torch.device = "cpu",
 ) -> Extractor:
-    """An extractor with the options that the checkpoint trained on it will ask for.
+    """Return an extractor with the options that the checkpoint trained on it will ask for.
 
     Args:
         name: any that ``create_extractor`` knows.
@@ -54,7 +54,7 @@ def build_extractor(
 def build_semantic_encoder(
     name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> SemanticEncoder:
-    """A semantic encoder by name: as ``create_semantic_encoder`` has it.
+    """Return a semantic encoder by name: as ``create_semantic_encoder`` has it.
 
     Raises:
         UnknownNameError, WeightsNotFoundError: as ``create_semantic_encoder``.
@@ -63,6 +63,6 @@ def build_semantic_encoder(
 
 
 def resized_for(encoder: SemanticEncoder, images: Tensor, long_side: int) -> Tensor:
-    """Images at the size ``encoder`` sees; ``long_side`` 0 keeps theirs, to the nearest whole patches."""
+    """Return images at the size ``encoder`` sees; ``long_side`` 0 keeps theirs, to the nearest whole patches."""
     side = long_side if long_side > 0 else max(encoder.patch_size, *images.shape[-2:])
     return resize_for_encoder(images, side, encoder.patch_size, registration="exact")[0]

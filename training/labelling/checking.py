@@ -50,7 +50,7 @@ def checked(
     found: TeacherMatches,
     config: CheckConfig,
 ) -> LabelledPair | None:
-    """What geometry leaves of a pair's matches, or ``None`` where that is too little to trust.
+    """Return what geometry leaves of a pair's matches, or ``None`` where that is too little to trust.
 
     Epipolar geometry is fitted to the matches. Where both frames have depth and pose, a match whose first keypoint has
     depth must also lie where that puts it, and a keypoint that the other picture cannot show is unmatchable.

@@ -20,14 +20,14 @@ _SAMPLE = 65_536
 
 
 def by_order(count: int) -> list[tuple[int, int]]:
-    """Pairs of pictures of a recording that are 1, 2, 4, 8 or 16 apart."""
+    """Return pairs of pictures of a recording that are 1, 2, 4, 8 or 16 apart."""
     return [(i, i + gap) for gap in ORDER_GAPS for i in range(count - gap)]
 
 
 def by_likeness(
     features: Sequence[TeacherFeatures], per_picture: int, generator: np.random.Generator, device: torch.device
 ) -> list[tuple[int, int]]:
-    """Pairs of pictures that share something, evenly from much to little.
+    """Return pairs of pictures that share something, evenly from much to little.
 
     Candidates are the most alike by VLAD (Jégou et al., CVPR 2010); of each picture's candidates, ranked by mutual
     nearest neighbours among the best keypoints, ``per_picture`` are drawn evenly over the ranks. So hard pairs are as

@@ -52,7 +52,7 @@ class FrameFile:
     camera: np.ndarray | None = None
 
     def read(self, max_side: int) -> Frame:
-        """The frame, its long side at most ``max_side``.
+        """Return the frame, its long side at most ``max_side``.
 
         Raises:
             ImageError: the picture or its depth cannot be read.
@@ -65,7 +65,7 @@ class FrameFile:
 
 
 def folder_frames(folder: Path, every: int = 1) -> list[FrameFile]:
-    """The pictures of a folder, or of ``rgb/`` in it.
+    """Return the pictures of a folder, or of ``rgb/`` in it.
 
     Beside ``rgb/``, ``depth/*.png`` (16 bit, millimetres, of the same names), ``poses.txt`` (a row-major 4 x 4 matrix,
     camera to world, for each picture in order of name) and ``K.txt`` let matches be checked by projection.
@@ -91,7 +91,7 @@ def folder_frames(folder: Path, every: int = 1) -> list[FrameFile]:
 
 
 def bag_frames(bag: Path, max_side: int, every: int = 10, topics: tuple[str, ...] = ()) -> list[Frame]:
-    """Every ``every``-th image of each image topic of a bag; each topic is a source of its own.
+    """Return every ``every``-th image of each image topic of a bag; each topic is a source of its own.
 
     Raises:
         BagError, ImageError: the bag or an image in it cannot be read.
@@ -109,12 +109,12 @@ def bag_frames(bag: Path, max_side: int, every: int = 10, topics: tuple[str, ...
 
 
 def is_bag(path: Path) -> bool:
-    """Whether a path names a recording and no folder of pictures."""
+    """Return whether a path names a recording and no folder of pictures."""
     return path.suffix.lower() in BAG_SUFFIXES or (path / "metadata.yaml").is_file()
 
 
 def shrunk(image: np.ndarray, max_side: int) -> tuple[np.ndarray, float]:
-    """An image with its long side at most ``max_side``, and the factor it was made smaller by."""
+    """Return an image with its long side at most ``max_side``, and the factor it was made smaller by."""
     scale = min(1.0, max_side / max(image.shape[:2]))
     if scale == 1.0:
         return image, 1.0
@@ -123,7 +123,7 @@ def shrunk(image: np.ndarray, max_side: int) -> tuple[np.ndarray, float]:
 
 
 def scaled_camera(camera: np.ndarray, scale: float) -> np.ndarray:
-    """Intrinsics of an image made smaller, pixel centres being whole numbers."""
+    """Return intrinsics of an image made smaller, pixel centres being whole numbers."""
     scaled = camera.astype(np.float64).copy()
     scaled[:2] *= scale
     scaled[:2, 2] += (scale - 1) / 2

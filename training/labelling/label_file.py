@@ -101,7 +101,7 @@ def write_labels(
 
 
 def read_labels(path: Path) -> Labels:
-    """All of a label file.
+    """Return all of a label file.
 
     Raises:
         DataError: it is missing, of another version, or damaged.
@@ -141,7 +141,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
-    """An ``H x W x 3`` uint8 RGB image as a JPEG file."""
+    """Return an ``H x W x 3`` uint8 RGB image as a JPEG file."""
     done, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise DataError(f"an image of shape {image.shape} cannot be stored as JPEG")

@@ -196,7 +196,7 @@ def _read(frame: FrameFile | Frame, max_side: int) -> Frame:
 def _read_ahead(
     pool: ThreadPoolExecutor, listed: list[FrameFile | Frame], max_side: int, ahead: int
 ) -> Iterator[Frame]:
-    """The frames in order, a few being read while one is worked on."""
+    """Yield the frames in order, a few being read while one is worked on."""
     reading: list[Future[Frame]] = []
     for frame in listed:
         reading.append(pool.submit(_read, frame, max_side))
@@ -215,7 +215,7 @@ def _done(pair: LabelledPair | None) -> Future[LabelledPair | None]:
 def _preview(
     images: list[tuple[str, str, bytes, np.ndarray]], pairs: list[tuple[int, int, LabelledPair]], seed: int
 ) -> np.ndarray:
-    """Some pairs under each other, from those with few matches to those with many."""
+    """Return some pairs under each other, from those with few matches to those with many."""
     ranked = sorted(pairs, key=lambda pair: len(pair[2].indices))
     shown = [ranked[round(share * (len(ranked) - 1))] for share in (0.05, 0.3, 0.6, 0.9)]
     rows = []
@@ -254,7 +254,9 @@ class _Parts:
             np.savez(temporary, keypoints=features.keypoints, descriptors=features.descriptors)
 
     def pair(self, key0: str, key1: str) -> tuple[LabelledPair | None] | None:
-        """The pair in a tuple, which holds ``None`` where geometry refused it; ``None`` where it is still to do."""
+        """Return the pair in a tuple, which holds ``None`` where geometry refused it; ``None`` where it is still to
+        do.
+        """
         path = self._path("pair", key0, key1)
         if not path.is_file():
             return None

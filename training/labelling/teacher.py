@@ -76,7 +76,7 @@ class Teacher:
 
     @torch.inference_mode()
     def extract(self, image: np.ndarray) -> TeacherFeatures:
-        """Features of an ``H x W x 3`` uint8 RGB image."""
+        """Return features of an ``H x W x 3`` uint8 RGB image."""
         found = self.extractor.extract(image)
         return TeacherFeatures(found.keypoints[0].cpu().numpy(), found.descriptors[0].half().cpu().numpy())
 

@@ -68,15 +68,15 @@ class Batch:
         return len(self.names)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on another device."""
+        """Return the same on another device."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same in memory that a GPU reads from directly."""
+        """Return the same in memory that a GPU reads from directly."""
         return self._mapped(lambda tensor: tensor.pin_memory())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by its name, e.g. ``view0.keypoints`` and ``truth.depth0``."""
+        """Return every tensor by its name, e.g. ``view0.keypoints`` and ``truth.depth0``."""
         return {
             f"{part}.{item.name}": value
             for part in ("view0", "view1", "truth")
@@ -93,7 +93,7 @@ class Batch:
 
 
 def collate(pairs: Sequence[Pair]) -> Batch:
-    """One batch; keypoints are padded to the longest of each side.
+    """Return one batch; keypoints are padded to the longest of each side.
 
     Raises:
         DataError: the images are not of one size.

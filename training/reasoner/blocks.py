@@ -10,7 +10,7 @@ _GPU_ELEMENTS = 2**26
 
 
 def block_shape(device: torch.device, tables: int, rows: int, columns: int) -> tuple[int, int]:
-    """How many of ``tables`` tables of ``rows x columns`` to take at a time, and how many rows of each."""
+    """Return how many of ``tables`` tables of ``rows x columns`` to take at a time, and how many rows of each."""
     elements = _CPU_ELEMENTS if device.type == "cpu" else _GPU_ELEMENTS
     most_rows = max(1, elements // max(columns, 1))
     if most_rows < rows:

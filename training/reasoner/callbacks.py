@@ -190,7 +190,7 @@ class MatchPlots(L.Callback):
 def picture_of_matches(
     module: ReasonerTraining, pair: Pair, images: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[np.ndarray, int, int]:
-    """A picture of a pair's matches, and how many there are and are correct, of those whose truth is known."""
+    """Return a picture of a pair's matches, and how many there are and are correct, of those whose truth is known."""
     batch = collate([pair]).to(module.device)
     with torch.autocast(module.device.type, enabled=False):
         view0, view1 = module.complete(batch.view0, batch.size), module.complete(batch.view1, batch.size)

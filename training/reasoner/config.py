@@ -213,12 +213,12 @@ class ExperimentConfig:
         return Path(self.output, self.name)
 
     def to_mapping(self) -> dict[str, Any]:
-        """As plain containers, which YAML and checkpoints hold; tuples become lists."""
+        """Return the settings as plain containers, which YAML and checkpoints hold; tuples become lists."""
         return yaml.safe_load(yaml.safe_dump(_plain(asdict(self))))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """An experiment from its YAML file.
+    """Return an experiment from its YAML file.
 
     Args:
         path: the file.
@@ -232,7 +232,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
 
 
 def config_from_mapping(content: Mapping[str, Any]) -> ExperimentConfig:
-    """An experiment from nested plain containers; errors as :func:`load_config`."""
+    """Return an experiment from nested plain containers; errors as :func:`load_config`."""
     return from_mapping(ExperimentConfig, content)
 
 

@@ -89,7 +89,7 @@ class PairData(L.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The stream of all steps that are left, from the trainer's present step on."""
+        """Return the stream of all steps that are left, from the trainer's present step on."""
         run, trainer = self.config.run, self.trainer
         assert self.train is not None and trainer is not None
         sampler = StepSampler(
@@ -182,7 +182,7 @@ def _textures(config: RenderedConfig, seed: int) -> Tensor:
 
 
 def _tiled(config: RenderedConfig, generator: torch.Generator) -> Tensor:
-    """A mosaic of copies of one grey pattern, each in another colour of the same brightness."""
+    """Return a mosaic of copies of one grey pattern, each in another colour of the same brightness."""
     side = _TEXTURE_SIDE // config.tiles
     which = int(torch.randint(config.patterns, (1,), generator=generator))
     cells = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(which))

@@ -80,7 +80,7 @@ class DualSoftmax(torch.autograd.Function):
 
 
 def padded_rows(pair: Tensor, index: Tensor, weight: Tensor, batch: int, count: int) -> Rows:
-    """Rows by pair, each once with the sum of its weights.
+    """Return rows by pair, each once with the sum of its weights.
 
     Args:
         pair, index, weight: ``P``, the rows and what they count.
@@ -100,7 +100,9 @@ def padded_rows(pair: Tensor, index: Tensor, weight: Tensor, batch: int, count: 
 
 
 def _row_normalisers(factors: _Factors, gradients: _Factors, rows: Rows, valid1: Tensor | None) -> Tensor:
-    """``L x B x R`` log-sum-exps of rows; the gradients of their weighted sum are added to ``gradients`` if any."""
+    """Return ``L x B x R`` log-sum-exps of rows; the gradients of their weighted sum are added to ``gradients`` if
+    any.
+    """
     layers, batch, count1 = factors[0][1].shape[:3]
     tables, width = layers * batch, rows.index.shape[1]
     flat = [(a.flatten(0, 1), b.flatten(0, 1)) for a, b in factors]
@@ -124,7 +126,7 @@ def _row_normalisers(factors: _Factors, gradients: _Factors, rows: Rows, valid1:
 def _block(
     flat: _Factors, into: _Factors, block: slice, index: Tensor, weight: Tensor, hidden: Tensor | None
 ) -> Tensor:
-    """``k x R`` log-sum-exps of rows ``index`` of ``k`` tables, and their gradients."""
+    """Return ``k x R`` log-sum-exps of rows ``index`` of ``k`` tables, and their gradients."""
     first = torch.arange(block.start, block.stop, device=index.device)[:, None] * flat[0][0].shape[1]
     at = (first + index).flatten()
     anchors = [a.flatten(0, 1).index_select(0, at).view(*index.shape, -1) for a, _ in flat]
@@ -149,7 +151,7 @@ def _block(
 
 
 def _matched(factors: _Factors, gradients: _Factors, positives: Positives, weight: Tensor) -> Tensor:
-    """``L x P`` similarities of the true matches; the gradients of less their weighted sum are added."""
+    """Return ``L x P`` similarities of the true matches; the gradients of less their weighted sum are added."""
     pair, index0, index1 = positives
     ends = [(a[:, pair, index0], b[:, pair, index1]) for a, b in factors]
     products = [(a * b).sum(dim=-1) for a, b in ends]

@@ -27,7 +27,7 @@ def dual_softmax_loss(
     valid0: Tensor | None = None,
     valid1: Tensor | None = None,
 ) -> Tensor:
-    """``L`` losses, one for each supervised layer; 0, with a graph, where no pair has a true match.
+    """Return ``L`` losses, one for each supervised layer; 0, with a graph, where no pair has a true match.
 
     Args:
         layers0, layers1: for each layer the texture ``B x N x F`` and semantic ``B x N x F`` outputs (``None`` without

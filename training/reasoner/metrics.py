@@ -39,7 +39,7 @@ def count_matches(matches0: Tensor, warped: Warped, keypoints1: Tensor, positive
 
 
 def match_errors(matches0: Tensor, warped: Warped, keypoints1: Tensor) -> Tensor:
-    """``B x N`` pixels between where a keypoint truly is and its match; meaningless without one."""
+    """Return ``B x N`` pixels between where a keypoint truly is and its match; meaningless without one."""
     if keypoints1.shape[1] == 0:
         return torch.full(matches0.shape, torch.inf, device=matches0.device)
     found = keypoints1.gather(1, matches0.clamp(min=0)[..., None].expand(-1, -1, 2))

@@ -41,7 +41,7 @@ def frozen_parts(
 
 
 def model_config(config: ExperimentConfig, dims: tuple[int, int]) -> ModelConfig:
-    """What ``model_config.yaml`` of the trained weights says."""
+    """Return what ``model_config.yaml`` of the trained weights says."""
     model = config.model
     return ModelConfig(
         dino_weights=model.semantic_encoder,
@@ -62,7 +62,8 @@ def model_config(config: ExperimentConfig, dims: tuple[int, int]) -> ModelConfig
 
 
 def new_reasoner(config: ExperimentConfig, model: ModelConfig) -> Reasoner:
-    """A reasoner with the weights that training starts from: random ones that follow from the seed, or given ones.
+    """Return a reasoner with the weights that training starts from: random ones that follow from the seed, or given
+    ones.
 
     Raises:
         ConfigError, CheckpointError: the given weights do not fit or cannot be read.

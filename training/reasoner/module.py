@@ -159,7 +159,7 @@ class ReasonerTraining(L.LightningModule):
 
     @torch.no_grad()
     def complete(self, view: View, size: tuple[int, int]) -> View:
-        """A view with local and semantic features, computed where it has none."""
+        """Return a view with local and semantic features, computed where it has none."""
         if view.keypoints is None:
             assert view.image is not None
             features = self._frozen["extractor"](view.image)
@@ -198,7 +198,7 @@ class ReasonerTraining(L.LightningModule):
         return Judged(features0, features1, dense.matches0, dense.similarity0, warped, counts)
 
     def truth(self, batch: Batch, view0: View, view1: View) -> tuple[Warped, Positives]:
-        """Where the keypoints of view 0 are in view 1, and the true matches."""
+        """Return where the keypoints of view 0 are in view 1, and the true matches."""
         assert view0.keypoints is not None and view1.keypoints is not None
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             warped = batch.truth.forward(view0.keypoints.float())

@@ -150,7 +150,7 @@ def placement(devices: str | int, nodes: str | int) -> tuple[str | int, int]:
 
 
 def summary(result: TrainingResult) -> str:
-    """A few lines for people."""
+    """Return a few lines for people."""
 
     def line(name: str, values: dict[str, Any]) -> str:
         shown = ", ".join(f"{key} {values[key]:.3f}" for key in ("precision", "recall", "correct") if key in values)

@@ -33,11 +33,11 @@ class PairSource(Dataset[Pair]):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Pairs in an epoch."""
+        """Return pairs in an epoch."""
 
     @abstractmethod
     def __getitem__(self, place: Place) -> Pair:
-        """A pair, with images only where something is to be computed of them."""
+        """Return a pair, with images only where something is to be computed of them."""
 
     @abstractmethod
     def images(self, place: Place) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ def true_matches(
     *,
     correct_px: float = CORRECT_PX,
 ) -> Positives:
-    """Each keypoint of view 0 with its nearest keypoint of view 1, where that is close enough.
+    """Return each keypoint of view 0 with its nearest keypoint of view 1, where that is close enough.
 
     The published code also takes keypoints *without* a valid warp, which it places at (-1, -1), as matches of whatever
     keypoint lies within 3 px of that corner; here they match nothing.
@@ -57,7 +57,7 @@ def true_matches(
 
 
 def _nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """``B x N`` distances to the nearest of ``B x M x 2`` others, and which."""
+    """Return ``B x N`` distances to the nearest of ``B x M x 2`` others, and which."""
     # By coordinates: for two of them faster than torch.cdist, and as exact as its exact mode.
     x, y = (points[..., i, None] - others[:, None, :, i] for i in (0, 1))
     squared, index = x.mul_(x).addcmul_(y, y).min(dim=-1)

@@ -60,7 +60,7 @@ def build_scene(
 
 
 def resized_view(image: Tensor, depth: Tensor, camera: Tensor, short_side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """An image with its depth at another size, cropped square from the top-left, and the camera that fits.
+    """Return an image with its depth at another size, cropped square from the top-left, and the camera that fits.
 
     Args:
         image: ``3 x H x W``.

@@ -40,7 +40,7 @@ class SceneFrames:
 
 
 def scene_covisibility(scene: Scene, device: torch.device | str = "cpu", pairs_at_once: int | None = None) -> Tensor:
-    """``P x 3`` float64 rows (source id, target id, share) for all pairs of frames, source before target.
+    """Return ``P x 3`` float64 rows (source id, target id, share) for all pairs of frames, source before target.
 
     Each frame is read once. The depth maps stay at their own size; they are read as if enlarged to the colour image's
     by nearest neighbour, which is how the published figures are defined.
@@ -109,7 +109,7 @@ def write_covisibility(folder: str | Path, device: torch.device | str = "cpu") -
 
 
 def read_pairs(folder: str | Path, least: float = 0.4, most: float = 0.8) -> list[tuple[int, int, float]]:
-    """Pairs whose covisibility lies strictly between ``least`` and ``most``, in the file's order."""
+    """Return pairs whose covisibility lies strictly between ``least`` and ``most``, in the file's order."""
     rows = np.loadtxt(Path(folder) / FILE_NAME, delimiter=",", ndmin=2)
     if rows.size == 0:
         return []

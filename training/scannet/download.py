@@ -32,7 +32,7 @@ def require_terms(accepted: bool) -> None:
 
 
 def list_scenes(base_url: str = BASE_URL) -> list[str]:
-    """Names of all scenes, from the server's list.
+    """Return names of all scenes, from the server's list.
 
     Raises:
         DataError: what the server answers is no list of scenes.
@@ -45,7 +45,7 @@ def list_scenes(base_url: str = BASE_URL) -> list[str]:
 
 
 def check_scene_names(names: Iterable[str], origin: str) -> list[str]:
-    """The names, if all are scenes; they become folder names, so nothing else may pass.
+    """Return the names, if all are scenes; they become folder names, so nothing else may pass.
 
     Raises:
         DataError: one is not.

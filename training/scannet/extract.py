@@ -16,7 +16,7 @@ _PARTS = ("color", "depth", "poses", "intrinsics")
 
 
 def is_extracted(folder: Path) -> bool:
-    """Whether a scene's folder is complete: ``intrinsics`` is moved into place last."""
+    """Return whether a scene's folder is complete: ``intrinsics`` is moved into place last."""
     return (folder / "intrinsics").is_dir()
 
 

@@ -33,7 +33,7 @@ class Scene:
         self.intrinsics = self._matrix(self.folder / "intrinsics" / "intrinsic_color.txt")[:3, :3]
 
     def colour(self, frame: int) -> np.ndarray:
-        """``H x W x 3`` uint8 RGB."""
+        """Return ``H x W x 3`` uint8 RGB."""
         path = self.folder / "color" / f"{frame}.jpg"
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
@@ -41,7 +41,7 @@ class Scene:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def depth(self, frame: int) -> np.ndarray:
-        """``h x w`` float32 metres at the depth camera's size, 0 where nothing was measured."""
+        """Return ``h x w`` float32 metres at the depth camera's size, 0 where nothing was measured."""
         path = self.folder / "depth" / f"{frame}.png"
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if image is None or image.dtype != np.uint16 or image.ndim != 2:
@@ -49,11 +49,11 @@ class Scene:
         return image.astype(np.float32) / DEPTH_UNITS_PER_METRE
 
     def pose(self, frame: int) -> np.ndarray:
-        """``4 x 4`` float32 camera to world, metres; not finite where tracking was lost."""
+        """Return ``4 x 4`` float32 camera to world, metres; not finite where tracking was lost."""
         return self._matrix(self.folder / "poses" / f"{frame}.txt")
 
     def image_key(self, frame: int) -> str:
-        """The published key of an image: its path below the data folder, ``/`` being ``_`` in HDF5 files."""
+        """Return the published key of an image: its path below the data folder, ``/`` being ``_`` in HDF5 files."""
         return "/".join([*self.folder.parts[-2:], "color", f"{frame}.jpg"])
 
     def _matrix(self, path: Path) -> np.ndarray:

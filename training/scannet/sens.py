@@ -94,7 +94,7 @@ class SensFile:
         self._file.close()
 
     def frames(self, every: int = 1) -> Iterator[SensFrame]:
-        """Every ``every``-th frame, from the first.
+        """Yield every ``every``-th frame, from the first.
 
         Raises:
             DataError: the file ends before its last frame.
@@ -119,7 +119,7 @@ class SensFile:
             )
 
     def colour(self, frame: SensFrame) -> np.ndarray:
-        """``H x W x 3`` uint8 RGB."""
+        """Return ``H x W x 3`` uint8 RGB."""
         height, width = self.header.colour_size
         if self.header.colour_compression == "raw":
             if len(frame.colour) != height * width * 3:
@@ -131,7 +131,7 @@ class SensFile:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def depth(self, frame: SensFrame) -> np.ndarray:
-        """``H x W`` uint16 in units of ``1 / depth_shift`` metres; 0 where nothing was measured."""
+        """Return ``H x W`` uint16 in units of ``1 / depth_shift`` metres; 0 where nothing was measured."""
         if self.header.depth_compression == "occi_ushort":
             raise DataError(f"{self.path}: occi depth compression is not used by ScanNet and not supported")
         data = frame.depth

@@ -164,7 +164,7 @@ class StudentConfig:
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudentConfig:
-    """A configuration from a YAML file.
+    """Return a configuration from a YAML file.
 
     Args:
         path: the file.

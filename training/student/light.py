@@ -45,7 +45,7 @@ class Light:
         return torch.where(same[:, None, None, None], images, changed)
 
     def some(self, images: Tensor, share: float, change: Callable[[Light, Tensor], Tensor]) -> Tensor:
-        """A change of a random share of the images; the number of them is the same in every batch of a size."""
+        """Return a change of a random share of the images; the number of them is the same in every batch of a size."""
         count = math.ceil(share * len(images)) if share < 1 else len(images)
         if share * len(images) < 1 and float(self.uniform(1, 0, 1)) > share * len(images):
             return images
@@ -55,12 +55,12 @@ class Light:
         return images.index_copy(0, chosen, change(self, images[chosen]).clamp(0, 1))
 
     def uniform(self, count: int, low: float, high: float, *shape: int) -> Tensor:
-        """``count x shape`` numbers."""
+        """Return ``count x shape`` numbers."""
         drawn = torch.rand(count, *shape, generator=self.generator, device=self.generator.device)
         return low + (high - low) * drawn
 
     def spread(self, images: Tensor, amount: float, channels: int = 1) -> Tensor:
-        """``B x channels x 1 x 1`` numbers within ``± amount`` times the strength."""
+        """Return ``B x channels x 1 x 1`` numbers within ``± amount`` times the strength."""
         return self.uniform(len(images), -1, 1, channels, 1, 1) * amount * self.strength
 
     def noise(self, like: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Light:
         return torch.randn(like.shape, generator=self.generator, device=like.device)
 
     def smooth(self, images: Tensor, cells: int) -> Tensor:
-        """``B x 1 x H x W`` smooth fields of about -1 to 1, that many waves across."""
+        """Return ``B x 1 x H x W`` smooth fields of about -1 to 1, that many waves across."""
         coarse = self.uniform(len(images), -1, 1, 1, cells, cells)
         return F.interpolate(coarse, images.shape[-2:], mode="bicubic", align_corners=True)
 
@@ -101,7 +101,7 @@ def field(light: Light, images: Tensor) -> Tensor:
 
 
 def shadow(light: Light, images: Tensor) -> Tensor:
-    """The edge of a shadow, straight or wavy, sharp or soft, of any depth and place."""
+    """Return the edge of a shadow, straight or wavy, sharp or soft, of any depth and place."""
     x, y = _places(images)
     angle = light.uniform(len(images), 0, 2 * math.pi, 1, 1, 1)
     edge = (
@@ -191,7 +191,7 @@ def noise(light: Light, images: Tensor) -> Tensor:
 
 
 def jpeg(light: Light, images: Tensor) -> Tensor:
-    """What JPEG at a quality of about 10 to 60 leaves of the blocks of each channel."""
+    """Return what JPEG at a quality of about 10 to 60 leaves of the blocks of each channel."""
     batch, channels, height, width = images.shape
     steps = torch.arange(8, device=images.device)
     basis = torch.cos(math.pi / 8 * steps[:, None] * (steps + 0.5)) * 0.5
@@ -232,7 +232,7 @@ def _places(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _streaks(light: Light, count: int, reach: int, *, upright: bool = False) -> Tensor:
-    """``B x k x k`` kernels of short lines through the middle, k = 2 reach + 1, symmetric about it."""
+    """Return ``B x k x k`` kernels of short lines through the middle, k = 2 reach + 1, symmetric about it."""
     turn = light.uniform(count, -0.4, 0.4, 1, 1) + math.pi / 2 if upright else light.uniform(count, 0, math.pi, 1, 1)
     length = light.uniform(count, 1.0, reach, 1, 1) * min(1.0, light.strength)
     steps = torch.arange(-reach, reach + 1, device=turn.device) + 0.0
@@ -243,7 +243,7 @@ def _streaks(light: Light, count: int, reach: int, *, upright: bool = False) -> 
 
 
 def _filtered(images: Tensor, kernels: Tensor) -> Tensor:
-    """Each image through its own ``k x k`` kernel; the border is mirrored."""
+    """Return each image through its own ``k x k`` kernel; the border is mirrored."""
     batch, channels = images.shape[:2]
     reach = kernels.shape[-1] // 2
     padded = F.pad(images, (reach,) * 4, mode="reflect").reshape(

@@ -30,7 +30,7 @@ class Losses(NamedTuple):
     right: Tensor
 
     def total(self, config: LossConfig) -> Tensor:
-        """The weighted sum."""
+        """Return the weighted sum."""
         return (
             config.cosine * self.cosine
             + config.contrast * self.contrast
@@ -42,7 +42,7 @@ class Losses(NamedTuple):
 
 
 def losses(network: CompactNetwork, maps: tuple[Tensor, Tensor, Tensor], pairs: Pairs, config: LossConfig) -> Losses:
-    """All losses of a batch of B pairs.
+    """Return all losses of a batch of B pairs.
 
     Args:
         network: describes keypoints.
@@ -84,8 +84,9 @@ def losses(network: CompactNetwork, maps: tuple[Tensor, Tensor, Tensor], pairs: 
 def _choice(
     wanted: Tensor, same: Tensor, others: Tensor, pairs: Pairs, side: int, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """``B x C`` surprise at the right answer among the points of the other view and its keypoints, and whether the
-    right one is the most similar."""
+    """Return ``B x C`` surprise at the right answer among the points of the other view and its keypoints, and
+    whether the right one is the most similar.
+    """
     known = pairs.known
     near = torch.cdist(pairs.points[:, side], pairs.keypoints[:, side]) < _NEAR_PX
     among_keypoints = (wanted @ others.mT).masked_fill(near | ~pairs.real[:, side][:, None], -torch.inf)
@@ -101,7 +102,9 @@ def _choice(
 def _across(
     ours0: Tensor, ours1: Tensor, teacher0: Tensor, teacher1: Tensor, real0: Tensor, real1: Tensor, temperature: float
 ) -> Tensor:
-    """How far our similarities between the views, as a choice of each keypoint's partner, are from the teacher's."""
+    """Return how far our similarities between the views, as a choice of each keypoint's partner, are from the
+    teacher's.
+    """
     wanted = (teacher0 @ teacher1.mT / temperature).masked_fill(~real1[:, None], -1e4)
     given = (ours0 @ ours1.mT / temperature).masked_fill(~real1[:, None], -1e4)
     divergence = F.kl_div(given.log_softmax(dim=2), wanted.log_softmax(dim=2), log_target=True, reduction="none")
@@ -136,8 +139,8 @@ def detection_loss(logits: Tensor, keypoints: Tensor, real: Tensor, worth: Tenso
 
 
 def place_loss(logits: Tensor, keypoints: Tensor, real: Tensor) -> Tensor:
-    """Mean distance in pixels, along x and y added, between the teacher's keypoints and where the extractor refines its
-    own beside them: a soft argmax about the highest score within a pixel.
+    """Return mean distance in pixels, along x and y added, between the teacher's keypoints and where the extractor
+    refines its own beside them: a soft argmax about the highest score within a pixel.
 
     Args:
         logits: ``B x S x S`` of the scores.

@@ -55,7 +55,8 @@ class PictureBank:
         return len(self.pixels)
 
     def views(self, which: Tensor, homographies: Tensor, side: int) -> Tensor:
-        """Views of pictures through homographies; beyond its edge a picture is mirrored, which is a plane as well.
+        """Return views of pictures through homographies; beyond its edge a picture is mirrored, which is a plane as
+        well.
 
         Args:
             which: ``B`` int64 pictures.
@@ -79,7 +80,7 @@ class PictureBank:
         return F.avg_pool2d(views, _FINER).round().clamp(0, 255).byte()
 
     def squares(self, side: int) -> Tensor:
-        """``N x 3 x side x side`` uint8: the middle of each picture, as a texture."""
+        """Return ``N x 3 x side x side`` uint8: the middle of each picture, as a texture."""
         least = self.size.amin(dim=1)
         scale = least / side
         centre = (self.size - 1) / 2
@@ -92,14 +93,14 @@ class PictureBank:
 
 
 def through(homographies: Tensor, points: Tensor) -> Tensor:
-    """``B x N x 2`` points through ``B x 3 x 3`` homographies; points of the horizon end far away."""
+    """Return ``B x N x 2`` points through ``B x 3 x 3`` homographies; points of the horizon end far away."""
     moved = points @ homographies[:, :, :2].transpose(1, 2) + homographies[:, :, 2][:, None]
     depth = moved[..., 2:]
     return moved[..., :2] / torch.where(depth.abs() < 1e-6, torch.full_like(depth, 1e-6), depth)
 
 
 def _finer_pixels(side: int, device: torch.device) -> Tensor:
-    """``1 x (2 side)² x 2`` places: the centres of the quarters of a view's pixels."""
+    """Return ``1 x (2 side)² x 2`` places: the centres of the quarters of a view's pixels."""
     steps = (torch.arange(side * _FINER, device=device) + 0.5) / _FINER - 0.5
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     return torch.stack((x, y), dim=-1).view(1, -1, 2)

@@ -101,7 +101,7 @@ class PairMaker:
 
     @torch.no_grad()
     def make(self, count: int) -> Pairs:
-        """A chunk; the three sources have their shares in it."""
+        """Return a chunk; the three sources have their shares in it."""
         parts = torch.multinomial(
             torch.tensor(self.config.shares, device=self.device), count, replacement=True, generator=self.generator
         ).bincount(minlength=3)
@@ -167,7 +167,7 @@ class PairMaker:
         return [_Views(torch.stack(images, dim=1), None, (points, known))]
 
     def _taught(self, made: list[_Views]) -> Pairs:
-        """What the teacher sees in views, and which points of them are the same.
+        """Return what the teacher sees in views, and which points of them are the same.
 
         The teacher sees all at once: as many in every chunk, whatever the sources' numbers are.
         """
@@ -189,7 +189,9 @@ class PairMaker:
         return Pairs(images, keypoints, descriptors, real, worth, trusted, points, known)
 
     def _followed(self, views: _Views, keypoints: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A random choice of the same points in both views, whether they are known, and what keypoints are worth."""
+        """Return a random choice of the same points in both views, whether they are known, and what keypoints are
+        worth.
+        """
         low = self.config.unrepeated
         worth = keypoints.new_full(real.shape, (1 + low) / 2)
         if views.follow is None:
@@ -214,7 +216,7 @@ class PairMaker:
         return *self._drawn(points, known), worth.half()
 
     def _drawn(self, points: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """A random choice of the known points, in rows of the same number."""
+        """Return a random choice of the known points, in rows of the same number."""
         number = self.config.cross
         if known.shape[1] < number:
             missing = number - known.shape[1]
@@ -255,13 +257,13 @@ class LabelledPoints:
 
     @classmethod
     def joined(cls, parts: list[LabelledPoints]) -> LabelledPoints:
-        """Those of several files."""
+        """Return those of several files."""
         most = max(part.points.shape[2] for part in parts)
         points = [torch.nn.functional.pad(p.points, (0, 0, 0, most - p.points.shape[2])) for p in parts]
         return cls(torch.cat([p.images for p in parts]), torch.cat(points), torch.cat([p.count for p in parts]))
 
     def known(self, pairs: Tensor) -> Tensor:
-        """``B x M`` bool, false in rows that pad."""
+        """Return ``B x M`` bool, false in rows that pad."""
         return torch.arange(self.points.shape[2], device=pairs.device) < self.count[pairs][:, None]
 
 
@@ -294,7 +296,7 @@ class Pool:
         self.filled = min(self.size, self.filled + len(chunk))
 
     def draw(self, count: int, generator: torch.Generator) -> Pairs:
-        """A random batch."""
+        """Return a random batch."""
         assert self.pairs is not None
         which = torch.randint(self.filled, (count,), generator=generator, device=generator.device)
         return self.pairs[which]

@@ -56,12 +56,12 @@ class Cameras:
     focal: Tensor
 
     def rays(self, pixels: Tensor, side: int) -> Tensor:
-        """``B x N x 3`` directions in the world whose length makes the ray's parameter the depth."""
+        """Return ``B x N x 3`` directions in the world whose length makes the ray's parameter the depth."""
         inside = (pixels - (side - 1) / 2) / self.focal[:, None, None]
         return torch.cat((inside, torch.ones_like(inside[..., :1])), dim=-1) @ self.pose[:, :3, :3].transpose(1, 2)
 
     def project(self, points: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """``B x N x 2`` pixels and ``B x N`` depth of ``B x N x 3`` points."""
+        """Return ``B x N x 2`` pixels and ``B x N`` depth of ``B x N x 3`` points."""
         seen = (points - self.pose[:, None, :3, 3]) @ self.pose[:, :3, :3]
         depth = seen[..., 2]
         safe = torch.where(depth > 1e-3, depth, torch.full_like(depth, 1e-3))
@@ -115,7 +115,9 @@ def random_scenes(count: int, textures: int, generator: torch.Generator, device:
 
 
 def random_cameras(count: int, side: int, generator: torch.Generator, device: torch.device) -> tuple[Cameras, Cameras]:
-    """Two cameras each that look at much the same: apart by up to 1.2 m and 60 degrees, rolled against each other."""
+    """Return two cameras each that look at much the same: apart by up to 1.2 m and 60 degrees, rolled against each
+    other.
+    """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator, device=device)
@@ -134,7 +136,7 @@ def random_cameras(count: int, side: int, generator: torch.Generator, device: to
 
 
 def render(scenes: Scenes, textures: Tensor, cameras: Cameras, side: int) -> Tensor:
-    """``B x 3 x side x side`` uint8 images, each pixel the mean of four rays.
+    """Return ``B x 3 x side x side`` uint8 images, each pixel the mean of four rays.
 
     Args:
         textures: ``T x 3 x S x S`` uint8.
@@ -151,7 +153,7 @@ def render(scenes: Scenes, textures: Tensor, cameras: Cameras, side: int) -> Ten
 
 
 def follow(scenes: Scenes, cameras0: Cameras, cameras1: Cameras, pixels: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Where pixels of the first cameras are seen by the second ones.
+    """Return where pixels of the first cameras are seen by the second ones.
 
     Returns:
         ``B x N x 2`` pixels, and ``B x N`` bool: inside the image and hidden by nothing.
@@ -169,7 +171,7 @@ def follow(scenes: Scenes, cameras0: Cameras, cameras1: Cameras, pixels: Tensor,
 
 
 def cast(scenes: Scenes, origin: Tensor, rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What rays hit first.
+    """Return what rays hit first.
 
     Args:
         origin: ``B x 1 x 3``.
@@ -221,7 +223,7 @@ def _cast_ground(scenes: Scenes, origin: Tensor, rays: Tensor, limit: Tensor) ->
     """March along each ray to where it first goes below the ground, and close in by bisection."""
 
     def below(at: Tensor, rays: Tensor) -> Tensor:
-        """``B x N x S`` whether rays are below the ground, at ``B x N x S`` of their parameter."""
+        """Return ``B x N x S`` whether rays are below the ground, at ``B x N x S`` of their parameter."""
         x, y, z = (origin[..., i, None] + at * rays[..., i, None] for i in range(3))
         amplitude, kx, kz, phase = (part[:, None, None] for part in scenes.waves.unbind(-1))
         hills = (amplitude * torch.sin(kx * x[..., None] + kz * z[..., None] + phase)).sum(dim=-1)
@@ -248,7 +250,7 @@ def _cast_ground(scenes: Scenes, origin: Tensor, rays: Tensor, limit: Tensor) ->
 
 
 def _place(scenes: Scenes, which: Tensor, points: Tensor) -> Tensor:
-    """``B x N x 2`` place of points on their surfaces, in units of their textures."""
+    """Return ``B x N x 2`` place of points on their surfaces, in units of their textures."""
     quads, number = scenes.corner.shape[1], scenes.texture.shape[1]
     flat = which.clamp(max=quads - 1)
 
@@ -273,7 +275,7 @@ def _place(scenes: Scenes, which: Tensor, points: Tensor) -> Tensor:
 
 
 def _texture_at(textures: Tensor, which: Tensor, place: Tensor) -> Tensor:
-    """``B x N x 3`` bilinear texture values in 0 … 255; textures repeat mirrored."""
+    """Return ``B x N x 3`` bilinear texture values in 0 … 255; textures repeat mirrored."""
     side = textures.shape[-1]
     at = 1 - (place.remainder(2.0) - 1).abs()
     position = at * (side - 1)
@@ -292,7 +294,7 @@ def _texture_at(textures: Tensor, which: Tensor, place: Tensor) -> Tensor:
 
 
 def _box_faces(centre: Tensor, size: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``B x 6N x 3`` corners and edges of the faces of ``B x N`` boxes, turned about the vertical."""
+    """Return ``B x 6N x 3`` corners and edges of the faces of ``B x N`` boxes, turned about the vertical."""
     c, s, zero, one = yaw.cos(), yaw.sin(), torch.zeros_like(yaw), torch.ones_like(yaw)
     axes = torch.stack(
         (torch.stack((c, zero, s), dim=-1), torch.stack((zero, one, zero), dim=-1), torch.stack((-s, zero, c), dim=-1)),
@@ -311,7 +313,7 @@ def _box_faces(centre: Tensor, size: Tensor, yaw: Tensor) -> tuple[Tensor, Tenso
 
 
 def _looking(place: Tensor, target: Tensor, roll: Tensor) -> Tensor:
-    """``B x 4 x 4`` poses at places that look at targets, x right, y down, rolled about the axis."""
+    """Return ``B x 4 x 4`` poses at places that look at targets, x right, y down, rolled about the axis."""
     ahead = F.normalize(target - place, dim=-1)
     down = torch.tensor([0.0, 1.0, 0.0], device=place.device).expand_as(ahead)
     right = F.normalize(torch.linalg.cross(down, ahead), dim=-1)

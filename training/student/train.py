@@ -128,7 +128,7 @@ def train_students(
 
 
 def _common(configs: Sequence[StudentConfig]) -> StudentConfig:
-    """What all configurations share, as the first has it."""
+    """Return what all configurations share, as the first has it."""
     first = configs[0]
     if len({config.run_folder for config in configs}) < len(configs):
         raise ConfigError(f"students need names of their own, got {', '.join(config.name for config in configs)}")
@@ -179,7 +179,7 @@ class _State:
         self._folded = None
 
     def take_step(self, images: Tensor, pairs: Pairs, share: float) -> None:
-        """One optimisation step.
+        """Take one optimisation step.
 
         Args:
             images: ``2 B x 3 x S x S`` the changed and standardised views.
@@ -289,8 +289,9 @@ def split(files: Sequence[Path], holdout: int) -> tuple[list[Path], list[Path]]:
 
 
 def _decisive(config: StudentConfig) -> dict[str, Any]:
-    """What of the settings a checkpoint depends on. Where the pictures lie, how many steps there are and what the next
-    ones learn may change: a checkpoint goes on with another recipe."""
+    """Return what of the settings a checkpoint depends on. Where the pictures lie, how many steps there are and
+    what the next ones learn may change: a checkpoint goes on with another recipe.
+    """
     return {"network": asdict(config.network), "seed": config.seed}
 
 
@@ -326,7 +327,9 @@ def _maker(config: StudentConfig, device: torch.device, generator: torch.Generat
 
 
 def _validation(config: StudentConfig, device: torch.device) -> tuple[Tensor, Any]:
-    """Pairs of held-out photographs under fixed changes of light; drawn on the CPU, they are the same everywhere."""
+    """Return pairs of held-out photographs under fixed changes of light; drawn on the CPU, they are the same
+    everywhere.
+    """
     held = split(list_images(config.data.photos), config.data.holdout)[1]
     generator = torch.Generator(device).manual_seed(987_654)
     bank = PictureBank.of_files(held, config.data.side, device)
@@ -341,7 +344,7 @@ def _validation(config: StudentConfig, device: torch.device) -> tuple[Tensor, An
 
 
 def _busy(device: torch.device) -> str:
-    """How busy the GPU is, in words; nothing elsewhere or where that cannot be asked."""
+    """Return how busy the GPU is, in words; nothing elsewhere or where that cannot be asked."""
     if device.type != "cuda":
         return ""
     try:

@@ -11,7 +11,8 @@ from training.student.config import DataConfig
 
 
 def first_views(sizes: Tensor, config: DataConfig, generator: torch.Generator, centres: Tensor | None = None) -> Tensor:
-    """``B x 3 x 3`` homographies from pixels of a view to pixels of its picture: place, scale, a small or any turn.
+    """Return ``B x 3 x 3`` homographies from pixels of a view to pixels of its picture: place, scale, a small or any
+    turn.
 
     Args:
         sizes: ``B x 2`` (width, height) of the pictures.
@@ -34,7 +35,7 @@ def first_views(sizes: Tensor, config: DataConfig, generator: torch.Generator, c
 
 
 def second_views(count: int, config: DataConfig, generator: torch.Generator, device: torch.device) -> Tensor:
-    """``B x 3 x 3`` homographies from pixels of the second view to pixels of the first."""
+    """Return ``B x 3 x 3`` homographies from pixels of the second view to pixels of the first."""
     side, difficulty = config.view, config.difficulty
     angle = (_uniform(count, generator, device) * 2 - 1) * math.radians(config.tilt)
     zoom = ((_uniform(count, generator, device) * 2 - 1) * difficulty).exp()
@@ -47,7 +48,7 @@ def second_views(count: int, config: DataConfig, generator: torch.Generator, dev
 
 
 def turns_of(homographies: Tensor, side: int) -> Tensor:
-    """``B`` angles in radians, 0 … π, by which ``B x 3 x 3`` homographies turn the middle of a view."""
+    """Return ``B`` angles in radians, 0 … π, by which ``B x 3 x 3`` homographies turn the middle of a view."""
     middle = homographies.new_tensor([(side - 1) / 2, (side - 1) / 2, 1.0])
     u, v, w = (homographies @ middle).unbind(-1)
     # The derivative of (u, v) / w along x and y, times w²; its sign is that of w², so the angle is the same.
@@ -57,7 +58,7 @@ def turns_of(homographies: Tensor, side: int) -> Tensor:
 
 
 def similarity(angle: Tensor, scale: Tensor, centres: Tensor, side: int) -> Tensor:
-    """``B x 3 x 3``: turn and scale about a view's middle, which goes to ``centres``."""
+    """Return ``B x 3 x 3``: turn and scale about a view's middle, which goes to ``centres``."""
     matrix = rotation(angle) * scale[:, None, None]
     shift = centres - (matrix @ centres.new_full((2, 1), (side - 1) / 2))[..., 0]
     homography = torch.eye(3, device=centres.device).repeat(len(centres), 1, 1)
@@ -66,13 +67,13 @@ def similarity(angle: Tensor, scale: Tensor, centres: Tensor, side: int) -> Tens
 
 
 def rotation(angle: Tensor) -> Tensor:
-    """``B x 2 x 2``."""
+    """Return ``B x 2 x 2``."""
     c, s = angle.cos(), angle.sin()
     return torch.stack((torch.stack((c, -s), dim=-1), torch.stack((s, c), dim=-1)), dim=-2)
 
 
 def through_corners(source: Tensor, target: Tensor) -> Tensor:
-    """``B x 3 x 3`` homographies that take ``B x 4 x 2`` points to others (direct linear transform)."""
+    """Return ``B x 3 x 3`` homographies that take ``B x 4 x 2`` points to others (direct linear transform)."""
     x, y = source.double().unbind(-1)
     u, v = target.double().unbind(-1)
     one, zero = torch.ones_like(x), torch.zeros_like(x)

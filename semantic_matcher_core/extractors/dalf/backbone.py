@@ -37,7 +37,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, grey: Tensor, fold: bool = True) -> tuple[Tensor, Tensor]:
-        """``B x 1 x H x W`` (H, W >= 32) to logits ``B x 1 x H x W`` and descriptors ``B x C x H/8 x W/8``.
+        """Return ``B x 1 x H x W`` (H, W >= 32) to logits ``B x 1 x H x W`` and descriptors ``B x C x H/8 x W/8``.
 
         Pixels that see the same have equal logits, to the last bit, only without folding; such plateaus, mostly
         on flat padding, are what the published detection rule keeps (see ``detection``).

@@ -10,7 +10,7 @@ from semantic_matcher_core.extractors.selection import local_maxima
 
 
 def peaks(heat_map: Tensor, threshold: float, margin: float | None) -> Tensor:
-    """``B x H x W`` bool: local maxima of 3 x 3 windows (clipped at the image border) above ``threshold``.
+    """Return ``B x H x W`` bool: local maxima of 3 x 3 windows (clipped at the image border) above ``threshold``.
 
     Args:
         heat_map: ``B x H x W`` logits.

@@ -88,7 +88,7 @@ class Dalf(Extractor):
 
     @staticmethod
     def options_of_state_dict(state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What the weights decide: the mode they were trained in."""
+        """Return what the weights decide: the mode they were trained in."""
         return {"mode": mode_of_state_dict(state)}
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
@@ -101,7 +101,7 @@ class Dalf(Extractor):
         return replace(features, keypoints=zero_padding(keypoints, features.valid), image_size=given)
 
     def _of_seen(self, images: Tensor, masks: Tensor | None) -> Features:
-        """Features of images at the size that the network sees, at one scale or several."""
+        """Return features of images at the size that the network sees, at one scale or several."""
         if not self.multi_scale:
             return self._at_full_size(images, masks, self.max_keypoints)
         share = self.max_keypoints // len(SCALES)
@@ -117,7 +117,7 @@ class Dalf(Extractor):
         return _merge([*found, full], self.max_keypoints)
 
     def heat_map(self, images: Tensor) -> Tensor:
-        """``B x 3 x H x W``, of any size, to the detector's logits ``B x H x W``."""
+        """Return ``B x 3 x H x W``, of any size, to the detector's logits ``B x H x W``."""
         grey, (height, width) = _grey(images)
         return self.net(grey, fold=self.margin is not None)[0][:, 0, :height, :width]
 
@@ -130,7 +130,7 @@ class Dalf(Extractor):
         return_map: bool = False,
         multi_scale: bool | None = None,
     ) -> tuple[list[cv2.KeyPoint], np.ndarray] | tuple[list[cv2.KeyPoint], np.ndarray, np.ndarray]:
-        """The published call: an RGB (or grey) uint8 image or a path, options for this call alone.
+        """Return the published call: an RGB (or grey) uint8 image or a path, options for this call alone.
 
         Returns:
             ``cv2.KeyPoint`` list and ``N x D`` descriptors, and with ``return_map`` the ``H x W`` heat map (logits), of
@@ -167,7 +167,7 @@ class Dalf(Extractor):
         return Features(keypoints, scores, zero_padding(descriptors, valid), (height, width), valid)
 
     def _describe(self, grey: Tensor, descriptor_map: Tensor, keypoints: Tensor) -> Tensor:
-        """``B x N x D`` unit descriptors; in float32 whatever the backbone ran in, for the sampling's sake."""
+        """Return ``B x N x D`` unit descriptors; in float32 whatever the backbone ran in, for the sampling's sake."""
         parts: list[Tensor] = []
         if self.layout.uses_patches:
             parts.append(self._describe_patches(grey, descriptor_map, keypoints))
@@ -198,7 +198,7 @@ class Dalf(Extractor):
 
 
 def _grey(images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Mean of the channels, replicated right and down to the least size the network takes, and the true size."""
+    """Return mean of the channels, replicated right and down to the least size the network takes, and the true size."""
     height, width = _size(images)
     grey = images.mean(dim=1, keepdim=True)
     pad = (0, max(0, MINIMUM_SIDE - width), 0, max(0, MINIMUM_SIDE - height))
@@ -210,7 +210,7 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 
 def _merge(parts: list[Features], max_keypoints: int) -> Features:
-    """All scales in one, best first."""
+    """Return all scales in one, best first."""
     valid = torch.cat(
         [p.valid if p.valid is not None else torch.ones_like(p.scores, dtype=torch.bool) for p in parts], dim=1
     )

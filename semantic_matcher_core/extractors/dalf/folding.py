@@ -25,11 +25,11 @@ class FoldedSequential(nn.Sequential):
         self.memory_format = memory_format
 
     def forward(self, x: Tensor, fold: bool = True) -> Tensor:
-        """As ``nn.Sequential``; ``fold=False`` computes as it does to the last bit."""
+        """Compute as ``nn.Sequential`` does; ``fold=False`` to the last bit."""
         return self._run(x, list(self), fold)
 
     def without_last(self, x: Tensor) -> Tensor:
-        """The sequence up to its last layer."""
+        """Return the sequence up to its last layer."""
         return self._run(x, list(self)[:-1], True)
 
     def _run(self, x: Tensor, layers: list[nn.Module], fold: bool) -> Tensor:

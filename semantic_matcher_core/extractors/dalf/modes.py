@@ -43,7 +43,7 @@ MODES: dict[str, Mode] = {
 
 
 def mode_of_state_dict(state: Mapping[str, Tensor]) -> str:
-    """The mode a published state dict was trained in, read from its contents.
+    """Return the mode a published state dict was trained in, read from its contents.
 
     A fusion gate means ``ts-fl``; 128 patch channels ``end2end-tps``; 128 backbone channels ``end2end-backbone``. The
     other three have the same tensors: in ``ts1`` the patch branch never ran, so its batch counters are zero; ``ts2``

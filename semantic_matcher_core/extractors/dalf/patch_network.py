@@ -57,5 +57,5 @@ class PatchNetwork(nn.Module):
         self.features = FoldedSequential(*layers, memory_format=torch.channels_last)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """``M x 1 x 32 x 32`` to ``M x out_channels``, not normalised."""
+        """Return ``M x 1 x 32 x 32`` to ``M x out_channels``, not normalised."""
         return self.features(patches)[..., 0, 0]

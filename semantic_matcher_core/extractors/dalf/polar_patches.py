@@ -67,7 +67,7 @@ class PolarPatches(nn.Module):
         self.register_buffer("basis", spline_basis(grid), persistent=False)
 
     def parameter_map(self, feature_map: Tensor) -> Tensor:
-        """``B x C x h x w`` descriptor map to the map ``B x 2C x h-2 x w-2`` that splines are predicted from."""
+        """Return ``B x C x h x w`` descriptor map to the map ``B x 2C x h-2 x w-2`` that splines are predicted from."""
         return self.fcn(feature_map)
 
     def forward(self, parameter_map: Tensor, grey: Tensor, keypoints: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class PolarPatches(nn.Module):
         return self.sample(grey, keypoints, self.splines(parameter_map, grey, keypoints))
 
     def splines(self, parameter_map: Tensor, grey: Tensor, keypoints: Tensor) -> Tensor:
-        """``B x N x 66 x 2``: the parameters of each keypoint's spline; arguments as for :meth:`forward`."""
+        """Return ``B x N x 66 x 2``: the parameters of each keypoint's spline; arguments as for :meth:`forward`."""
         size = keypoints.new_tensor([grey.shape[-1], grey.shape[-2]])
         at = (2.0 * keypoints / (size - 1.0) - 1.0)[:, :, None]
         sampled = F.grid_sample(parameter_map, at, mode="bilinear", align_corners=True)[..., 0].transpose(1, 2)
@@ -92,7 +92,7 @@ class PolarPatches(nn.Module):
         return theta.view(grey.shape[0], -1, self.parameters_per_axis, 2)
 
     def sample(self, grey: Tensor, keypoints: Tensor, splines: Tensor) -> Tensor:
-        """``B x N x 32 x 32`` patches round keypoints, deformed by ``splines``; see :meth:`forward`."""
+        """Return ``B x N x 32 x 32`` patches round keypoints, deformed by ``splines``; see :meth:`forward`."""
         displacement = torch.einsum("pk,bnkc->bnpc", self.basis, splines)
         offsets = ((self.grid + displacement - 0.5) / GRID_SCALE) * _extent_px()
         size = keypoints.new_tensor([grey.shape[-1], grey.shape[-2]])
@@ -103,7 +103,9 @@ class PolarPatches(nn.Module):
 
 
 def canonical_polar_grid() -> Tensor:
-    """``1024 x 2``: the polar grid of any keypoint, normalised to [0, 1] by its extent and shrunk about the centre."""
+    """Return ``1024 x 2``: the polar grid of any keypoint, normalised to [0, 1] by its extent and shrunk about the
+    centre.
+    """
     steps = (torch.arange(PATCH_SIZE, dtype=torch.float64) + 0.5) / PATCH_SIZE
     angle, radius = torch.meshgrid(2.0 * math.pi * steps, RADIUS_PX * steps, indexing="ij")
     offsets = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).view(-1, 2)
@@ -111,7 +113,8 @@ def canonical_polar_grid() -> Tensor:
 
 
 def spline_basis(grid: Tensor) -> Tensor:
-    """``1024 x 66``: reduced thin-plate-spline basis, control points being every fourth row and column of the grid.
+    """Return ``1024 x 66``: reduced thin-plate-spline basis, control points being every fourth row and column of the
+    grid.
 
     The spline's value at grid point p is ``sum_k basis[p, k] theta[k]``, with theta = (w_1 … w_63, a_0, a_x, a_y); the
     first kernel weight, which the reduced form leaves out, is minus the sum of the others.

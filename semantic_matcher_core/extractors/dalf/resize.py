@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def shrink_area(images: Tensor, scale: float) -> Tensor:
-    """``B x C x H x W`` in [0, 1] to ``B x C x round(H·scale) x round(W·scale)``, each pixel the mean of its area.
+    """Return ``B x C x H x W`` in [0, 1] to ``B x C x round(H·scale) x round(W·scale)``, each pixel the mean of its
+    area.
 
     Equals ``cv2.resize(..., fx=scale, fy=scale, interpolation=cv2.INTER_AREA)`` of the 8-bit image, rounding included,
     on whatever device the images are.
@@ -22,7 +23,7 @@ def shrink_area(images: Tensor, scale: float) -> Tensor:
 
 
 def _overlaps(size: int, scale: float, like: Tensor) -> Tensor:
-    """``out x size``: how much of source pixel j lies in output pixel i's interval [i, i + 1) / scale."""
+    """Return ``out x size``: how much of source pixel j lies in output pixel i's interval [i, i + 1) / scale."""
     out = max(1, round(size * scale))
     edges = (torch.arange(out + 1, dtype=torch.float64, device=like.device) / scale).clamp_(max=size)
     pixels = torch.arange(size, dtype=torch.float64, device=like.device)

@@ -17,7 +17,7 @@ _KEYS = -0.75
 
 
 def in_strips(x: Tensor, layers: Layers, halo: int) -> Tensor:
-    """``layers(x)`` for layers that keep the size and see ``halo`` rows up and down, max-pooled by two.
+    """Return ``layers(x)`` for layers that keep the size and see ``halo`` rows up and down, max-pooled by two.
 
     Args:
         x: ``B x C x H x W``.
@@ -35,7 +35,8 @@ def in_strips(x: Tensor, layers: Layers, halo: int) -> Tensor:
 
 
 def upsampled_in_strips(x: Tensor, size: tuple[int, int], layers: Layers, halo: int) -> Tensor:
-    """``layers`` of ``x`` upsampled to ``size``, for layers that keep the size and see ``halo`` rows up and down.
+    """Return ``layers`` of ``x`` upsampled to ``size``, for layers that keep the size and see ``halo`` rows up and
+    down.
 
     Interpolation is a product with one banded matrix for the columns and one for the rows.
 
@@ -62,7 +63,7 @@ def upsampled_in_strips(x: Tensor, size: tuple[int, int], layers: Layers, halo: 
 
 
 def bicubic_matrix(size: int, wanted: int) -> Tensor:
-    """``wanted x size`` float32: bicubic interpolation along one axis, the first and last positions kept.
+    """Return ``wanted x size`` float32: bicubic interpolation along one axis, the first and last positions kept.
 
     Positions outside count as the nearest inside. Coordinates are float32, as torch's are.
     """
@@ -80,7 +81,7 @@ def bicubic_matrix(size: int, wanted: int) -> Tensor:
 
 
 def _bands(matrix: Tensor, rows: int = ROWS) -> list[tuple[int, int, int, int]]:
-    """Row ranges and the column ranges outside which they are zero: ``(row0, row1, column0, column1)``."""
+    """Return row ranges and the column ranges outside which they are zero: ``(row0, row1, column0, column1)``."""
     found = []
     for start in range(0, matrix.shape[0], rows):
         columns = (matrix[start : start + rows] != 0).any(dim=0).nonzero()[:, 0]

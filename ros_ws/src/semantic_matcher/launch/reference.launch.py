@@ -9,7 +9,7 @@ from semantic_matcher.launching import TopicArgument, matcher_launch
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The node ``reference_matcher``."""
+    """Return the node ``reference_matcher``."""
     return matcher_launch(
         "reference_matcher",
         [

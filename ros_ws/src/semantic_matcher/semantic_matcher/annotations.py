@@ -46,7 +46,7 @@ _OUTLIER = _shade(palette.OUTLIER, 0.6)
 
 
 def foxglove_messages() -> ModuleType | None:
-    """``foxglove_msgs.msg``, or ``None`` where it is not installed."""
+    """Return ``foxglove_msgs.msg``, or ``None`` where it is not installed."""
     try:
         return importlib.import_module("foxglove_msgs.msg")
     except ModuleNotFoundError as error:
@@ -57,7 +57,7 @@ def foxglove_messages() -> ModuleType | None:
 
 
 def annotations_message(pair: MatchedPair, header: Header, messages: ModuleType) -> Any:
-    """What is to be drawn on the current image of a pair.
+    """Return what is to be drawn on the current image of a pair.
 
     Keypoints are ``POINTS``. Matches are a ``LINE_LIST`` with a segment for each match, from the place in the reference
     image (previous, left, stored) to the place in the current one. With a geometric check, inliers are blue and

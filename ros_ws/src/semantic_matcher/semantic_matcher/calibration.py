@@ -59,7 +59,7 @@ class CameraInfoInput:
         self._current.review()
 
     def camera(self, image_size: tuple[int, int], rectified: bool) -> Camera:
-        """The camera that images of ``(height, width)`` pixels were taken with.
+        """Return the camera that images of ``(height, width)`` pixels were taken with.
 
         Args:
             image_size: of the image that it is wanted for.
@@ -72,7 +72,7 @@ class CameraInfoInput:
         return camera_of(self._message(), image_size, rectified=rectified, name=self.topic)
 
     def projection(self, image_size: tuple[int, int]) -> np.ndarray:
-        """``P``, ``3 x 4``, of the rectified image; raises as :meth:`camera`."""
+        """Return ``P``, ``3 x 4``, of the rectified image; raises as :meth:`camera`."""
         return projection_of(self._message(), image_size, name=self.topic)
 
     def destroy(self) -> None:

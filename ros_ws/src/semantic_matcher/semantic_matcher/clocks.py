@@ -13,17 +13,17 @@ _SINCE_1970_S = 1e8
 
 
 def clocks_agree(stamp: float, now: float) -> bool:
-    """Whether an image that came at ``now`` can have been taken at ``stamp``, both in seconds."""
+    """Return whether an image that came at ``now`` can have been taken at ``stamp``, both in seconds."""
     return -_BEHIND_S <= stamp - now <= _AHEAD_S
 
 
 def is_an_age(seconds: float) -> bool:
-    """Whether a result can be so old; false where its image came while clocks disagreed that agree by now."""
+    """Return whether a result can be so old; false where its image came while clocks disagreed that agree by now."""
     return -_AHEAD_S <= seconds <= _OLDEST_S
 
 
 def clock_standing(topic: str = "/clock") -> str:
-    """What is wrong where simulated time is asked for and nothing has come on its topic."""
+    """Return what is wrong where simulated time is asked for and nothing has come on its topic."""
     return (
         f"use_sim_time is true, but nothing has come on {topic}, so time stands at 0: start what publishes it "
         "(ros2 bag play --clock, or the simulation), or set use_sim_time to false"
@@ -31,7 +31,7 @@ def clock_standing(topic: str = "/clock") -> str:
 
 
 def clock_disagreement(topic: str, stamp: float, now: float, sim_time: bool) -> str:
-    """Which clock is wrong, as far as it can be told; empty where they agree.
+    """Return which clock is wrong, as far as it can be told; empty where they agree.
 
     Args:
         topic: of the images.

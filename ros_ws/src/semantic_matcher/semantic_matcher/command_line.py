@@ -20,12 +20,12 @@ class UsageError(ValueError):
 
 
 def wants_help(arguments: Sequence[str]) -> bool:
-    """Whether ``--help`` or ``-h`` is among the arguments that are not for ROS."""
+    """Return whether ``--help`` or ``-h`` is among the arguments that are not for ROS."""
     return any(argument in ("-h", "--help") for argument in own_arguments(arguments))
 
 
 def own_arguments(arguments: Sequence[str]) -> list[str]:
-    """What is left of a command line without what stands between ``--ros-args`` and ``--``."""
+    """Return what is left of a command line without what stands between ``--ros-args`` and ``--``."""
     own, for_ros = [], False
     for argument in arguments:
         if argument == "--ros-args":
@@ -94,7 +94,7 @@ def of_other_nodes(arguments: Sequence[str], node: str) -> list[str]:
 
 
 def _names(content: yaml.Node | None, above: str = "") -> list[str]:
-    """The nodes that a file names, as rcl puts the keys together."""
+    """Return the nodes that a file names, as rcl puts the keys together."""
     if not isinstance(content, yaml.MappingNode):
         return []
     found: list[str] = []
@@ -107,7 +107,7 @@ def _names(content: yaml.Node | None, above: str = "") -> list[str]:
 
 
 def _pattern(name: str) -> str:
-    """A name with rcl's wildcards (* for one token, ** for any number) as a regular expression."""
+    """Return a name with rcl's wildcards (* for one token, ** for any number) as a regular expression."""
     tokens = {"**": r"(/[^/]+)*", "*": r"/[^/]+"}
     return "".join(tokens.get(token, f"/{re.escape(token)}") for token in name.strip("/").split("/"))
 
@@ -135,7 +135,7 @@ def check_parameters_file(path: str) -> None:
 
 
 def _holds_nodes(value: yaml.Node | None) -> bool:
-    """Whether each value of a mapping holds ``ros__parameters``, or nodes of a namespace."""
+    """Return whether each value of a mapping holds ``ros__parameters``, or nodes of a namespace."""
     if not isinstance(value, yaml.MappingNode) or not value.value:
         return False
     inner = {key.value: part for key, part in value.value if isinstance(key, yaml.ScalarNode)}
@@ -146,7 +146,7 @@ def _holds_nodes(value: yaml.Node | None) -> bool:
 
 
 def help_text(executable: str, purpose: str) -> str:
-    """The help of an executable.
+    """Return the help of an executable.
 
     Args:
         executable: its name.

@@ -73,14 +73,16 @@ class Parameters:
 
 
 def unknown_overrides(node: Node) -> list[str]:
-    """Names of parameters the node was started with that it does not have: typing errors, in all likelihood."""
+    """Return names of parameters the node was started with that it does not have: typing errors, in all likelihood."""
     # rclpy offers no public way to see overrides that were never declared.
     overrides = getattr(node, "_parameter_overrides", {})
     return sorted(n for n in overrides if not node.has_parameter(n) and not n.startswith("qos_overrides."))
 
 
 def ignored_names(node: Node) -> str:
-    """``descriptor`` and ``dino``, as far as they were given beside a variant, which decides; with their verb."""
+    """Return ``descriptor`` and ``dino``, as far as they were given beside a variant, which decides; with their
+    verb.
+    """
     overrides = getattr(node, "_parameter_overrides", {})
     given = {name: getattr(overrides.get(name), "value", "") for name in ("variant", "descriptor", "dino")}
     if not given.pop("variant"):
@@ -90,7 +92,7 @@ def ignored_names(node: Node) -> str:
 
 
 def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
-    """The descriptor that `ros2 param describe` shows."""
+    """Return the descriptor that `ros2 param describe` shows."""
     message = ParameterDescriptor(description=spec.description, read_only=not spec.dynamic)
     if spec.choices:
         message.additional_constraints = "one of " + ", ".join(map(repr, spec.choices))

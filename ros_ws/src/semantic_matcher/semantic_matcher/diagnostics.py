@@ -42,7 +42,7 @@ def diagnostic_array(
     problems: list[str],
     errors: list[str],
 ) -> DiagnosticArray:
-    """One status: level and message from ``errors`` and ``problems``, and the statistics as key-value pairs.
+    """Return one status: level and message from ``errors`` and ``problems``, and the statistics as key-value pairs.
 
     Args:
         stamp: now.

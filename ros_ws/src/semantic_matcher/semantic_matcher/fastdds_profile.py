@@ -18,7 +18,7 @@ _SOCKET_LIMIT = Path("/proc/sys/net/core/rmem_max")
 
 
 def profile_path(name: str = PROFILE_NAME) -> Path:
-    """A profile, of the installed package or, without one, of the source tree.
+    """Return a profile, of the installed package or, without one, of the source tree.
 
     Raises:
         FileNotFoundError: it is in neither.
@@ -71,7 +71,7 @@ def node_environment(environment: Mapping[str, str] | None = None, socket_limit:
 
 
 def socket_buffer_limit() -> int | None:
-    """Bytes that the system allows a socket to hold, or ``None`` where it does not tell."""
+    """Return bytes that the system allows a socket to hold, or ``None`` where it does not tell."""
     try:
         return int(_SOCKET_LIMIT.read_text())
     except (OSError, ValueError):

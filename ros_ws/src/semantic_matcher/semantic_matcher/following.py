@@ -73,7 +73,7 @@ class FollowingSubscription:
         return self._qos
 
     def publishers(self) -> list[TopicEndpointInfo]:
-        """Who publishes messages of its type on the topic."""
+        """Return who publishes messages of its type on the topic."""
         return [info for info in self._endpoints() if info.topic_type == self._type_name]
 
     def open(self) -> None:
@@ -152,7 +152,7 @@ class FollowingSubscription:
         return with_policies(profile, self._overrides)
 
     def _mismatch_text(self) -> str:
-        """Which publishers are not heard, and what would mend it; of all the policies, the first."""
+        """Return which publishers are not heard, and what would mend it; of all the policies, the first."""
         asked = self._wanted_qos() if self._subscription is None else self._qos
         unheard = [(info, mismatch(info.qos_profile, asked)) for info in self.publishers()]
         unheard = [(info, policy) for info, policy in unheard if policy]

@@ -128,7 +128,7 @@ class ImageInput:
         self._node.set_problem(text, f"{text} for {silence:.0f} s: {why}", kind=why)
 
     def _published_images(self) -> str:
-        """Topics with images that others publish, in words."""
+        """Return topics with images that others publish, in words."""
         own = f"{self._node.get_fully_qualified_name()}/"
         kinds = {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"}
         found = [
@@ -189,5 +189,5 @@ class ImageInput:
 
 
 def info_topic(image_topic: str) -> str:
-    """The topic of an image topic's calibration: its sibling ``camera_info``, as image_transport has it."""
+    """Return the topic of an image topic's calibration: its sibling ``camera_info``, as image_transport has it."""
     return f"{Path(image_topic).parent.as_posix().rstrip('/')}/camera_info"

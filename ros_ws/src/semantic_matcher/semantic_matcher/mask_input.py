@@ -54,7 +54,7 @@ class MaskInput:
         return self._subscription.topic
 
     def of(self, header: Any, size: tuple[int, int]) -> np.ndarray | None:
-        """``H x W`` bool for an image of ``(height, width)``, or ``None`` where there is no mask.
+        """Return ``H x W`` bool for an image of ``(height, width)``, or ``None`` where there is no mask.
 
         Raises:
             ImageError: a mask is of another size, or the message is none.

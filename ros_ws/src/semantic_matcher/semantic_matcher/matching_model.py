@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def name_refusal(settings: SimpleNamespace) -> str:
-    """Why the parameters that name the model cannot be meant, without loading anything; empty when they can."""
+    """Return why the parameters that name the model cannot be meant, without loading anything; empty when they can."""
     try:
         check_matcher(model_name(settings), settings.matcher)
     except SemanticMatcherError as error:
@@ -40,7 +40,7 @@ def name_refusal(settings: SimpleNamespace) -> str:
 
 
 def model_name(settings: SimpleNamespace) -> str:
-    """The name of what ``settings`` ask for.
+    """Return the name of what ``settings`` ask for.
 
     Raises:
         SemanticMatcherError: as of :func:`name_refusal`.
@@ -51,7 +51,9 @@ def model_name(settings: SimpleNamespace) -> str:
 def verifier(
     settings: SimpleNamespace, cameras: tuple[Camera, Camera] | None = None
 ) -> Callable[[Matches], Matches] | None:
-    """The geometric check that ``settings`` ask for; ``None`` for none, and while the cameras it needs are missing."""
+    """Return the geometric check that ``settings`` ask for; ``None`` for none, and while the cameras it needs are
+    missing.
+    """
     if settings.geometry == "none":
         return None
     options = {"threshold_px": settings.geometry_threshold, "backend": settings.geometry_backend}
@@ -143,14 +145,16 @@ class MatchingModel:
         return self.matcher.match(features0, features1)
 
     def match_frames(self, features0: Features, features1: Features) -> Matches:
-        """As :meth:`match`, between images of one camera: without the band that holds between left and right."""
+        """Match as :meth:`match` does, between images of one camera: without the band that holds between left and
+        right.
+        """
         if self._frames is None or self._frames[0] is not self.matcher:
             matching = replace(self.matcher.settings.matching, band_px=None)
             self._frames = (self.matcher, self.matcher.with_settings(matching=matching))
         return self._frames[1].match(features0, features1)
 
     def facts(self) -> dict[str, str]:
-        """What a user wants to know of the running model, for logs and diagnostics."""
+        """Return what a user wants to know of the running model, for logs and diagnostics."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         return {
             "variant": self.variant,
@@ -162,11 +166,11 @@ class MatchingModel:
         }
 
     def licence_notes(self) -> list[str]:
-        """What the licences of the model's weights forbid, one sentence each."""
+        """Return what the licences of the model's weights forbid, one sentence each."""
         return licence_notes(self.matcher)
 
     def refusal(self, settings: SimpleNamespace) -> str:
-        """Why this model cannot take ``settings``; empty when it can."""
+        """Return why this model cannot take ``settings``; empty when it can."""
         if settings.detection_threshold >= 0 and not hasattr(self.matcher.extractor, "detection_threshold"):
             name = self.matcher.extractor.name
             return f"detection_threshold is refused: extractor {name!r} has none; leave it at -1"
@@ -192,7 +196,7 @@ class MatchingModel:
         )
 
     def _matching(self, settings: SimpleNamespace) -> MatcherConfig:
-        """The parameters as options of the matcher.
+        """Return the parameters as options of the matcher.
 
         Raises:
             ConfigError: one of another matcher than what runs.
@@ -223,7 +227,7 @@ class MatchingModel:
             self.matcher.extract_and_match(image, [features])  # which is recorded
 
     def device_memory(self) -> int | None:
-        """Bytes that torch holds on the GPU, of this process; ``None`` on a CPU."""
+        """Return bytes that torch holds on the GPU, of this process; ``None`` on a CPU."""
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else None
 
     def to_device(self) -> None:

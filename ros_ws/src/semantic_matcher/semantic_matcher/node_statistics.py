@@ -43,56 +43,56 @@ class Statistics:
             self._forget_old(recent)
 
     def total(self, event: str) -> int:
-        """How often it happened since the start."""
+        """Return how often it happened since the start."""
         with self._lock:
             return self._counts[event]
 
     def rate(self, event: str) -> float:
-        """How often per second it happened lately."""
+        """Return how often per second it happened lately."""
         with self._lock:
             recent = self._times.get(event, deque())
             self._forget_old(recent)
             return len(recent) / min(_WINDOW_S, max(self._clock() - self._started, 1e-3))
 
     def recent(self, event: str) -> int:
-        """How often it happened in the last ten seconds."""
+        """Return how often it happened in the last ten seconds."""
         with self._lock:
             recent = self._times.get(event, deque())
             self._forget_old(recent)
             return len(recent)
 
     def events(self) -> list[str]:
-        """What has been counted."""
+        """Return what has been counted."""
         with self._lock:
             return list(self._counts)
 
     def since(self, event: str) -> float:
-        """Seconds since it happened last; infinity if it has not since the start or the last :meth:`restart`."""
+        """Return seconds since it happened last; infinity if it has not since the start or the last :meth:`restart`."""
         with self._lock:
             return self._clock() - self._last.get(event, -float("inf"))
 
     def uptime(self) -> float:
-        """Seconds since the start or the last :meth:`restart`."""
+        """Return seconds since the start or the last :meth:`restart`."""
         with self._lock:
             return self._clock() - self._started
 
     def add_age(self, seconds: float) -> None:
-        """The age of a result when it was published, from the stamp of its image."""
+        """Add the age of a result when it was published, from the stamp of its image."""
         with self._lock:
             self._ages.append(seconds)
 
     def age(self, percentile: float) -> float | None:
-        """A percentile of the ages in seconds, or ``None`` before the first result."""
+        """Return a percentile of the ages in seconds, or ``None`` before the first result."""
         with self._lock:
             return float(np.percentile(self._ages, percentile)) if self._ages else None
 
     def set(self, name: str, value: object) -> None:
-        """The current value of something worth showing."""
+        """Set the current value of something worth showing."""
         with self._lock:
             self._values[name] = str(value)
 
     def values(self) -> dict[str, str]:
-        """All that was set."""
+        """Return all that was set."""
         with self._lock:
             return dict(self._values)
 
@@ -103,12 +103,13 @@ class Statistics:
             self._last_error_at = self._clock()
 
     def error_age(self) -> float:
-        """Seconds since the last error; infinity without one."""
+        """Return seconds since the last error; infinity without one."""
         with self._lock:
             return self._clock() - self._last_error_at
 
     def error_holds(self, least_s: float) -> bool:
-        """Whether the last error is to be shown: for some time, and until an image is processed, ten seconds at most.
+        """Return whether the last error is to be shown: for some time, and until an image is processed, ten seconds at
+        most.
 
         Cameras may be slower than diagnostics: what none of their images gets past would be shown as good in between.
         """

@@ -14,7 +14,7 @@ _END = "<!-- end of parameters -->"
 
 
 def yaml_defaults(executable: str) -> str:
-    """The text of ``config/<executable>.yaml``: every parameter with its description and default."""
+    """Return the text of ``config/<executable>.yaml``: every parameter with its description and default."""
     lines = [
         f"# Parameters of {executable} with their defaults. Written by `python -m semantic_matcher.parameter_files`.",
         "/**:",
@@ -37,7 +37,7 @@ def _yaml_scalar(value: Value) -> str:
 
 
 def documentation() -> str:
-    """The parameters as Markdown: a table for each subject, between two marks."""
+    """Return the parameters as Markdown: a table for each subject, between two marks."""
     parts = [_BEGIN]
     for subject, specs in SUBJECTS.items():
         parts.append(f"**{subject}**\n")

@@ -10,7 +10,7 @@ _STATM = Path("/proc/self/statm")
 
 
 def resident_bytes() -> int:
-    """The resident set size now; where the system does not tell (no /proc), its largest value so far."""
+    """Return the resident set size now; where the system does not tell (no /proc), its largest value so far."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

@@ -19,7 +19,7 @@ _LATCHED, _VOLATILE = QoSDurabilityPolicy.TRANSIENT_LOCAL, QoSDurabilityPolicy.V
 
 
 def input_qos(depth: int, publishers: Iterable[QoSProfile]) -> QoSProfile:
-    """What hears every publisher and asks as much of them as all of them offer.
+    """Return what hears every publisher and asks as much of them as all of them offer.
 
     Without a publisher: best effort and volatile, which will hear whichever comes.
     """
@@ -35,17 +35,19 @@ def input_qos(depth: int, publishers: Iterable[QoSProfile]) -> QoSProfile:
 
 
 def output_qos() -> QoSProfile:
-    """Results: reliable, which every subscriber can hear, and few."""
+    """Return results: reliable, which every subscriber can hear, and few."""
     return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=_OUTPUT_DEPTH, reliability=_RELIABLE)
 
 
 def latched_qos(depth: int) -> QoSProfile:
-    """What changes rarely, kept for those who subscribe later."""
+    """Return what changes rarely, kept for those who subscribe later."""
     return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth, reliability=_RELIABLE, durability=_LATCHED)
 
 
 def mismatch(offered: QoSProfile, requested: QoSProfile) -> str:
-    """The first policy, by its name in lower case, of which less is offered than requested; empty when all fit."""
+    """Return the first policy, by its name in lower case, of which less is offered than requested; empty when all
+    fit.
+    """
     if requested.reliability == _RELIABLE and offered.reliability == _BEST_EFFORT:
         return "reliability"
     if requested.durability == _LATCHED and offered.durability == _VOLATILE:
@@ -56,12 +58,12 @@ def mismatch(offered: QoSProfile, requested: QoSProfile) -> str:
 
 
 def policy_text(profile: QoSProfile, policy: str) -> str:
-    """The value of a policy, as parameters have it."""
+    """Return the value of a policy, as parameters have it."""
     value = getattr(profile, policy)
     return value.name.lower() if hasattr(value, "name") else str(value)
 
 
 def endpoints_text(infos: Iterable[TopicEndpointInfo]) -> str:
-    """The nodes that endpoints belong to; DDS may know an endpoint before its node."""
+    """Return the nodes that endpoints belong to; DDS may know an endpoint before its node."""
     named = (info for info in infos if "UNKNOWN" not in info.node_name)
     return ", ".join(sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in named})) or "a node"

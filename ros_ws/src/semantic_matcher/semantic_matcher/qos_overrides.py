@@ -36,7 +36,7 @@ _POLICIES = (*_NAMED, "depth", *_DURATIONS)
 
 
 def override_name(topic: str, entity: str, policy: str) -> str:
-    """The parameter that sets a policy of a topic's ``publisher`` or ``subscription``."""
+    """Return the parameter that sets a policy of a topic's ``publisher`` or ``subscription``."""
     return f"{_PREFIX}{topic}.{entity}.{policy}"
 
 
@@ -55,7 +55,8 @@ class QoSOverrides:
         self._known: set[str] = set()
 
     def policies(self, topic: str, entity: str) -> dict[str, Any]:
-        """The policies that the user has set, as arguments of ``QoSProfile``; they become parameters of the node.
+        """Return the policies that the user has set, as arguments of ``QoSProfile``; they become parameters of the
+        node.
 
         Args:
             topic: full name, after remapping.
@@ -77,7 +78,7 @@ class QoSOverrides:
         return found
 
     def without_effect(self) -> list[str]:
-        """A sentence for each that belongs to no topic, no side or no policy of the node."""
+        """Return a sentence for each that belongs to no topic, no side or no policy of the node."""
         unused = sorted(name for name in self._given if name not in self._known and not self._node.has_parameter(name))
         return [f"the parameter {name} has no effect: {_hint(name, self._known)}" for name in unused]
 
@@ -91,7 +92,9 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 
 def override_refusal(name: str, value: object) -> str:
-    """Why a parameter ``qos_overrides.…`` cannot have a value, naming it; empty when it can, or has no effect."""
+    """Return why a parameter ``qos_overrides.…`` cannot have a value, naming it; empty when it can, or has no
+    effect.
+    """
     policy = name.rpartition(".")[2]
     if policy in _NAMED:
         known = [member.lower() for member in _NAMED[policy].__members__ if member != "UNKNOWN"]
@@ -112,7 +115,7 @@ def _policy_value(name: str, policy: str, value: Any) -> Any:
 
 
 def with_policies(profile: QoSProfile, policies: dict[str, Any]) -> QoSProfile:
-    """The profile with some policies replaced."""
+    """Return the profile with some policies replaced."""
     for policy, value in policies.items():
         setattr(profile, policy, value)
     return profile

@@ -134,7 +134,9 @@ class ReferenceService:
 
 
 def name_of(header: Any, name: str) -> str:
-    """What a reference is called in ``reference_name``, logs and diagnostics: its frame where it was given no name."""
+    """Return what a reference is called in ``reference_name``, logs and diagnostics: its frame where it was given
+    no name.
+    """
     return name or str(header.frame_id) or "reference"
 
 

@@ -31,7 +31,7 @@ class SequenceGaps:
         self._last = None
 
     def note(self, number: int | None) -> None:
-        """A message of this number has come; ``None`` where the middleware knows none."""
+        """Note that a message of this number has come; ``None`` where the middleware knows none."""
         if number is None or not 0 < number < _NO_NUMBER:
             return
         last, self._last = self._last, number
@@ -42,7 +42,9 @@ class SequenceGaps:
             self._missing += number - last - 1
 
     def newly_unexplained(self) -> int:
-        """How many more are missing than were explained since this was asked last; negative where explained since."""
+        """Return how many more are missing than were explained since this was asked last; negative where explained
+        since.
+        """
         unexplained = max(0, self._missing - self.explained)
         change, self._told = unexplained - self._told, unexplained
         return change

@@ -50,7 +50,7 @@ class StereoPairing:
             self._paired.clear()
 
     def add(self, side: str, message: Any) -> tuple[Any, Any] | None:
-        """The (left, right) pair that can be matched now that a message of ``left`` or ``right`` has come."""
+        """Return the (left, right) pair that can be matched now that a message of ``left`` or ``right`` has come."""
         synchronizer = self._synchronizer
         add = synchronizer.add_left if side == "left" else synchronizer.add_right
         pair = add(stamp_ns(message.header), message)
@@ -73,7 +73,9 @@ class StereoPairing:
         self._warned = False
 
     def trouble(self) -> str:
-        """What is wrong when many images find no partner, how far apart they are, and what would do; empty else."""
+        """Return what is wrong when many images find no partner, how far apart they are, and what would do; empty
+        else.
+        """
         alone, number = self._paired.count(False), len(self._paired)
         share = alone / max(number, 1)
         self._warned = (alone >= _AT_LEAST and share >= _BEGIN) or (self._warned and share > _END)

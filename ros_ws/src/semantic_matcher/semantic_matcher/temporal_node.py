@@ -145,7 +145,9 @@ class TemporalMatcher(MatcherNode):
         return odometry_refusal(values) or super()._refusal(values)
 
     def _calibrated(self, source: str, size: tuple[int, int]) -> tuple[Camera, Camera] | None:
-        """The camera of the reference and of the current image, where the check needs them and they are known."""
+        """Return the camera of the reference and of the current image, where the check needs them and they are
+        known.
+        """
         if self.settings.geometry != "essential":
             self.set_problem(f"{source} calibration", "")
             return None
@@ -162,5 +164,5 @@ class TemporalMatcher(MatcherNode):
 
 
 def prefix_of(camera: str) -> str:
-    """What the topics of a camera begin with; nothing for the only one, which has no name."""
+    """Return what the topics of a camera begin with; nothing for the only one, which has no name."""
     return f"{camera}/" if camera else ""

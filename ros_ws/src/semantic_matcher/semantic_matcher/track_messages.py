@@ -28,7 +28,7 @@ _KNOWN, _EXTRAPOLATED = (
 
 
 def track_message(result: FrameRegistration, name: str, header: Header, columns: int) -> TemplateTrack:
-    """Where the template is; see ``TemplateTrack.msg``.
+    """Return where the template is; see ``TemplateTrack.msg``.
 
     Args:
         result: of the image that ``header`` is of.
@@ -59,14 +59,15 @@ def track_message(result: FrameRegistration, name: str, header: Header, columns:
 
 
 def confidence_of(agreement: Agreement | None) -> float:
-    """The correlation of template and rectified image, from 0 to 1; 0 where the template was not found."""
+    """Return the correlation of template and rectified image, from 0 to 1; 0 where the template was not found."""
     if agreement is None or not np.isfinite(agreement.correlation):
         return 0.0
     return float(np.clip(agreement.correlation, 0.0, 1.0))
 
 
 def grid_marker(result: FrameRegistration, header: Header, columns: int, metres_per_pixel: float) -> Marker:
-    """The grid as lines in the image plane, x right and y down in the frame of ``header``; a deletion where not found.
+    """Return the grid as lines in the image plane, x right and y down in the frame of ``header``; a deletion where not
+    found.
 
     Lines where the map is known are blue, as inliers are, the others grey.
     """
@@ -90,7 +91,7 @@ def grid_marker(result: FrameRegistration, header: Header, columns: int, metres_
 
 
 def _grid(result: FrameRegistration, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """``R x C x 2`` pixels of the image, and ``R x C`` bool: where the map is known."""
+    """Return ``R x C x 2`` pixels of the image, and ``R x C`` bool: where the map is known."""
     assert result.lattice is not None and result.agreement is not None
     size = result.template.features.image_size
     rows = max(2, round((columns - 1) * (size[0] - 1) / max(1, size[1] - 1)) + 1)

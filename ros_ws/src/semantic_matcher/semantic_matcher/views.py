@@ -38,7 +38,7 @@ def view_types(node: Node) -> dict[str, type]:
 
 
 def publish_views(node: MatcherNode, prefix: str, pair: MatchedPair, mode: str) -> None:
-    """The views of a pair, on the topics of ``prefix``, under the current image's header."""
+    """Publish the views of a pair, on the topics of ``prefix``, under the current image's header."""
     header, settings, outputs = pair.current.tag, node.settings, node.outputs
 
     @cache

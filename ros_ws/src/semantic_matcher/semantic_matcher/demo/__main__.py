@@ -134,14 +134,14 @@ def _run(options: argparse.Namespace, domain: int) -> None:
 
 
 def _variant_line(variant: str) -> str:
-    """What is matched with; where that is descriptors alone, also the command for more."""
+    """Return what is matched with; where that is descriptors alone, also the command for more."""
     if not variant.startswith(PLAIN):
         return f"variant {variant}"
     return f"variant {variant}: descriptors alone; to match with semantics: make demo VARIANT=compact"
 
 
 def _camera_arguments(options: argparse.Namespace, source: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Arguments of the camera process, and the modes it plays to; says what it will play."""
+    """Return arguments of the camera process, and the modes it plays to; says what it will play."""
     rate = ("--rate", str(options.rate)) if options.rate else ()
     if source is None:
         if options.topic is not None:
@@ -198,7 +198,7 @@ def _panel(mode: str, variant: str, recording: Recording, outcome: Outcome, sequ
 
 
 def _table(figures: Mapping[str, Figures]) -> str:
-    """What was measured, one matcher a line."""
+    """Return what was measured, one matcher a line."""
     with_truth = all(row.correct is not None for row in figures.values())
     quality = ["within 3 px"] if with_truth else ["homography", "epipolar"]
     heads = ["", "frames", "matched", "dropped", "keypoints", "matches", *quality, "latency (median, p95)"]

@@ -43,14 +43,14 @@ Shots = Iterator[tuple[float, list[np.ndarray]]]
 
 
 def synthetic_shots(name: str, frames: int, rate: float) -> Shots:
-    """Frames of a synthetic sequence, rendered one by one."""
+    """Yield frames of a synthetic sequence, rendered one by one."""
     sequence = getattr(sequences, name)()
     for index in range(frames):
         yield index / rate, sequence.images(index)
 
 
 def source_shots(path: Path, topic: str | None, frames: int | None, rate: float | None) -> Shots:
-    """Frames of what the user named."""
+    """Return frames of what the user named."""
     # Opened here, in the caller's thread, which imports what reads it; only the frames are made by another.
     source = open_source(path, topic, rate)
     return ((seconds, [image]) for seconds, image in itertools.islice(source.frames(), frames))

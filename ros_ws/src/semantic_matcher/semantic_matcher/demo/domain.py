@@ -17,7 +17,7 @@ _DOMAINS = range(1, 102)
 
 @contextmanager
 def own_domain(wanted: int | None = None) -> Iterator[int]:
-    """A domain that no other demo or test on this machine holds, for the time of the block.
+    """Hold a domain that no other demo or test on this machine holds, for the time of the block.
 
     Args:
         wanted: a domain to use whoever else does.

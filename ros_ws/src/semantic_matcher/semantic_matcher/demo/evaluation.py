@@ -81,7 +81,7 @@ class Figures:
 
 
 def read_recording(path: Path, matches_topic: str, keypoints_topics: tuple[str, ...]) -> Recording:
-    """What one matcher sent, out of an MCAP file.
+    """Return what one matcher sent, out of an MCAP file.
 
     Raises:
         BagError: the file cannot be read.
@@ -128,7 +128,7 @@ def errors_px(match: Match, sequence: Sequence, index_of: Mapping[int, int]) -> 
 
 
 def homography_inliers(match: Match) -> np.ndarray:
-    """``M`` bool: which matches agree with one homography; none below four."""
+    """Return ``M`` bool: which matches agree with one homography; none below four."""
     if len(match.points0) < 4:
         return np.zeros(len(match.points0), bool)
     _, inliers = cv2.findHomography(match.points0, match.points1, cv2.USAC_MAGSAC, _HOMOGRAPHY_PX)
@@ -136,7 +136,7 @@ def homography_inliers(match: Match) -> np.ndarray:
 
 
 def epipolar_inliers(match: Match) -> np.ndarray:
-    """``M`` bool: which matches agree with one fundamental matrix; none below eight."""
+    """Return ``M`` bool: which matches agree with one fundamental matrix; none below eight."""
     if len(match.points0) < 8:
         return np.zeros(len(match.points0), bool)
     _, inliers = cv2.findFundamentalMat(match.points0, match.points1, cv2.USAC_MAGSAC, _EPIPOLAR_PX, 0.999, 10_000)
@@ -146,7 +146,7 @@ def epipolar_inliers(match: Match) -> np.ndarray:
 def measure(
     recording: Recording, stamps: Mapping[int, int], *, first_has_no_partner: bool, sequence: Sequence | None = None
 ) -> Figures:
-    """The figures of one matcher.
+    """Return the figures of one matcher.
 
     Args:
         recording: what it sent; at least one Matches message.

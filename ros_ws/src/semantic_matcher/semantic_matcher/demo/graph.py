@@ -51,7 +51,7 @@ class Matcher:
         return tuple(f"/{self.executable}/{side}keypoints" for side in self.sides)
 
     def outputs(self, *, descriptors: bool) -> list[tuple[str, str]]:
-        """Topics that it publishes, with their types."""
+        """Return topics that it publishes, with their types."""
         found = [(topic, f"{_MESSAGES}/Keypoints") for topic in self.keypoints_topics]
         if descriptors:
             found += [(f"/{self.executable}/{side}descriptors", f"{_MESSAGES}/Descriptors") for side in self.sides]
@@ -220,7 +220,7 @@ class Answers:
             self._counts[mode], self._changed[mode] = count, now
 
     def complete(self, mode: str) -> bool:
-        """Whether some came, and none for long enough that all pairs must have been worked on."""
+        """Return whether some came, and none for long enough that all pairs must have been worked on."""
         self.look()
         quiet = time.monotonic() - self._changed[mode]
         return self._counts[mode] > 0 and quiet > max(_QUIET_S, 2 * self._longest[mode])

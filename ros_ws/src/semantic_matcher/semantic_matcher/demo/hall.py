@@ -58,7 +58,7 @@ def _along(texture: np.ndarray, corner: tuple[float, float, float], width: float
 
 
 def _wall(texture: np.ndarray, x: float) -> Iterator[Layer]:
-    """A wall at ``x``, whose columns go from far to near where it is on the right, else from near to far."""
+    """Yield a wall at ``x``, whose columns go from far to near where it is on the right, else from near to far."""
     if x < 0:
         texture = texture[:, ::-1]
     for columns, coarser in _strips(texture.shape[1]):
@@ -98,7 +98,7 @@ def _box(
     left: bool = False,
     right: bool = False,
 ) -> Iterator[Layer]:
-    """The sides of a box that a camera in the middle of the hall sees; ``corner`` is its front's upper left."""
+    """Yield the sides of a box that a camera in the middle of the hall sees; ``corner`` is its front's upper left."""
     x, y, z = corner
     width, height, depth = size
     resolution = int(_RESOLUTION * min(1.0, 2.4 / z))
@@ -115,7 +115,7 @@ def _box(
 
 
 def _surface(random: Generator, width: float, height: float, colour: Colour, resolution: int) -> np.ndarray:
-    """``H x W x 3`` uint8: a colour with blotches of several sizes and scratches."""
+    """Return ``H x W x 3`` uint8: a colour with blotches of several sizes and scratches."""
     size = (round(width * resolution), round(height * resolution))
     canvas = np.full((size[1], size[0], 3), colour, np.float32)
     for cells, strength in ((0.6, 7), (0.03, 6)):
@@ -136,7 +136,7 @@ def _pixel(point: np.ndarray) -> tuple[int, int]:
 
 
 def _rectangle(canvas: np.ndarray, box: tuple[float, float, float, float], colour: Colour, border: int = 0) -> None:
-    """A filled rectangle (left, top, width, height in metres) with a darker border in pixels."""
+    """Draw a filled rectangle (left, top, width, height in metres) with a darker border in pixels."""
     left, top, width, height = (round(v * _RESOLUTION) for v in box)
     cv2.rectangle(canvas, (left, top), (left + width, top + height), colour, -1, cv2.LINE_AA)
     if border:
@@ -149,7 +149,7 @@ def _text(canvas: np.ndarray, text: str, at: tuple[float, float], scale: float, 
 
 
 def _paper(random: Generator, canvas: np.ndarray, box: tuple[float, float, float, float]) -> None:
-    """A sheet with a heading, lines of writing and perhaps a picture."""
+    """Draw a sheet with a heading, lines of writing and perhaps a picture."""
     left, top, width, height = box
     tone = random.uniform(0.75, 1.0, 3) * 250
     _rectangle(canvas, box, tuple(tone), 1)
@@ -174,7 +174,7 @@ def _door(canvas: np.ndarray, left: float, colour: Colour, number: str) -> None:
 
 
 def _skirting(random: Generator, canvas: np.ndarray, colour: Colour) -> None:
-    """A painted band along the floor, worn."""
+    """Draw a painted band along the floor, worn."""
     height, width = (side / _RESOLUTION for side in canvas.shape[:2])
     _rectangle(canvas, (0, height - 0.55, width, 0.55), colour)
     for _ in range(int(14 * width)):
@@ -199,7 +199,7 @@ def _left_wall(random: Generator, length: float, height: float, photograph: np.n
 
 
 def _right_wall(random: Generator, length: float, height: float, photograph: np.ndarray) -> np.ndarray:
-    """Columns go from far to near."""
+    """Draw the right wall; columns go from far to near."""
     canvas = _surface(random, length, height, (208, 200, 186), _RESOLUTION)
     _skirting(random, canvas, (140, 110, 90))
     _door(canvas, 0.5, (84, 104, 132), "2.15")
@@ -215,7 +215,7 @@ def _right_wall(random: Generator, length: float, height: float, photograph: np.
 
 
 def _hang(canvas: np.ndarray, picture: np.ndarray, at: tuple[float, float], width: float) -> None:
-    """A picture in a frame."""
+    """Draw a picture in a frame."""
     columns = round(width * _RESOLUTION)
     rows = round(columns * picture.shape[0] / picture.shape[1])
     left, top = (round(v * _RESOLUTION) for v in at)
@@ -224,7 +224,7 @@ def _hang(canvas: np.ndarray, picture: np.ndarray, at: tuple[float, float], widt
 
 
 def _end_wall(random: Generator, width: float, height: float) -> np.ndarray:
-    """It goes on 1 m to both sides and 0.5 m above and below, which walls, floor and ceiling hide."""
+    """Draw the far wall, which goes on 1 m to both sides and 0.5 m above and below, hidden by the others."""
     canvas = _surface(random, width, height, (182, 186, 192), _RESOLUTION)
     _rectangle(canvas, (3.1, 0.5 + 0.55, 1.5, 2.05), (120, 74, 60), 5)
     for left in (3.15, 3.88):
@@ -295,7 +295,7 @@ def _face(
     resolution: int,
     labels: int = 3,
 ) -> np.ndarray:
-    """One side of a box: tape or a seam, labels, and a word."""
+    """Return one side of a box: tape or a seam, labels, and a word."""
     scale = resolution / _RESOLUTION
     canvas = _surface(random, width, height, colour, _RESOLUTION)
     dark = tuple(0.55 * c for c in colour)

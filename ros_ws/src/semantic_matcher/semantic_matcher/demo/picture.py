@@ -66,7 +66,7 @@ def write_picture(path: Path, recording: Path, panels: list[Panel]) -> None:
 
 
 def _images(recording: Path, wanted: dict[tuple[str, int], None]) -> dict[tuple[str, int], np.ndarray]:
-    """Images by topic and stamp."""
+    """Return images by topic and stamp."""
     from semantic_matcher_core.io.bags import BagReader
 
     found = {}

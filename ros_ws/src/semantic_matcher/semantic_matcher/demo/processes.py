@@ -70,7 +70,7 @@ class Process:
         return self._popen.poll()
 
     def last_lines(self) -> str:
-        """The last lines of its log, indented."""
+        """Return the last lines of its log, indented."""
         return "".join(f"\n    {line}" for line in self._tail) or "\n    (it printed nothing)"
 
     def signal(self, number: int) -> None:
@@ -79,7 +79,7 @@ class Process:
             os.killpg(self._popen.pid, number)
 
     def wait(self, timeout: float) -> bool:
-        """Whether it ended within ``timeout`` seconds, with all it printed read."""
+        """Return whether it ended within ``timeout`` seconds, with all it printed read."""
         try:
             self._popen.wait(timeout)
         except subprocess.TimeoutExpired:

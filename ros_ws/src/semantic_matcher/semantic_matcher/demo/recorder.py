@@ -91,7 +91,7 @@ def _compressed(data: bytes) -> Any:
 
 
 def message_class(msgtype: str) -> type:
-    """The class of ``package/msg/Name``."""
+    """Return the class of ``package/msg/Name``."""
     package, kind, name = msgtype.split("/")
     return getattr(importlib.import_module(f"{package}.{kind}"), name)
 

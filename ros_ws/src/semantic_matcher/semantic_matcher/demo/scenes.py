@@ -48,7 +48,7 @@ class Camera:
         return -self.rotation @ self.centre
 
     def moved(self, shift: tuple[float, float, float]) -> Camera:
-        """The same camera shifted along its own axes, metres."""
+        """Return the same camera shifted along its own axes, metres."""
         return replace(self, centre=self.centre + self.rotation.T @ np.asarray(shift, np.float64))
 
 
@@ -112,7 +112,7 @@ def board(
 
 
 def load_photo(path: Path) -> np.ndarray:
-    """``H x W x 3`` uint8 RGB.
+    """Return ``H x W x 3`` uint8 RGB.
 
     Raises:
         FileNotFoundError: there is no such file, or it is no image.
@@ -124,20 +124,20 @@ def load_photo(path: Path) -> np.ndarray:
 
 
 def pinhole(focal: float, size: tuple[int, int]) -> np.ndarray:
-    """Intrinsics with the principal point in the middle of an image of ``(height, width)``."""
+    """Return intrinsics with the principal point in the middle of an image of ``(height, width)``."""
     height, width = size
     return np.array([[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2], [0.0, 0.0, 1.0]])
 
 
 def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
-    """Rotation about x, then y, then z (degrees), for column vectors: ``Rz Ry Rx``."""
+    """Return rotation about x, then y, then z (degrees), for column vectors: ``Rz Ry Rx``."""
     vectors = np.radians([[pitch, 0.0, 0.0], [0.0, yaw, 0.0], [0.0, 0.0, roll]])
     about_x, about_y, about_z = (cv2.Rodrigues(vector)[0] for vector in vectors)
     return about_z @ about_y @ about_x
 
 
 def render(scene: Scene, camera: Camera, *, exposure: float = 1.0, noise: float = 0.0, seed: int = 0) -> np.ndarray:
-    """What the camera sees: ``H x W x 3`` uint8 RGB, black outside the photograph.
+    """Return what the camera sees: ``H x W x 3`` uint8 RGB, black outside the photograph.
 
     Args:
         scene: the layers.
@@ -166,7 +166,7 @@ def render(scene: Scene, camera: Camera, *, exposure: float = 1.0, noise: float 
 
 
 def label_map(scene: Scene, camera: Camera) -> np.ndarray:
-    """``H x W`` int8: the layer that each pixel shows, ``NO_LAYER`` outside the photograph."""
+    """Return ``H x W`` int8: the layer that each pixel shows, ``NO_LAYER`` outside the photograph."""
     labels = np.full(camera.size, NO_LAYER, np.int8)
     for index, layer in enumerate(scene.layers):
         window, homography = _window(layer, scene.homography(index, camera), camera.size)
@@ -177,7 +177,7 @@ def label_map(scene: Scene, camera: Camera) -> np.ndarray:
 
 
 def transfer(scene: Scene, source: Camera, target: Camera, points: np.ndarray) -> np.ndarray:
-    """Where points that one camera sees lie in the image of another.
+    """Return where points that one camera sees lie in the image of another.
 
     Args:
         scene: what both see.
@@ -202,7 +202,7 @@ def transfer(scene: Scene, source: Camera, target: Camera, points: np.ndarray) -
 
 
 def apply_homography(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """``N x 2`` points through a ``3 x 3`` homography."""
+    """Return ``N x 2`` points through a ``3 x 3`` homography."""
     projected = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ homography.T
     return projected[:, :2] / projected[:, 2:]
 
@@ -218,7 +218,7 @@ def _label_at(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _window(layer: Layer, homography: np.ndarray, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The part of an image of ``(height, width)`` that the layer can lie in, and the homography to that part."""
+    """Return the part of an image of ``(height, width)`` that the layer can lie in, and the homography to that part."""
     rows, columns = layer.texture.shape[:2]
     corners = np.array([[x, y, 1.0] for x in (-0.5, columns - 0.5) for y in (-0.5, rows - 0.5)]) @ homography.T
     low, high = np.zeros(2), np.array(size[::-1])
@@ -232,7 +232,7 @@ def _window(layer: Layer, homography: np.ndarray, size: tuple[int, int]) -> tupl
 
 
 def _shown(layer: Layer, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``H x W`` uint8, 1 where the layer lies in an image of ``(height, width)``, whatever is before it."""
+    """Return ``H x W`` uint8, 1 where the layer lies in an image of ``(height, width)``, whatever is before it."""
     mask = np.full(layer.texture.shape[:2], 255, np.uint8) if layer.mask is None else layer.mask
     warped = cv2.warpPerspective(mask, homography, (size[1], size[0]), flags=cv2.INTER_LINEAR)
     return cv2.threshold(warped, 127, 1, cv2.THRESH_BINARY)[1]
@@ -245,7 +245,9 @@ def _noise_field(height: int, width: int, deviation: float) -> np.ndarray:
 
 
 def _noise(size: tuple[int, int], deviation: float, random: Generator) -> np.ndarray:
-    """A window at a random place of one large noise field: as good to a matcher as fresh noise, and made faster."""
+    """Return a window at a random place of one large noise field: as good to a matcher as fresh noise, and made
+    faster.
+    """
     margin = 64
     y, x = random.integers(0, margin, 2)
     return _noise_field(size[0] + margin, size[1] + margin, deviation)[y : y + size[0], x : x + size[1]]

@@ -45,7 +45,7 @@ class Sequence:
     exposures: tuple[float, ...]
 
     def images(self, index: int) -> list[np.ndarray]:
-        """What each camera sees at frame ``index``: ``480 x 640 x 3`` uint8 RGB, the same on every call."""
+        """Return what each camera sees at frame ``index``: ``480 x 640 x 3`` uint8 RGB, the same on every call."""
         common = 1.0 + 0.08 * math.sin(1.3 * index / FRAMES_PER_RADIAN)
         return [
             render(self.scene, camera, exposure=common * own, noise=NOISE, seed=len(self.exposures) * index + number)
@@ -55,7 +55,7 @@ class Sequence:
 
 @lru_cache(maxsize=1)
 def photo() -> np.ndarray:
-    """The photograph.
+    """Return the photograph.
 
     Raises:
         FileNotFoundError: the package was installed without it.
@@ -82,7 +82,7 @@ def stereo() -> Sequence:
 
 
 def _driving(index: int, swing: float) -> Camera:
-    """A camera on its way; ``swing`` is how far it looks to either side, degrees."""
+    """Return a camera on its way; ``swing`` is how far it looks to either side, degrees."""
     phase = index / FRAMES_PER_RADIAN
     # Wheels on tiles: it nods and rolls a little.
     turn = rotation(

@@ -34,7 +34,7 @@ class Source:
 
 
 def open_source(path: Path, topic: str | None = None, rate: float | None = None) -> Source:
-    """What to play from a path.
+    """Return what to play from a path.
 
     Args:
         path: a video file, a folder of images, a rosbag2 folder, or a ``.mcap``, ``.db3`` or ROS 1 ``.bag`` file.
