@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -130,6 +132,45 @@ def running(module: str, log: Path, *args: Any, ready: str = READY, **options: A
             except subprocess.TimeoutExpired:
                 node.process.kill()
                 node.process.wait()
+
+
+@contextmanager
+def in_process(executable: str, parameters: Mapping[str, Any]) -> Iterator[Any]:
+    """The node of an executable in this process, not configured and without an executor; it is taken down at the end.
+
+    A process of its own takes seconds to start; this one does for what a node does when it is told to.
+    """
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.parameter import Parameter
+
+    modules = {"template_tracker": ("template_node", "TemplateTrackerNode")}
+    kind, _, what = executable.partition("_")
+    module, name = modules.get(executable, (f"{kind}_node", f"{kind.title()}{what.title()}"))
+    node_class = getattr(importlib.import_module(f"semantic_matcher.{module}"), name)
+    context = Context()
+    rclpy.init(context=context)
+    given = [Parameter(key, value=value) for key, value in parameters.items()]
+    node = node_class(context=context, parameter_overrides=given)
+    try:
+        yield node
+    finally:
+        node.stop_working(10.0)
+        node.destroy_node()
+        # The lifecycle services live as long as the node's state machine, and other tests would call them.
+        del node
+        gc.collect()
+        context.try_shutdown()
+
+
+def configure_refusal(executable: str, parameters: Mapping[str, Any]) -> str:
+    """Why a node cannot be configured with these parameters: the error in its log and diagnostics."""
+    from rclpy.lifecycle import TransitionCallbackReturn
+
+    with in_process(executable, parameters) as node:
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert node.state == "unconfigured" and not node.outputs and node.model is None
+        return str(node.statistics.last_error)
 
 
 class Client:

@@ -35,13 +35,13 @@ def test_a_fast_camera_leaves_the_slow_one_its_turns(client: Client, log: Path, 
         publishers = {camera: client.publisher(Image, f"/{camera}/image") for camera in sizes}
         pixels = {camera: np.zeros((*size, 3), np.uint8) for camera, size in sizes.items()}
         begin = time.monotonic()
-        # The front camera at fifty images a second for six seconds, the rear one at two and a half.
-        for i in range(300):
+        # The front camera at fifty images a second for four seconds, the rear one at two and a half.
+        for i in range(200):
             time.sleep(max(0.0, begin + i / 50 - time.monotonic()))
             for camera in sizes if i % 20 == 0 else ("front",):
                 stamp = 10**18 + i * 20_000_000 + (camera == "rear")
                 publishers[camera].publish(image_message(pixels[camera], stamp, camera))
-        wait_until(lambda: len(keypoints["rear"]) >= 8, "the rear camera's keypoints", timeout=5.0)
+        wait_until(lambda: len(keypoints["rear"]) >= 6, "the rear camera's keypoints", timeout=5.0)
         for i, (camera, size) in enumerate(sizes.items()):
             for message in keypoints[camera]:
                 assert (message.height, message.width) == size
@@ -51,10 +51,10 @@ def test_a_fast_camera_leaves_the_slow_one_its_turns(client: Client, log: Path, 
                 assert message.header.frame_id == message.reference_header.frame_id == camera
                 assert stamp_of(message.reference_header) < stamp_of(message.header)
         # It had its turn for each of its images but those of a start, while the other one lost most of its.
-        assert len(keypoints["front"]) < 100
+        assert len(keypoints["front"]) < 70
         status = diagnostics.of(NAME)[-1].values
         assert float(status["front/image rate in [Hz]"]) > 5 * float(status["rear/image rate in [Hz]"]) > 0
-        assert int(status["images dropped (a newer one came first)"]) > 100
+        assert int(status["images dropped (a newer one came first)"]) > 60
         assert float(status["rear rate out [Hz]"]) > 0.7 * float(status["rear/image rate in [Hz]"])
 
 

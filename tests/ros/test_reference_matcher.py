@@ -14,7 +14,7 @@ from tests.ros.conftest import PLAIN_SIFT
 from tests.ros.slow_extractor import PLAIN_SLOW, install
 from tests.ros.support import (
     Client,
-    NodeProcess,
+    configure_refusal,
     floats,
     image_message,
     machine_stamps,
@@ -224,7 +224,7 @@ def test_a_request_that_takes_long_holds_nothing_up_and_is_answered_with_what_ha
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "twice"])
-def test_a_file_that_cannot_be_used_is_named(ros: None, log: Path, files: list[str], damage: str) -> None:
+def test_a_file_that_cannot_be_used_is_named(ros: None, files: list[str], damage: str) -> None:
     if damage == "missing":
         files = [f"{files[0]}.nowhere"]
     elif damage == "damaged":
@@ -232,8 +232,6 @@ def test_a_file_that_cannot_be_used_is_named(ros: None, log: Path, files: list[s
     else:
         (Path(files[0]).parent / "again").mkdir()
         files = [files[0], str(Path(files[0]).parent / "again" / "map.png")]
-    node = NodeProcess("reference_matcher", log, {**PLAIN_SIFT, "reference_images": files})
-    assert node.process.wait(60) == 1
-    assert "configure failed" in node.output
-    assert ("two files named 'map.png'" if damage == "twice" else files[0]) in node.output
-    assert "Traceback" not in node.output
+    refusal = configure_refusal("reference_matcher", {**PLAIN_SIFT, "reference_images": files})
+    assert refusal.startswith("configure failed: ")
+    assert ("two files named 'map.png'" if damage == "twice" else files[0]) in refusal

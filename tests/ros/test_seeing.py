@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.ros.conftest import PLAIN_SIFT
-from tests.ros.support import Client, floats, image_message, of_stamp, running, wait_until
+from tests.ros.support import Client, floats, image_message, in_process, of_stamp, running, wait_until
 
 pytestmark = pytest.mark.ros
 
@@ -256,14 +256,22 @@ def test_the_layout_places_every_panel_once() -> None:
 
 
 @pytest.mark.parametrize("executable", NODES)
-def test_the_files_name_what_the_nodes_publish(client: Client, log: Path, executable: str) -> None:
+def test_the_files_name_what_the_nodes_publish(client: Client, executable: str) -> None:
     own = f"/{executable}"
     named = [*rviz_topics().items(), *foxglove_topics()]
     mine = {topic: kind for topic, kind in named if topic.startswith(f"{own}/") or topic == "/diagnostics"}
     assert set(mine) >= {f"{own}/debug_image", f"{own}/debug_image/compressed", f"{own}/annotations", "/diagnostics"}
     images = {topic for topic, kind in named if kind == "input"}
-    with running(executable, log, {**PLAIN_SIFT, "lazy": False}):
-        status = client.diagnostics().wait_for(own, lambda s: s.values["state"] == "active", "active")
+    diagnostics = client.diagnostics()
+    with in_process(executable, {**PLAIN_SIFT, "lazy": False}) as node:
+        assert node.autostart()
+
+        def reported() -> bool:
+            node.report_now()
+            return any(s.values["state"] == "active" for s in diagnostics.of(own))
+
+        wait_until(reported, "diagnostics", every=0.1)
+        status = diagnostics.of(own)[-1]
         # Where foxglove_msgs is missing.
         without = {f"{own}/annotations": [ANNOTATIONS]}
         wait_until(lambda: set(mine) <= set(without | published(client, executable)), f"{set(mine)} from {executable}")

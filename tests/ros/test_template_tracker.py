@@ -15,9 +15,9 @@ from tests.core.bent_surfaces import ground_truth, known_bend, render
 from tests.ros.conftest import PLAIN_SIFT
 from tests.ros.support import (
     Client,
-    NodeProcess,
     floats,
     image_message,
+    in_process,
     machine_stamps,
     of_stamp,
     running,
@@ -209,15 +209,13 @@ def test_a_mask_limits_the_template(
     ],
 )
 def test_a_template_that_cannot_be_used_is_an_error(
-    ros: None, log: Path, tmp_path: Path, template: str, parameters: dict[str, str], message: str
+    ros: None, tmp_path: Path, template: str, parameters: dict[str, str], message: str
 ) -> None:
     files = {"template": template, "plain": str(tmp_path / "plain.png"), "small": str(tmp_path / "small.png")}
     cv2.imwrite(files["plain"], np.full((*SIZE, 3), 90, np.uint8))
     cv2.imwrite(files["small"], np.full((10, 10), 255, np.uint8))
     given = {name: value.format(**files) for name, value in parameters.items()}
-    node = NodeProcess("template_tracker", log, {**PLAIN_SIFT, **given})
-    try:
-        node.wait_for(message)
-    finally:
-        node.process.terminate()
-        node.process.wait(20.0)
+    with in_process("template_tracker", {**PLAIN_SIFT, **given}) as node:
+        # What does not fit the model is found when it is there.
+        assert not node.autostart()
+        assert message in node.statistics.last_error
