@@ -92,14 +92,6 @@ class PlanarCorrespondence(_TensorBatch):
         """Return ``B x N x 2`` pixels of view 1 as pixels of the picture."""
         return projected(self.homography1, self.bent(keypoints))
 
-    def from_picture(self, points: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return ``B x N x 2`` pixels of the picture in view 0 and in view 1 (inside it or not), each with whether
-        that is known.
-        """
-        at0 = projected(torch.linalg.inv(self.homography0), points)
-        at1, converged = self._unbent(projected(torch.linalg.inv(self.homography1), points))
-        return (at0, torch.ones_like(converged)), (at1, converged)
-
     def bent(self, keypoints: Tensor) -> Tensor:
         """Return pixels of view 1 where the spline puts them, before the homography."""
         extent = self.extent[:, None, None]

@@ -226,3 +226,11 @@ FullScaleOption = Annotated[
         help="Value of 16-bit and float images that becomes white, e.g. 4096 for 12 bits; 0 for what fits the image.",
     ),
 ]
+
+ResultsArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="What `semantic-matcher bag` wrote, or a bag that a recorder made of the nodes' topics.",
+        show_default=False,
+    ),
+]

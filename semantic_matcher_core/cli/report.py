@@ -7,15 +7,11 @@ from typing import Annotated
 
 import typer
 
+from semantic_matcher_core.cli.options import ResultsArgument
+
 
 def report_command(
-    results: Annotated[
-        Path,
-        typer.Argument(
-            help="What `semantic-matcher bag` wrote, or a bag that a recorder made of the nodes' topics.",
-            show_default=False,
-        ),
-    ],
+    results: ResultsArgument,
     output: Annotated[
         Path | None,
         typer.Option(

@@ -9,8 +9,7 @@ import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ShapeError
 
-DISTORTION_MODELS = ("", "plumb_bob", "rational_polynomial", "equidistant")
-# What drivers and calibration tools call them besides.
+# What drivers and calibration tools call the distortion models besides their ROS names.
 _ALIASES = {
     "none": "",
     "radtan": "plumb_bob",

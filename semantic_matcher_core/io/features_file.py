@@ -129,10 +129,7 @@ class FeaturesWriter:
     ) -> None:
         assert self._output is not None
         output, self._output = self._output, None
-        if error is None:
-            output.commit()
-        else:
-            output.discard()
+        output.end(error)
 
 
 class FeaturesReader:

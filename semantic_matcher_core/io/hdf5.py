@@ -44,6 +44,13 @@ class Hdf5Output:
         yield self.file
         self._check()
 
+    def end(self, error: BaseException | None) -> None:
+        """End a ``with`` block: commit, or discard what an error left."""
+        if error is None:
+            self.commit()
+        else:
+            self.discard()
+
     def commit(self) -> None:
         """Finish the file and give it its name.
 

@@ -95,10 +95,7 @@ class MatchesWriter:
     ) -> None:
         assert self._output is not None
         output, self._output = self._output, None
-        if error is None:
-            output.commit()
-        else:
-            output.discard()
+        output.end(error)
 
 
 def pair_key(name0: str, name1: str) -> str:

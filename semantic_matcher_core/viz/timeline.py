@@ -18,7 +18,7 @@ import numpy as np
 from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.encoding import encode_image
-from semantic_matcher_core.io.messages import DESCRIPTORS, NUMBERS, descriptors_of, similarities_topic, stamp_of
+from semantic_matcher_core.io.messages import DESCRIPTORS, NUMBERS, descriptors_of, similarities_topic
 from semantic_matcher_core.viz.spread import spread
 
 Key = tuple[int, str]
@@ -246,8 +246,3 @@ def packed(pair: Pair, size0: tuple[int, int], size1: tuple[int, int], low: floa
     levels = np.round((np.clip(np.nan_to_num(pair.similarity), -1, 1) + 1) * 127)
     similarity = np.where(known, levels, _MISSING).astype(np.uint8)
     return base64.b64encode(words.tobytes() + flags.tobytes() + similarity.T.tobytes()).decode()
-
-
-def stamp_key(header: Any, name: str = "") -> Key:
-    """The key of a header; ``name`` is a stored image's."""
-    return stamp_of(header), name or header.frame_id

@@ -38,11 +38,6 @@ def record_sha256(entry: Entry, sha256: str, size: int) -> None:
     update_record(trust_file(), {entry.name: line})
 
 
-def forget_sha256(entry: Entry) -> None:
-    """Drop the recorded hash, so that the next download is trusted as the first was."""
-    update_record(trust_file(), {entry.name: None})
-
-
 def check_sha256(entry: Entry, sha256: str) -> None:
     """Hold a file's hash against the one on record, if any.
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from semantic_matcher_core.geometry.thin_plate import fit_displacement
-from semantic_matcher_core.io.images import list_images, read_image
+from semantic_matcher_core.io.images import read_image
 from training.correspondence import PlanarCorrespondence
 from training.errors import DataError
 
@@ -62,11 +62,6 @@ class WarpedPairs(Dataset[tuple[Tensor, Tensor, PlanarCorrespondence]]):
         self.seed = seed
         self.epoch = 0
         self._length = length or len(images)
-
-    @classmethod
-    def from_folder(cls, folder: str | Path, config: WarpConfig, **options: int) -> WarpedPairs:
-        """Return all images of a folder."""
-        return cls(list_images(folder), config, **options)
 
     def __len__(self) -> int:
         return self._length

@@ -71,11 +71,6 @@ class Statistics:
         with self._lock:
             return self._clock() - self._last.get(event, -float("inf"))
 
-    def uptime(self) -> float:
-        """Return seconds since the start or the last :meth:`restart`."""
-        with self._lock:
-            return self._clock() - self._started
-
     def add_age(self, seconds: float) -> None:
         """Add the age of a result when it was published, from the stamp of its image."""
         with self._lock:
