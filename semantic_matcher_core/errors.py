@@ -8,7 +8,7 @@ anything else surface as the defect it is.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class SemanticMatcherError(Exception):
@@ -87,7 +87,9 @@ class OutputError(SemanticMatcherError, OSError):
     """A result cannot be written (folder missing, no permission, disk full); nothing is left under its final name."""
 
 
-def unknown_name(what: str, name: str, known: Iterable[str], more: str = "") -> UnknownNameError:
+def unknown_name(
+    what: str, name: str, known: Iterable[str], more: str = "", also: Mapping[str, str] | None = None
+) -> UnknownNameError:
     """Make the error for a name that nothing has: it names the nearest that exists, then all of them.
 
     Args:
@@ -95,10 +97,12 @@ def unknown_name(what: str, name: str, known: Iterable[str], more: str = "") -> 
         name: as it was given.
         known: the names that exist.
         more: what else may be given, after the known names.
+        also: names that may have been meant and are too many to list, and what to give for them.
     """
     known = list(known)
     # Compared without regard to case: XFeat is what papers write.
-    lower = {candidate.lower(): candidate for candidate in known}
+    lower = {given.lower(): right for given, right in (also or {}).items()}
+    lower |= {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     hint = f"; did you mean {lower[near[0]]!r}?" if near else ";"
     return UnknownNameError(f"unknown {what} {name!r}{hint} known: {', '.join(known)}{more}")

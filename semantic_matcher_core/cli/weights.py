@@ -64,7 +64,10 @@ def list_command(
 
 @app.command("fetch")
 def fetch_command(
-    names: Annotated[list[str], typer.Argument(help="Names of `weights list`; a variant brings all that it needs.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Names of `weights list`, or plain:EXTRACTOR; a variant brings all that it needs."),
+    ],
     accept_license: Annotated[
         bool, typer.Option("--accept-license", help="Accept licences that ask for it; remembered.")
     ] = False,
@@ -87,6 +90,7 @@ def fetch_command(
     from semantic_matcher_core.weights.licences import licence_note, require_acceptance
     from semantic_matcher_core.weights.places import locate
 
+    names = [entry for name in names for entry in _of_plain(name)]
     wanted = with_requirements(names)
     for name in wanted:
         # Before the first byte: nobody wants to hear of a licence after half an hour of downloading.
@@ -154,6 +158,23 @@ def path_command(name: Annotated[str, typer.Argument(help="A name of `weights li
     from semantic_matcher_core.weights.resolve import find_weights
 
     typer.echo(str(find_weights(name)))
+
+
+def _of_plain(name: str) -> list[str]:
+    """The entries of a plain variant's extractor; any other name itself."""
+    if not name.startswith("plain:"):
+        return [name]
+    from semantic_matcher_core.errors import unknown_name
+    from semantic_matcher_core.extractors.registry import ALIASES, BUILT_IN
+
+    extractor = name.removeprefix("plain:")
+    extractor = ALIASES.get(extractor, extractor)
+    if extractor not in BUILT_IN:
+        raise unknown_name("extractor", extractor, BUILT_IN)
+    weights = BUILT_IN[extractor].weights
+    if weights is None:
+        typer.echo(f"{name} needs no weights")
+    return [weights] if isinstance(weights, str) else list((weights or {}).values())
 
 
 def _row(entry: Entry) -> dict[str, Any]:

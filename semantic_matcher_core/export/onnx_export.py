@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.export.graphs import Graph, graphs_of
 from semantic_matcher_core.export.quantization import loss, quantize
+from semantic_matcher_core.io.atomic import output_error
 from semantic_matcher_core.networks.onnx_files import FORMAT, MANIFEST, require
 from semantic_matcher_core.pipeline import SemanticMatcher
 from semantic_matcher_core.semantics.dinov2 import DinoV2
@@ -49,6 +51,7 @@ def export_onnx(
     Raises:
         ConfigError: the folder exists, a package is missing, the matcher is not on the CPU, or a part of it cannot be
             exported.
+        OutputError: the place is not writable, or the disk is full.
         CheckpointError: a graph computes something else than torch, or int8 loses too much; nothing is written.
     """
     target = Path(folder)
@@ -61,8 +64,11 @@ def export_onnx(
             f"int8 is for DINOv2, which variant {matcher.variant!r} does not have; export it without int8"
         )
     graphs = graphs_of(matcher.parts, extractor=not int8)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise output_error(target, error) from error
     try:
         differences = {}
         for graph in graphs:
@@ -77,9 +83,10 @@ def export_onnx(
         if target.exists():
             shutil.rmtree(target)
         temporary.replace(target)
-    except BaseException:
+    except OSError as error:
+        raise output_error(target, error) from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return differences
 
 
@@ -94,7 +101,9 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 def _write(graph: Graph, path: Path) -> None:
     free = tuple(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC) for dimensions in graph.dynamic)
-    with _without_hints_on_torchvision(), torch.no_grad():
+    with _without_hints_on_torchvision(), warnings.catch_warnings(), torch.no_grad():
+        # torch's exporter warns of its own future.
+        warnings.simplefilter("ignore", FutureWarning)
         program: Any = torch.onnx.export(
             graph.module.eval(),
             graph.examples[0],

@@ -115,8 +115,15 @@ def is_known(variant: str) -> bool:
 def unknown_variant(name: str) -> UnknownNameError:
     """Return the error for a name that is no variant; it lists those that exist."""
     published = [entry.name for entry in list_entries("variant")]
+    from semantic_matcher_core.extractors.registry import BUILT_IN
+
+    plain = {extractor: f"{PLAIN}{extractor}" for extractor in BUILT_IN}
     return unknown_name(
-        "variant", name, published, "; or give plain:<extractor>, or the path of a checkpoint folder or zip"
+        "variant",
+        name,
+        published,
+        "; or give plain:<extractor>, or the path of a checkpoint folder or zip",
+        also=plain | {given: given for given in plain.values()},
     )
 
 

@@ -102,6 +102,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], origin: str) -
     ]
     if problems:
         raise CheckpointError(f"{origin} does not fit {type(module).__name__}: {'; '.join(problems)}")
+    broken = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if broken:
+        raise CheckpointError(
+            f"{origin} holds NaN or infinity in {len(broken)} of {len(state)} tensors ({broken[0]} …): it is damaged, "
+            "or of a training that diverged"
+        )
     # A plain dict has no version metadata, so torch supplies missing counters of normalisation layers.
     module.load_state_dict(dict(state), strict=True)
 

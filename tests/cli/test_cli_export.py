@@ -71,6 +71,7 @@ def test_export_then_match(pair: list[str], tmp_path: Path, capsys: pytest.Captu
         (["export", "--format", "tflite"], "unknown --format 'tflite'"),
         (["export", "--precision", "bf16"], "fp32"),
         (["export", "--int8"], "int8 is for DINOv2"),
+        (["export", "--output", "/dev/null/graphs"], "cannot write /dev/null/graphs: "),
     ],
 )
 def test_mistakes(

@@ -195,3 +195,11 @@ def test_variants_filter(home: Path, run: Callable[..., Run]) -> None:
     code, _, err = run("variants", "--descriptor", "aliked", "--dino", "B")
     assert code == 2
     assert "aliked (dinov2_vits14)" in err
+
+
+def test_a_plain_variant_is_a_name_too(home: Path, run: Callable[..., Run]) -> None:
+    assert run("weights", "fetch", "plain:sift")[:2] == (0, "plain:sift needs no weights\n")
+    assert run("weights", "fetch", "plain:compact")[1].startswith("compact-extractor: ")
+    code, _, error = run("weights", "fetch", "plain:alike-t", "--offline")
+    assert code == 1 and "alike-t" in error
+    assert "did you mean 'xfeat'?" in run("weights", "fetch", "plain:xfaet")[2]

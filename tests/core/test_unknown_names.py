@@ -19,6 +19,10 @@ from semantic_matcher_core.weights.catalogue import get_entry
     [
         (lambda: resolve_variant("xfeet"), "'xfeat'"),
         (lambda: resolve_variant("XFEAT "), "'xfeat'"),
+        (lambda: resolve_variant("sift"), "'plain:sift'"),
+        (lambda: resolve_variant("aliked-n16"), "'plain:aliked-n16'"),
+        (lambda: resolve_variant("plian:xfeat"), "'plain:xfeat'"),
+        (lambda: resolve_variant("PLAIN:XFeat"), "'plain:xfeat'"),
         (lambda: resolve_variant(descriptor="xfeat", dino="dinov2_vitz14"), "'dinov2_vit"),
         (lambda: SemanticMatcher.from_pretrained("plain:shift"), "'sift'"),
         (lambda: create_extractor("aliked-n61"), "'aliked-n16'"),

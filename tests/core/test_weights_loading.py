@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.weights import load_state_dict_strictly, read_state_dict
+from semantic_matcher_core.weights.loading import load_strictly
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.0, -1.0])}
 
@@ -172,6 +173,15 @@ def test_strict_loading_names_what_differs_and_changes_nothing(tmp_path: Path, c
     with pytest.raises(CheckpointError, match=message):
         load_state_dict_strictly(module, _save(tmp_path / "a.pt", state))
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+    module = nn.Linear(2, 3)
+    state = {"weight": torch.ones(3, 2), "bias": torch.tensor([1.0, value, 1.0])}
+    with pytest.raises(CheckpointError, match=r"holds NaN or infinity in 1 of 2 tensors \(bias"):
+        load_strictly(module, state, "weights.pt")
+    assert bool(module.bias.isfinite().all())
 
 
 def test_foreign_parts_are_dropped_and_names_mapped(tmp_path: Path) -> None:
