@@ -311,7 +311,10 @@ class Matches:
     def to(self, device: torch.device | str) -> Matches:
         """The same matches on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors: dict[str, Any] = moved({k: v for k, v in values.items() if isinstance(v, Tensor)}, device)
+        given = {k: v for k, v in values.items() if isinstance(v, Tensor)}
+        if all(tensor.device == torch.device(device) for tensor in given.values()):
+            return self
+        tensors: dict[str, Any] = moved(given, device)
         return replace(self, **tensors)
 
 
