@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any
 
 import cv2
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from torch import Tensor
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.hdf5 import Hdf5Output
 from semantic_matcher_core.io.images import decode_image
-from training.data.hdf5_reading import read_array
+from training.data.hdf5_reading import GroupReader
 from training.errors import DataError
 
 IMAGE_GROUPS = ("images", "depth", "pose", "K")
@@ -104,19 +103,16 @@ class SceneFileWriter:
             file["covis"].create_dataset(name, data=covisibility)
 
 
-class SceneFile:
-    """Reads one scene of either layout. Opened on first use, so that it may be handed to worker processes.
+class SceneFile(GroupReader):
+    """Reads one scene of either layout.
 
     Raises:
         DataError: not a scene file (the message names the group that is missing), or damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._file: h5py.File | None = None
-        # Looking a group up takes as long as reading a small value.
-        self._groups: dict[str, h5py.Group] = {}
-        with self._opened() as file:
+        super().__init__(path)
+        with self.opened() as file:
             missing = [group for group in (*IMAGE_GROUPS, *PAIR_GROUPS) if group not in file]
             if missing:
                 raise DataError(f"{self.path} is no scene file: group {missing[0]!r} is missing")
@@ -128,12 +124,9 @@ class SceneFile:
                 if key not in known:
                     raise DataError(f"{self.path}: pair {pair!r} names image {key!r}, which is not in the file")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_groups": {}}
-
     def image(self, key: str) -> Tensor:
         """Return ``3 x H x W`` float32 in [0, 1]."""
-        stored = self._read("images", key)
+        stored = self.read("images", key)
         if stored.ndim == 1:
             try:
                 stored = decode_image(stored.tobytes(), name=f"{self.path}, images/{key}").transpose(2, 0, 1)
@@ -145,7 +138,7 @@ class SceneFile:
 
     def depth(self, key: str) -> Tensor:
         """Return ``H x W`` float32 metres."""
-        return torch.from_numpy(self._read("depth", key)).float()
+        return torch.from_numpy(self.read("depth", key)).float()
 
     def pair(self, name: str, *, images: bool = True) -> dict[str, Any]:
         """Return all that is known of a pair ``key0:key1``, by the published names (``image0``, ``depth0``, ``T_0to1``
@@ -161,33 +154,11 @@ class SceneFile:
             if images:
                 item[f"image{side}"] = self.image(key)
             item[f"depth{side}"] = self.depth(key)
-            item[f"K{side}"] = torch.from_numpy(self._read("K", key)).float()
-        item["T_0to1"] = torch.from_numpy(self._read("T_0to1", name)).float()
-        item["T_1to0"] = torch.from_numpy(self._read("T_1to0", name)).float()
-        item["covis"] = float(self._read("covis", name))
+            item[f"K{side}"] = torch.from_numpy(self.read("K", key)).float()
+        item["T_0to1"] = torch.from_numpy(self.read("T_0to1", name)).float()
+        item["T_1to0"] = torch.from_numpy(self.read("T_1to0", name)).float()
+        item["covis"] = float(self.read("covis", name))
         return item
-
-    def close(self) -> None:
-        """Close the file; it is opened again when needed."""
-        if self._file is not None:
-            self._file.close()
-            self._file, self._groups = None, {}
-
-    def _opened(self) -> h5py.File:
-        try:
-            return h5py.File(self.path, "r")
-        except OSError as error:
-            raise DataError(f"{self.path} is missing, damaged or no HDF5 file: {error}") from error
-
-    def _read(self, group: str, name: str) -> Any:
-        if self._file is None:
-            self._file = self._opened()
-        try:
-            if group not in self._groups:
-                self._groups[group] = self._file[group]
-            return read_array(self._groups[group], name)
-        except (KeyError, OSError) as error:
-            raise DataError(f"{self.path}: cannot read {group}/{name}: {error}") from error
 
 
 def _as_jpeg(key: str, pixels: np.ndarray) -> np.ndarray:

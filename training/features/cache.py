@@ -12,14 +12,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
 from semantic_matcher_core.extractors.registry import ALIASES
 from semantic_matcher_core.io.hdf5 import Hdf5Output
-from training.data.hdf5_reading import read_array
+from training.data.hdf5_reading import GroupReader
 from training.errors import DataError
 
 LOCAL_GROUPS = ("keypoints", "descriptors")
@@ -64,8 +63,8 @@ class FeatureCacheWriter:
         self._output.discard()
 
 
-class FeatureCache:
-    """Reads the features of one scene. Opened on first use, so that it may be handed to worker processes.
+class FeatureCache(GroupReader):
+    """Reads the features of one scene.
 
     Args:
         path: see :func:`cache_path`.
@@ -81,11 +80,8 @@ class FeatureCache:
     def __init__(
         self, path: Path, groups: tuple[str, ...], image_keys: Iterable[str], expected: Mapping[str, Any] | None = None
     ) -> None:
-        self.path = path
-        self._file: h5py.File | None = None
-        # Looking a group up takes as long as reading a small value.
-        self._groups: dict[str, h5py.Group] = {}
-        with self._opened() as file:
+        super().__init__(path, "; make it with `python -m training.export_features`")
+        with self.opened() as file:
             for group in groups:
                 if group not in file:
                     raise DataError(f"{path} is no feature file of this kind: group {group!r} is missing")
@@ -97,9 +93,6 @@ class FeatureCache:
                         "it was made for another scene file: export it again"
                     )
             check_attributes(path, file.attrs, expected or {})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_groups": {}}
 
     def local(self, key: str, descriptor_dim: int | None = None) -> tuple[Tensor, Tensor]:
         """Return ``N x 2`` keypoints and ``N x D`` descriptors of an image, float32.
@@ -130,31 +123,9 @@ class FeatureCache:
             )
         return features
 
-    def close(self) -> None:
-        """Close the file; it is opened again when needed."""
-        if self._file is not None:
-            self._file.close()
-            self._file, self._groups = None, {}
-
-    def _opened(self) -> h5py.File:
-        try:
-            return h5py.File(self.path, "r")
-        except OSError as error:
-            raise DataError(
-                f"{self.path} is missing, damaged or no HDF5 file: {error}; make it with "
-                "`python -m training.export_features`"
-            ) from error
-
     def _read(self, group: str, key: str) -> Tensor:
-        if self._file is None:
-            self._file = self._opened()
-        try:
-            if group not in self._groups:
-                self._groups[group] = self._file[group]
-            # torch converts half precision several times faster than NumPy.
-            return torch.from_numpy(read_array(self._groups[group], key)).float()
-        except (KeyError, OSError, TypeError, ValueError) as error:
-            raise DataError(f"{self.path}: cannot read {group}/{key}: {error}") from error
+        # torch converts half precision several times faster than NumPy.
+        return torch.from_numpy(self.read(group, key)).float()
 
 
 def check_attributes(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
