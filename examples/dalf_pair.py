@@ -24,7 +24,7 @@ PHOTOGRAPH = Path(__file__).parents[1] / "ros_ws/src/semantic_matcher/semantic_m
 
 
 def bent_photograph() -> tuple[np.ndarray, np.ndarray]:
-    """A photograph (the demo's), and the same bent by a spline: 16 points, each moved by up to 30 px."""
+    """Return a photograph (the demo's), and the same bent by a spline: 16 points, each moved by up to 30 px."""
     flat = read_image(PHOTOGRAPH)
     height, width = flat.shape[:2]
     y, x = torch.meshgrid(torch.linspace(0, height - 1, 4), torch.linspace(0, width - 1, 4), indexing="ij")

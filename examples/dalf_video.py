@@ -25,7 +25,7 @@ PHOTOGRAPH = Path(__file__).parents[1] / "ros_ws/src/semantic_matcher/semantic_m
 
 
 def waving_photograph(path: Path, frames: int = 12) -> None:
-    """A video of a photograph (the demo's), waving like a flag."""
+    """Write a video of a photograph (the demo's), waving like a flag."""
     flat = read_image(PHOTOGRAPH)
     y, x = np.mgrid[: flat.shape[0], : flat.shape[1]].astype(np.float32)
     with VideoWriter(path, fps=10) as writer:

@@ -24,7 +24,7 @@ Plane = tuple[list[float], list[float], list[float], np.ndarray]
 
 
 def plaster(height: int, width: int, base: tuple[int, int, int], amplitude: float, seed: int) -> np.ndarray:
-    """A surface of one colour with stains of three sizes."""
+    """Draw a surface of one colour with stains of three sizes."""
     random = np.random.default_rng(seed)
     surface = np.full((height, width, 3), base, np.float32)
     for cells, share in ((6, 1.0), (24, 0.8), (96, 0.6)):
@@ -34,7 +34,7 @@ def plaster(height: int, width: int, base: tuple[int, int, int], amplitude: floa
 
 
 def wall(seed: int, base: tuple[int, int, int], sign: str) -> np.ndarray:
-    """A wall with a sign and framed pictures."""
+    """Draw a wall with a sign and framed pictures."""
     random = np.random.default_rng(seed)
     surface = plaster(600, 900, base, 9, seed)
     for _ in range(5):
@@ -65,7 +65,7 @@ def shelf(seed: int) -> np.ndarray:
 
 
 def crate(seed: int, label: str) -> np.ndarray:
-    """The front of a crate."""
+    """Draw the front of a crate."""
     surface = plaster(300, 300, (150, 120, 80), 12, seed)
     for y in range(0, 300, 50):
         cv2.line(surface, (0, y), (300, y), (70, 50, 30), 3)

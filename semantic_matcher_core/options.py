@@ -60,13 +60,15 @@ class ParameterSpec:
         return f"{'an' if self.type_name == 'integer' else 'a'} {self.type_name}"
 
     def coerced(self, value: object) -> object:
-        """A whole number as a fraction, and one string as an array of one, where that is meant: people write both."""
+        """Return a whole number as a fraction, and one string as an array of one, where that is meant: people write
+        both.
+        """
         if type(value) is str and isinstance(self.default, list):
             return [value]
         return float(value) if type(value) is int and type(self.default) is float else value
 
     def refusal(self, value: object) -> str:
-        """Why the value is refused, naming it; empty when it is good."""
+        """Return why the value is refused, naming it; empty when it is good."""
         if type(value) is not type(self.default):
             return f"{self.name} = {value!r} is refused: expected {self.a_type}"
         if isinstance(value, list):
@@ -619,5 +621,5 @@ def on_command_line(*groups: Iterable[ParameterSpec]) -> dict[str, ParameterSpec
 
 
 def named(values: list[str]) -> list[str]:
-    """The strings of an array parameter that are not empty."""
+    """Return the strings of an array parameter that are not empty."""
     return [value for value in values if value]

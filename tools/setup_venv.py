@@ -79,7 +79,7 @@ def inputs() -> list[Path]:
 
 
 def workspace_key(identity: dict[str, Any]) -> str:
-    """Changes with what a built workspace depends on: fewer things than the environment as a whole."""
+    """Return what changes with what a built workspace depends on: fewer things than the environment as a whole."""
     files = [REQUIREMENTS / f"{name}.txt" for name in ("build", "colcon", "ros-wheels", "lock")]
     return digest(identity, files=[*files, REPOSITORY / "tools" / "relocate_cmake.py"])
 

@@ -48,7 +48,7 @@ def matcher(record: Path, seconds: float) -> None:
 
 
 def floor(record: Path) -> None:
-    """Takes an image, publishes descriptors of the same size that are there already, and does nothing else."""
+    """Take an image and publish descriptors of the same size that are there already; do nothing else."""
     import rclpy
     from rclpy.executors import ExternalShutdownException
     from semantic_matcher_msgs.msg import Descriptors

@@ -44,7 +44,7 @@ def match(
     image_width: int,
     image_height: int,
 ) -> np.ndarray:
-    """Matches between two images.
+    """Return the matches between two images.
 
     Args:
         keypoints_from, keypoints_to: ``N x 2`` and ``M x 2`` float32 (x, y).

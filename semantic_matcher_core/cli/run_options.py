@@ -49,7 +49,7 @@ class PairingOptions:
     rotation: str = FROM_TABLE
 
     def temporal(self) -> TemporalPairing:
-        """The policy of temporal mode.
+        """Return the policy of temporal mode.
 
         Raises:
             ConfigError: an unknown policy, or a value out of range.
@@ -176,7 +176,7 @@ class OutputOptions:
     ] = False
 
     def pair_choice(self, images: int | None) -> PairChoice:
-        """Which pairs the exports hold.
+        """Return which pairs the exports hold.
 
         Args:
             images: of the recording, where that is known.
@@ -198,7 +198,7 @@ class OutputOptions:
         return PairChoice(self.pairs, self.pair_window)
 
     def camera(self) -> Intrinsics | None:
-        """The intrinsics that COLMAP is given; ``None`` for none.
+        """Return the intrinsics that COLMAP is given; ``None`` for none.
 
         Raises:
             ConfigError: an unknown model, or parameters that are not its own.

@@ -11,7 +11,7 @@ from semantic_matcher_core.types import Matches
 def points_from_disparity(
     left: np.ndarray, right: np.ndarray, projection_left: np.ndarray, projection_right: np.ndarray
 ) -> np.ndarray:
-    """Points in space of matched keypoints of a rectified pair.
+    """Return points in space of matched keypoints of a rectified pair.
 
     Args:
         left, right: ``M x 2`` pixels of the matches.
@@ -59,7 +59,7 @@ def sparse_points(
     max_row_difference: float,
     min_disparity: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The points in space that matches between rectified images give.
+    """Return the points in space that matches between rectified images give.
 
     Args:
         matches: of one pair, left and right; where a geometric check ran, its inliers alone are used.
@@ -81,7 +81,7 @@ def sparse_points(
 
 
 def point_colours(points: np.ndarray, projection_left: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """``K x 3`` uint8 RGB of points in space, as the left image shows them.
+    """Return ``K x 3`` uint8 RGB of points in space, as the left image shows them.
 
     Args:
         points: ``K x 3``, as of :func:`sparse_points`.

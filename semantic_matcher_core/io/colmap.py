@@ -272,7 +272,7 @@ class ColmapWriter:
 
 
 def to_colmap_pixels(model: np.ndarray, model_type: str) -> np.ndarray:
-    """The model for pixels whose origin is the corner of the top-left pixel, not its centre."""
+    """Return the model for pixels whose origin is the corner of the top-left pixel, not its centre."""
     if model_type == "essential":
         return model
     to_centre = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])

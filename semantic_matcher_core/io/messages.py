@@ -37,7 +37,7 @@ _TIME = "builtin_interfaces/msg/Time"
 
 
 def message_definitions() -> dict[str, str]:
-    """Definition text of each message of semantic_matcher_msgs, by full type name."""
+    """Return definition text of each message of semantic_matcher_msgs, by full type name."""
     folder = files("semantic_matcher_core.io") / "msg"
     return {
         f"{PACKAGE}/msg/{entry.name.removesuffix('.msg')}": entry.read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ def message_definitions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def typestore() -> Typestore:
-    """The common ROS 2 messages and semantic_matcher_msgs; shared, not to be changed.
+    """Return the common ROS 2 messages and semantic_matcher_msgs; shared, not to be changed.
 
     Raises:
         MissingPackageError: rosbags is not installed.
@@ -61,12 +61,12 @@ def typestore() -> Typestore:
 
 
 def import_rosbags(module: str) -> Any:
-    """``rosbags.<module>``, or an error that says how to install it."""
+    """Return ``rosbags.<module>``, or an error that says how to install it."""
     return import_for_bags(f"rosbags.{module}")
 
 
 def import_for_bags(module: str) -> Any:
-    """A module of the packages that recordings need (rosbags, mcap, zstandard).
+    """Return a module of the packages that recordings need (rosbags, mcap, zstandard).
 
     Raises:
         MissingPackageError: it is not installed; the message has the command that installs them.
@@ -86,7 +86,7 @@ def import_for_bags(module: str) -> Any:
 
 
 def header_message(stamp_ns: int, frame_id: str = "") -> Any:
-    """A std_msgs/Header.
+    """Return a std_msgs/Header.
 
     Args:
         stamp_ns: time in nanoseconds since the epoch, not negative.
@@ -105,7 +105,7 @@ def stamp_of(header: Any) -> int:
 
 
 def keypoints_message(features: Features, header: Any, image_name: str = "") -> Any:
-    """A Keypoints message; ``image_name`` is a stored image's.
+    """Return a Keypoints message; ``image_name`` is a stored image's.
 
     Raises:
         ShapeError: ``features`` is a batch of several images or has padding; take ``features[i]``.
@@ -125,8 +125,8 @@ def keypoints_message(features: Features, header: Any, image_name: str = "") -> 
 def descriptors_message(
     features: Features, variant: str, header: Any, image_name: str = "", dtype: str = "float32"
 ) -> Any:
-    """A Descriptors message with what matching compares: the reasoned descriptors where there are any, else the local
-    ones, and the semantic ones where matching uses them.
+    """Return a Descriptors message with what matching compares: the reasoned descriptors where there are any, else the
+    local ones, and the semantic ones where matching uses them.
 
     Args:
         features: of one image.
@@ -177,7 +177,7 @@ def descriptors_of(message: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def matches_message(matches: Matches, mode: str, header: Any, reference_header: Any, reference_name: str = "") -> Any:
-    """A Matches message.
+    """Return a Matches message.
 
     Args:
         matches: of one pair; the reference image's keypoints come first.
@@ -229,7 +229,7 @@ def similarities_topic(matches_topic: str) -> str:
 
 
 def compressed_image_message(image: np.ndarray, header: Any, *, quality: int = 90) -> Any:
-    """A CompressedImage (JPEG) of an ``H x W x 3`` RGB or ``H x W`` grey uint8 image.
+    """Return a CompressedImage (JPEG) of an ``H x W x 3`` RGB or ``H x W`` grey uint8 image.
 
     Raises:
         ImageError: it is no such image, or too large for a JPEG.
@@ -240,7 +240,7 @@ def compressed_image_message(image: np.ndarray, header: Any, *, quality: int = 9
 
 
 def points_message(points: np.ndarray, confidence: np.ndarray, header: Any, colours: np.ndarray | None = None) -> Any:
-    """A PointCloud2 of points, see :func:`point_rows`, without order."""
+    """Return a PointCloud2 of points, see :func:`point_rows`, without order."""
     types = typestore().types
     names, rows = point_rows(points, confidence, colours)
     fields = [types[_POINT_FIELD](name=name, offset=4 * i, datatype=_FLOAT32, count=1) for i, name in enumerate(names)]
@@ -260,7 +260,7 @@ def points_message(points: np.ndarray, confidence: np.ndarray, header: Any, colo
 def point_rows(
     points: np.ndarray, confidence: np.ndarray, colours: np.ndarray | None = None
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """What a cloud holds of each point: the names of its float32 fields, and ``K`` rows of them.
+    """Return what a cloud holds of each point: the names of its float32 fields, and ``K`` rows of them.
 
     Args:
         points: ``K x 3`` metres.
@@ -278,7 +278,7 @@ def point_rows(
 
 
 def image_message(image: np.ndarray, header: Any) -> Any:
-    """An Image (``rgb8`` or ``mono8``) of an ``H x W x 3`` RGB or ``H x W`` grey uint8 image."""
+    """Return an Image (``rgb8`` or ``mono8``) of an ``H x W x 3`` RGB or ``H x W`` grey uint8 image."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
         raise ImageError(f"expected an H x W x 3 or H x W uint8 image, got {image.shape} {image.dtype}")
     return typestore().types[IMAGE](

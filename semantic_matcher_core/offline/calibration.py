@@ -37,7 +37,8 @@ class Calibrations:
 
     @classmethod
     def of(cls, source: ImageSource, files: tuple[Path, ...] = ()) -> Calibrations:
-        """Those of calibration files, one for each stream in their order, or else those recorded with the images.
+        """Return those of calibration files, one for each stream in their order, or else those recorded with the
+        images.
 
         Raises:
             ConfigError: a file is no calibration, or there are not as many as streams.
@@ -60,7 +61,7 @@ class Calibrations:
             )
 
     def camera(self, stream: str, size: tuple[int, int], rectified: bool) -> Camera:
-        """The camera of images of a stream.
+        """Return the camera of images of a stream.
 
         Raises:
             ConfigError: the calibration is empty, or for images of another size.
@@ -68,7 +69,7 @@ class Calibrations:
         return camera_of(self.infos[stream], size, rectified=rectified, name=_name(stream))
 
     def projection(self, stream: str, size: tuple[int, int]) -> np.ndarray:
-        """``P`` of a stream; raises as :meth:`camera`."""
+        """Return ``P`` of a stream; raises as :meth:`camera`."""
         return projection_of(self.infos[stream], size, name=_name(stream))
 
     def intrinsics(self, rectified: bool) -> dict[str, Intrinsics]:
@@ -97,7 +98,9 @@ class BandedMatcher:
 
 
 def verifier(options: RunOptions, cameras: Callable[[], tuple[Camera, Camera]] | None = None) -> Verifier | None:
-    """The geometric check that options ask for; ``None`` for none. ``cameras`` are asked for by ``essential`` alone."""
+    """Return the geometric check that options ask for; ``None`` for none. ``cameras`` are asked for by
+    ``essential`` alone.
+    """
     if options.geometry is None:
         return None
     choice: dict[str, Any] = {
@@ -118,7 +121,7 @@ def verifier(options: RunOptions, cameras: Callable[[], tuple[Camera, Camera]] |
 def stereo_points(
     pair: MatchedPair, options: RunOptions, calibrations: Calibrations, streams: tuple[str, ...]
 ) -> Points:
-    """Points in space of a rectified stereo pair, as the node publishes them."""
+    """Return points in space of a rectified stereo pair, as the node publishes them."""
     from semantic_matcher_core.geometry.stereo import point_colours, sparse_points
     from semantic_matcher_core.motion.disparity import aligned_matches
 

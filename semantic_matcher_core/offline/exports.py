@@ -67,7 +67,7 @@ class Exports:
         return any(path is not None for path in self.paths())
 
     def paths(self) -> list[Path | None]:
-        """The files that appear, as far as they are wanted."""
+        """Return the files that appear, as far as they are wanted."""
         return [self.features, self.matches, None if self.colmap is None else self.colmap / "database.db"]
 
     @property
@@ -76,7 +76,7 @@ class Exports:
         return self.features is not None or (self.any and self.pairs.kind != "matched")
 
     def settings(self) -> dict[str, Any]:
-        """What decides their content (JSON)."""
+        """Return what decides their content (JSON)."""
         return {
             "wanted": [path is not None for path in self.paths()],
             "colmap_images": self.colmap_images,
@@ -307,7 +307,7 @@ class _Sink:
 
 
 def _geometry(matches: Matches, first: _FrameInfo, second: _FrameInfo) -> dict[str, Any]:
-    """What a check found, for pixels of the files as they are stored."""
+    """Return what a check found, for pixels of the files as they are stored."""
     found: dict[str, Any] = {"inlier": None if matches.inlier is None else matches.inlier.numpy()}
     if matches.model is not None and matches.model_type:
         model = matches.model.double().numpy()

@@ -91,7 +91,7 @@ class RecordedOdometry:
         self._odometry = Odometry(self.matcher)
 
     def of_pair(self, pair: MatchedPair) -> Placed | None:
-        """Where the left camera was at a pair; ``None`` where that is not known."""
+        """Return where the left camera was at a pair; ``None`` where that is not known."""
         frames = pair.reference, pair.current
         left, right = (
             self.calibrations.projection(stream, frame.features.image_size)
@@ -110,7 +110,7 @@ class RecordedOdometry:
         return self._follow(view, pair.reference.tag.frame_id)
 
     def of_frame(self, frame: Frame, depth: np.ndarray) -> Placed | None:
-        """Where the camera was that took a frame and its depth; ``None`` where that is not known.
+        """Return where the camera was that took a frame and its depth; ``None`` where that is not known.
 
         Raises:
             ImageError: the depth is of other proportions than the image.
@@ -157,7 +157,7 @@ class RecordedOdometry:
         return [tum, kitti]
 
     def summary(self) -> str:
-        """What came of it, in a sentence."""
+        """Return what came of it, in a sentence."""
         points = np.array([placed.optical.translation for placed in self.way]).reshape(-1, 3)
         length = float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
         text = f"odometry: {len(self.way)} poses over {length:.2f} m"

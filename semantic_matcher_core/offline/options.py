@@ -37,7 +37,7 @@ _CHECKED_HERE = {
 
 
 def _is_namespace(text: str) -> bool:
-    """Whether topics below it have names that ROS takes."""
+    """Return whether topics below it have names that ROS takes."""
     return re.fullmatch(r"/?([A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*)?/?", text) is not None
 
 

@@ -88,7 +88,7 @@ class Pairing(ABC):
         """
 
     def _mask(self, image: SourceImage, pixels: np.ndarray) -> np.ndarray | None:
-        """Where keypoints of an image are wanted; raises ImageError where its mask is of another size."""
+        """Return where keypoints of an image are wanted; raises ImageError where its mask is of another size."""
         mask = self._masks.get(image.stream)
         return None if mask is None else mask.of_size((pixels.shape[0], pixels.shape[1]))
 
@@ -97,19 +97,19 @@ class Pairing(ABC):
         """Note an image that an earlier run has processed."""
 
     def finish(self) -> Sequence[Callable[[], Result | None]]:
-        """What is left to do when all images have come; each may raise as :meth:`process` does."""
+        """Return what is left to do when all images have come; each may raise as :meth:`process` does."""
         return []
 
     @abstractmethod
     def state(self) -> Any:
-        """What a later run needs besides the replayed images (JSON)."""
+        """Return what a later run needs besides the replayed images (JSON)."""
 
     @abstractmethod
     def restore(self, state: Any) -> None:
         """Begin where an earlier run stood; to be called before the first replayed image."""
 
     def resume(self) -> None:  # noqa: B027 - most modes have nothing to do
-        """Called between the last replayed image and the first new one."""
+        """Prepare, between the last replayed image and the first new one."""
 
 
 class _ResumableTemporalStream(TemporalStream):

@@ -88,14 +88,14 @@ class Thumbnails:
 
 
 def plan(pairs: int) -> Timeline:
-    """An empty time line for so many pairs."""
+    """Return an empty time line for so many pairs."""
     step = max(1, math.ceil(pairs / MAX_PAIRS))
     kept = max(1, math.ceil(pairs / step))
     return Timeline(step=step, most=min(_MOST_A_PAIR, max(_LEAST_A_PAIR, _MAX_MATCHES // kept)))
 
 
 def pair_of(message: Any, number: int, keys: tuple[Key, Key], most: int) -> Pair:
-    """What is kept of a Matches message: the surest matches of every part of the image."""
+    """Return what is kept of a Matches message: the surest matches of every part of the image."""
     count = len(message.confidence)
     points = np.hstack([message.xy0.reshape(-1, 2), message.xy1.reshape(-1, 2)]).astype(np.float32)
     confidence = np.array(message.confidence, np.float32)
@@ -173,7 +173,7 @@ def _rows(data: np.ndarray, dim: int, rows: np.ndarray) -> np.ndarray | None:
 
 
 def fill_thumbnails(bag: BagReader, timelines: Iterable[Timeline], thumbnails: Thumbnails) -> None:
-    """Thumbnails of all images of the pairs; an image that cannot be decoded is left out."""
+    """Make thumbnails of all images of the pairs; an image that cannot be decoded is left out."""
     wanted: dict[Key, set[str]] = {}
     for timeline in timelines:
         for pair in timeline.pairs:
@@ -207,12 +207,12 @@ _OTHER = {"left": "right", "right": "left"}
 
 
 def side_name(keys: tuple[Key, Key], side: int) -> str:
-    """Which camera of a rig an image is of, where its key alone does not tell."""
+    """Return which camera of a rig an image is of, where its key alone does not tell."""
     return ("left", "right")[side] if keys[0] == keys[1] else ""
 
 
 def may_be(topic: str, keys: tuple[Key, Key], side: int) -> bool:
-    """Whether a topic may hold this side of a pair; it matters where both have the same stamp and frame."""
+    """Return whether a topic may hold this side of a pair; it matters where both have the same stamp and frame."""
     name = side_name(keys, side)
     return not name or _OTHER[name] not in topic
 
@@ -225,13 +225,13 @@ def _thumbnail(pixels: np.ndarray, width: int) -> bytes:
 
 
 def as_json(value: Any) -> str:
-    """JSON that may stand in a page: nothing in it can end the element it is in."""
+    """Return JSON that may stand in a page: nothing in it can end the element it is in."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def packed(pair: Pair, size0: tuple[int, int], size1: tuple[int, int], low: float, high: float) -> str:
-    """The shown matches of a pair in base64: what ``report.js`` unpacks.
+    """Return the shown matches of a pair in base64: what ``report.js`` unpacks.
 
     ``M`` little-endian uint16 each of x0, y0, x1, y1 (of the image's width and height), and of the confidence (of
     ``low`` to ``high``), then ``M`` bytes each: 1 for an inlier, 0 for an outlier, 255 where no check ran; texture and

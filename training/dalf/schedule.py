@@ -22,7 +22,7 @@ class ModeSettings:
 
 
 def mode_settings(mode: str) -> ModeSettings:
-    """Published steps, batch size and learning rate."""
+    """Return the published steps, batch size and learning rate."""
     if mode in ("ts1", "end2end-backbone"):
         return ModeSettings(80_000, 12, 1e-3)
     return ModeSettings(95_001, 6, 2e-4)

@@ -104,7 +104,7 @@ class PairData(L.LightningDataModule):
         return self._loader(self.train, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """This process's share of the validation pairs, each of them once."""
+        """Return this process's share of the validation pairs, each of them once."""
         assert self.validation is not None and self.trainer is not None
         places = evenly(((0, i) for i in range(len(self.validation))), self.config.data.validation_pairs)
         if len(places) < self.trainer.world_size:

@@ -77,7 +77,7 @@ def read_frames(scene: Scene) -> SceneFrames:
 def frames_covisibility(
     frames: SceneFrames, device: torch.device | str = "cpu", pairs_at_once: int | None = None
 ) -> Tensor:
-    """As :func:`scene_covisibility`: each frame is lifted into space once, and pairs that cannot see each other are
+    """Compute what :func:`scene_covisibility` does: each frame is lifted into space once, and pairs that cannot see each other are
     told from their poses alone."""
     depth, poses, camera = (t.to(device) for t in (frames.depth, frames.poses, frames.camera))
     count = len(depth)

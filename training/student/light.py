@@ -31,7 +31,7 @@ class Light:
         self.generator = generator
 
     def __call__(self, images: Tensor, untouched: float = 0.0) -> Tensor:
-        """Changed images.
+        """Return changed images.
 
         Args:
             images: ``B x 3 x H x W`` float in [0, 1], H and W multiples of 8.
@@ -64,7 +64,7 @@ class Light:
         return self.uniform(len(images), -1, 1, channels, 1, 1) * amount * self.strength
 
     def noise(self, like: Tensor) -> Tensor:
-        """Normal numbers of a shape."""
+        """Return normal numbers of a shape."""
         return torch.randn(like.shape, generator=self.generator, device=like.device)
 
     def smooth(self, images: Tensor, cells: int) -> Tensor:

@@ -11,5 +11,5 @@ from semantic_matcher.launching import matcher_launch
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The node ``stereo_matcher``."""
+    """Return the node ``stereo_matcher``."""
     return matcher_launch("stereo_matcher", STEREO_TOPICS)

@@ -9,7 +9,7 @@ from semantic_matcher.launching import TopicArgument, matcher_launch
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The node ``template_tracker``."""
+    """Return the node ``template_tracker``."""
     return matcher_launch(
         "template_tracker",
         [

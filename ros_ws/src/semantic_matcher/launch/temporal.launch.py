@@ -10,5 +10,5 @@ from semantic_matcher.launching import matcher_launch
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The node ``temporal_matcher``."""
+    """Return the node ``temporal_matcher``."""
     return matcher_launch("temporal_matcher", TEMPORAL_TOPICS)

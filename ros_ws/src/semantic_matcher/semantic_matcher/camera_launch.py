@@ -119,7 +119,7 @@ CAMERAS = {
 
 
 def camera_launch(name: str) -> LaunchDescription:
-    """The launch description for one of :data:`CAMERAS`; all arguments of its node stay, with other defaults."""
+    """Return the launch description for one of :data:`CAMERAS`; all arguments of its node stay, with other defaults."""
     camera = CAMERAS[name]
     topics = [replace(t, default=camera.topics.get(t.name, "")) for t in _TOPICS[camera.executable]]
     return matcher_launch(camera.executable, topics, camera.parameters)

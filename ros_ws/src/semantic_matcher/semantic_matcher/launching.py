@@ -51,7 +51,7 @@ class TopicArgument:
 def matcher_launch(
     executable: str, topics: Iterable[TopicArgument], defaults: Mapping[str, str] | None = None
 ) -> LaunchDescription:
-    """The launch description of one node.
+    """Return the launch description of one node.
 
     An argument that is left empty is not passed on: the parameter then has the value of ``params_file``, or the node's
     default. What is given is checked here already, so that a wrong value is refused by its name before anything starts.
@@ -180,7 +180,7 @@ def _remappings(
 
 
 def parameter_value(spec: ParameterSpec, text: str) -> Value:
-    """The value that the text of a launch argument means.
+    """Return the value that the text of a launch argument means.
 
     Raises:
         ValueError: it is of another type, out of range, or none of the choices; the message names it.

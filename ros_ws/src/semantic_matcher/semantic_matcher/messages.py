@@ -59,7 +59,7 @@ class StoredImage(NamedTuple):
 
 
 def keypoints_message(frame: Frame, header: Header, name: str = "") -> Keypoints:
-    """Positions and scores of a frame's keypoints; ``name`` is a stored image's."""
+    """Return positions and scores of a frame's keypoints; ``name`` is a stored image's."""
     height, width = frame.features.image_size
     message = Keypoints(header=header, width=width, height=height, image_name=name)
     # From a GPU together: each would be waited for alone.
@@ -71,7 +71,7 @@ def keypoints_message(frame: Frame, header: Header, name: str = "") -> Keypoints
 def descriptors_message(
     frame: Frame, header: Header, variant: str, name: str = "", dtype: str = "float32"
 ) -> Descriptors:
-    """The descriptors that matching compares; the reasoned and semantic ones where there is a reasoner.
+    """Return the descriptors that matching compares; the reasoned and semantic ones where there is a reasoner.
 
     ``name`` is a stored image's, ``dtype`` what they are sent as: float32 or float16.
     """
@@ -96,7 +96,7 @@ def _set_numbers(message: Descriptors, field: str, values: Tensor, dtype: str) -
 def matches_message(
     pair: MatchedPair, header: Header, reference_header: Header, mode: str, reference_name: str = ""
 ) -> Matches:
-    """The matches of a pair; ``header`` is the current image's, ``reference_name`` a stored reference's name."""
+    """Return the matches of a pair; ``header`` is the current image's, ``reference_name`` a stored reference's name."""
     matches = pair.matches
     message = Matches(
         header=header,
@@ -118,7 +118,7 @@ def matches_message(
 
 
 def rgb_image_message(pixels: np.ndarray, header: Header) -> Image:
-    """An ``H x W x 3`` uint8 RGB picture."""
+    """Return an ``H x W x 3`` uint8 RGB picture."""
     height, width = pixels.shape[:2]
     message = Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width)
     set_array(message, "data", pixels, "B")
@@ -126,7 +126,7 @@ def rgb_image_message(pixels: np.ndarray, header: Header) -> Image:
 
 
 def jpeg_message(pixels: np.ndarray, header: Header, quality: int) -> CompressedImage:
-    """An ``H x W x 3`` uint8 RGB picture as JPEG of quality 1 to 100, named as image_transport names it.
+    """Return an ``H x W x 3`` uint8 RGB picture as JPEG of quality 1 to 100, named as image_transport names it.
 
     Raises:
         ImageError: it is too large for a JPEG.
@@ -139,8 +139,9 @@ def jpeg_message(pixels: np.ndarray, header: Header, quality: int) -> Compressed
 def points_message(
     points: np.ndarray, confidence: np.ndarray, header: Header, colours: np.ndarray | None = None
 ) -> PointCloud2:
-    """An unordered cloud of points; its fields are those of
-    :func:`~semantic_matcher_core.io.messages.point_rows`."""
+    """Return an unordered cloud of points; its fields are those of
+    :func:`~semantic_matcher_core.io.messages.point_rows`.
+    """
     names, rows = point_rows(points, confidence, colours)
     message = PointCloud2(
         header=header,
@@ -157,5 +158,5 @@ def points_message(
 
 
 def stamp_ns(header: Header) -> int:
-    """The header's time stamp in nanoseconds."""
+    """Return the header's time stamp in nanoseconds."""
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec

@@ -28,7 +28,7 @@ _UNTIED = 9999.0
 
 
 def odometry_refusal(settings: SimpleNamespace) -> str:
-    """Why the odometry's parameters are refused; empty when they are good."""
+    """Return why the odometry's parameters are refused; empty when they are good."""
     if settings.mount:
         try:
             parse_mount(settings.mount)

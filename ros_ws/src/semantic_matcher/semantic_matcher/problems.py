@@ -56,12 +56,12 @@ class Problems:
             self._logger.info(f"over: {old}")
 
     def has(self, subject: str) -> bool:
-        """Whether there is one of a subject."""
+        """Return whether there is one of a subject."""
         with self._lock:
             return subject in self._texts
 
     def now(self) -> list[str]:
-        """The texts of all problems, oldest first."""
+        """Return the texts of all problems, oldest first."""
         with self._lock:
             return list(self._texts.values())
 

@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 
 def frame_types(prefix: str) -> dict[str, type]:
-    """Topics, below ``~``, of the frames of one camera, and the types of their messages."""
+    """Return topics, below ``~``, of the frames of one camera, and the types of their messages."""
     return {f"{prefix}keypoints": Keypoints, f"{prefix}descriptors": Descriptors}
 
 
 def pair_types(node: Node, prefix: str) -> dict[str, type]:
-    """Topics, below ``~``, of matched pairs and views of them, and the types of their messages."""
+    """Return topics, below ``~``, of matched pairs and views of them, and the types of their messages."""
     return {f"{prefix}{name}": type_ for name, type_ in ({"matches": Matches} | view_types(node)).items()}
 
 
 def publish_keypoints(node: MatcherNode, prefix: str, frame: Frame) -> None:
-    """Keypoints of a frame, under its image's header."""
+    """Publish the keypoints of a frame, under its image's header."""
     node.statistics.set(f"{prefix}keypoints", frame.features.keypoints.shape[1])
     if node.settings.publish_keypoints:
         node.outputs[f"{prefix}keypoints"].publish(lambda: keypoints_message(frame, frame.tag))
 
 
 def publish_descriptors(node: MatcherNode, prefix: str, frame: Frame) -> None:
-    """Descriptors of a frame, under its image's header; best after all else, which they are larger than."""
+    """Publish the descriptors of a frame, under its image's header; last, because they are the largest."""
     assert node.model is not None
     variant, dtype = node.model.variant, node.settings.descriptor_dtype
     if node.settings.publish_descriptors:
@@ -47,7 +47,7 @@ def publish_descriptors(node: MatcherNode, prefix: str, frame: Frame) -> None:
 
 
 def publish_pairs(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], mode: str) -> None:
-    """Matches of one image with others, under its header."""
+    """Publish the matches of one image with others, under its header."""
     for pair in pairs:
         current, tag = pair.current.tag, pair.reference.tag
         name, reference = tag if isinstance(tag, StoredImage) else StoredImage("", tag)
@@ -61,12 +61,12 @@ def publish_pairs(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], 
 
 
 def publish_pictures(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], mode: str) -> None:
-    """Views of the pair with the most matches, where somebody looks; after all results, which do not wait for them."""
+    """Publish views of the pair with the most matches, where somebody looks; after the results, which need not wait."""
     best = best_of(pairs)
     if best is not None:
         publish_views(node, prefix, best, mode)
 
 
 def best_of(pairs: Sequence[MatchedPair]) -> MatchedPair | None:
-    """The pair with the most matches."""
+    """Return the pair with the most matches."""
     return max(pairs, key=lambda pair: len(pair.matches), default=None)

@@ -105,7 +105,9 @@ class PlanePoses:
 
 
 def frame_of(name: str) -> str:
-    """The TF frame of a stored image of a name: without the suffix of a file, and of letters, digits and _ alone."""
+    """Return the TF frame of a stored image of a name: without the suffix of a file, and of letters, digits and _
+    alone.
+    """
     path = PurePath(name)
     stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
     return re.sub(r"[^A-Za-z0-9_]", "_", stem) or "reference"

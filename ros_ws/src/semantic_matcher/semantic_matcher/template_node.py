@@ -199,7 +199,8 @@ def _config(settings: SimpleNamespace) -> RegistrationConfig:
 
 
 def _read_template(image: str, mask: str) -> tuple[np.ndarray, np.ndarray | None, StoredImage] | None:
-    """The template's picture, its mask, and what it is known by: the file's name, a header without stamp and frame.
+    """Return the template's picture, its mask, and what it is known by: the file's name, a header without stamp and
+    frame.
 
     Raises:
         ImageError: a file is missing or damaged.

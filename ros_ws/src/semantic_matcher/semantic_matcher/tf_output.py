@@ -15,7 +15,9 @@ TF_MISSING = "TF needs tf2_msgs, which cannot be imported here (apt install ros-
 
 
 def tf_messages(node: MatcherNode, what: str) -> Any:
-    """The module of TF's messages; ``None``, and an error that names ``what`` needs it, where it is not installed."""
+    """Return the module of TF's messages; ``None``, and an error that names ``what`` needs it, where it is not
+    installed.
+    """
     try:
         return importlib.import_module("tf2_msgs.msg")
     except ImportError:
