@@ -114,7 +114,7 @@ class _Side:
         self.sampled: list[Sampled] = sample_keypoints(logits[:, 0], generator) if self.is_finite else []
 
     def describe(self, image: int, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return unit descriptors ``P x D`` of some keypoints; and of their patches alone, where those are half of them."""
+        """Return ``P x D`` unit descriptors of some keypoints; of their patches alone, too, where those are half."""
         keypoints = self.sampled[image].keypoints[index][None]
         layout, one = self.dalf.layout, slice(image, image + 1)
         parts: list[Tensor] = []

@@ -119,7 +119,7 @@ def load_matcher(
 
 
 def shrunk(match: MatchFunction, long_side: int) -> MatchFunction:
-    """Return matching of images shrunk to a long side (0: as they are), with points in pixels of the images as given."""
+    """Return matching of images shrunk to a long side (0: as they are), with points in pixels of images as given."""
     if not long_side:
         return match
 

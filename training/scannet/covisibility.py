@@ -77,8 +77,9 @@ def read_frames(scene: Scene) -> SceneFrames:
 def frames_covisibility(
     frames: SceneFrames, device: torch.device | str = "cpu", pairs_at_once: int | None = None
 ) -> Tensor:
-    """Compute what :func:`scene_covisibility` does: each frame is lifted into space once, and pairs that cannot see each other are
-    told from their poses alone."""
+    """Compute what :func:`scene_covisibility` does: each frame is lifted into space once, and pairs that cannot see
+    each other are told from their poses alone.
+    """
     depth, poses, camera = (t.to(device) for t in (frames.depth, frames.poses, frames.camera))
     count = len(depth)
     # On a CPU what a pass works on stays in the cache; a GPU wants much at once.
