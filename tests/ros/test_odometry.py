@@ -101,6 +101,7 @@ def assert_as_offline(messages: list[Any], bag: Path, options: Any, topics: list
 
 def test_temporal_odometry_with_depth(client: Client, log: Path, room: Room, tmp_path: Path) -> None:
     from nav_msgs.msg import Odometry
+    from semantic_matcher_msgs.msg import Descriptors
     from sensor_msgs.msg import CameraInfo, Image
 
     heard = client.listen(Odometry, "/temporal_matcher/odometry")
@@ -153,6 +154,21 @@ def test_temporal_odometry_with_depth(client: Client, log: Path, room: Room, tmp
             return next((s for s in diagnostics.of("/temporal_matcher") if "no depth on /depth" in s.message), None)
 
         wait_until(warned, "a warning of no depth")
+        assert len(heard) == known
+
+        # Depth that cannot be used costs odometry, and nothing else that is made of the image.
+        descriptors = client.listen(Descriptors, "/temporal_matcher/descriptors")
+
+        def described() -> Any:
+            stamp = next(STAMPS)
+            message = depth_message(seen[2][1], stamp)
+            message.encoding = "mono8"
+            send(2, with_depth=False)(stamp)
+            depth.publish(message)
+            return descriptors
+
+        wait_until(described, "descriptors", every=0.1)
+        node.wait_for("odometry failed: depth of encoding 'mono8'; expected 16UC1")
         assert len(heard) == known
         assert "Traceback" not in node.output
 

@@ -263,6 +263,13 @@ class MatcherNode(LifecycleNode):
         """Whether something is wrong with a subject now."""
         return self._problems.has(subject)
 
+    def beside(self, what: str, work: Callable[[], None]) -> None:
+        """Do what is made beside matches; where it fails, that is reported, and costs none of the other results."""
+        try:
+            work()
+        except SemanticMatcherError as error:
+            self.report_error(f"{what} failed: {error}")
+
     def calibration(self, subject: str, find: Callable[[], T]) -> T | None:
         """What ``find()`` gives; ``None``, and a problem, where the calibration it needs is missing or of no use."""
         try:

@@ -120,7 +120,7 @@ class ReferenceMatcher(MatcherNode):
         frame, pairs = self._stream.process(image, stamp_ns(item.header), item.header, mask)
         publish_keypoints(self, prefix, frame)
         publish_pairs(self, prefix, pairs, "reference")
-        self._poses.publish(prefix, frame, pairs, self._infos[source])
+        self.beside("pose", lambda: self._poses.publish(prefix, frame, pairs, self._infos[source]))
         publish_descriptors(self, prefix, frame)
         self.finished(source, item.header)
         publish_pictures(self, prefix, pairs, "reference")

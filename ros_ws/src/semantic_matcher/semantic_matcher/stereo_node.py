@@ -112,8 +112,8 @@ class StereoMatcher(MatcherNode):
         for prefix, frame in sides.items():
             publish_keypoints(self, prefix, frame)
         publish_pairs(self, "", [pair], "stereo")
-        self._publish_points(pair)
-        self._follow(pair)
+        self.beside("points", lambda: self._publish_points(pair))
+        self.beside("odometry", lambda: self._follow(pair))
         for prefix, frame in sides.items():
             publish_descriptors(self, prefix, frame)
         self.finished(source, right.header)

@@ -149,7 +149,9 @@ class TemplateTrackerNode(MatcherNode):
         )
         self._show_track(result.agreement)
         assert self._info is not None
-        self._poses.publish("", current, [pair] if result.agreement is not None else [], self._info)
+        self.beside(
+            "pose", lambda: self._poses.publish("", current, [pair] if result.agreement is not None else [], self._info)
+        )
         publish_descriptors(self, "", current)
         return pair
 

@@ -119,7 +119,7 @@ class TemporalMatcher(MatcherNode):
         if pair is not None:
             publish_pairs(self, prefix, [pair], "temporal")
         if depth is not None:
-            self._follow(source, frame, depth)
+            self.beside("odometry", lambda: self._follow(source, frame, depth))
         publish_descriptors(self, prefix, frame)
         self.finished(source, item.header)
         if pair is not None:
