@@ -172,7 +172,7 @@ def temporal(setting: Setting) -> Iterator[str]:
 
 
 def beside(setting: Setting) -> Iterator[str]:
-    """New frame and isolated pair beside the published formulation, LightGlue and the floor."""
+    """Time new frame and isolated pair beside the published formulation, LightGlue and the floor."""
     ceilings = ceilings_of(setting)
     rates = ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in ceilings.flops.items())
     yield f"Ceilings measured: {rates}, copies {ceilings.bandwidth / 1e9:.0f} GB/s.\n"

@@ -46,7 +46,7 @@ def measure_case(
     stages: bool,
     beside: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Timings of a case by stage and by who did it, floors, and the share of the reference's matches that ours has."""
+    """Measure a case: times by stage and by who did it, floors, the share of the reference's matches that ours has."""
     matcher, origin = build_matcher(case, device, args.weights)
     images = _images(case, args)
     calls = our_stages(matcher, case, images)

@@ -49,7 +49,7 @@ def wall(seed: int, base: tuple[int, int, int], sign: str) -> np.ndarray:
 
 
 def shelf(seed: int) -> np.ndarray:
-    """Three boards full of books."""
+    """Return three boards full of books."""
     random = np.random.default_rng(seed)
     surface = plaster(500, 700, (120, 85, 55), 8, seed)
     for top in (20, 180, 340):
@@ -105,7 +105,9 @@ def hall() -> list[Plane]:
 def view(
     planes: list[Plane], centre: tuple[float, float, float], yaw: float, pitch: float, light: float = 1.0
 ) -> np.ndarray:
-    """``HEIGHT x WIDTH x 3`` uint8 RGB, seen from ``centre``; ``light`` below 1 is dimmer, and dimmest on the right."""
+    """Return ``HEIGHT x WIDTH x 3`` uint8 RGB, seen from ``centre``; ``light`` below 1 is dimmer, and dimmest on
+    the right.
+    """
     rotation = cv2.Rodrigues(np.array([pitch, 0, 0]))[0] @ cv2.Rodrigues(np.array([0, -yaw, 0]))[0]
     # Twice as large, and made smaller at the end: smooth edges.
     camera = np.array([[2 * FOCAL, 0, WIDTH], [0, 2 * FOCAL, HEIGHT], [0, 0, 1]])

@@ -21,7 +21,7 @@ from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
 
 
 def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
-    """``B x 3 x H x W`` float32 RGB in [0, 1] on ``device``.
+    """Return ``B x 3 x H x W`` float32 RGB in [0, 1] on ``device``.
 
     Args:
         image: an array ``H x W x 3``, ``H x W`` (grey) or ``B x H x W x 3``, or a tensor ``B x 3 x H x W`` or
@@ -36,14 +36,14 @@ def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
 
 
 def as_floats(pixels: Tensor) -> Tensor:
-    """``B x 3 x H x W`` float32 in [0, 1] of what :func:`as_pixels` gives; what is so already stays as it is."""
+    """Return ``B x 3 x H x W`` float32 in [0, 1] of what :func:`as_pixels` gives; what is so already stays as it is."""
     if pixels.dtype == torch.uint8:
         pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255.0
     return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
 
 
 def as_pixels(image: Any, device: torch.device | str = "cpu") -> Tensor:
-    """:func:`as_image_batch` before its conversion: ``B x C x H x W``, uint8 or float32 in [0, 1], C 1 or 3."""
+    """Return what :func:`as_image_batch` converts: ``B x C x H x W``, uint8 or float32 in [0, 1], C 1 or 3."""
     if isinstance(image, str | os.PathLike):
         image = read_image(Path(image))
     if is_pil(image):
@@ -62,7 +62,7 @@ def as_pixels(image: Any, device: torch.device | str = "cpu") -> Tensor:
 
 
 def as_picture(image: Any) -> np.ndarray:
-    """``H x W x 3`` uint8 RGB of one image, in any of the forms that :func:`as_image_batch` takes.
+    """Return ``H x W x 3`` uint8 RGB of one image, in any of the forms that :func:`as_image_batch` takes.
 
     Raises:
         ImageError: as there, or a batch of several.
@@ -78,7 +78,7 @@ def as_picture(image: Any) -> np.ndarray:
 
 
 def is_pil(image: Any) -> bool:
-    """Whether ``image`` is a PIL image; PIL need not be installed."""
+    """Return whether ``image`` is a PIL image; PIL need not be installed."""
     return any(kind.__module__ == "PIL.Image" and kind.__name__ == "Image" for kind in type(image).__mro__)
 
 
@@ -99,7 +99,7 @@ def _from_pil(image: Any) -> np.ndarray:
 
 
 def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
-    """``B x H x W`` bool on the device of ``images``: true where keypoints are wanted.
+    """Return ``B x H x W`` bool on the device of ``images``: true where keypoints are wanted.
 
     Raises:
         ImageError: the mask's size is not that of the images.
@@ -164,7 +164,7 @@ def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
 
 
 def _sent(image: Tensor, device: torch.device | str) -> Tensor:
-    """An image on its device; to a GPU through pinned memory, which nobody waits for."""
+    """Put an image on its device; to a GPU through pinned memory, which nobody waits for."""
     if torch.device(device).type != "cuda" or image.device.type != "cpu":
         return image.to(device)
     return image.pin_memory().to(device, non_blocking=True)

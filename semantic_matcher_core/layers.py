@@ -56,7 +56,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attended: Tensor | None = None, *
 
 
 def _leaves_a_gpu_idle(q: Tensor, k: Tensor) -> bool:
-    """Whether the fused kernel has too few blocks of queries for a GPU, and the weights are small enough to hold.
+    """Return whether the fused kernel has too few blocks of queries for a GPU, and the weights are small enough to
+    hold.
 
     It works on a block of about 128 queries of one head at a time. One head of 2048 queries keeps 16 of an H200's 132
     multiprocessors busy and takes 99 us; three plain kernels share the work among all of them.
@@ -97,7 +98,7 @@ class ConvRelu(nn.Sequential):
 
 
 def _in_one_kernel(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether cuDNN's convolution with ReLU, which has no gradient, does what the two layers do."""
+    """Return whether cuDNN's convolution with ReLU, which has no gradient, does what the two layers do."""
     return (
         x.device.type == "cuda"
         and torch.version.hip is None
@@ -114,7 +115,7 @@ def _in_one_kernel(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def conv_stack(*channels: int, stride: int = 2, batch_norm: bool = False) -> nn.Sequential:
-    """3 x 3 convolutions, each with ReLU, the first with a stride.
+    """Return 3 x 3 convolutions, each with ReLU, the first with a stride.
 
     Args:
         channels: of the input, and of each convolution's output.
@@ -130,7 +131,7 @@ def conv_stack(*channels: int, stride: int = 2, batch_norm: bool = False) -> nn.
 
 
 def folded(network: _Network) -> _Network:
-    """A copy in evaluation mode whose convolutions have taken in the batch normalisation after them."""
+    """Return a copy in evaluation mode whose convolutions have taken in the batch normalisation after them."""
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
     network = copy.deepcopy(network).eval()
@@ -144,7 +145,7 @@ def folded(network: _Network) -> _Network:
 
 
 def finite_rows(rows: Tensor) -> Tensor:
-    """Whether all of each row is finite: ``B x N`` bool of ``B x N x D``."""
+    """Return whether all of each row is finite: ``B x N`` bool of ``B x N x D``."""
     # In a sum, what is not finite stays so; and that less itself is not a number. isfinite() is more kernels.
     total = rows.sum(dim=-1)
     return total - total == 0
@@ -174,7 +175,7 @@ def side_by_side(
 
 
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """A thread's own: what one thread records must not be joined by another, and each stream holds a workspace."""
+    """Return a thread's own stream: another must not join what it records, and each stream holds a workspace."""
     made: dict[Any, Any] = _streams.__dict__
     if device not in made:
         made[device] = torch.cuda.Stream(device)
@@ -183,7 +184,8 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def grid_sample(maps: Tensor, grid: Tensor, mode: str, padding_mode: str = "zeros") -> Tensor:
-    """``B x N x C`` of ``B x C x h x w`` maps at ``B x N x 2`` points, as ``F.grid_sample(align_corners=False)``.
+    """Return ``B x N x C`` of ``B x C x h x w`` maps at ``B x N x 2`` points, as
+    ``F.grid_sample(align_corners=False)``.
 
     On a GPU that has one thread for all channels of a point, and leaves most of the card idle; so each channel is a map
     of its own there.
@@ -197,12 +199,12 @@ def grid_sample(maps: Tensor, grid: Tensor, mode: str, padding_mode: str = "zero
 
 
 def convolution_layout() -> torch.memory_format:
-    """How convolutions' weights and maps lie in memory, for networks that are being built."""
+    """Return how convolutions' weights and maps lie in memory, for networks that are being built."""
     return torch.channels_last if is_enabled("channels_last") else torch.contiguous_format
 
 
 def standardised(images: Tensor) -> Tensor:
-    """``B x 3 x H x W`` with zero mean and unit variance in each image: exposure and contrast drop out."""
+    """Return ``B x 3 x H x W`` with zero mean and unit variance in each image: exposure and contrast drop out."""
     # In three passes: torch.std_mean takes six times as long on a CPU.
     centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
     size = math.sqrt(max(1, images.shape[1:].numel()))

@@ -298,7 +298,8 @@ class SemanticMatcher(nn.Module):
 
     @inference
     def extract_turned(self, image: Any, mask: Any = None, *, rotation: str = "quarter") -> Features:
-        """:meth:`extract` at several turns: features of an image that others are matched with, however they are turned.
+        """Run :meth:`extract` at several turns: features of an image that others are matched with, however they are
+        turned.
 
         Matching takes the rows of the turn that fits; indices are rows of all of them. It takes as many extractions as
         there are turns, once: an image that many are matched with is worth it.
@@ -319,7 +320,7 @@ class SemanticMatcher(nn.Module):
     def extract_with_map(
         self, image: Any, mask: Any = None, *, semantic_map: SemanticMap | None = None, motion: Tensor | None = None
     ) -> tuple[Features, SemanticMap | None]:
-        """:meth:`extract`, and the semantic map for use with a later image of the same scene.
+        """Run :meth:`extract`, and keep the semantic map for use with a later image of the same scene.
 
         Args:
             image, mask: as for :meth:`extract`.
@@ -366,7 +367,8 @@ class SemanticMatcher(nn.Module):
 
     @inference
     def extract_and_match(self, image: Any, references: Sequence[Features]) -> tuple[Features, list[Matches]]:
-        """:meth:`extract`, and :meth:`match` of each of some earlier features with what it gives: a frame of a stream.
+        """Run :meth:`extract`, and :meth:`match` of each of some earlier features with what it gives: a frame of a
+        stream.
 
         On a GPU the features stay there and the matches come to the host, with a single wait for it.
 
@@ -391,8 +393,9 @@ class SemanticMatcher(nn.Module):
         return features, [self.match(reference, features).to("cpu") for reference in references]
 
     def match_images(self, image0: Any, image1: Any, *, rotation: str = "upright") -> Matches:
-        """:meth:`extract` both, then :meth:`match`; the first one turned as ``rotation`` says
-        (:meth:`extract_turned`), where the second may be."""
+        """Run :meth:`extract` on both, then :meth:`match`; the first one turned as ``rotation`` says
+        (:meth:`extract_turned`), where the second may be.
+        """
         return self.match(self.extract_turned(image0, rotation=rotation), self.extract(image1))
 
     @inference
@@ -440,7 +443,7 @@ class SemanticMatcher(nn.Module):
 
 
 def _settings(extractor: Extractor, lightglue: LightGlueMatcher | None, given: Mapping[str, Any]) -> Settings:
-    """The settings that are given; what is not is the extractor's, or the default."""
+    """Return the settings that are given; what is not is the extractor's, or the default."""
     matching = MatcherConfig(matcher="nearest" if lightglue is None else "lightglue")
     return _replaced(Settings(max_keypoints=extractor.max_keypoints, matching=matching), given)
 

@@ -100,7 +100,7 @@ class Features:
         return self.batch_size
 
     def __getitem__(self, index: int) -> Features:
-        """The features of one image, as a batch of one without padding (one host synchronisation, if padded)."""
+        """Return the features of one image, as a batch of one without padding (one host synchronisation, if padded)."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a batch of {len(self)}")
         if len(self) == 1 and self.valid is None:
@@ -111,7 +111,7 @@ class Features:
         return replace(self, valid=None, **rows)
 
     def rows(self, which: Tensor) -> Features:
-        """Some rows of one image, upright or of one turn: ``which`` is M int64; without ``turn`` and ``valid``."""
+        """Return some rows of one image, upright or of one turn; ``which`` is M int64, ``turn`` and ``valid`` go."""
         chosen: dict[str, Any] = {k: t[:, which] for k, t in self._tensors() if k not in ("valid", "turn")}
         return replace(self, valid=None, turn=None, **chosen)
 
@@ -130,7 +130,7 @@ class Features:
         return replace(self, valid=self.valid[:, :most] if fewest < most else None, **rows)
 
     def to(self, device: torch.device | str) -> Features:
-        """The same features on another device."""
+        """Return the same features on another device."""
         tensors: dict[str, Any] = moved(dict(self._tensors()), device)
         return replace(self, **tensors)
 
@@ -139,7 +139,8 @@ class Features:
 
     @staticmethod
     def stack(items: Sequence[Features]) -> Features:
-        """One batch from several; rows are padded to the longest. All must share image size, fields and dimensions.
+        """Return one batch from several; rows are padded to the longest. All must share image size, fields and
+        dimensions.
 
         Raises:
             ShapeError: nothing to stack, or sizes, fields or dimensions differ.
@@ -209,11 +210,11 @@ class Matches:
             raise ShapeError(f"Matches of {self.batch_size} pairs need `pair`, the pair of each match")
 
     def __len__(self) -> int:
-        """Number of matches M over all pairs."""
+        """Return the number of matches M over all pairs."""
         return self.indices.shape[0]
 
     def __getitem__(self, keep: Any) -> Matches:
-        """The matches that a mask, indices, a slice or one index choose; ``model`` and ``model_type`` stay.
+        """Return the matches that a mask, indices, a slice or one index choose; ``model`` and ``model_type`` stay.
 
         Args:
             keep: ``M`` bool or integers (tensor, array or list), a slice, or one integer (which keeps one match).
@@ -294,7 +295,7 @@ class Matches:
         return picture
 
     def of_pair(self, index: int) -> Matches:
-        """The matches of one pair of the batch."""
+        """Return the matches of one pair of the batch."""
         if not 0 <= index < self.batch_size:
             raise IndexError(f"pair {index} of a batch of {self.batch_size}")
         if self.pair is None:
@@ -309,7 +310,7 @@ class Matches:
         )
 
     def to(self, device: torch.device | str) -> Matches:
-        """The same matches on another device."""
+        """Return the same matches on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         given = {k: v for k, v in values.items() if isinstance(v, Tensor)}
         if all(tensor.device == torch.device(device) for tensor in given.values()):

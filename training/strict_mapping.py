@@ -31,7 +31,7 @@ def from_mapping(kind: type[_Section], content: Any) -> _Section:
 
 
 def load_dataclass(kind: type[_Section], path: str | Path, overrides: Sequence[str] = ()) -> _Section:
-    """Return :func:`from_mapping` of a YAML file.
+    """Run :func:`from_mapping` on a YAML file.
 
     Args:
         kind: a dataclass.

@@ -28,7 +28,7 @@ def init(cuda: int) -> None:
 
 
 def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints and descriptors of a grey image.
+    """Return keypoints and descriptors of a grey image.
 
     Args:
         image: ``H x W`` uint8.

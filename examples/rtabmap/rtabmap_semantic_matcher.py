@@ -87,7 +87,7 @@ def _features(keypoints: np.ndarray, scores: np.ndarray, descriptors: np.ndarray
 
 
 def _is_pair(rows: torch.Tensor) -> bool:
-    """Whether each row is two unit vectors rather than one."""
+    """Return whether each row is two unit vectors rather than one."""
     squares = rows.square().sum(dim=-1)
     if torch.allclose(squares, torch.ones_like(squares), atol=0.02):
         return False

@@ -161,7 +161,7 @@ def path_command(name: Annotated[str, typer.Argument(help="A name of `weights li
 
 
 def _of_plain(name: str) -> list[str]:
-    """The entries of a plain variant's extractor; any other name itself."""
+    """Return the entries of a plain variant's extractor; any other name itself."""
     if not name.startswith("plain:"):
         return [name]
     from semantic_matcher_core.errors import unknown_name

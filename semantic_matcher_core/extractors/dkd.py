@@ -47,7 +47,7 @@ def detect_keypoints(
     fixed_size: bool = False,
     iterations: int = 2,
 ) -> SubPixelKeypoints:
-    """The best local maxima of each score map, moved to the soft argmax of their window.
+    """Return the best local maxima of each score map, moved to the soft argmax of their window.
 
     Which maxima are kept is decided by the map's values at whole pixels; the scores given are those at the refined
     places, and rows are sorted by them.
@@ -86,7 +86,7 @@ def detect_keypoints(
 
 
 def soft_argmax(score_map: Tensor, keypoints: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Keypoints at the softmax-weighted mean of their window (temperature 0.1), and the spread about it.
+    """Return keypoints at the softmax-weighted mean of their window (temperature 0.1), and the spread about it.
 
     Args:
         score_map: ``B x H x W`` float32.

@@ -53,7 +53,7 @@ def select_keypoints(
     rescore: Callable[[Tensor], Tensor] | None = None,
     fixed_size: bool = False,
 ) -> Selection:
-    """The best local maxima of each score map.
+    """Return the best local maxima of each score map.
 
     Args:
         score_map: ``B x H x W`` float.
@@ -73,7 +73,7 @@ def select_keypoints(
 
 
 def local_maxima(score_map: Tensor, radius: int, border: str = "clipped") -> Tensor:
-    """Where a score map has a maximum of its ``(2 radius + 1)²`` window.
+    """Return where a score map has a maximum of its ``(2 radius + 1)²`` window.
 
     Args:
         score_map: ``B x H x W`` float.
@@ -133,7 +133,8 @@ def iterative_maxima(score_map: Tensor, radius: int, iterations: int = 2) -> Ten
 
 
 def window_maximum(score_map: Tensor, radius: int) -> Tensor:
-    """``B x H x W`` maximum over the ``(2 radius + 1)²`` window of each position, clipped at the border of the map.
+    """Return ``B x H x W`` maximum over the ``(2 radius + 1)²`` window of each position, clipped at the border of the
+    map.
 
     The same numbers as ``max_pool2d`` with stride 1, some thirty times faster on the CPU.
     """
@@ -154,7 +155,7 @@ def best_candidates(
     fixed_size: bool = False,
     ordered: bool = True,
 ) -> Selection:
-    """The best of the marked positions, by descending score; equal scores in row-major order.
+    """Return the best of the marked positions, by descending score; equal scores in row-major order.
 
     Args:
         score_map: ``B x H x W`` float.
@@ -236,7 +237,7 @@ def keep_rows(features: Features, keep: Tensor, *, fixed_size: bool = False) -> 
 
 
 def is_wanted(keypoints: Tensor, masks: Tensor) -> Tensor:
-    """``B x N`` bool: which keypoints lie on pixels that masks want.
+    """Return ``B x N`` bool: which keypoints lie on pixels that masks want.
 
     Detectors read a mask at their candidates; refinement may move these over its border afterwards.
 
@@ -251,7 +252,8 @@ def is_wanted(keypoints: Tensor, masks: Tensor) -> Tensor:
 
 
 def textured(images: Tensor) -> Tensor:
-    """Where an image shows anything: values differ by half an 8-bit step in a pixel's 8 x 8 block or those round it.
+    """Return where an image shows anything: values differ by half an 8-bit step in a pixel's 8 x 8 block or those round
+    it.
 
     A covered lens, a burnt-out sky, the black border of a rectified image: networks that rank by what surrounds a pixel
     find keypoints there all the same, at the same places in every image.
@@ -275,7 +277,7 @@ def textured(images: Tensor) -> Tensor:
 
 
 def zero_padding(tensor: Tensor, valid: Tensor | None) -> Tensor:
-    """``tensor`` (``B x N`` or ``B x N x D``) with zeros in the rows that are not valid."""
+    """Return ``tensor`` (``B x N`` or ``B x N x D``) with zeros in the rows that are not valid."""
     if valid is None:
         return tensor
     return torch.where(valid if tensor.ndim == 2 else valid[..., None], tensor, constant((0,), tensor))
@@ -293,7 +295,9 @@ def _sliding_maximum(x: Tensor, window: int, dim: int) -> Tensor:
 
 
 def _gathered(candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """``B x C`` flat indices of the candidates of each map in row-major order, and which of them are no padding."""
+    """Return ``B x C`` flat indices of the candidates of each map in row-major order, and which of them are no
+    padding.
+    """
     flat = candidates.flatten(1)
     image, index = flat.nonzero(as_tuple=True)
     counts = torch.bincount(image, minlength=flat.shape[0])
@@ -305,7 +309,7 @@ def _gathered(candidates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _everything(candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`_gathered`, with all positions of the map and the candidates marked: no shape depends on the data."""
+    """Give what :func:`_gathered` does, of all positions, with the candidates marked: no shape depends on the data."""
     flat = candidates.flatten(1)
     return torch.arange(flat.shape[1], device=flat.device).expand_as(flat), flat
 

@@ -256,7 +256,7 @@ def _tensors(features: Features) -> dict[str, Tensor]:
 
 
 def _first_rows(found: Tensors, images: Tensor, counts: Sequence[int]) -> Features:
-    """Features of what was recorded, without rows that are padding in every image, and without a wait."""
+    """Return features of what was recorded, without rows that are padding in every image, and without a wait."""
     fewest, most = min(counts), max(counts)
     rows: dict[str, Any] = {name: t if t.shape[1] == most else t[:, :most] for name, t in found.items() if t.ndim > 1}
     if fewest < most:
@@ -267,7 +267,7 @@ def _first_rows(found: Tensors, images: Tensor, counts: Sequence[int]) -> Featur
 
 
 def _compared(features: Features, rows: int) -> dict[str, Tensor]:
-    """What matching reads of features of one image, padded to at least so many rows: their keypoints are NaN."""
+    """Return what matching reads of features of one image, padded to at least so many rows: their keypoints are NaN."""
     names = ["descriptors"] if features.reasoned is None else ["reasoned", "semantic"]
     known = {name: t for name in names if (t := getattr(features, name)) is not None}
     missing = rows - features.keypoints.shape[1]
@@ -278,7 +278,9 @@ def _compared(features: Features, rows: int) -> dict[str, Tensor]:
 
 
 def _searched(side: dict[str, Tensor], current: Features, matching: MatcherConfig) -> Tensor:
-    """``1 x N x 4``: of each row of a reference (x, y), the row of the other that it matches, and how similar."""
+    """Return ``1 x N x 4``: of each row of a reference (x, y), the row of the other that it matches, and how
+    similar.
+    """
     keypoints = side["keypoints"]
     vectors: dict[str, Any] = {"descriptors": keypoints, **side}
     valid = ~keypoints.isnan().any(dim=-1)
@@ -288,7 +290,7 @@ def _searched(side: dict[str, Tensor], current: Features, matching: MatcherConfi
 
 
 def _matches(rows: np.ndarray, keypoints: np.ndarray) -> Matches:
-    """Matches from what the search gave: (x, y), index and similarity of each row of a reference."""
+    """Make matches from what the search gave: (x, y), index and similarity of each row of a reference."""
     index0 = np.flatnonzero(rows[:, 2] >= 0)
     chosen = rows[index0]
     index1 = chosen[:, 2].astype(np.int64)
@@ -301,6 +303,6 @@ def _matches(rows: np.ndarray, keypoints: np.ndarray) -> Matches:
 
 
 def can_be_recorded(networks: Networks) -> bool:
-    """Whether the whole extraction has fixed shapes, and all of it runs in torch."""
+    """Return whether the whole extraction has fixed shapes, and all of it runs in torch."""
     dense = isinstance(networks.parts.extractor, DenseExtractor)
     return dense and networks.backend == "eager" and is_enabled("cuda_graphs")

@@ -41,7 +41,7 @@ def load_reasoner(folder: str | Path) -> tuple[Reasoner, ModelConfig]:
 
 
 def load_reasoner_file(folder: Path, weights: Path) -> tuple[Reasoner, ModelConfig]:
-    """Return :func:`load_reasoner` with a weights file of the caller's choice."""
+    """Load as :func:`load_reasoner` does, with a weights file of the caller's choice."""
     content = _read_yaml(folder / CONFIG_FILE)
     state = {name: value for name, value in read_state_dict(weights).items() if not name.startswith(_FOREIGN)}
     dimensions = _dimensions(state)

@@ -78,7 +78,7 @@ class Reasoner(nn.Module):
         *,
         semantic_branch: bool | None = None,
     ) -> list[tuple[Tensor, Tensor | None]]:
-        """Return :meth:`forward` for every layer, first to last, for deep supervision."""
+        """Compute :meth:`forward` for every layer, first to last, for deep supervision."""
         return self._layers(descriptors, semantic, valid, semantic_branch, keep_all=True)
 
     def _layers(

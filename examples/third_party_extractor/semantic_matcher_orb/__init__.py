@@ -34,7 +34,7 @@ class Orb(Extractor):
         self.fast_threshold = fast_threshold
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """``B x 3 x H x W`` RGB in [0, 1] to Features; ``masks`` is ``B x H x W`` bool, or ``None``."""
+        """Turn ``B x 3 x H x W`` RGB in [0, 1] into Features; ``masks`` is ``B x H x W`` bool, or ``None``."""
         pictures = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         areas = [None] * len(pictures) if masks is None else list(masks.to(torch.uint8).cpu().numpy())
         # One image after the other, then padded to the longest: Features.stack marks the padding as such.

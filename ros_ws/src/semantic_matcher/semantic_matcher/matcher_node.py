@@ -129,14 +129,14 @@ class MatcherNode(LifecycleNode):
 
     @abstractmethod
     def create_outputs(self) -> dict[str, Output]:
-        """The publishers, by name."""
+        """Make the publishers, by name."""
 
     @abstractmethod
     def create_inputs(self) -> Sequence[ImageInput | CameraInfoInput | DepthInput]:
-        """The subscriptions; those of images lead to :meth:`offer`."""
+        """Make the subscriptions; those of images lead to :meth:`offer`."""
 
     def image_prefixes(self) -> list[str]:
-        """What stands before ``image`` and ``mask`` in the names of the topics, of each camera."""
+        """Return what stands before ``image`` and ``mask`` in the names of the topics, of each camera."""
         return [""]
 
     def prepare(self, settings: SimpleNamespace) -> None:
@@ -159,10 +159,10 @@ class MatcherNode(LifecycleNode):
         """Work on what was offered and publish; in the worker's thread."""
 
     def started(self) -> None:
-        """What is done once the outputs can publish; in the executor's thread, with the worker running."""
+        """Do what is due once the outputs can publish; in the executor's thread, with the worker running."""
 
     def resumed(self, source: str) -> None:
-        """Images of a source come from now on, for the first time or after a pause; in the executor's thread."""
+        """Prepare for images of a source that come from now on, first or after a pause; in the executor's thread."""
 
     def review_more(self) -> None:
         """Note problems of the node's own kind, twice a second."""
@@ -172,7 +172,7 @@ class MatcherNode(LifecycleNode):
     def image_input(
         self, name: str, source: str, prefix: str = "", receive: Callable[[Any], None] | None = None, keep: bool = False
     ) -> ImageInput:
-        """A subscription to images, of which those of the outputs below ``prefix`` are made.
+        """Make a subscription to images, of which those of the outputs below ``prefix`` are made.
 
         Args:
             name: the topic's relative name.
@@ -190,13 +190,13 @@ class MatcherNode(LifecycleNode):
         )
 
     def wanted(self, prefix: str = "") -> bool:
-        """Whether images have to be processed for the outputs whose names begin with ``prefix``."""
+        """Return whether images have to be processed for the outputs whose names begin with ``prefix``."""
         if not self.parameters.values.lazy:
             return True
         return any(output.calls_for_images for name, output in self.outputs.items() if name.startswith(prefix))
 
     def offer_wanted(self, prefix: str, source: str, item: Any) -> None:
-        """As :meth:`offer`, while the outputs below ``prefix`` are wanted; else counted."""
+        """Do :meth:`offer` while the outputs below ``prefix`` are wanted; else count it."""
         if self.wanted(prefix):
             self.offer(source, item)
         else:
@@ -212,7 +212,7 @@ class MatcherNode(LifecycleNode):
         self._worker.offer(source, item)
 
     def image_of(self, message: Any) -> Any:
-        """The pixels of an image message.
+        """Return the pixels of an image message.
 
         Raises:
             ImageError: the message cannot be used.
@@ -224,7 +224,7 @@ class MatcherNode(LifecycleNode):
         return image_to_rgb(message, full_scale=full_scale, copy=False)
 
     def mask_of(self, prefix: str, header: Any, pixels: Any) -> Any:
-        """Where keypoints of an image are wanted, ``H x W`` bool; ``None`` for everywhere.
+        """Return where keypoints of an image are wanted, ``H x W`` bool; ``None`` for everywhere.
 
         Args:
             prefix: one of :meth:`image_prefixes`.
@@ -236,12 +236,12 @@ class MatcherNode(LifecycleNode):
         return self._masks[prefix].of(header, pixels.shape[:2])
 
     def age_of(self, header: Any) -> float | None:
-        """Seconds since the header's stamp, or ``None`` where it has none."""
+        """Return seconds since the header's stamp, or ``None`` where it has none."""
         stamp = stamp_ns(header)
         return (self.get_clock().now().nanoseconds - stamp) * 1e-9 if stamp else None
 
     def is_stale(self, header: Any) -> bool:
-        """Whether an image is too old to be worth processing; counted."""
+        """Return whether an image is too old to be worth processing; counted."""
         limit = self._settings.max_image_age
         if limit == 0:
             return False
@@ -260,7 +260,7 @@ class MatcherNode(LifecycleNode):
         self._problems.set(subject, text, kind, error=error)
 
     def has_problem(self, subject: str) -> bool:
-        """Whether something is wrong with a subject now."""
+        """Return whether something is wrong with a subject now."""
         return self._problems.has(subject)
 
     def beside(self, what: str, work: Callable[[], None]) -> None:
@@ -271,7 +271,7 @@ class MatcherNode(LifecycleNode):
             self.report_error(f"{what} failed: {error}")
 
     def calibration(self, subject: str, find: Callable[[], T]) -> T | None:
-        """What ``find()`` gives; ``None``, and a problem, where the calibration it needs is missing or of no use."""
+        """Return what ``find()`` gives; ``None``, and a problem, where its calibration is missing or of no use."""
         try:
             found = find()
         except MissingCalibrationError as error:
@@ -464,7 +464,7 @@ class MatcherNode(LifecycleNode):
         self.review_more()
 
     def _namesakes(self) -> str:
-        """What is wrong where another node has this one's name, such as one that was left running."""
+        """Return what is wrong where another node has this one's name, such as one that was left running."""
         own = (self.get_name(), self.get_namespace())
         count = self.get_node_names_and_namespaces().count(own)
         if count < 2:

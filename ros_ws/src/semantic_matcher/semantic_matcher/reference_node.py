@@ -164,7 +164,7 @@ class ReferenceMatcher(MatcherNode):
 
 
 def _read_references(paths: list[str]) -> list[tuple[np.ndarray, StoredImage]]:
-    """Image files and what they are known by: the file's name, and a header without stamp and frame.
+    """Return image files and what they are known by: the file's name, and a header without stamp and frame.
 
     Raises:
         ImageError: a file is missing or damaged.
