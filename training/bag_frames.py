@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from semantic_matcher_core.io.atomic import make_folder
 from training.cli import run_command
 
 console = Console(stderr=True)
@@ -36,7 +37,7 @@ def extract_frames(
     from semantic_matcher_core.io.bags import BagReader
     from semantic_matcher_core.io.images import write_image
 
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     written = left_out = 0
     with BagReader(bag, report=report) as reader:
         wanted = topics or [topic.name for topic in reader.image_topics if topic.count]

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from semantic_matcher_core.io.atomic import make_folder
 from training.cli import run_app
 from training.errors import DataError
 
@@ -247,7 +248,7 @@ def suite(
         "max_keypoints": max_keypoints,
         "cases": len(cases),
     }
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     summary, markdown = {}, ""
     for method in methods:
         match = match_function(
@@ -288,7 +289,7 @@ def odometry(
     from training.evaluation import odometry as odometry_
     from training.evaluation.tables import write_summary
 
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     sequences = [odometry_.read_sequence(folder) for folder in sequence]
     summary: dict[str, dict[str, float]] = {}
     for name in methods:
@@ -312,7 +313,7 @@ def odometry(
 def _summarise(methods: Sequence[str], run: Callable[[str], dict[str, float]], output: Path) -> None:
     from training.evaluation.tables import write_summary
 
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     print(write_summary(output, {method: run(method) for method in methods}))
     console.print(f"details in {output}")
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.io.atomic import make_folder
 from training.cli import run_app
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -48,7 +49,7 @@ def train(
     made = train_students(settings, device=where, report=_say, minutes=minutes)
     for file, setting in zip(made, settings, strict=True):
         if output is not None:
-            output.mkdir(parents=True, exist_ok=True)
+            make_folder(output)
             # One alone is a folder of weights as it is; of several each has its name.
             name = _BUNDLED if len(made) == 1 else f"{setting.name}.safetensors"
             file = Path(shutil.copyfile(file, output / name))

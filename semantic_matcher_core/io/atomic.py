@@ -62,6 +62,22 @@ def check_output(path: Path, inputs: Iterable[Path | None] = ()) -> None:
         raise OutputError(f"cannot write {path}: no permission to write in {folder}")
 
 
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and those above it; one that is there is taken as it is.
+
+    Raises:
+        OutputError: it cannot be made: a file is in the way, or there is no permission or room.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"cannot make the folder {path}: a file is there; give another name") from None
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
+    return path
+
+
 def is_same_file(path: Path, other: Path) -> bool:
     """Return whether two paths name one file, also by links, or would, where it is not there yet."""
     try:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from semantic_matcher_core.errors import OutputError
-from semantic_matcher_core.io.atomic import atomic_output, check_output, output_error
+from semantic_matcher_core.io.atomic import atomic_output, check_output, make_folder
 from semantic_matcher_core.io.colmap import ColmapWriter, Intrinsics
 from semantic_matcher_core.io.exif import to_stored, turns
 from semantic_matcher_core.io.messages import (
@@ -186,7 +185,7 @@ class _Sink:
 
             self._matches = stack.enter_context(MatchesWriter(exports.matches, variant=matcher.variant))
         if exports.colmap is not None:
-            _make_folder(exports.colmap)
+            make_folder(exports.colmap)
             self._colmap = stack.enter_context(ColmapWriter(exports.colmap / "database.db"))
         self.takers = {
             COMPRESSED_IMAGE: self._take_image,
@@ -224,7 +223,7 @@ class _Sink:
         if self._exports.colmap is None or not self._exports.colmap_images:
             return
         path = self._exports.colmap / "images" / note["name"]
-        _make_folder(path.parent)
+        make_folder(path.parent)
         with atomic_output(path) as temporary:
             temporary.write_bytes(message.data.tobytes())
 
@@ -318,12 +317,3 @@ def _geometry(matches: Matches, first: _FrameInfo, second: _FrameInfo) -> dict[s
 
 def _batch(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(array, np.float32))[None]
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if isinstance(error, FileExistsError):
-            raise OutputError(f"cannot write below {path}: it is a file") from error
-        raise output_error(path, error) from error

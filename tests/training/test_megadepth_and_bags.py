@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from semantic_matcher_core.errors import BagError
+from semantic_matcher_core.errors import BagError, OutputError
+from semantic_matcher_core.io.atomic import make_folder
 from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import header_message, image_message
 from training.bag_frames import extract_frames
@@ -133,3 +134,11 @@ def test_frames_of_a_cut_bag_with_a_bad_image(tmp_path: Path) -> None:
     assert any("cut short" in text for text in said) and any(
         "left out: image 1 of /camera/image" in text for text in said
     )
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    for place in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(OutputError, match=f"cannot make the folder {place}: "):
+            make_folder(place)
+    assert make_folder(tmp_path / "new" / "below").is_dir()

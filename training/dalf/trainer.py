@@ -14,7 +14,7 @@ from torch import Tensor
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors.dalf import MODES, Dalf, mode_of_state_dict
-from semantic_matcher_core.io.atomic import atomic_output
+from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from semantic_matcher_core.weights import read_state_dict
 from training.correspondence import PlanarCorrespondence
 from training.dalf.schedule import (
@@ -118,7 +118,7 @@ class DalfTrainer:
         Raises:
             DataError: the loss is not finite; the batch and the weights are saved beside the checkpoints.
         """
-        self.settings.output.mkdir(parents=True, exist_ok=True)
+        make_folder(self.settings.output)
         if self.resume_path.is_file():
             self._resume()
         for batch in self._batches():

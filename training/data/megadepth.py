@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from semantic_matcher_core.io.atomic import make_folder
 from semantic_matcher_core.io.images import read_image
 from training.cli import run_command
 from training.data.scene_file import SceneFileWriter
@@ -86,7 +87,7 @@ def command(
     pairs: Annotated[int, typer.Option(min=1, help="At most so many pairs of each scene.")] = 200,
 ) -> None:
     """Write MegaDepth scenes as scene files; finished ones are left as they are."""
-    (output / split).mkdir(parents=True, exist_ok=True)
+    make_folder(output / split)
     for path in lists:
         target = output / split / f"{path.stem}.h5"
         if target.is_file():

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.inference import evaluating
+from semantic_matcher_core.io.atomic import make_folder
 from semantic_matcher_core.semantics import SemanticEncoder
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 from semantic_matcher_core.semantics.dinov3 import DinoV3
@@ -163,7 +164,7 @@ def export_scenes(
         DataError: a scene is damaged, or a file that is there was made by something else.
         OutputError: the disk is full.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     report = ExportReport(damaged=[])
     with _Writer(method, half_storage) as writer:
         for scene in scenes:

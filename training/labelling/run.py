@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
-from semantic_matcher_core.io.atomic import atomic_output, check_output
+from semantic_matcher_core.io.atomic import atomic_output, check_output, make_folder
 from semantic_matcher_core.io.images import decode_image, write_image
 from semantic_matcher_core.types import Matches
 from semantic_matcher_core.viz.matches import draw_matches
@@ -233,7 +233,7 @@ class _Parts:
 
     def __init__(self, folder: Path, sources: list[Path], config: LabelConfig) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         settings = {**asdict(config), "sources": [str(source) for source in sources]}
         # Which pairs are chosen changes nothing of those that are done.
         decisive = json.dumps({name: settings[name] for name in ("max_side", "keypoints", "check")}, sort_keys=True)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.io.atomic import make_folder
 from semantic_matcher_core.io.images import list_images, read_image
 from semantic_matcher_core.semantics import SemanticEncoder
 from training.data.rendered import noise_textures, write_rendered_scene
@@ -157,7 +158,7 @@ class PairData(L.LightningDataModule):
 
 def render_rooms(folder: Path, config: RenderedConfig, rooms: int, first: int, seed: int) -> None:
     """Scene files of rooms, numbered from ``first``; those that are there are left as they are."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     missing = [i for i in range(first, first + rooms) if not (folder / f"room{i:04d}.h5").is_file()]
     if not missing:
         return

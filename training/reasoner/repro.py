@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from semantic_matcher_core.errors import SemanticMatcherError
-from semantic_matcher_core.io.atomic import atomic_output
+from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from training.reasoner.batch import Batch
 
 
@@ -28,7 +28,7 @@ def stop_with_repro(
     Raises:
         TrainingDiverged: always.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / f"nonfinite-step{step}-rank{rank}.pt"
     content = {
         "what": what,

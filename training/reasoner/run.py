@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors.base import Extractor
-from semantic_matcher_core.io.atomic import atomic_output
+from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from semantic_matcher_core.semantics import SemanticEncoder
 from training.reasoner.callbacks import BEST_FOLDER, RESUME_FILE, BestWeights, MatchPlots, ResumeState, TrainingBar
 from training.reasoner.config import ExperimentConfig
@@ -72,7 +72,7 @@ def train(
         raise CheckpointError(f"nothing to resume: {state} does not exist")
     if not resume and state.is_file():
         raise ConfigError(f"{folder} holds a run already; continue it with --resume, or set another `name`")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
     data = PairData(config, extractor, semantic_encoder)
     module = ReasonerTraining(config, extractor, semantic_encoder)

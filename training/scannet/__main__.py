@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from semantic_matcher_core.errors import SemanticMatcherError
+from semantic_matcher_core.io.atomic import make_folder
 from semantic_matcher_core.process_pool import process_pool
 from training.cli import run_app
 
@@ -127,7 +128,7 @@ def build_h5(
     """Write one HDF5 file a scene in the published layout; finished files are left as they are."""
     from training.scannet.covisibility import FILE_NAME
 
-    (output / split).mkdir(parents=True, exist_ok=True)
+    make_folder(output / split)
     wanted = _names_in(scenes)
     ready = sorted(path.parent for path in data_path.glob(f"scans/*/{FILE_NAME}"))
     ready = [folder for folder in ready if wanted is None or folder.name in wanted]

@@ -20,7 +20,7 @@ from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.extractors.registry import accepted_options
-from semantic_matcher_core.io.atomic import atomic_output
+from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from semantic_matcher_core.io.images import list_images
 from semantic_matcher_core.layers import folded, standardised
 from training.errors import DataError
@@ -148,7 +148,7 @@ class _State:
         self.config = config
         self.device = device
         self._folder = config.run_folder
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         self.final = self._folder / "final.safetensors"
         self._sums: Tensor | None = None
         self._summed = 0
