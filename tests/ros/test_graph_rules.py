@@ -245,6 +245,21 @@ def test_an_error_holds_until_an_image_is_processed() -> None:
     assert not statistics.error_holds(1.0)
 
 
+def test_an_error_is_logged_again_after_a_while_and_another_at_once() -> None:
+    from semantic_matcher.problems import Throttle
+
+    now = [10.0]
+    throttle = Throttle(5.0, different=3, clock=lambda: now[0])
+    assert throttle.passes("a") and not throttle.passes("a")
+    now[0] += 1
+    # Of two cameras' errors neither hides the other; those that are another each time do not flood the log.
+    assert throttle.passes("b") and throttle.passes("c") and not throttle.passes("d")
+    now[0] += 4
+    assert throttle.passes("a") and not throttle.passes("b") and not throttle.passes("d")
+    now[0] += 5
+    assert throttle.passes("d")
+
+
 def test_what_a_publisher_numbered_and_nobody_took_is_counted_once() -> None:
     from semantic_matcher.sequence_gaps import SequenceGaps
 

@@ -27,7 +27,7 @@ from semantic_matcher.matching_model import MatchingModel, model_name, name_refu
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.node_statistics import Statistics
 from semantic_matcher.output import Output
-from semantic_matcher.problems import Problems
+from semantic_matcher.problems import Problems, Throttle
 from semantic_matcher.process_memory import resident_bytes
 from semantic_matcher.qos_overrides import QoSOverrides
 from semantic_matcher.worker import NewestFrameWorker
@@ -109,6 +109,7 @@ class MatcherNode(LifecycleNode):
         self._stored_masks: list[Mask | None] = []
         self._masks: dict[str, MaskInput] = {}
         self._problems = Problems(self.get_logger())
+        self._errors = Throttle(_LOG_EVERY_S)
         self._missing_since: dict[str, float] = {}
         self._clock_moved = time.monotonic()
         self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
@@ -302,13 +303,10 @@ class MatcherNode(LifecycleNode):
         return self._settings
 
     def report_error(self, text: str, details: str = "", throttled: bool = True) -> None:
-        """Show an error in the diagnostics and log it; of those that each image may bring, one every five seconds."""
+        """Show an error in the diagnostics and log it; those that each image may bring, once in five seconds each."""
         self.statistics.error(text)
-        logged = "\n".join(filter(None, (text, details)))
-        if throttled:
-            self.get_logger().error(logged, throttle_duration_sec=_LOG_EVERY_S)
-        else:
-            self.get_logger().error(logged)
+        if not throttled or self._errors.passes(text):
+            self.get_logger().error("\n".join(filter(None, (text, details))))
 
     # Lifecycle.
 

@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rclpy.impl.rcutils_logger import RcutilsLogger
 
 # What comes back sooner than this after it was over is not logged again.
 _QUIET_S = 10.0
+
+
+class Throttle:
+    """Lets through what is new, and what has not been for some seconds: errors that each image may bring.
+
+    Args:
+        seconds: how long the same text is not let through again.
+        different: texts at the most in that time, for those that are another each time.
+        clock: seconds that only go up.
+    """
+
+    def __init__(self, seconds: float, different: int = 5, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._passed: deque[tuple[float, str]] = deque()
+        self._different = different
+        self._lock = threading.Lock()
+
+    def passes(self, text: str) -> bool:
+        """Whether it is let through now; noted if it is."""
+        with self._lock:
+            now = self._clock()
+            while self._passed and now - self._passed[0][0] >= self._seconds:
+                self._passed.popleft()
+            if len(self._passed) >= self._different or any(text == passed for _, passed in self._passed):
+                return False
+            self._passed.append((now, text))
+            return True
 
 
 class Problems:

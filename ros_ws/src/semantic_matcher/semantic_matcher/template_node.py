@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -149,9 +150,8 @@ class TemplateTrackerNode(MatcherNode):
         )
         self._show_track(result.agreement)
         assert self._info is not None
-        self.beside(
-            "pose", lambda: self._poses.publish("", current, [pair] if result.agreement is not None else [], self._info)
-        )
+        found = [pair] if result.agreement is not None else []
+        self.beside("pose", partial(self._poses.publish, "", current, found, self._info))
         publish_descriptors(self, "", current)
         return pair
 
