@@ -58,13 +58,15 @@ def collect_images(
 def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
     """Return the images that one argument means, and the folder that its keys start from."""
     from semantic_matcher_core.errors import ImageError
-    from semantic_matcher_core.io.images import is_image_file, list_images, natural_key
+    from semantic_matcher_core.io.images import is_image_file, list_images, natural_key, say_what_is_passed_over
 
     path = Path(name)
     if path.is_dir():
         if not recursive:
             return list_images(path), path
-        found = [p for p in path.rglob("*") if is_image_file(p) and not _is_hidden(p.relative_to(path))]
+        inside = [p for p in path.rglob("*") if not _is_hidden(p.relative_to(path))]
+        found = [p for p in inside if is_image_file(p)]
+        say_what_is_passed_over(path, inside)
         if not found:
             raise ImageError(f"no image in folder {path} or below")
         return sorted(found, key=lambda p: natural_key(p.as_posix())), path

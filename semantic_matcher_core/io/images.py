@@ -11,8 +11,11 @@ Convention:
 
 from __future__ import annotations
 
+import logging
 import re
 import stat
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -26,6 +29,11 @@ from semantic_matcher_core.io.exif import read_exif, upright
 from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
+# Of pictures too, but not taken from folders: not decoded everywhere, or not at all.
+_OTHER_PICTURES = frozenset(
+    ".arw .avif .cr2 .cr3 .dng .exr .gif .hdr .heic .heif .jp2 .jxl .nef .orf .pfm .psd .raf .rw2 .tga".split()
+)
+_log = logging.getLogger(__name__)
 ORIENTATIONS = ("exif", "stored")
 
 
@@ -119,10 +127,27 @@ def list_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"no such image folder: {folder}")
-    found = [p for p in folder.iterdir() if is_image_file(p) and not p.name.startswith(".")]
+    inside = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    found = [p for p in inside if is_image_file(p)]
+    say_what_is_passed_over(folder, inside)
     if not found:
         raise ImageError(f"no image in folder {folder}; files with these suffixes count: {_suffix_list()}")
     return sorted(found, key=lambda p: natural_key(p.name))
+
+
+def say_what_is_passed_over(folder: Path, inside: Iterable[Path]) -> None:
+    """Warn of pictures in a folder whose suffixes do not count, so that nobody misses them in the result."""
+    others = [p.suffix.lower() for p in inside if p.suffix.lower() in _OTHER_PICTURES]
+    if others:
+        kinds = " ".join(sorted(set(others)))
+        files = "1 file" if len(others) == 1 else f"{len(others)} files"
+        _say(f"passed over in {folder}: {files} of {kinds}; convert them to JPEG or PNG")
+
+
+@lru_cache(maxsize=256)
+def _say(text: str) -> None:
+    # Once, although a folder may be listed several times.
+    _log.warning(text)
 
 
 def is_image_file(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,14 @@ def test_what_gives_less_than_is_named_says_so(
     assert "3 images, 1 without keypoints (plain:sift on cpu)" in told.out
     assert main(["images", *images, "-o", str(tmp_path / "m.mcap"), *SIFT]) == 0
     assert "3 images, 2 pairs" in (out := capsys.readouterr().out) and ", 1 without keypoints" in out
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_pictures_that_are_passed_over_are_said(
+    folder: Path, recursive: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("semantic_matcher_core"), "propagate", True)
+    for name in ("a.HEIC", "b.heic", "c.avif", "notes.txt", ".hidden.gif"):
+        (folder / name).write_bytes(b"")
+    assert collect_images([str(folder)], recursive=recursive)
+    assert f"passed over in {folder}: 3 files of .avif .heic;" in caplog.text
