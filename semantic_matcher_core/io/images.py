@@ -31,8 +31,11 @@ from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 # Of pictures too, but not taken from folders: not decoded everywhere, or not at all.
 _OTHER_PICTURES = frozenset(
-    ".arw .avif .cr2 .cr3 .dng .exr .gif .hdr .heic .heif .jp2 .jxl .nef .orf .pfm .psd .raf .rw2 .tga".split()
-)
+    {
+        ".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".hdr", ".heic", ".heif",
+        ".jp2", ".jxl", ".nef", ".orf", ".pfm", ".psd", ".raf", ".rw2", ".tga",
+    }
+)  # fmt: skip
 _log = logging.getLogger(__name__)
 ORIENTATIONS = ("exif", "stored")
 

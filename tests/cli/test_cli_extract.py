@@ -133,6 +133,6 @@ def test_pictures_that_are_passed_over_are_said(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("semantic_matcher_core"), "propagate", True)
     for name in ("a.HEIC", "b.heic", "c.avif", "notes.txt", ".hidden.gif"):
-        (folder / name).write_bytes(b"")
-    assert collect_images([str(folder)], recursive=recursive)
-    assert f"passed over in {folder}: 3 files of .avif .heic;" in caplog.text
+        (folder / "left" / name).write_bytes(b"")
+    assert collect_images([str(folder / "left")], recursive=recursive)
+    assert f"passed over in {folder / 'left'}: 3 files of .avif .heic;" in caplog.text
