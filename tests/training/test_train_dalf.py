@@ -137,13 +137,13 @@ def test_dry_run_overfits(tmp_path: Path) -> None:
     def note(step: int, result: StepResult) -> None:
         history.append((result.reward, result.accuracy))
 
-    run = settings(tmp_path, steps=60, dry_run=True, accumulate=1)
+    run = settings(tmp_path, steps=40, dry_run=True, accumulate=1)
     weights = DalfTrainer(run, IMAGES).run(note)
     rewards = [reward for reward, _ in history]
     # Until enough keypoints are found again, a step has no accuracy.
     accuracies = [accuracy for _, accuracy in history if not np.isnan(accuracy)]
-    assert np.mean(rewards[-10:]) > 3 * np.mean(rewards[:10])  # measured: 7.7
-    assert np.mean(accuracies[-10:]) > np.mean(accuracies[:10]) + 0.05  # measured: 0.86 to 0.947
+    assert np.mean(rewards[-10:]) > 3 * np.mean(rewards[:10])  # measured: 6.2
+    assert np.mean(accuracies[-10:]) > np.mean(accuracies[:10]) + 0.05  # measured: 0.858 to 0.927
     dalf = create_extractor("dalf", weights=weights, device="cpu", threshold=0.0)
     assert dalf.mode == "ts1"
     assert dalf.extract(IMAGES[0].numpy()).keypoints.shape[1] > 0
