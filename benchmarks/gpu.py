@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +34,10 @@ import torch
 from benchmarks.floor import Ceilings, measure_ceilings, stage_work, whole
 from benchmarks.models import Case, build_matcher, textured_pair
 from benchmarks.stages import lightglue_pair, our_stages, reference_pair, shared_matches
-from benchmarks.timing import machine_description, time_interleaved
+from benchmarks.timing import disabled, machine_description, time_interleaved
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.device import PRECISIONS, resolve_device
-from semantic_matcher_core.optimisations import NAMES, VARIABLE
+from semantic_matcher_core.optimisations import NAMES
 from semantic_matcher_core.streams import TemporalStream
 
 SWITCHES = tuple(name for name, what in NAMES.items() if what.startswith("CUDA"))
@@ -102,20 +100,6 @@ class Setting:
         """Until the card has done all it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-@contextmanager
-def disabled(names: str) -> Iterator[None]:
-    """Optimisations turned off within the block."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = names
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
 
 
 def stream(matcher: SemanticMatcher, images: tuple[np.ndarray, np.ndarray]) -> Callable[[], Any]:

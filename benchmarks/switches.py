@@ -8,10 +8,8 @@ apply to the device, one at a time, everything else as it is. 640 x 480, 2048 ke
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.models import Case, add_common_options, build_matcher, common_setting
-from benchmarks.timing import machine_description, time_interleaved
+from benchmarks.timing import disabled, machine_description, time_interleaved
 from semantic_matcher_core import SemanticMatcher, extraction
 from semantic_matcher_core.errors import WeightsNotFoundError
 from semantic_matcher_core.extractors import create_extractor
@@ -29,7 +27,7 @@ from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.inputs import as_image_batch
 from semantic_matcher_core.matching import MatcherConfig
 from semantic_matcher_core.matching.features import match_features
-from semantic_matcher_core.optimisations import NAMES, VARIABLE
+from semantic_matcher_core.optimisations import NAMES
 
 _WARMUP = 2
 # Where their weights are not found.
@@ -129,7 +127,7 @@ def rows(suite: Suite, only: list[str], repeats: int) -> Iterator[str]:
             print(f"measuring: {name}: {work.name} …", file=sys.stderr)
             calls = {}
             for way, names in (("with", ()), ("without", (name,))):
-                with _disabled(names):
+                with disabled(",".join(names)):
                     calls[way] = _as(names, work.build())
             found = time_interleaved(calls, repeats=repeats, warmup=_WARMUP, device=suite.device)
             fast, plain = found["with"].median_ms, found["without"].median_ms
@@ -138,23 +136,10 @@ def rows(suite: Suite, only: list[str], repeats: int) -> Iterator[str]:
 
 def _as(names: tuple[str, ...], call: Callable[[], object]) -> Callable[[], object]:
     def run() -> object:
-        with _disabled(names):
+        with disabled(",".join(names)):
             return call()
 
     return run
-
-
-@contextmanager
-def _disabled(names: tuple[str, ...]) -> Iterator[None]:
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = ",".join(names)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
 
 
 @torch.inference_mode()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
+from semantic_matcher_core.optimisations import VARIABLE
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,21 @@ def machine_description(device: torch.device) -> str:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@contextmanager
+def disabled(names: str) -> Iterator[None]:
+    """Turn optimisations off within the block.
+
+    Args:
+        names: of ``semantic_matcher_core.optimisations``, with commas between, or ``all``.
+    """
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = names
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before

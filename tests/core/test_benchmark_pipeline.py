@@ -110,7 +110,7 @@ def test_knobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_switches_of_the_gpu_are_all_tried() -> None:
-    assert set(gpu.SWITCHES) == {"cuda_graphs", "streams"}
+    assert set(gpu.SWITCHES) == {"cuda_graphs", "single_wait", "streams"}
 
 
 def test_switches(capsys: pytest.CaptureFixture[str]) -> None:
