@@ -61,14 +61,7 @@ def read_camera_info(path: str | Path, camera: str = "") -> SimpleNamespace:
         ConfigError: not readable, or no such calibration in it.
     """
     path = Path(path)
-    try:
-        # OpenCV begins with a line that no YAML parser but its own takes.
-        text = re.sub(r"\A%YAML:[0-9.]+[^\n]*", "", read_bytes(path, "calibration").decode("utf-8-sig"))
-        content = yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe one
-    except ImageError as error:
-        raise ConfigError(str(error)) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no calibration file: not a readable YAML file: {error}") from error
+    content = _content(path)
     try:
         content = _chosen(content, camera)
         return _ros(content) if "camera_matrix" in content else _kalibr(content)
@@ -80,6 +73,32 @@ def read_camera_info(path: str | Path, camera: str = "") -> SimpleNamespace:
             "image_height, camera_matrix, distortion_model, distortion_coefficients, projection_matrix), or of EuRoC "
             f"or Kalibr (resolution, camera_model, intrinsics, distortion_model, distortion_coeffs): {error!r}"
         ) from error
+
+
+def cameras_in(path: str | Path) -> list[str]:
+    """Name the cameras of a chain, in their order; none where a file holds the one camera that it is of.
+
+    Raises:
+        ConfigError: not readable.
+    """
+    return list(_chain(_content(Path(path))))
+
+
+def _content(path: Path) -> Any:
+    try:
+        # OpenCV begins with a line that no YAML parser but its own takes.
+        text = re.sub(r"\A%YAML:[0-9.]+[^\n]*", "", read_bytes(path, "calibration").decode("utf-8-sig"))
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe one
+    except ImageError as error:
+        raise ConfigError(str(error)) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is no calibration file: not a readable YAML file: {error}") from error
+
+
+def _chain(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(value, dict) and "intrinsics" in value}
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,7 +113,7 @@ _Loader.add_constructor("tag:yaml.org,2002:opencv-matrix", _matrix_of_opencv)
 
 
 def _chosen(content: Any, camera: str) -> Any:
-    chain = {name: value for name, value in content.items() if isinstance(value, dict) and "intrinsics" in value}
+    chain = _chain(content)
     if not camera and not chain:
         return content
     if camera not in chain and (camera or len(chain) != 1):

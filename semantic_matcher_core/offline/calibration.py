@@ -13,7 +13,7 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.camera_info import camera_of, projection_of
-from semantic_matcher_core.io.camera_file import read_camera_info
+from semantic_matcher_core.io.camera_file import cameras_in, read_camera_info
 from semantic_matcher_core.io.colmap import Intrinsics
 from semantic_matcher_core.matching import match_features
 
@@ -37,12 +37,14 @@ class Calibrations:
 
     @classmethod
     def of(cls, source: ImageSource, files: tuple[Path, ...] = ()) -> Calibrations:
-        """Return those of calibration files, one for each stream in their order, or else those recorded with the
-        images.
+        """Return those of calibration files, one for each stream in their order, or one that holds as many cameras; or
+        else those recorded with the images.
 
         Raises:
             ConfigError: a file is no calibration, or there are not as many as streams.
         """
+        if len(files) == 1 and len(cameras := cameras_in(files[0])) == len(source.streams):
+            return cls({n: _of_file(files[0], c) for n, c in zip(source.streams, cameras, strict=True)})
         if files and len(files) != len(source.streams):
             streams = ", ".join(source.streams)
             raise ConfigError(f"{len(files)} calibration files for the streams {streams}; give one for each, in order")

@@ -160,6 +160,29 @@ def test_calibration_files(tmp_path: Path, matcher: SemanticMatcher, textured_im
         read_camera_info(tmp_path / "absent.yaml")
 
 
+def test_one_chain_is_of_both_cameras(tmp_path: Path, matcher: SemanticMatcher, textured_image: np.ndarray) -> None:
+    source = BagSource(write_rectified_bag(tmp_path / "in.mcap", textured_image, infos=False), TOPICS)
+    camera = "  camera_model: pinhole\n  intrinsics: [{f}, {f}, 80, 60]\n  resolution: [160, 120]\n"
+    chain = tmp_path / "chain.yaml"
+    chain.write_text("".join(f"{name}:\n{camera.format(f=f)}" for name, f in (("cam0", 200), ("cam1", 210))))
+    options = RunOptions(mode="stereo", geometry="essential", images="none")
+    run(source, matcher, tmp_path / "o.mcap", options, calibration=(chain,))
+    first = matcher.match_images(view(textured_image, 0), view(textured_image, 0, DISPARITY))
+    cameras = [Camera(np.array([[f, 0, 80], [0, f, 60], [0, 0, 1.0]])) for f in (200, 210)]
+    expected = verify_calibrated(first, *cameras)
+    assert expected.model is not None
+    message = messages(tmp_path / "o.mcap", "/stereo_matcher/matches")[0]
+    np.testing.assert_array_equal(message.model.reshape(3, 3), expected.model.numpy())
+    with pytest.raises(ConfigError, match="camera '' is not one of cam0, cam1"):
+        run(
+            BagSource(tmp_path / "in.mcap", TOPICS[:1]),
+            matcher,
+            tmp_path / "p.mcap",
+            RunOptions(),
+            calibration=(chain,),
+        )
+
+
 def test_cameras_as_colmap_has_them() -> None:
     k = np.array([[500.0, 0, 319.5], [0, 510.0, 239.5], [0, 0, 1]])
     pinhole = (500.0, 510.0, 320.0, 240.0)
