@@ -241,6 +241,15 @@ GEOMETRY = (
     ),
 )
 
+MASKS = (
+    ParameterSpec(
+        "mask",
+        [""],
+        "Image files of the images' size (PNG) that are zero where keypoints are not wanted, such as on the robot "
+        "itself; one for all cameras, or one for each in their order (stereo: left, right). Empty for none",
+    ),
+)
+
 INPUT = (
     ParameterSpec(
         "image_transport",
@@ -276,15 +285,7 @@ INPUT = (
         3600.0,
         dynamic=True,
     ),
-)
-
-MASKS = (
-    ParameterSpec(
-        "mask",
-        [""],
-        "Image files of the images' size (PNG) that are zero where keypoints are not wanted, such as on the robot "
-        "itself; one for all cameras, or one for each in their order (stereo: left, right). Empty for none",
-    ),
+    *MASKS,
 )
 
 CAMERAS = (
@@ -515,19 +516,19 @@ NODE = (
 
 TABLES: dict[str, tuple[ParameterSpec, ...]] = {
     "temporal_matcher": (
-        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *MASKS, *CAMERAS, *TEMPORAL, *ODOMETRY,
+        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *TEMPORAL, *ODOMETRY,
         *OUTPUT, *NODE,
     ),
     "stereo_matcher": (
-        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *MASKS, *STEREO, *STEREO_RECTIFIED,
+        *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *STEREO, *STEREO_RECTIFIED,
         *ODOMETRY, *OUTPUT, *NODE,
     ),
     "reference_matcher": (
-        *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *MASKS, *CAMERAS, *REFERENCE,
+        *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *REFERENCE,
         *REFERENCE_POSE, *OUTPUT, *NODE,
     ),
     "template_tracker": (
-        *MODEL_OF_TRACKER, *MATCHING, *INPUT, *MASKS, *TRACKING, *REFERENCE_POSE, *OUTPUT, *NODE
+        *MODEL_OF_TRACKER, *MATCHING, *INPUT, *TRACKING, *REFERENCE_POSE, *OUTPUT, *NODE
     ),
 }  # fmt: skip
 """Executable -> its parameters."""
@@ -538,7 +539,7 @@ SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
     "Geometric check": GEOMETRY,
     "Geometric check, `temporal_matcher` and `stereo_matcher`": GEOMETRY_CALIBRATED,
     "Geometric check, `reference_matcher`": GEOMETRY_UNCALIBRATED,
-    "Images": INPUT + MASKS,
+    "Images": INPUT,
     "Cameras, `temporal_matcher` and `reference_matcher`": CAMERAS,
     "Pairing, `temporal_matcher` only": TEMPORAL,
     "Pairing, `stereo_matcher` only": STEREO,
