@@ -33,7 +33,7 @@ class Throttle:
         self._lock = threading.Lock()
 
     def passes(self, text: str) -> bool:
-        """Whether it is let through now; noted if it is."""
+        """Return whether it is let through now, and note it if it is."""
         with self._lock:
             now = self._clock()
             while self._passed and now - self._passed[0][0] >= self._seconds:
