@@ -362,7 +362,7 @@ STEREO_RECTIFIED = (
     ParameterSpec(
         "epipolar_band",
         2.0,
-        "Rectified images: match only keypoints whose rows differ by at most so many pixels; 0 for no such limit. No "
+        "Rectified images: match only keypoints whose rows differ by at most this many pixels; 0 for no such limit. No "
         "effect unless rectified is true",
         0.0,
         1000.0,
@@ -440,8 +440,8 @@ REFERENCE = (
     ParameterSpec(
         "rotation",
         "upright",
-        "How images may be turned against the stored ones, each of which is extracted once at so many turns: quarter, "
-        "four; any, eight",
+        "How images may be turned against the stored ones, each of which is extracted once at this many turns: "
+        "quarter, four; any, eight",
         choices=("upright", "quarter", "any"),
     ),
 )

@@ -47,7 +47,7 @@ class MatcherConfig:
         fusion: how texture and semantic similarity become one: ``"product"``, ``"sum"`` (weighted), or ``"concat"``
             (that of the concatenated vectors, which is the sum of both).
         weights: of ``reasoned`` and ``semantic`` in the sum, in this order; only with ``fusion="sum"``.
-        band_px: match only keypoints whose rows (y) differ by at most so many pixels, as those of rectified stereo
+        band_px: match only keypoints whose rows (y) differ by at most this many pixels, as those of rectified stereo
             images do; others are not even second nearest. ``None`` for no such restriction.
         filter_threshold: with LightGlue, keep matches whose probability is above this; in [0, 1).
         depth_confidence: with LightGlue, stop after a layer when this share of the keypoints is sure of itself; in

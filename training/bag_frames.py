@@ -65,7 +65,7 @@ def command(
     bags: Annotated[list[Path], typer.Argument(help="ROS 1 bags, rosbag2 folders or MCAP files.")],
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     topic: Annotated[list[str] | None, typer.Option(help="Image topic; may be repeated. All without it.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Take every so many-th image of a topic.")] = 10,
+    every: Annotated[int, typer.Option(min=1, help="Take every N-th image of a topic.")] = 10,
 ) -> None:
     """Write frames of recordings as photos to train from."""
     for bag in bags:

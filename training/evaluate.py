@@ -32,7 +32,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
 Keypoints = Annotated[int, typer.Option(min=1, help="Keypoints of each image.")]
 Weights = Annotated[Path | None, typer.Option(help="Folder searched for weights first.")]
 _DIFFICULTIES, _GAPS, _NONE, _TURNS = [0.3, 0.6], [1, 5, 10, 15], list[Path](), list[float]()
-Limit = Annotated[int, typer.Option(min=0, help="Only the first so many pairs; 0 for all.")]
+Limit = Annotated[int, typer.Option(min=0, help="Only the first N pairs; 0 for all.")]
 
 
 @app.command()
@@ -194,7 +194,7 @@ def suite(
     relit: Annotated[bool, typer.Option(help="The photos under strong changes of light, too.")] = False,
     views: Annotated[list[Path], typer.Option(help="Label file of real views; repeatable.")] = _NONE,
     turn: Annotated[
-        list[float], typer.Option(help="Turn the second view by so many degrees, too; repeatable.")
+        list[float], typer.Option(help="Turn the second view by this many degrees, too; repeatable.")
     ] = _TURNS,
     rendered: Annotated[int, typer.Option(min=0, help="So many rendered scenes with the photos as textures.")] = 0,
     speed: Annotated[bool, typer.Option(help="Frames a second on the first --sequence.")] = False,
@@ -202,7 +202,7 @@ def suite(
     device: Device = "auto",
     max_keypoints: Keypoints = 2048,
     weights: Weights = None,
-    limit: Annotated[int, typer.Option(min=0, help="Only the first so many photos; 0 for all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Only the first N photos; 0 for all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the homographies.")] = 0,
 ) -> None:
     """Methods side by side: known homographies of photos, real pairs, a sequence at several gaps, a stereo pair.

@@ -22,9 +22,9 @@ def command(
     keypoints: Annotated[int, typer.Option(min=16, help="Keypoints of each picture.")] = 1024,
     choose: Annotated[str, typer.Option(help="Pairs by order, likeness, or both.")] = "both",
     per_picture: Annotated[int, typer.Option(min=1, help="Pairs by likeness for each picture.")] = 4,
-    every: Annotated[int, typer.Option(min=1, help="Take every so many-th picture, or image of a bag.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Take every N-th picture, or image of a bag.")] = 1,
     jpeg_quality: Annotated[int, typer.Option(min=1, max=100, help="Of the pictures in the file.")] = 92,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many pairs of each source; 0 for all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="At most this many pairs of each source; 0 for all.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
     weights: Annotated[Path | None, typer.Option(help="Folder with aliked-n16.pth.")] = None,
     matcher_weights: Annotated[

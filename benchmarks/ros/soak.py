@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--warmup", type=int, default=1_000, help="images before memory is first looked at")
     parser.add_argument("--variant", default="plain:sift")
     parser.add_argument("--patience", type=float, default=1.0, help="seconds to wait for an answer")
-    parser.add_argument("--limit", type=float, default=0.0, help="stop after so many seconds; 0 for never")
+    parser.add_argument("--limit", type=float, default=0.0, help="stop after this many seconds; 0 for never")
     arguments = parser.parse_args(argv)
     from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
     from sensor_msgs.msg import Image

@@ -95,7 +95,7 @@ def query_command(
     model: DeformableModelOptions,
     top: Annotated[int, typer.Option("--top", "-n", min=1, help="Number of images to name.")] = 10,
     verify: Annotated[
-        int, typer.Option(min=0, help="Check the matches of so many of the most similar images; 0 checks none.")
+        int, typer.Option(min=0, help="Check the matches of this many of the most similar images; 0 checks none.")
     ] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

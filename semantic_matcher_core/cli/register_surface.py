@@ -34,7 +34,7 @@ def register_surface_command(
     depth_units: Annotated[
         float, typer.Option(help="Values per metre of 16-bit depth: 1000 for millimetres.")
     ] = 1000.0,
-    step: Annotated[int, typer.Option(min=1, help="A vertex every so many pixels.")] = 8,
+    step: Annotated[int, typer.Option(min=1, help="A vertex every N pixels.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")] = False,
 ) -> None:
     """Deform the surface that one RGB-D image shows into its shape in another.

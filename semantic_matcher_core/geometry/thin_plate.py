@@ -164,7 +164,7 @@ class ThinPlateSpline:
         Args:
             image: ``C x H x W`` float.
             size: ``(height, width)`` of the output.
-            step: evaluate the spline every so many pixels and interpolate between; 1 is exact, 8 is some fifty times
+            step: evaluate the spline every N pixels and interpolate between; 1 is exact, 8 is some fifty times
                 faster and within a tenth of a pixel for smooth maps.
 
         Returns:

@@ -119,7 +119,7 @@ class LightGlueMatcher(nn.Module):
             depth_confidence: stop after a layer when this share of the keypoints is sure of itself, in (0, 1]; 1 runs
                 all layers, ``None`` is what the weights were published with.
             width_confidence: drop keypoints on the way that are this sure to have no match, in (0, 1]; 1 drops none.
-            band_px: match only keypoints whose rows (y) differ by at most so many pixels; ``None`` for any.
+            band_px: match only keypoints whose rows (y) differ by at most this many pixels; ``None`` for any.
 
         Returns:
             Matches whose confidence is their probability; none where a side has no keypoints.

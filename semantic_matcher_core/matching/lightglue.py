@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from semantic_matcher_core.layers import attention
 from semantic_matcher_core.optimisations import is_enabled
 
-# Dropping points costs gathers, which pay off on a GPU from so many points on; on a CPU they always do.
+# Dropping points costs gathers, which pay off on a GPU from this many points on; on a CPU they always do.
 _PRUNED_FROM = {"cuda": 1536}
 
 

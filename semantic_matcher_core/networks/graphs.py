@@ -267,7 +267,7 @@ def _first_rows(found: Tensors, images: Tensor, counts: Sequence[int]) -> Featur
 
 
 def _compared(features: Features, rows: int) -> dict[str, Tensor]:
-    """Return what matching reads of features of one image, padded to at least so many rows: their keypoints are NaN."""
+    """Return what matching reads of features of one image, padded to at least this many rows, NaN for keypoints."""
     names = ["descriptors"] if features.reasoned is None else ["reasoned", "semantic"]
     known = {name: t for name in names if (t := getattr(features, name)) is not None}
     missing = rows - features.keypoints.shape[1]

@@ -77,7 +77,7 @@ class RunOptions:
         geometry_backend: what estimates the model, ``"magsac"`` (OpenCV's MAGSAC++) or ``"poselib"`` (LO-RANSAC).
         mask: image files that are zero where keypoints are not wanted: none, one for all streams, or one for each.
         rectified: the images are rectified: the calibration's ``P`` holds for them, and nothing distorts.
-        epipolar_band: of rectified stereo images, match only keypoints whose rows differ by at most so many pixels; 0
+        epipolar_band: of rectified stereo images, match only keypoints whose rows differ by at most this many pixels; 0
             for no such limit.
         points: write the matches of rectified stereo images as points in space, where their calibration is known.
         min_disparity: matches of a smaller disparity, in pixels, become no points.

@@ -11,7 +11,7 @@ from typing import Any
 from semantic_matcher_core.errors import ConfigError
 
 PAIR_CHOICES = ("matched", "exhaustive", "window", "list")
-# With all pairs of so many images the exports take minutes, not hours.
+# With all pairs of this many images the exports take minutes, not hours.
 MANY_IMAGES = 100
 
 

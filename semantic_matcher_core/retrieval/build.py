@@ -17,7 +17,7 @@ from semantic_matcher_core.retrieval.codebook import Codebook
 from semantic_matcher_core.retrieval.index import GROUP, VERSION, RetrievalIndex, local_descriptors
 from semantic_matcher_core.types import Features
 
-# The codebook is learned from so many images and descriptors of them, drawn at random.
+# The codebook is learned from this many images and descriptors of them, drawn at random.
 _TRAINING_IMAGES, _TRAINING_DESCRIPTORS = 128, 65_536
 
 

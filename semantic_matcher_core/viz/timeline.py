@@ -88,7 +88,7 @@ class Thumbnails:
 
 
 def plan(pairs: int) -> Timeline:
-    """Return an empty time line for so many pairs."""
+    """Return an empty time line for this many pairs."""
     step = max(1, math.ceil(pairs / MAX_PAIRS))
     kept = max(1, math.ceil(pairs / step))
     return Timeline(step=step, most=min(_MOST_A_PAIR, max(_LEAST_A_PAIR, _MAX_MATCHES // kept)))

@@ -84,7 +84,7 @@ def command(
     data_path: Annotated[Path, typer.Option(help="Folder that the lists' paths start from.")],
     output: Annotated[Path, typer.Option(help="Folder for <split>/<scene>.h5.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
-    pairs: Annotated[int, typer.Option(min=1, help="At most so many pairs of each scene.")] = 200,
+    pairs: Annotated[int, typer.Option(min=1, help="At most this many pairs of each scene.")] = 200,
 ) -> None:
     """Write MegaDepth scenes as scene files; finished ones are left as they are."""
     make_folder(output / split)

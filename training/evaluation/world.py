@@ -52,7 +52,7 @@ def relit_cases(photos: Sequence[Path], seed: int = 0) -> Iterator[Case]:
 
 
 def view_cases(labels: Path, turns: Sequence[float] = ()) -> Iterator[Case]:
-    """Yield the pairs of a label file, as they are and with the second picture turned by so many degrees."""
+    """Yield the pairs of a label file, as they are and with the second picture turned by this many degrees."""
     found = read_labels(labels)
     for number in range(len(found.pairs)):
         for degrees in (0.0, *turns):
@@ -62,7 +62,7 @@ def view_cases(labels: Path, turns: Sequence[float] = ()) -> Iterator[Case]:
 
 
 def rendered_cases(photos: Sequence[Path], count: int, seed: int = 0) -> Iterator[Case]:
-    """Yield two views each of so many scenes with parallax and occlusion, photos being their textures."""
+    """Yield two views each of this many scenes with parallax and occlusion, photos being their textures."""
     if len(photos) < 2:
         raise DataError(f"rendered scenes need two photos or more as textures, got {len(photos)}")
     textures = PictureBank.of_files(photos, 448, torch.device("cpu")).squares(_TEXTURE)

@@ -37,9 +37,9 @@ class LabelConfig:
         keypoints: of each picture, at most.
         choose: pairs by ``order``, by ``likeness``, or ``both``.
         per_picture: pairs by likeness for each picture.
-        every: of the pictures of a folder and the images of a bag, take every so many-th.
+        every: of the pictures of a folder and the images of a bag, take every N-th.
         jpeg_quality: of the pictures in the file.
-        limit: at most so many pairs of each source, drawn at random; 0 for all.
+        limit: at most this many pairs of each source, drawn at random; 0 for all.
         seed: of everything random.
         check: how strictly matches are checked.
     """

@@ -48,7 +48,7 @@ class RenderedConfig:
         view_size: ``[height, width]``.
         textures: folder of images to paper the walls with; ``None`` for coloured noise.
         patterns: of the noise, how many.
-        tiles: where not 0, each wall is a mosaic of so many tiles along two metres, all with the same grey pattern and
+        tiles: where not 0, each wall is a mosaic of that many tiles along 2 m, all with the same grey pattern and
             each in a colour of its own, which local descriptors of grey images confuse.
     """
 

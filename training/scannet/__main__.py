@@ -78,7 +78,7 @@ def download(
 @app.command()
 def extract(
     data_path: DataPath,
-    every: Annotated[int, typer.Option(min=1, help="Take every so many-th frame.")] = 15,
+    every: Annotated[int, typer.Option(min=1, help="Take every N-th frame.")] = 15,
     workers: Workers = _CORES,
     on_damage: Damage = OnDamage.skip,
 ) -> None:

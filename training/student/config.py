@@ -19,7 +19,7 @@ class DataConfig:
     Attributes:
         photos: folder of photographs.
         labels: label files of real pairs (``training.label_pairs``); their pictures serve as photographs too.
-        holdout: every so many-th photograph, by name, is kept for validation and never trained on.
+        holdout: every N-th photograph, by name, is kept for validation and never trained on.
         side: long side that pictures are kept at, at most, in pixels.
         view: side of the square views; a multiple of 32.
         shares: of warped photographs, rendered scenes and labelled pairs among the views.

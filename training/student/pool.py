@@ -17,7 +17,7 @@ from training.student.config import DataConfig
 from training.student.pictures import PictureBank, through
 from training.student.windows import first_views, second_views, turns_of
 
-# Rays are many: of so many pixels in all are the scenes that are rendered at once.
+# Rays are many: of this many pixels in all are the scenes that are rendered at once.
 _PIXELS_AT_ONCE = 2**20
 _MARGIN = 4.0
 # The teacher sees a keypoint again where it has one this near to its place; of one whose place is not known it is open.

@@ -36,7 +36,7 @@ from training.student.pool import LabelledPoints, PairMaker, Pairs, Pool
 _LOG_EVERY, _SAVE_SECONDS = 50, 60.0
 # Before the end of a time budget: for the last checkpoint and the weights.
 _CLOSING_SECONDS = 5.0
-# Of the initial pool, in batches: training begins when so many are there.
+# Of the initial pool, in batches: training begins when this many are there.
 _FIRST_BATCHES = 8
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 Layers = Callable[[Tensor], Tensor]
 
-# Even, so that strips may be pooled by two; 640 pixels and 32 channels of so many rows are 2.6 MB.
+# Even, so that strips may be pooled by two; 640 pixels and 32 channels of this many rows are 2.6 MB.
 ROWS = 32
 # Bicubic interpolation with Keys' kernel, as torch has it.
 _KEYS = -0.75

@@ -22,7 +22,7 @@ class Output:
         node: the node it belongs to.
         message_type: the class of its messages.
         topic: the topic's name, ``~/…``.
-        latched: so many messages are published even when nobody subscribes, and given to those who subscribe later;
+        latched: this many messages are published even when nobody subscribes, and given to those who subscribe later;
             0 for what is made of the images, of which nothing is kept unless a parameter ``qos_overrides.…`` says so.
     """
 
@@ -59,7 +59,7 @@ class Output:
         return bool(self._publisher.is_activated and (keeps or self._publisher.get_subscription_count() > 0))
 
     def renew(self, latched: int) -> None:
-        """Forget the messages that are kept for later subscribers, and keep so many from now on."""
+        """Forget the messages that are kept for later subscribers, and keep this many from now on."""
         if not self._published and latched == self._latched:
             return
         active = self._publisher.is_activated

@@ -18,7 +18,7 @@ _NEWEST, _AT_LEAST, _BEGIN, _END = 40, 6, 0.25, 0.1
 _CLOCKS_S = 10.0
 # No clock that counts from 1970 and one that does not, or that stamps nothing, are nearer than this.
 _UNSTAMPED_S = 1e8
-# A lead of one side that is never less than so many gaps of the other remedy is no matter of images that are missing.
+# A lead of one side that is never less than this many gaps of the other remedy is no matter of images that are missing.
 _LEADS = 20
 _LEAD_S = 0.1
 
