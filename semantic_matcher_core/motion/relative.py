@@ -16,7 +16,7 @@ from semantic_matcher_core.types import Matches
 MIN_INLIERS = 15
 # There is a step where a rotation alone leaves more than the epipolar geometry by this many standard deviations of what
 # chance does; squared residuals count up to so many times the noise.
-_SIGNIFICANT, _CLIP = 6.0, 16.0
+_SIGNIFICANT, _CLIP = 12.0, 16.0
 # As in metric.py: Cauchy's weights, the gate, and the median of chi-squared with one degree of freedom.
 _CAUCHY, _GATE, _MEDIAN_1 = 2.385**2, 12.0, 0.455
 # The direction of a step that is less certain than this, in radians, is not known.
@@ -24,6 +24,13 @@ _MAX_DIRECTION_STD = 0.3
 _LEAST_STD_PX = 0.05
 # What is nearer than the middle distance divided by this is taken for a wrong match.
 _NEAREST = 15.0
+# Points this near to where the step leads to, in standard deviations of their noise, tell of it by chance: the line
+# that they should lie on turns about them with every change of the step.
+_NEAR_EPIPOLE = 20.0
+# The second derivative of the cost is that of steps of so many standard deviations.
+_SHARE = 1.0
+# A cost that is flatter than that, as a share of what the points' own noise lets expect, has no minimum to speak of.
+_FLATTEST = 0.05
 _STEP = 1e-6
 
 
@@ -122,8 +129,9 @@ def relative_pose(
         if np.sqrt(np.trace(covariance[:3, :3])) <= _MAX_DIRECTION_STD:
             return RelativePose(pose, True, covariance, inliers, residual_px)
     covariance = np.zeros((6, 6))
-    # A step too small to be seen turns the result by as much as it could be without being seen.
-    unseen = (needed - 1) * scale
+    # A step too small to be seen turns the result by as much as it could be without being seen; half of the flow that
+    # it makes is alike for all depths, and taken for a turn.
+    unseen = 2 * max((needed - 1) * scale, float(rotated - moved))
     covariance[3:, 3:] = _rotation_covariance(turned, scale) + unseen * np.eye(3)
     return RelativePose(Pose(rotation, np.zeros(3)), False, covariance, inliers, residual_px)
 
@@ -166,7 +174,7 @@ def _refined(
         scale = max(float(np.median(_sampson(pose, first[agree], second[agree]) ** 2)) / _MEDIAN_1, least)
         for _ in range(8):
             residual, jacobian, basis = _linearised(pose, first[agree], second[agree])
-            weight = 1 / (1 + residual**2 / (_CAUCHY * scale))
+            weight = _away(pose, first[agree], scale) / (1 + residual**2 / (_CAUCHY * scale))
             normal = (jacobian * weight[:, None]).T @ jacobian
             step = -basis @ _inverse(normal) @ (jacobian.T @ (weight * residual))
             pose = _unit(pose.moved(step))
@@ -192,6 +200,12 @@ def _plausible(pose: Pose, first: np.ndarray, second: np.ndarray, agree: np.ndar
     along = (flow * away).sum(axis=1) / np.maximum(np.linalg.norm(away, axis=1), 1e-12)
     slack = 4 * np.sqrt(2 * scale)
     return (along >= -slack) & (np.abs(along) <= _NEAREST * np.median(np.abs(along[agree])) + slack)
+
+
+def _away(pose: Pose, first: np.ndarray, scale: float) -> np.ndarray:
+    """``M`` weights, 0 to 1: of what lies where the step leads to, and of what lies away from there."""
+    distance = ((pose.translation[2] * first - pose.translation[:2]) ** 2).sum(axis=1)
+    return distance / (distance + _NEAR_EPIPOLE**2 * scale)
 
 
 def _linearised(pose: Pose, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -224,13 +238,17 @@ def _covariance(pose: Pose, first: np.ndarray, second: np.ndarray, scale: float)
     metric.py).
     """
     residual, jacobian, basis = _linearised(pose, first, second)
-    weight = 1 / (1 + residual**2 / (_CAUCHY * scale))
+    away = _away(pose, first, scale)
+    weight = away / (1 + residual**2 / (_CAUCHY * scale))
     score = jacobian * (weight * residual)[:, None]
-    steps = 0.3 * np.sqrt(np.diag(_inverse((jacobian * weight[:, None]).T @ jacobian)) * scale)
+    # Steps along the axes of the ellipsoid of errors: along those of the parameters they would leave the narrow valley
+    # in which turning and moving make up for each other.
+    values, vectors = np.linalg.eigh(_inverse((jacobian * weight[:, None]).T @ jacobian) * scale)
+    axes = vectors * (_SHARE * np.sqrt(np.maximum(values, 0.0)))
 
     def cost(change: np.ndarray) -> float:
-        distance = _sampson(_unit(pose.moved(basis @ (steps * change))), first, second)
-        return float(np.log1p(distance**2 / (_CAUCHY * scale)).sum()) * _CAUCHY * scale / 2
+        distance = _sampson(_unit(pose.moved(basis @ axes @ change)), first, second)
+        return float((away * np.log1p(distance**2 / (_CAUCHY * scale))).sum()) * _CAUCHY * scale / 2
 
     # The bread is the cost's own second derivative. Jᵀ J would count the noise of the points as knowledge: where the
     # step is small, they seem to move as much by noise as by the step.
@@ -241,13 +259,18 @@ def _covariance(pose: Pose, first: np.ndarray, second: np.ndarray, scale: float)
         for j in range(i):
             plus, minus = unit[i] + unit[j], unit[i] - unit[j]
             curvature[i, j] = curvature[j, i] = (cost(plus) - cost(minus) - cost(-minus) + cost(-plus)) / 4
-    curvature /= np.outer(steps, steps)
-    size = np.sqrt(np.maximum(np.diag(curvature), 0.0))
-    if not (size > 0).all() or np.linalg.eigvalsh(curvature / np.outer(size, size))[0] <= 1e-9:
+    # In these coordinates a quadratic cost would be the same in all directions. Where the true one is flatter, less is
+    # known; where it is steeper, that is a ripple, which few points make.
+    found, directions = np.linalg.eigh(curvature / (_SHARE**2 * scale))
+    if found[0] <= _FLATTEST:
         return np.full((6, 6), np.inf)
-    inverse = np.linalg.inv(curvature)
+    axes = axes @ directions / _SHARE
+    inverse = (axes / np.minimum(found, 1.0)) @ axes.T / scale
     score /= 1 - leverage(np.einsum("ma,ab,mb->m", jacobian, inverse, jacobian) * weight)[:, None]
-    covariance = basis @ inverse @ (score.T @ score) @ inverse @ basis.T
+    # Where few points decide they fit themselves, and their residuals tell too little: they have the noise of all.
+    spread, turned = np.linalg.eigh(axes.T @ (score.T @ score) @ axes / scale**2)
+    axes = (axes / np.minimum(found, 1.0)) @ turned
+    covariance = basis @ (axes * np.maximum(spread, 1.0)) @ axes.T @ basis.T
     return (covariance + covariance.T) / 2
 
 

@@ -64,18 +64,35 @@ def test_relative_pose_through_any_lens(lens):
     assert found.inliers[~wrong].all() and found.inliers[wrong].mean() < 0.1
 
 
-def test_relative_poses_are_as_uncertain_as_they_say():
+@pytest.mark.parametrize("share", [1.0, 0.2])
+def test_relative_poses_are_as_uncertain_as_they_say(share):
+    """Also of a fifth of the step, which moves points by some 5 pixels of which half a pixel is noise."""
     random = np.random.default_rng(1)
     camera, normalised = Camera(K), []
     direction = STEP.translation / np.linalg.norm(STEP.translation)
-    for trial in range(25):
+    step = Pose(STEP.rotation, share * STEP.translation)
+    for trial in range(12):
         points = scene(random, 250)
-        pixels = [seen(p, camera) + random.normal(0, 0.5, (250, 2)) for p in (points, STEP.inverse().apply(points))]
+        pixels = [seen(p, camera) + random.normal(0, 0.5, (250, 2)) for p in (points, step.inverse().apply(points))]
         found = relative_pose(matches_of(*pixels), camera, seed=trial)
+        assert found.has_translation
         error = found.pose.change_to(Pose(STEP.rotation, direction))
+        error[:3] -= found.pose.translation * (found.pose.translation @ error[:3])
         normalised.append(error @ np.linalg.pinv(found.covariance, rcond=1e-8, hermitian=True) @ error / 5)
         assert np.isclose(found.pose.translation @ found.covariance[:3, :3] @ found.pose.translation, 0, atol=1e-12)
     assert 0.5 < np.mean(normalised) < 2
+
+
+def test_a_step_too_small_to_be_seen_is_none():
+    random = np.random.default_rng(4)
+    camera, step = Camera(K), Pose(STEP.rotation, 0.02 * STEP.translation)
+    for trial in range(4):
+        points = scene(random, 250)
+        pixels = [seen(p, camera) + random.normal(0, 0.5, (250, 2)) for p in (points, step.inverse().apply(points))]
+        found = relative_pose(matches_of(*pixels), camera, seed=trial)
+        assert not found.has_translation
+        turn = found.pose.change_to(step)[3:]
+        assert turn @ np.linalg.solve(found.covariance[3:, 3:], turn) / 3 < 4
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
