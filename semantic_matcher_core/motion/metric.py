@@ -29,7 +29,7 @@ _CAUCHY = 2.385**2
 _MEDIAN_2, _MEDIAN_3 = 1.386, 2.366
 _UNKNOWN = 1e6
 # Steps end when one changes the sum of squares by less than this share of what noise does to one value.
-_SETTLED = 1e-3
+_SETTLED = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +231,8 @@ def _refined(
         chosen = matched[agree]
         # Noise changes little with the pose: its whitening serves for all steps of a round.
         whitening = chosen.whitening(pose)
-        for _ in range(6):
+        # The first round only finds who belongs and how large the noise is.
+        for _ in range(6 if gating else 3):
             residual, jacobian = chosen.whitened(pose, whitening)
             distance = (residual**2).sum(axis=1)
             if gating == 0:

@@ -16,6 +16,7 @@ from semantic_matcher_core.motion.sampling import STD_OF_BLURRED_NOISE, cubic_we
 _RADIUS = 5
 _ITERATIONS = 6
 _CONVERGED_PX = 0.02
+_SETTLED_SHARE = 0.9
 _MIN_CORRELATION = 0.75
 _MAX_STD_PX = 0.5
 # The patch of a keypoint may be seen from so much farther away at most, in levels of a pyramid of halves.
@@ -111,7 +112,8 @@ def align_patches(
         before = position
         position = np.clip(position + np.clip(moved, -1, 1), points1 - max_step, points1 + max_step)
         step = np.abs(position - before).max(axis=1)
-        if step[inside].max(initial=0.0) < _CONVERGED_PX:
+        # What has not settled when nearly all have will hardly do so.
+        if inside.any() and (step[inside] < _CONVERGED_PX).mean() >= _SETTLED_SHARE:
             break
     patches = _centred(_shifted(blocks, position - base, side).reshape(count, -1))
     both = (template * patches).sum(axis=1)
