@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,17 @@ BASELINE = 0.12
 
 @dataclass(frozen=True, eq=False)
 class Wall:
-    """A rectangle: the picture's top-left corner, its two sides in metres, and the picture."""
+    """A rectangle: the picture's top-left corner, its two sides in metres, and the picture, or what draws it."""
 
     corner: np.ndarray
     along: np.ndarray
     down: np.ndarray
-    picture: np.ndarray
+    surface: np.ndarray | Callable[[], np.ndarray]
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """Drawn when it is seen: most walls never are."""
+        return self.surface() if callable(self.surface) else self.surface
 
 
 class Room:
@@ -40,7 +46,7 @@ class Room:
             a, d = np.array(along, float), np.array(down, float)
             # 1.2 cm a pixel: about a pixel of the image at 3 m.
             size = [round(float(np.linalg.norm(side)) / 0.012) for side in (d, a)]
-            return Wall(np.array(corner, float), a, d, textured(*size, seed=seed))
+            return Wall(np.array(corner, float), a, d, partial(textured, *size, seed=seed))
 
         self.walls = [
             wall(60, (-3, -2, 4), (6, 0, 0), (0, 4, 0)),  # ahead
