@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 import math
 import threading
 from collections.abc import Callable
@@ -20,10 +19,7 @@ from semantic_matcher_core.optimisations import is_enabled
 _Network = TypeVar("_Network", bound=nn.Module)
 First = TypeVar("First")
 Second = TypeVar("Second")
-_log = logging.getLogger(__name__)
 _streams = threading.local()
-# Where a card or its cuDNN cannot.
-_without_kernel: set[tuple[torch.device, torch.dtype]] = set()
 _QUERIES, _BLOCKS, _MOST_WEIGHTS = 128, 66, 1 << 25
 
 
@@ -76,19 +72,6 @@ class ConvRelu(nn.Sequential):
         assert isinstance(conv, nn.Conv2d)
         if len(self) > 2 or not _in_one_kernel(conv, x):
             return super().forward(x)
-        try:
-            return self._in_one(conv, x)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            _without_kernel.add((x.device, x.dtype))
-            _log.warning(
-                "cuDNN has no convolution with ReLU for %s on %s; it runs as two: %s", x.dtype, x.device, error
-            )
-            return super().forward(x)
-
-    @staticmethod
-    def _in_one(conv: nn.Conv2d, x: Tensor) -> Tensor:
         weight, padding, missing = conv.weight, conv.padding, -x.shape[1] % 8
         assert not isinstance(padding, str)
         if missing and x.dtype is torch.float16:
@@ -102,7 +85,6 @@ def _in_one_kernel(conv: nn.Conv2d, x: Tensor) -> bool:
     return (
         x.device.type == "cuda"
         and torch.version.hip is None
-        and (x.device, x.dtype) not in _without_kernel
         and x.dtype is conv.weight.dtype
         and x.dtype in (torch.float16, torch.float32)
         and conv.bias is not None

@@ -198,14 +198,7 @@ def test_a_convolution_and_its_relu_in_one_call_are_the_two_layers(
         monkeypatch.setattr(layers, "_in_one_kernel", lambda conv, x: True)
         monkeypatch.setattr(torch, "cudnn_convolution_relu", written_out)
         torch.testing.assert_close(layer(x), expected, atol=2e-3, rtol=2e-3)
-        assert seen == [16 if dtype is torch.float16 else channels]
-
-        def refuses(*given: Any) -> Tensor:
-            raise RuntimeError("no engine")
-
-        monkeypatch.setattr(torch, "cudnn_convolution_relu", refuses)
-        monkeypatch.setattr(layers, "_without_kernel", set())
-        assert torch.equal(layer(x), expected) and layers._without_kernel == {(x.device, dtype)}
+    assert seen == [16 if dtype is torch.float16 else channels]
 
 
 def test_networks_are_copied_and_pickled_with_their_switches(monkeypatch: pytest.MonkeyPatch) -> None:
