@@ -72,12 +72,11 @@ class ConvRelu(nn.Sequential):
         assert isinstance(conv, nn.Conv2d)
         if len(self) > 2 or not _in_one_kernel(conv, x):
             return super().forward(x)
-        weight, padding, missing = conv.weight, conv.padding, -x.shape[1] % 8
-        assert not isinstance(padding, str)
+        weight, missing = conv.weight, -x.shape[1] % 8
         if missing and x.dtype is torch.float16:
             # 12 channels take four times as long as 16: tensor cores read eight at a time.
             x, weight = (F.pad(t, (0, 0, 0, 0, 0, missing)) for t in (x, weight))
-        return torch.cudnn_convolution_relu(x, weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
+        return torch.cudnn_convolution_relu(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _in_one_kernel(conv: nn.Conv2d, x: Tensor) -> bool:

@@ -14,16 +14,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.functional import normalize
 
-from semantic_matcher_core import layers
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors import selection
 from semantic_matcher_core.extractors.compact import Compact
 from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
 from semantic_matcher_core.extractors.xfeat import XFeat
-from semantic_matcher_core.layers import ConvRelu, attention
+from semantic_matcher_core.layers import attention
 from semantic_matcher_core.matching import MatcherConfig
 from semantic_matcher_core.matching.nearest import match_similarities
 from semantic_matcher_core.matching.similarity import FusedSimilarity, SimilarityMatrix
@@ -177,28 +175,6 @@ def test_attention_written_out_is_torchs(shape: tuple[int, ...]) -> None:
     attended[..., 0] = True
     for mask in (None, attended):
         torch.testing.assert_close(attention(q, k, v, mask), attention(q, k, v, mask, fused=False), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-@pytest.mark.parametrize("channels", [12, 16])
-def test_a_convolution_and_its_relu_in_one_call_are_the_two_layers(
-    monkeypatch: pytest.MonkeyPatch, channels: int, dtype: torch.dtype
-) -> None:
-    """With cuDNN's call written out; its inputs must be what the layers take, padded channels included."""
-    seen: list[int] = []
-
-    def written_out(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        seen.append(x.shape[1])
-        return F.relu(F.conv2d(x, weight, *rest))
-
-    layer = ConvRelu(torch.nn.Conv2d(channels, 24, 3, 2, 1), torch.nn.ReLU(inplace=True)).to(dtype)
-    x = random(2, channels, 31, 46).to(dtype)
-    with torch.inference_mode():
-        expected = layer(x)
-        monkeypatch.setattr(layers, "_in_one_kernel", lambda conv, x: True)
-        monkeypatch.setattr(torch, "cudnn_convolution_relu", written_out)
-        torch.testing.assert_close(layer(x), expected, atol=2e-3, rtol=2e-3)
-    assert seen == [16 if dtype is torch.float16 else channels]
 
 
 def test_networks_are_copied_and_pickled_with_their_switches(monkeypatch: pytest.MonkeyPatch) -> None:

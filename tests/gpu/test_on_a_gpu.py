@@ -18,7 +18,6 @@ from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.extractors import Extractor
 from semantic_matcher_core.extractors.registry import BUILT_IN
 from semantic_matcher_core.extractors.xfeat import XFeat
-from semantic_matcher_core.layers import ConvRelu
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 from semantic_matcher_core.streams import StereoStream, TemporalStream
@@ -192,21 +191,6 @@ def test_compact_runs_in_half_precision(textured: Render) -> None:
         for m in (matcher.match_images(*images), expected.match_images(*images))
     )
     assert len(found & wanted) >= 0.97 * len(wanted) > 50
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-@pytest.mark.parametrize("channels", [12, 16])
-def test_convolutions_with_their_relu(channels: int, dtype: torch.dtype) -> None:
-    """In one kernel, and in none where gradients are wanted or batch norms are not folded."""
-    torch.manual_seed(0)
-    layer = ConvRelu(torch.nn.Conv2d(channels, 24, 3, 2, 1), torch.nn.ReLU(inplace=True)).cuda().to(dtype)
-    x = torch.randn(2, channels, 31, 46, device="cuda", dtype=dtype)
-    expected = layer(x.clone())
-    assert expected.requires_grad
-    with torch.inference_mode():
-        found = layer(x)
-    torch.testing.assert_close(found, expected.detach(), atol=5e-3, rtol=5e-3)
-    assert found.min() == 0
 
 
 def test_memory_stays(textured: Render) -> None:
