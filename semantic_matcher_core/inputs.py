@@ -32,18 +32,6 @@ def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
         ImageError: any other type or shape, an empty image, an unreadable file, or values that are not finite or not
             in [0, 1].
     """
-    return as_floats(as_pixels(image, device))
-
-
-def as_floats(pixels: Tensor) -> Tensor:
-    """Return ``B x 3 x H x W`` float32 in [0, 1] of what :func:`as_pixels` gives; what is so already stays as it is."""
-    if pixels.dtype == torch.uint8:
-        pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255.0
-    return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
-
-
-def as_pixels(image: Any, device: torch.device | str = "cpu") -> Tensor:
-    """Return what :func:`as_image_batch` converts: ``B x C x H x W``, uint8 or float32 in [0, 1], C 1 or 3."""
     if isinstance(image, str | os.PathLike):
         image = read_image(Path(image))
     if is_pil(image):
@@ -137,11 +125,12 @@ def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
     batch = _sent(
         torch.from_numpy(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), device
     )
-    batch = batch.permute(0, 3, 1, 2)
+    batch = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     if floats:
-        batch = batch.to(torch.float32, memory_format=torch.contiguous_format)
         _check_range(batch)
-    return batch
+    else:
+        batch = batch / 255.0
+    return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
 
 
 def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
@@ -156,11 +145,12 @@ def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
     if image.layout is not torch.strided or image.is_meta:
         what = "on the meta device, without values" if image.is_meta else f"of layout {image.layout}"
         raise ImageError(f"an image tensor must be dense, with values; this one is {what}")
-    batch = _sent(image, device)
-    if image.dtype != torch.uint8:
-        batch = batch.to(torch.float32)
+    batch = _sent(image, device).to(torch.float32)
+    if image.dtype == torch.uint8:
+        batch = batch / 255.0
+    else:
         _check_range(batch)
-    return batch
+    return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
 
 
 def _sent(image: Tensor, device: torch.device | str) -> Tensor:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.constants import constant
 from semantic_matcher_core.optimisations import is_enabled
 
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -38,16 +37,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, attended: Tensor | None = None, *
     if fused and not _leaves_a_gpu_idle(q, k):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attended)
     # Scaled before the product: half precision ends at 65504.
-    q, k = q / math.sqrt(q.shape[-1]), k.transpose(-1, -2)
-    if attended is None:
-        scores = q @ k
-    elif attended.ndim == 4 and attended.shape[-2] == 1:
-        # One row of infinities that the product is added to: a pass over the N x M scores less.
-        bias = torch.where(attended, constant((0,), q), constant((-torch.inf,), q))
-        bias = bias.expand(*q.shape[:2], 1, k.shape[-1]).flatten(0, 1)
-        scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1)).unflatten(0, q.shape[:2])
-    else:
-        scores = (q @ k).masked_fill(~attended, -torch.inf)
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
+    if attended is not None:
+        scores = scores.masked_fill(~attended, -torch.inf)
     return scores.softmax(dim=-1) @ v
 
 
@@ -64,37 +56,6 @@ def _leaves_a_gpu_idle(q: Tensor, k: Tensor) -> bool:
     return heads * -(-q.shape[2] // _QUERIES) < _BLOCKS and heads * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS
 
 
-class ConvRelu(nn.Sequential):
-    """A convolution and a ReLU, with a batch normalisation between them or without; on a GPU, at inference, in one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        conv = self[0]
-        assert isinstance(conv, nn.Conv2d)
-        if len(self) > 2 or not _in_one_kernel(conv, x):
-            return super().forward(x)
-        weight, missing = conv.weight, -x.shape[1] % 8
-        if missing and x.dtype is torch.float16:
-            # 12 channels take four times as long as 16: tensor cores read eight at a time.
-            x, weight = (F.pad(t, (0, 0, 0, 0, 0, missing)) for t in (x, weight))
-        return torch.cudnn_convolution_relu(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def _in_one_kernel(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Return whether cuDNN's convolution with ReLU, which has no gradient, does what the two layers do."""
-    return (
-        x.device.type == "cuda"
-        and torch.version.hip is None
-        and x.dtype is conv.weight.dtype
-        and x.dtype in (torch.float16, torch.float32)
-        and conv.bias is not None
-        and conv.groups == 1
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cuda")
-        and not torch.compiler.is_compiling()
-        and torch.backends.cudnn.enabled
-    )
-
-
 def conv_stack(*channels: int, stride: int = 2, batch_norm: bool = False) -> nn.Sequential:
     """Return 3 x 3 convolutions, each with ReLU, the first with a stride.
 
@@ -107,7 +68,7 @@ def conv_stack(*channels: int, stride: int = 2, batch_norm: bool = False) -> nn.
     for i, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
         norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
         conv = nn.Conv2d(inputs, outputs, 3, 1 if i else stride, 1, bias=not batch_norm)
-        steps.append(ConvRelu(conv, *norm, nn.ReLU(inplace=True)))
+        steps.append(nn.Sequential(conv, *norm, nn.ReLU(inplace=True)))
     return nn.Sequential(*steps)
 
 

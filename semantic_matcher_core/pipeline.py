@@ -16,7 +16,7 @@ from semantic_matcher_core.device import is_slow, resolve_device, resolve_precis
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.inference import evaluating, inference
-from semantic_matcher_core.inputs import as_floats, as_mask_batch, as_pixels
+from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.loading import load_parts, make_networks
 from semantic_matcher_core.matching import MatcherConfig, match_features
 from semantic_matcher_core.matching.learned import LightGlueMatcher
@@ -293,8 +293,7 @@ class SemanticMatcher(nn.Module):
             ImageError: shape, type or value range is none of those.
             ForkError: this process was forked from one that had used torch.
         """
-        pixels = as_pixels(image, self.device)
-        return self._extract(pixels, None if mask is None else as_mask_batch(mask, pixels))
+        return self._extract(*self._given(image, mask))
 
     @inference
     def extract_turned(self, image: Any, mask: Any = None, *, rotation: str = "quarter") -> Features:
@@ -383,13 +382,13 @@ class SemanticMatcher(nn.Module):
             ImageError: shape, type or value range is none of those.
             ShapeError, DeviceError: a reference is of another kind of features, or elsewhere.
         """
-        pixels = as_pixels(image, self.device)
+        images, _ = self._given(image, None)
         found = None
-        if pixels.device.type == "cuda":
-            found = self._recorded.step(self._networks, self._settings, pixels, references)
+        if images.device.type == "cuda":
+            found = self._recorded.step(self._networks, self._settings, images, references)
         if found is not None:
             return found
-        features = self._extract(pixels, None)
+        features = self._extract(images, None)
         return features, [self.match(reference, features).to("cpu") for reference in references]
 
     def match_images(self, image0: Any, image1: Any, *, rotation: str = "upright") -> Matches:
@@ -415,13 +414,12 @@ class SemanticMatcher(nn.Module):
         semantic_map = extraction.encode(self._networks, self._settings, images)
         return extraction.sample(self._networks, self._settings, semantic_map, features.keypoints)
 
-    def _extract(self, pixels: Tensor, masks: Tensor | None) -> Features:
-        if pixels.device.type == "cuda":
-            return self._recorded(self._networks, self._settings, pixels, masks)
-        return extraction.extract(self._networks, self._settings, as_floats(pixels), masks)
+    def _extract(self, images: Tensor, masks: Tensor | None) -> Features:
+        run = self._recorded if images.device.type == "cuda" else extraction.extract
+        return run(self._networks, self._settings, images, masks)
 
     def _given(self, image: Any, mask: Any) -> tuple[Tensor, Tensor | None]:
-        images = as_floats(as_pixels(image, self.device))
+        images = as_image_batch(image, self.device)
         return images, None if mask is None else as_mask_batch(mask, images)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SemanticMatcher:

@@ -312,10 +312,7 @@ class Matches:
     def to(self, device: torch.device | str) -> Matches:
         """Return the same matches on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        given = {k: v for k, v in values.items() if isinstance(v, Tensor)}
-        if all(tensor.device == torch.device(device) for tensor in given.values()):
-            return self
-        tensors: dict[str, Any] = moved(given, device)
+        tensors: dict[str, Any] = moved({k: v for k, v in values.items() if isinstance(v, Tensor)}, device)
         return replace(self, **tensors)
 
 

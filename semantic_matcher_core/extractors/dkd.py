@@ -67,16 +67,14 @@ def detect_keypoints(
     candidates = iterative_maxima(score_map, suppression_radius, iterations) & (score_map > threshold)
     inside = torch.zeros_like(candidates)
     inside[:, near : max(near, height - far), near : max(near, width - far)] = True
-    selection = best_candidates(
-        score_map, candidates & inside, max_keypoints, masks=masks, fixed_size=fixed_size, ordered=False
-    )
+    selection = best_candidates(score_map, candidates & inside, max_keypoints, masks=masks, fixed_size=fixed_size)
     keypoints, dispersity = soft_argmax(score_map, selection.keypoints, radius)
     scores = _read(score_map, keypoints)
     valid = selection.valid
     ranked = scores if valid is None else torch.where(valid, scores, -1)
     order = ranked.argsort(dim=1, descending=True, stable=True)
     keypoints = keypoints.gather(1, order[..., None].expand(-1, -1, 2))
-    valid = None if valid is None else valid.gather(1, order)
+    # Padding rows were last and stay last, so `valid` needs no sorting.
     return SubPixelKeypoints(
         zero_padding(keypoints, valid),
         zero_padding(scores.gather(1, order), valid),

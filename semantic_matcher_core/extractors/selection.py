@@ -153,7 +153,6 @@ def best_candidates(
     masks: Tensor | None = None,
     rescore: Callable[[Tensor], Tensor] | None = None,
     fixed_size: bool = False,
-    ordered: bool = True,
 ) -> Selection:
     """Return the best of the marked positions, by descending score; equal scores in row-major order.
 
@@ -168,7 +167,6 @@ def best_candidates(
             padding included, it returns ``B x C``. What it scores NaN or minus infinity is left out.
         fixed_size: always give ``max_keypoints`` rows and ``valid``, without any host synchronisation off the CPU (for
             CUDA graphs). Otherwise rows are trimmed to the longest image, at the price of one synchronisation.
-        ordered: false where the caller sorts them: with ``fixed_size`` they may then come in any order on a GPU.
     """
     if max_keypoints < 1:
         raise ConfigError(f"max_keypoints must be 1 or more, got {max_keypoints}")
@@ -182,16 +180,7 @@ def best_candidates(
         candidates = candidates & inside
     gathers = score_map.device.type == "cpu" and is_enabled("candidate_ranking")
     index, present = _gathered(candidates) if gathers else _everything(candidates)
-    return _ranked(
-        score_map,
-        index,
-        present,
-        max_keypoints,
-        rescore,
-        fixed_size,
-        whole=not gathers,
-        ordered=ordered or not fixed_size,
-    )
+    return _ranked(score_map, index, present, max_keypoints, rescore, fixed_size, whole=not gathers)
 
 
 def mask_at_size(masks: Tensor, height: int, width: int) -> Tensor:
@@ -322,7 +311,6 @@ def _ranked(
     rescore: Callable[[Tensor], Tensor] | None,
     fixed_size: bool,
     whole: bool,
-    ordered: bool,
 ) -> Selection:
     width = score_map.shape[-1]
     if rescore is None:
@@ -333,9 +321,7 @@ def _ranked(
     if scores.device.type == "cuda" and scores.shape[1] > max_keypoints:
         # There torch's kernels take and leave equal scores in their order, and half as many digits take half the time.
         usable = present & (scores > -torch.inf)
-        scores, order = torch.where(usable, scores, constant((-torch.inf,), scores)).topk(
-            max_keypoints, dim=1, sorted=ordered
-        )
+        scores, order = torch.where(usable, scores, constant((-torch.inf,), scores)).topk(max_keypoints, dim=1)
         index, real = index.gather(1, order), scores > -torch.inf
     else:
         keys = _ranking_keys(scores, index).masked_fill(~(present & (scores > -torch.inf)), _NO_KEY)

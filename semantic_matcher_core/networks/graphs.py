@@ -6,17 +6,15 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.device import moved
 from semantic_matcher_core.extractors.dense import DenseExtractor
-from semantic_matcher_core.inputs import as_floats
 from semantic_matcher_core.matching import MatcherConfig, match_features_densely
 from semantic_matcher_core.networks.networks import Networks
 from semantic_matcher_core.optimisations import is_enabled
@@ -82,14 +80,13 @@ class _Recorded:
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     replay: Callable[[], object]
-    weights: list[Tensor]
-    places: list[int]
+    weights: list[tuple[Tensor, int]]
     read: Any = None
 
     @property
     def stands(self) -> bool:
         """Whether the weights are where they were: a graph reads memory, whatever became of it."""
-        return [weight.data_ptr() for weight in self.weights] == self.places
+        return all(weight.data_ptr() == place for weight, place in self.weights)
 
 
 class GraphCache:
@@ -130,8 +127,7 @@ class GraphCache:
                     self._refused.add(key)
                     _log.warning("a CUDA graph could not be recorded; the same work runs unrecorded, slower: %s", error)
                     return None
-                read = list(weights())
-                recorded = _Recorded(memory, outputs, replay, read, [weight.data_ptr() for weight in read])
+                recorded = _Recorded(memory, outputs, replay, [(weight, weight.data_ptr()) for weight in weights()])
             self._recorded[key] = recorded
             while len(self._recorded) > _KEPT:
                 self._recorded.popitem(last=False)
@@ -150,20 +146,13 @@ class GraphCache:
 
 def _copy(targets: Tensors, sources: Tensors) -> None:
     """Copy tensors, those of one type together."""
-    alike: dict[torch.dtype, list[str]] = {}
-    for name, tensor in sources.items():
-        alike.setdefault(tensor.dtype, []).append(name)
-    for names in alike.values():
-        if len(names) == 1:
-            targets[names[0]].copy_(sources[names[0]], non_blocking=True)
-        else:
-            torch._foreach_copy_([targets[n] for n in names], [sources[n] for n in names], non_blocking=True)
+    for dtype in {t.dtype for t in sources.values()}:
+        names = [name for name, t in sources.items() if t.dtype is dtype]
+        torch._foreach_copy_([targets[n] for n in names], [sources[n] for n in names], non_blocking=True)
 
 
 class RecordedExtraction:
     """An extraction that is recorded where it can be; it takes and gives what the extraction itself does.
-
-    Images may be 8-bit, too, as :func:`~semantic_matcher_core.inputs.as_pixels` gives them.
 
     Args:
         extract: the extraction.
@@ -173,15 +162,17 @@ class RecordedExtraction:
     def __init__(self, extract: Extract, recorder: Recorder | None = None) -> None:
         self._extract = extract
         self._graphs = GraphCache(recorder or CudaRecorder())
+        self._searches = GraphCache(recorder or CudaRecorder())
 
     def __call__(self, networks: Networks, settings: Settings, images: Tensor, masks: Tensor | None = None) -> Features:
         """Return features of images; see :func:`semantic_matcher_core.extraction.extract`."""
-        found = self._run(networks, settings, images, []) if masks is None else None
+        found = self._padded(networks, settings, images) if masks is None else None
         if found is not None:
-            counts, ends = zip(*found["host"].view(-1, 2).int().tolist(), strict=True)
+            features, extents = found
+            counts, ends = zip(*extents.tolist(), strict=True)
             if counts == ends:
-                return _first_rows(found, images, counts)
-        return self._extract(networks, settings, as_floats(images), masks)
+                return _first_rows(features, counts)
+        return self._extract(networks, settings, images, masks)
 
     def step(
         self, networks: Networks, settings: Settings, image: Tensor, references: Sequence[Features]
@@ -190,61 +181,75 @@ class RecordedExtraction:
 
         Args:
             networks, settings: as for an extraction.
-            image: one, on the device of the networks.
+            image: ``1 x 3 x H x W``, see :func:`semantic_matcher_core.extraction.extract`.
             references: each of one image; they come first in its matches.
 
         Returns:
             ``None`` where it cannot be done so, and the caller does one thing after the other.
         """
+        matching = settings.matching
         alike = all(len(r) == 1 and r.valid is None and r.turn is None and r.device == image.device for r in references)
-        nearest = settings.matching.matcher == "nearest"
-        if not (alike and nearest and len(image) == 1 and is_enabled("single_wait")):
+        if not (alike and len(image) == 1 and matching.matcher == "nearest" and is_enabled("single_wait")):
             return None
-        sides = [_compared(reference, settings.max_keypoints) for reference in references]
-        found = self._run(networks, settings, image, sides)
+        found = self._padded(networks, settings, image)
         if found is None:
             return None
-        values = moved({"host": found["host"]}, "cpu")["host"].numpy()
-        count, end = (int(value) for value in values[:2])
+        features, extents = found
+        # Whole numbers as float32 are exact up to 16 million.
+        parts = [extents[:, :, None].float(), features.keypoints]
+        for reference in references:
+            rows = self._search(matching, reference, features)
+            if rows is None:
+                return None
+            parts.append(rows)
+        flat = moved({"all": torch.cat([part.flatten() for part in parts])}, "cpu")["all"]
+        pieces = flat.split([part.numel() for part in parts])
+        ends, keypoints, *sides = (p.view(part.shape[1:]) for part, p in zip(parts, pieces, strict=True))
+        count, end = (int(value) for value in ends.flatten())
         if count != end:
             return None
-        rows = [found["keypoints"].shape[1] * 2, *(side["keypoints"].shape[1] * 4 for side in sides)]
-        keypoints, *matched = np.split(values[2:], np.cumsum(rows)[:-1]) if sides else [values]
-        matches = [_matches(part.reshape(-1, 4), keypoints.reshape(-1, 2)) for part in matched]
-        return _first_rows(found, image, [count]), matches
+        return _first_rows(features, (count,)), [_matches(side, keypoints) for side in sides]
 
-    def _run(
-        self, networks: Networks, settings: Settings, images: Tensor, references: Sequence[Tensors]
-    ) -> dict[str, Tensor] | None:
-        """Tensors of features of a fixed size, and what the host is to know, as ``host``.
-
-        That is for each image how many rows are real, and where the last of them ends; then, where there are
-        references, the keypoints, and for each row of a reference (x, y), the row that it matches, and how similar.
-        """
+    def _padded(self, networks: Networks, settings: Settings, images: Tensor) -> tuple[Features, Tensor] | None:
+        """Features of a fixed size, and ``B x 2``: how many rows are real, and where the last of them ends."""
         if not can_be_recorded(networks):
             return None
 
         def work(given: Tensors) -> dict[str, Tensor]:
-            found = self._extract(networks, settings, as_floats(given["images"]), fixed_size=True)
+            found = self._extract(networks, settings, given["images"], fixed_size=True)
             assert found.valid is not None
             ends = found.valid * torch.arange(1, found.valid.shape[1] + 1, device=found.device)
-            # Whole numbers as float32 are exact up to 16 million.
-            parts = [torch.stack((found.valid.sum(dim=1), ends.amax(dim=1)), dim=1).float()]
-            if references:
-                parts.append(found.keypoints)
-            for i in range(len(references)):
-                side = {name.removeprefix(f"{i}."): t for name, t in given.items() if name.startswith(f"{i}.")}
-                parts.append(_searched(side, found, settings.matching))
-            tensors = {name: t for name, t in _tensors(found).items() if name != "valid"}
-            return {**tensors, "host": torch.cat([part.flatten() for part in parts])}
+            return {**_tensors(found), "extents": torch.stack((found.valid.sum(dim=1), ends.amax(dim=1)), dim=1)}
 
         def weights() -> list[Tensor]:
             parts = (networks.parts.extractor, networks.parts.semantic_encoder, networks.parts.reasoner)
             return [parameter for part in parts if part is not None for parameter in part.parameters()]
 
-        given = {"images": images, **{f"{i}.{n}": t for i, side in enumerate(references) for n, t in side.items()}}
-        key = (networks, settings if references else settings.of_features, is_enabled("streams"))
-        return self._graphs(key, work, given, weights)
+        key = (networks, settings.of_features, is_enabled("streams"))
+        outputs: dict[str, Any] | None = self._graphs(key, work, {"images": images}, weights)
+        if outputs is None:
+            return None
+        extents = outputs.pop("extents")
+        return Features(image_size=(images.shape[-2], images.shape[-1]), **outputs), extents
+
+    def _search(self, matching: MatcherConfig, reference: Features, current: Features) -> Tensor | None:
+        """``1 x N x 4``: of each row of the reference (x, y), the row of the other that it matches, and how similar."""
+
+        def work(given: Tensors) -> dict[str, Tensor]:
+            sides: list[dict[str, Any]] = [
+                {name[1:]: t for name, t in given.items() if name[0] == side} for side in ("0", "1")
+            ]
+            first, second = (
+                Features(**{"descriptors": s["keypoints"], **s}, scores=s["valid"], image_size=(1, 1)) for s in sides
+            )
+            dense = match_features_densely(first, second, matching, both_sides=False)
+            found = torch.stack((dense.matches0.float(), dense.similarity0), dim=-1)
+            return {"rows": torch.cat((first.keypoints, found), dim=-1)}
+
+        rows = max(reference.keypoints.shape[1], current.keypoints.shape[1])
+        given = {f"{i}{n}": t for i, f in enumerate((reference, current)) for n, t in _compared(f, rows).items()}
+        outputs = self._searches(matching, work, given)
+        return None if outputs is None else outputs["rows"]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy records anew, on its own weights.
@@ -255,50 +260,35 @@ def _tensors(features: Features) -> dict[str, Tensor]:
     return {f.name: value for f in fields(features) if isinstance(value := getattr(features, f.name), Tensor)}
 
 
-def _first_rows(found: Tensors, images: Tensor, counts: Sequence[int]) -> Features:
-    """Return features of what was recorded, without rows that are padding in every image, and without a wait."""
-    fewest, most = min(counts), max(counts)
-    rows: dict[str, Any] = {name: t if t.shape[1] == most else t[:, :most] for name, t in found.items() if t.ndim > 1}
-    if fewest < most:
-        keypoints = found["keypoints"]
-        ends = found["host"].view(-1, 2)[:, :1]
-        rows["valid"] = torch.arange(most, device=keypoints.device) < ends
-    return Features(image_size=(images.shape[-2], images.shape[-1]), **rows)
+def _first_rows(features: Features, counts: Sequence[int]) -> Features:
+    """Return padded features without rows that are padding in every image, as :meth:`Features.trimmed`, but no wait."""
+    rows: dict[str, Any] = {name: t[:, : max(counts)] for name, t in _tensors(features).items()}
+    return replace(features, **rows) if min(counts) < max(counts) else replace(features, **{**rows, "valid": None})
 
 
 def _compared(features: Features, rows: int) -> dict[str, Tensor]:
-    """Return what matching reads of features of one image, padded to at least this many rows, NaN for keypoints."""
+    """Return what matching reads of features of one image, with padding up to ``rows``."""
     names = ["descriptors"] if features.reasoned is None else ["reasoned", "semantic"]
-    known = {name: t for name in names if (t := getattr(features, name)) is not None}
+    known = {name: t for name in ("keypoints", *names) if (t := getattr(features, name)) is not None}
     missing = rows - features.keypoints.shape[1]
-    if missing <= 0:
-        return {"keypoints": features.keypoints, **known}
-    padded = {name: F.pad(t, (0, 0, 0, missing)) for name, t in known.items()}
-    return {"keypoints": F.pad(features.keypoints, (0, 0, 0, missing), value=torch.nan), **padded}
+    valid = features.valid
+    if valid is None:
+        valid = torch.ones(features.keypoints.shape[:2], dtype=torch.bool, device=features.device)
+    if not missing:
+        return {**known, "valid": valid}
+    return {**{name: F.pad(t, (0, 0, 0, missing)) for name, t in known.items()}, "valid": F.pad(valid, (0, missing))}
 
 
-def _searched(side: dict[str, Tensor], current: Features, matching: MatcherConfig) -> Tensor:
-    """Return ``1 x N x 4``: of each row of a reference (x, y), the row of the other that it matches, and how
-    similar.
-    """
-    keypoints = side["keypoints"]
-    vectors: dict[str, Any] = {"descriptors": keypoints, **side}
-    valid = ~keypoints.isnan().any(dim=-1)
-    reference = Features(**vectors, scores=valid, valid=valid, image_size=(1, 1))
-    dense = match_features_densely(reference, current, matching, both_sides=False)
-    return torch.cat((keypoints, torch.stack((dense.matches0.float(), dense.similarity0), dim=-1)), dim=-1)
-
-
-def _matches(rows: np.ndarray, keypoints: np.ndarray) -> Matches:
-    """Make matches from what the search gave: (x, y), index and similarity of each row of a reference."""
-    index0 = np.flatnonzero(rows[:, 2] >= 0)
+def _matches(rows: Tensor, keypoints: Tensor) -> Matches:
+    """Make matches from what the search gave, both on the host."""
+    index0 = (rows[:, 2] >= 0).nonzero()[:, 0]
     chosen = rows[index0]
-    index1 = chosen[:, 2].astype(np.int64)
+    index1 = chosen[:, 2].long()
     return Matches(
-        indices=torch.from_numpy(np.stack((index0, index1), axis=1)),
-        keypoints0=torch.from_numpy(chosen[:, :2].copy()),
-        keypoints1=torch.from_numpy(keypoints[index1]),
-        confidence=torch.from_numpy(chosen[:, 3].copy()),
+        indices=torch.stack((index0, index1), dim=1),
+        keypoints0=chosen[:, :2].contiguous(),
+        keypoints1=keypoints[index1],
+        confidence=chosen[:, 3].contiguous(),
     )
 
 
