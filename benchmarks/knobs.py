@@ -42,7 +42,7 @@ class Knob:
 
 
 def knobs(device: torch.device) -> list[Knob]:
-    """Return the plain way first."""
+    """List what is compared, the plain way first."""
     half = "fp16" if device.type == "cuda" else "bf16"
     return [
         Knob("plain: fp32, semantic size 896"),

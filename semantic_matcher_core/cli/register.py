@@ -190,5 +190,5 @@ def _read_mask(path: Path | None, orientation: str) -> np.ndarray | None:
 
 
 def _json(figures: dict[str, float]) -> str:
-    """Return JSON has no NaN: what is not a number is null."""
+    """Write figures as JSON, which has no NaN: what is not a number is null."""
     return json.dumps({name: value if math.isfinite(value) else None for name, value in figures.items()}, indent=2)

@@ -251,7 +251,7 @@ def _normalised(images: Tensor) -> Tensor:
 
 
 def _mixed(maps: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return A 1 x 1 convolution as a matrix product, which is faster where the channels of a pixel lie side by
+    """Compute a 1 x 1 convolution as a matrix product, which is faster where the channels of a pixel lie side by
     side.
     """
     return F.linear(maps.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)

@@ -197,7 +197,7 @@ class McapPart(Part):
         return data[0] == _FOOTER and data.endswith(MAGIC)
 
     def _read_summary(self, size: int) -> list[Any] | None:
-        """Read none [] | Records of the summary section, or ``None`` where there is none or it cannot be trusted."""
+        """Read the records of the summary section, or ``None`` where there is none or it cannot be trusted."""
         if not self._has_footer(size):
             return None
         self._file.seek(size - len(MAGIC) - 20)

@@ -133,7 +133,7 @@ def _ros(content: dict[str, Any]) -> SimpleNamespace:
 
 
 def _model_of_opencv(content: dict[str, Any]) -> str:
-    """Return name the model: OpenCV tells whether it is its fisheye one; of others the number of coefficients tells."""
+    """Name the model: OpenCV tells whether it is its fisheye one; of others the number of coefficients tells."""
     if content.get("fisheye_model"):
         return "equidistant"
     return (

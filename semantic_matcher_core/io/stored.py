@@ -56,7 +56,7 @@ def matches_as_stored(
 
 
 def model_as_stored(model: np.ndarray, model_type: str, matrix0: np.ndarray, matrix1: np.ndarray) -> np.ndarray:
-    """Return A ``3 x 3`` model from the first image to the second, for the pixels that the two matrices lead to."""
+    """Return a ``3 x 3`` model from the first image to the second, for the pixels that the two matrices lead to."""
     if model_type == "homography":
         return matrix1 @ model @ np.linalg.inv(matrix0)
     if model_type == "fundamental":

@@ -66,6 +66,13 @@ def onnx_networks(
     if "extractor" in graphs:
         dense = partial(_dense, modules["extractor"], graphs["extractor"])
     if parts.reasoner is not None:
+        branches = _branches(parts.reasoner.config)
+        if (exported_branches := graphs["reasoner"].outputs) != branches:
+            # Weights do not tell: with and without conditioning they are the same.
+            raise CheckpointError(
+                f"{folder} was exported with {exported_branches} of the reasoner's branches, but the matcher compares "
+                f"{branches} (semantic_conditioning); export it again"
+            )
         encode = partial(_encode, modules["semantic_encoder"], graphs["semantic_encoder"])
         reason = partial(_reason, parts.reasoner.config, graphs["reasoner"])
     return Networks(parts, "onnx", dense, encode, reason, origin=sha256_of(folder / MANIFEST))
@@ -143,6 +150,7 @@ class OnnxGraph:
         except Exception as error:
             raise CheckpointError(f"{path} is damaged or no ONNX graph: {str(error).splitlines()[0]}") from error
         self._inputs = [given.name for given in self._session.get_inputs()]
+        self.outputs = len(self._session.get_outputs())
 
 
 def _dense(extractor: DenseExtractor, graph: OnnxGraph, images: Tensor) -> tuple[Tensor, ...]:
@@ -153,11 +161,15 @@ def _encode(encoder: NetworkEncoder, graph: OnnxGraph, images: Tensor) -> Tensor
     return graph(*encoder.encode_inputs(images))[0]
 
 
+def _branches(config: ReasonerConfig) -> int:
+    return 2 if config.semantic_conditioning else 1
+
+
 def _reason(
     config: ReasonerConfig, graph: OnnxGraph, descriptors: Tensor, semantic: Tensor, valid: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the graph has no mask: images of a batch with padding go one after the other."""
-    branches = 2 if config.semantic_conditioning else 1
+    """Run the reasoner's graph, which has no mask: images of a batch with padding go one after the other."""
+    branches = _branches(config)
     outputs = [descriptors.new_zeros((*descriptors.shape[:2], config.features_dim)) for _ in range(branches)]
     if valid is None and descriptors.shape[1] > 0:
         outputs = list(graph(descriptors, semantic))

@@ -61,7 +61,7 @@ class ArapSolver:
         self.rest = vertices[self.first] - vertices[self.second]
 
     def step(self, positions: np.ndarray, constraints: list[Constraints], weight: float) -> np.ndarray:
-        """Return one turn: ``V x 3`` positions to better ones."""
+        """Take one turn: ``V x 3`` positions to better ones."""
         rotations = self._rotations(positions)
         pulled = 0.5 * self.weight[:, None] * _apply(rotations[self.first] + rotations[self.second], self.rest)
         right = np.zeros_like(positions)

@@ -233,7 +233,7 @@ class _Depth:
         self.normals = normals / np.where(length > 0, length, np.nan)
 
     def constraints(self, positions: np.ndarray, reach_m: float) -> Constraints:
-        """Return each vertex nearer to the surface than ``reach_m`` to its foot on the tangent plane there.
+        """Pull each vertex nearer to the surface than ``reach_m`` to its foot on the tangent plane there.
 
         Along the plane it stays free to slide, as in point-to-plane registration (Chen and Medioni 1992).
         """

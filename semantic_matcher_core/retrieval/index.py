@@ -95,7 +95,7 @@ class RetrievalIndex:
         self._reader.__exit__(kind, error, traceback)
 
     def __len__(self) -> int:
-        """Return number of images."""
+        """Return the number of images."""
         return len(self.names)
 
     @property

@@ -49,7 +49,7 @@ THEMES = {
 
 
 def amount_colours(share: np.ndarray) -> np.ndarray:
-    """Return colour amounts, from dark blue (0) to yellow (1).
+    """Colour amounts, from dark blue (0) to yellow (1).
 
     Args:
         share: numbers of any shape; what is outside 0 to 1, or no number, is clipped (to 0).

@@ -25,7 +25,7 @@ _CANDIDATES = 3
 
 
 def principal_colours(maps: list[SemanticMap]) -> list[np.ndarray]:
-    """Return colour semantic maps by their three principal components, which all of the maps share.
+    """Colour semantic maps by their three principal components, which all of the maps share.
 
     Args:
         maps: of one image each.

@@ -35,7 +35,7 @@ class Verification:
 
 
 def verify_weights(name: str) -> Verification:
-    """Return hash what is on this machine for an entry, and compare.
+    """Hash what is on this machine for an entry, and compare.
 
     Raises:
         UnknownNameError: no such entry.

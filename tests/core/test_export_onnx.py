@@ -154,6 +154,9 @@ def test_the_whole_pipeline_runs_on_graphs(conditioned, tmp_path, textured):
     differences = export_onnx(matcher, tmp_path / "graphs")
     assert list(differences) == ["extractor", "semantic_encoder", "reasoner"]
     other = use_onnx(reasoned(conditioned), tmp_path / "graphs")
+    # The same weights, but another number of outputs.
+    with pytest.raises(CheckpointError, match="branches"):
+        use_onnx(reasoned(not conditioned), tmp_path / "graphs")
     first, second = textured(96, 130, 1), textured(96, 130, 1)[4:, 8:]
     assert_close(other, matcher, first[None])
     # A batch whose images have different numbers of keypoints: padding goes through the reasoner.
