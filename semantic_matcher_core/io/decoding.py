@@ -146,6 +146,56 @@ def _stated_size(data: memoryview) -> tuple[int, int] | None:
     return None
 
 
+def holds_several(data: bytes) -> bool:
+    """Return whether a file says that it holds more pictures than the one that is decoded: animations, pages.
+
+    Of TIFF the pages count that are no smaller copy of the first (TIFF 6.0, tag 254), of GIF the images; of WebP the
+    flag of its VP8X chunk tells, of PNG the chunk ``acTL`` before the picture.
+    """
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return _gif_images(data) > 1
+    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
+        return len(data) > 20 and bool(data[20] & 2)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return b"acTL" in data[: max(0, data.find(b"IDAT"))]
+    return data[:4] in (b"II*\0", b"MM\0*") and _has_pages(data)
+
+
+def _gif_images(data: bytes) -> int:
+    """Count the images of a GIF, two at the most (GIF89a: a table of colours, then blocks)."""
+
+    def table(flags: int) -> int:
+        return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+    images, place = 0, 13 + (table(data[10]) if len(data) > 10 else 0)
+    while images < 2 and place + 10 < len(data) and data[place] in (0x21, 0x2C):
+        if data[place] == 0x2C:
+            images += 1
+            place += 11 + table(data[place + 9])
+        else:
+            place += 2
+        while place < len(data) and data[place]:
+            place += 1 + data[place]
+        place += 1
+    return images
+
+
+def _has_pages(data: bytes) -> bool:
+    order = "<" if data[:1] == b"I" else ">"
+    pages, place, known = 0, struct.unpack_from(order + "I", data, 4)[0] if len(data) >= 8 else 0, set()
+    while place and place not in known and place + 2 <= len(data):
+        known.add(place)
+        (count,) = struct.unpack_from(order + "H", data, place)
+        end = place + 2 + 12 * count
+        if end + 4 > len(data):
+            break
+        entries = [struct.unpack_from(order + "HHI4s", data, at) for at in range(place + 2, end, 12)]
+        smaller = any(tag == 254 and struct.unpack(order + "I", value)[0] & 1 for tag, _, _, value in entries)
+        pages += not smaller
+        (place,) = struct.unpack_from(order + "I", data, end)
+    return pages > 1
+
+
 def _jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield (marker, content) of each segment up to the first scan (ITU T.81, annex B)."""
     position = 2

@@ -23,7 +23,7 @@ import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.atomic import atomic_output
-from semantic_matcher_core.io.decoding import decode
+from semantic_matcher_core.io.decoding import decode, holds_several
 from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.exif import read_exif, upright
 from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
@@ -53,7 +53,11 @@ def read_image(path: str | Path, *, orientation: str = "exif", full_scale: float
             neither 8 nor 16 bit.
         ConfigError: ``orientation`` is neither of the two, or ``full_scale`` is not positive.
     """
-    return decode_image(read_bytes(path), name=str(path), orientation=orientation, full_scale=full_scale)
+    data = read_bytes(path)
+    image = decode_image(data, name=str(path), orientation=orientation, full_scale=full_scale)
+    if holds_several(data):
+        _say(f"{path} holds more than one picture, an animation or pages; the first is taken")
+    return image
 
 
 def read_bytes(path: str | Path, what: str = "image") -> bytes:

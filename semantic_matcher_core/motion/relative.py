@@ -203,7 +203,7 @@ def _plausible(pose: Pose, first: np.ndarray, second: np.ndarray, agree: np.ndar
 
 
 def _away(pose: Pose, first: np.ndarray, scale: float) -> np.ndarray:
-    """``M`` weights, 0 to 1: of what lies where the step leads to, and of what lies away from there."""
+    """Return ``M`` weights, 0 to 1: of what lies where the step leads to, and of what lies away from there."""
     distance = ((pose.translation[2] * first - pose.translation[:2]) ** 2).sum(axis=1)
     return distance / (distance + _NEAR_EPIPOLE**2 * scale)
 

@@ -232,3 +232,42 @@ def test_what_a_shell_pipes_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(f"/dev/fd/{reader}"), decode_image(data))
     finally:
         os.close(reader)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_pictures_after_the_first_are_told(
+    tmp_path: Path, suffix: str, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    frames = [image.fromarray(np.full((20, 30, 3), 40 * i + 20, np.uint8)) for i in range(count)]
+    path = tmp_path / f"several{count}{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **({} if suffix == ".tif" else {"loop": 0}))
+    try:
+        first = read_image(path)
+    except ImageError:
+        pytest.skip(f"OpenCV here reads no {suffix}")
+    assert abs(int(first[0, 0, 0]) - 20) < 3
+    assert ("more than one picture" in caplog.text) == (count > 1)
+
+
+def test_a_smaller_copy_in_a_tiff_is_no_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = pytest.importorskip("PIL.Image")
+    frames = [image.new("RGB", size) for size in ((30, 20), (15, 10))]
+    frames[1].encoderinfo = {}
+    path = tmp_path / "copy.tif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    data = path.read_bytes()
+    from semantic_matcher_core.io.decoding import holds_several
+
+    assert holds_several(data)
+    # Tag 254 of the second directory: a reduced copy. Pillow writes none, so that the least of its tags becomes it.
+    second = struct.unpack_from(
+        "<I",
+        data,
+        struct.unpack_from("<I", data, 4)[0]
+        + 2
+        + 12 * struct.unpack_from("<H", data, struct.unpack_from("<I", data, 4)[0])[0],
+    )[0]
+    assert not holds_several(data[: second + 2] + struct.pack("<HHII", 254, 4, 1, 1) + data[second + 14 :])
+    assert not holds_several(data[:9])
