@@ -233,7 +233,7 @@ class RecordedExtraction:
         return Features(image_size=(images.shape[-2], images.shape[-1]), **outputs), extents
 
     def _search(self, matching: MatcherConfig, reference: Features, current: Features) -> Tensor | None:
-        """Return ``1 x N x 4``: of each row of the reference (x, y), the row of the other that it matches, how similar."""
+        """Return ``1 x N x 4`` of each row of the reference: (x, y), the other's row that it matches, how similar."""
 
         def work(given: Tensors) -> dict[str, Tensor]:
             sides: list[dict[str, Any]] = [
