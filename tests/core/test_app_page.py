@@ -94,7 +94,7 @@ def test_two_pictures_dropped_and_the_result_read_from_the_page(
     (tmp_path / "text.png").write_text("no picture at all")
     give(browser, tmp_path / "first.png", tmp_path / "text.png")
     press(browser)
-    browser.wait(lambda: browser.text("#status").startswith("text.png is no image"), "a refusal in words")
+    browser.wait(lambda: browser.text("#status").startswith("text.png is text, not a picture"), "a refusal in words")
 
 
 def test_what_is_refused_and_that_it_stays_up(address: str) -> None:
