@@ -69,6 +69,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("wheel"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Of pytest 9.2, pytest-xdist 3.8 separates groups without a word: tests of ROS then disturb each other.
+    if getattr(session.config.option, "loadgroup", False):
+        apart = [item for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+        if apart:
+            raise pytest.UsageError(
+                f"pytest-xdist does not keep groups of tests together with pytest {pytest.__version__}: install one "
+                "below 9.2 (requirements/lock.txt)"
+            )
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of golden files and pictures that lies beside the checkout (or where SEMANTIC_MATCHER_SHARED says)."""

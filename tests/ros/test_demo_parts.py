@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -311,3 +312,28 @@ def test_the_end_of_the_matches_is_told_by_their_pace(monkeypatch: pytest.Monkey
     assert not after(4.0, 2), "four seconds a pair"
     assert not after(7.0, 2)
     assert after(2.0, 2)
+
+
+def test_an_interruption_that_a_finalizer_loses_is_raised_again_without_a_traceback() -> None:
+    code = """
+import signal, os
+from semantic_matcher.demo import interruption
+interruption.listen()
+class Lost:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass
+try:
+    Lost()
+    print("went on")
+    interruption.check()
+except KeyboardInterrupt:
+    print("interrupted")
+class Broken:
+    def __del__(self):
+        raise ValueError("another")
+Broken()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "went on\ninterrupted\n"
+    assert "KeyboardInterrupt" not in done.stderr and "ValueError: another" in done.stderr
