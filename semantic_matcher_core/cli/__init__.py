@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 # What a shell adds to the number of the signal that ended a command.
 _SIGNALLED = 128
@@ -98,11 +99,27 @@ def _ended_in_order() -> Iterator[None]:
     numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if mine and signal.getsignal(n) is signal.SIG_DFL]
     for number in numbers:
         signal.signal(number, end)
+    before = sys.unraisablehook
+    if mine:
+        sys.unraisablehook = _send_again
     try:
         yield
     finally:
+        sys.unraisablehook = before
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _send_again(found: Any) -> None:
+    # A signal that meets a finalizer or a hook of fork is lost there, with a traceback: it comes again a little later.
+    lost = found.exc_value
+    if isinstance(lost, _Ended | KeyboardInterrupt):
+        number = lost.number if isinstance(lost, _Ended) else signal.SIGINT
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+    else:
+        sys.__unraisablehook__(found)
 
 
 def _open_closed_streams() -> None:

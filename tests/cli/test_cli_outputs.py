@@ -116,3 +116,31 @@ def test_a_command_that_is_ended_leaves_nothing(place: Path, number: signal.Sign
     assert process.returncode == 128 + number
     assert "Traceback" not in error
     assert sorted(os.listdir(place)) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_that_meets_a_finalizer_is_not_lost(number: signal.Signals, code: int) -> None:
+    program = f"""
+import os, sys, time
+from semantic_matcher_core import cli
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), {number.value})
+        for _ in range(1000):
+            pass
+
+def run(argv):
+    Finalized()
+    print("went on", flush=True)
+    time.sleep(30)
+    return 0
+
+cli._run = run
+sys.exit(cli.main([]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, preexec_fn=default_signals
+    )
+    assert (done.returncode, done.stdout) == (code, "went on\n")
+    assert "Traceback" not in done.stderr
