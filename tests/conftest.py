@@ -59,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
             )
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups right after
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # One worker runs all of them, one after the other: each starts processes that want the cores for themselves.
     for item in items:
@@ -67,17 +68,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # One worker makes what takes long to make, once.
         if "wheel_and_source" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("wheel"))
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    # Of pytest 9.2, pytest-xdist 3.8 separates groups without a word: tests of ROS then disturb each other.
-    if getattr(session.config.option, "loadgroup", False):
-        apart = [item for item in session.items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
-        if apart:
-            raise pytest.UsageError(
-                f"pytest-xdist does not keep groups of tests together with pytest {pytest.__version__}: install one "
-                "below 9.2 (requirements/lock.txt)"
-            )
 
 
 @pytest.fixture(scope="session")
