@@ -288,3 +288,9 @@ def test_what_a_publisher_numbered_and_nobody_took_is_counted_once() -> None:
     there[0] = {b"b"}
     gaps.begin()
     assert after(900, 901) == 0
+    # The graph may know of a publisher later than its first messages come.
+    known: set[bytes] = set()
+    gaps = SequenceGaps(lambda: frozenset(known))
+    assert after(1) == 0
+    known.add(b"a")
+    assert after(2, 9) == 6

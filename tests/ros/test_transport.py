@@ -96,14 +96,22 @@ def settled(diagnostics: Diagnostics, name: str) -> SimpleNamespace:
 
 
 def drive(
-    diagnostics: Diagnostics, drivers: list[tuple[subprocess.Popen[str], str]], meanwhile: Any = lambda: None
+    diagnostics: Diagnostics,
+    drivers: list[tuple[subprocess.Popen[str], str]],
+    meanwhile: Any = lambda: None,
+    results: tuple[list[Any], ...] = (),
 ) -> list[SimpleNamespace]:
     """Have drivers send their images to nodes of these names, and do something meanwhile; what became of them.
+
+    Args:
+        results: of each camera of a node that has several: it is waited for a result of each before and afterwards,
+            because the first image of a camera tells of none before it.
 
     Returns:
         Of each: ``sent`` (how many), ``stamps`` (of those at the rate), ``late`` (seconds at most, of the driver), and
         the node's own account of them.
     """
+    wait_until(lambda: all(results), "images of each camera")
     for process, name in drivers:
         wait_until(lambda n=name: (now := counted(diagnostics, n)) and now.processed, f"images of {name}")
         go_on(process)
@@ -119,6 +127,8 @@ def drive(
         last = counted(diagnostics, name)
         assert last is not None
         wait_until(lambda n=name, r=last.received: counted(diagnostics, n).received > r + 2, "more images")
+    counts = [len(results_) for results_ in results]
+    wait_until(lambda: all(len(r) > n for r, n in zip(results, counts, strict=True)), "more images of each camera")
     for process, _ in drivers:
         go_on(process)
     for (process, name), before, driven in zip(drivers, begun, found, strict=True):
@@ -184,8 +194,7 @@ def test_what_is_lost_while_a_node_stands_still_is_told(client: Client, log: Pat
 
     kinds = ["reliable", *(["best_effort"] if can_take_best_effort() else [])]
     name, count = "/temporal_matcher", 30
-    for kind in kinds:
-        client.listen(Keypoints, f"{name}/{kind}/keypoints")
+    results = tuple(client.listen(Keypoints, f"{name}/{kind}/keypoints") for kind in kinds)
     diagnostics = client.diagnostics()
     with running("temporal_matcher", log, {**PLAIN_SIFT, "max_keypoints": 100, "cameras": kinds}) as node:
 
@@ -197,7 +206,7 @@ def test_what_is_lost_while_a_node_stands_still_is_told(client: Client, log: Pat
 
         with ExitStack() as stack:
             drivers = [(stack.enter_context(driver(f"/{kind}/image", kind, count)), name) for kind in kinds]
-            accounts = drive(diagnostics, drivers, stand_still)
+            accounts = drive(diagnostics, drivers, stand_still, results)
     # The node's counters are those of all its cameras.
     assert_told_of_all(sum(a.sent for a in accounts), accounts[-1], "best_effort" in kinds)
     assert accounts[-1].overrun > 0 and accounts[-1].lost + accounts[-1].overrun >= 10, accounts

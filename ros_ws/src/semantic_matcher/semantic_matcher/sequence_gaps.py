@@ -36,6 +36,9 @@ class SequenceGaps:
             return
         last, self._last = self._last, number
         if last is not None and number == last + 1:
+            if not self._source:
+                # The graph knows of a publisher a little later than its first messages come.
+                self._source = self._publishers()
             return
         source, self._source = self._source, self._publishers()
         if last is not None and number > last and len(source) == 1 and source == self._source:
