@@ -111,9 +111,14 @@ def drive(
         Of each: ``sent`` (how many), ``stamps`` (of those at the rate), ``late`` (seconds at most, of the driver), and
         the node's own account of them.
     """
+    earlier = [((now := counted(diagnostics, name)) and now.received) or 0 for _, name in drivers]
     wait_until(lambda: all(results), "images of each camera")
-    for process, name in drivers:
-        wait_until(lambda n=name: (now := counted(diagnostics, n)) and now.processed, f"images of {name}")
+    for (process, name), known in zip(drivers, earlier, strict=True):
+        # One of this driver's own, and a result: of what comes before its first the node cannot know.
+        wait_until(
+            lambda n=name, k=known: (now := counted(diagnostics, n)) and now.processed and now.received > k,
+            f"images of {name}",
+        )
         go_on(process)
         assert told(process) == "silent"
     begun = [settled(diagnostics, name) for _, name in drivers]
