@@ -20,6 +20,16 @@ TEMPORAL_TOPICS = (
     TopicArgument("depth_topic", "depth", "Topic of the depth that is registered to the images, for odometry"),
     TopicArgument("mask_topic", "mask", "Topic of masks, zero where keypoints are not wanted", derived=True),
 )
+REFERENCE_TOPICS = (
+    TopicArgument("image_topic", "image", "Topic of the camera's images (without /compressed)"),
+    TopicArgument(
+        "camera_info_topic",
+        "camera_info",
+        "Topic of its calibration, for reference_width (default: camera_info beside the images)",
+        derived=True,
+    ),
+    TopicArgument("mask_topic", "mask", "Topic of masks, zero where keypoints are not wanted", derived=True),
+)
 STEREO_TOPICS = (
     TopicArgument("left_image_topic", "left/image", "Topic of the left images (without /compressed)"),
     TopicArgument("right_image_topic", "right/image", "Topic of the right images (without /compressed)"),

@@ -246,14 +246,22 @@ def _end_wall(random: Generator, width: float, height: float) -> np.ndarray:
     return _shrunk(canvas, 3)
 
 
-def _floor(random: Generator, width: float, length: float) -> np.ndarray:
-    canvas = _surface(random, width, length, (134, 128, 120), _RESOLUTION)
+def _tiled(
+    random: Generator, width: float, length: float, colour: Colour, shades: tuple[float, float], seam: Colour
+) -> np.ndarray:
+    """Draw a surface of square tiles; ``shades`` are the darkest and the brightest of them, relative to the colour."""
+    canvas = _surface(random, width, length, colour, _RESOLUTION)
     tile = round(0.6 * _RESOLUTION)
     for top in range(0, canvas.shape[0], tile):
         for left in range(0, canvas.shape[1], tile):
             part = canvas[top : top + tile, left : left + tile]
-            part[:] = cv2.convertScaleAbs(part, alpha=random.uniform(0.82, 1.16))
-            cv2.rectangle(canvas, (left, top), (left + tile, top + tile), (112, 107, 101), 2)
+            part[:] = cv2.convertScaleAbs(part, alpha=random.uniform(*shades))
+            cv2.rectangle(canvas, (left, top), (left + tile, top + tile), seam, 2)
+    return canvas
+
+
+def _floor(random: Generator, width: float, length: float) -> np.ndarray:
+    canvas = _tiled(random, width, length, (134, 128, 120), (0.82, 1.16), (112, 107, 101))
     for _ in range(160):
         x, y = random.uniform((0, 0), (width, length))
         shade = tuple(np.array([110, 104, 96]) * random.uniform(0.35, 1.7))
@@ -271,13 +279,7 @@ def _floor(random: Generator, width: float, length: float) -> np.ndarray:
 
 
 def _ceiling(random: Generator, width: float, length: float) -> np.ndarray:
-    canvas = _surface(random, width, length, (214, 214, 208), _RESOLUTION)
-    tile = round(0.6 * _RESOLUTION)
-    for top in range(0, canvas.shape[0], tile):
-        for left in range(0, canvas.shape[1], tile):
-            part = canvas[top : top + tile, left : left + tile]
-            part[:] = cv2.convertScaleAbs(part, alpha=random.uniform(0.86, 1.06))
-            cv2.rectangle(canvas, (left, top), (left + tile, top + tile), (186, 186, 181), 2)
+    canvas = _tiled(random, width, length, (214, 214, 208), (0.86, 1.06), (186, 186, 181))
     for row in np.arange(0.5, length, 1.8):
         _rectangle(canvas, (1.9, row, 0.9, 0.5), (255, 255, 250), 4)
     for _ in range(60):  # sprinklers, lids, cracks
