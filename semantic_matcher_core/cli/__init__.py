@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 # What a shell adds to the number of the signal that ended a command.
@@ -101,7 +102,7 @@ def _ended_in_order() -> Iterator[None]:
         signal.signal(number, end)
     before = sys.unraisablehook
     if mine:
-        sys.unraisablehook = _send_again
+        sys.unraisablehook = functools.partial(_send_again, before)
     try:
         yield
     finally:
@@ -110,7 +111,7 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _send_again(found: Any) -> None:
+def _send_again(otherwise: Callable[[Any], object], found: Any) -> None:
     # A signal that meets a finalizer or a hook of fork is lost there, with a traceback: it comes again a little later.
     lost = found.exc_value
     if isinstance(lost, _Ended | KeyboardInterrupt):
@@ -119,7 +120,7 @@ def _send_again(found: Any) -> None:
         timer.daemon = True
         timer.start()
     else:
-        sys.__unraisablehook__(found)
+        otherwise(found)
 
 
 def _open_closed_streams() -> None:
