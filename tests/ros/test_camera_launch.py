@@ -54,7 +54,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "ament_index_python.packages": {
             "PackageNotFoundError": LookupError,
             "get_package_prefix": lambda name: f"/opt/{name}",
-            "get_package_share_directory": lambda name: f"/opt/{name}/share",
+            # Of files that launching looks for: those of the source tree are installed as they are.
+            "get_package_share_directory": lambda name: str(FILES.parent),
         },
     }
     for name, content in modules.items():
