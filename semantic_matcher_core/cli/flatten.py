@@ -12,24 +12,14 @@ from typing import Any, get_type_hints
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command with each parameter that is a dataclass replaced by one option per field.
 
-    Fields are declared like parameters of a typer command: ``name: Annotated[type, typer.Option(…)] = default``.
+    Fields are declared like parameters of a typer command: ``name: Annotated[type, typer.Option(…)] = default``; they
+    may be such dataclasses themselves.
     """
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, type] = {}
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(command).parameters.values():
-        kind = hints[parameter.name]
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            groups[parameter.name] = kind
-            parameters += _parameters_of(kind)
-        else:
-            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+    parameters = _parameters_of(command)
 
     @functools.wraps(command)
     def flat(**values: Any) -> None:
-        for name, kind in groups.items():
-            values[name] = kind(**{f.name: values.pop(f.name) for f in dataclasses.fields(kind)})
-        command(**values)
+        command(**_gathered(command, values))
 
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -38,11 +28,22 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
-def _parameters_of(kind: type) -> list[inspect.Parameter]:
-    hints = get_type_hints(kind, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
-        for field in dataclasses.fields(kind)
-    ]
+def _parameters_of(called: Callable[..., Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(called, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(called).parameters.values():
+        kind = hints[parameter.name]
+        if dataclasses.is_dataclass(kind):
+            parameters += _parameters_of(kind)
+        else:
+            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+    return parameters
+
+
+def _gathered(called: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a command or a dataclass, its groups made of the options that are theirs."""
+    hints = get_type_hints(called)
+    return {
+        name: kind(**_gathered(kind, values)) if dataclasses.is_dataclass(kind := hints[name]) else values[name]
+        for name in inspect.signature(called).parameters
+    }

@@ -24,15 +24,27 @@ if TYPE_CHECKING:
     from semantic_matcher_core.offline.jobs import Job
     from semantic_matcher_core.offline.sources import ImageSource
 
-OutputPath = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        help="MCAP file to write; with several inputs a folder, made if needed, that gets one file for each.",
-        show_default=False,
-    ),
-]
+
+@dataclass(frozen=True)
+class _Options:
+    """What the three commands have in common."""
+
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="MCAP file to write; with several inputs a folder, made if needed, that gets one file for each.",
+            show_default=False,
+        ),
+    ]
+    pairing: PairingOptions
+    matching: MatchingOptions
+    calibration: CalibrationOptions
+    masks: MaskOptions
+    outputs: OutputOptions
+    model: ModelOptions
+    processes: ProcessOptions
 
 
 @dataclass(frozen=True)
@@ -51,14 +63,7 @@ def bag_command(
         list[Path],
         typer.Argument(help="Bags: rosbag2 folders, .mcap or .db3 files, or ROS 1 .bag files.", show_default=False),
     ],
-    output: OutputPath,
-    pairing: PairingOptions,
-    matching: MatchingOptions,
-    calibration: CalibrationOptions,
-    masks: MaskOptions,
-    outputs: OutputOptions,
-    model: ModelOptions,
-    processes: ProcessOptions,
+    options: _Options,
     image_topic: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,7 +106,7 @@ def bag_command(
     full_scale = image_full_scale or None
     open_bag = partial(BagSource, topics=topics, depth=depth_topic, full_scale=full_scale)
     inputs = [_Input(str(bag), _stem(bag), partial(open_bag, bag)) for bag in bags]
-    _run(_jobs(inputs, output, pairing, matching, calibration, masks, outputs, model), processes)
+    _run(inputs, options)
 
 
 @flattened
@@ -109,14 +114,7 @@ def video_command(
     videos: Annotated[
         list[Path], typer.Argument(help="Videos. Mode stereo: the left and the right one.", show_default=False)
     ],
-    output: OutputPath,
-    pairing: PairingOptions,
-    matching: MatchingOptions,
-    calibration: CalibrationOptions,
-    masks: MaskOptions,
-    outputs: OutputOptions,
-    model: ModelOptions,
-    processes: ProcessOptions,
+    options: _Options,
     every: Annotated[int, typer.Option(min=1, help="Take each N-th frame.")] = 1,
 ) -> None:
     """Match the frames of videos into MCAP files.
@@ -129,9 +127,9 @@ def video_command(
     """
     from semantic_matcher_core.offline.sources import VideoSource
 
-    groups = [tuple(videos)] if pairing.mode == "stereo" else [(video,) for video in videos]
+    groups = [tuple(videos)] if options.pairing.mode == "stereo" else [(video,) for video in videos]
     inputs = [_Input(str(group[0]), _stem(group[0]), partial(VideoSource, group, every)) for group in groups]
-    _run(_jobs(inputs, output, pairing, matching, calibration, masks, outputs, model), processes)
+    _run(inputs, options)
 
 
 @flattened
@@ -144,14 +142,7 @@ def images_command(
             show_default=False,
         ),
     ],
-    output: OutputPath,
-    pairing: PairingOptions,
-    matching: MatchingOptions,
-    calibration: CalibrationOptions,
-    masks: MaskOptions,
-    outputs: OutputOptions,
-    model: ModelOptions,
-    processes: ProcessOptions,
+    options: _Options,
     fps: Annotated[float, typer.Option(help="Images a second, for the time stamps.")] = 10.0,
     stamps_from_names: Annotated[
         bool,
@@ -193,7 +184,7 @@ def images_command(
     root = everything[0][1]
     for _ in everything[0][0].split("/"):
         root = root.parent
-    groups = [[name] for name in images] if pairing.mode == "stereo" else [images]
+    groups = [[name] for name in images] if options.pairing.mode == "stereo" else [images]
     sequences = [collect_images(group, root=root) for group in groups]
     source = partial(
         FilesSource,
@@ -207,14 +198,14 @@ def images_command(
     folder = sequences[0][0][1].parent
     inputs = [_Input(str(folder), folder.name, source, len(everything))]
     # They are files already: COLMAP takes their folder instead of a copy.
-    jobs = _jobs(inputs, output, pairing, matching, calibration, masks, outputs, model, copy_images=False)
-    _run(jobs, processes)
+    _run(inputs, options, copy_images=False)
 
 
-def _run(jobs: list[Job], processes: ProcessOptions) -> None:
+def _run(inputs: list[_Input], options: _Options, *, copy_images: bool = True) -> None:
     from semantic_matcher_core.cli.progress import JobBars
     from semantic_matcher_core.offline.jobs import JobHooks, run_jobs, shard
 
+    jobs, processes = _jobs(inputs, options, copy_images), options.processes
     mine = shard(jobs)
     with JobBars([job.name for job in mine]) as bars:
         hooks = JobHooks(progress=bars.progress, notice=bars.notice, ended=bars.ended)
@@ -228,54 +219,34 @@ def _run(jobs: list[Job], processes: ProcessOptions) -> None:
         raise typer.Exit(1)
 
 
-def _jobs(
-    inputs: list[_Input],
-    output: Path,
-    pairing: PairingOptions,
-    matching: MatchingOptions,
-    calibration: CalibrationOptions,
-    masks: MaskOptions,
-    outputs: OutputOptions,
-    model: ModelOptions,
-    *,
-    copy_images: bool = True,
-) -> list[Job]:
+def _jobs(inputs: list[_Input], options: _Options, copy_images: bool) -> list[Job]:
     from semantic_matcher_core.errors import ConfigError
     from semantic_matcher_core.offline.exports import Exports
     from semantic_matcher_core.offline.jobs import Job
     from semantic_matcher_core.offline.options import RunOptions
 
+    pairing, matching, outputs = options.pairing, options.matching, options.outputs
     chosen: dict[str, Any] = {
-        "mode": pairing.mode,
         "pairing": pairing.temporal(),
-        "sync": pairing.sync,
         "slop_s": pairing.slop,
-        "rotation": pairing.rotation,
         "geometry": matching.kind(calibrated=True),
-        "geometry_threshold": matching.geometry_threshold,
-        "geometry_backend": matching.geometry_backend,
-        "mask": tuple(path for path in masks.mask or () if path),
-        "rectified": calibration.rectified,
-        "epipolar_band": calibration.epipolar_band,
-        "points": calibration.publish_points,
-        "min_disparity": calibration.min_disparity,
-        "descriptors": outputs.descriptors,
+        "mask": tuple(path for path in options.masks.mask or () if path),
+        "points": options.calibration.publish_points,
         "images": outputs.write_images,
-        "namespace": outputs.namespace,
     }
-    # What the table of options has, and no line here.
-    for group in (pairing, matching, calibration, outputs):
+    # All others are called as they are here.
+    for group in (pairing, matching, options.calibration, outputs):
         chosen |= {f.name: getattr(group, f.name) for f in fields(RunOptions) if hasattr(group, f.name)} | chosen
-    options = RunOptions(**chosen)
+    run_options = RunOptions(**chosen)
     references = tuple(pairing.reference or ())
-    if (options.mode == "reference") != bool(references):
+    if (pairing.mode == "reference") != bool(references):
         raise ConfigError("--mode reference and --reference IMAGE belong together")
-    model = model.on_local_device()
+    model = options.model.on_local_device()
     model.name()
     load = partial(model.load, matching)
     camera = outputs.camera()
     jobs = []
-    for item, path in zip(inputs, _output_files(inputs, output), strict=True):
+    for item, path in zip(inputs, _output_files(inputs, options.output), strict=True):
         exports = Exports(
             features=path.with_suffix(".features.h5") if outputs.hdf5 else None,
             matches=path.with_suffix(".matches.h5") if outputs.hdf5 else None,
@@ -290,11 +261,11 @@ def _jobs(
                 item.open_source,
                 load,
                 path,
-                options,
+                run_options,
                 references,
                 exports,
                 outputs.overwrite,
-                tuple(calibration.calibration or ()),
+                tuple(options.calibration.calibration or ()),
             )
         )
     return jobs
