@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -156,9 +157,19 @@ def report(findings: Iterable[Finding], width: int = 100) -> str:
     lines = []
     for finding in findings:
         start = f"{finding.name:<{names}}  {finding.status.value:<7}  "
-        lines += _wrapped(start, finding.detail, width)
-    missing = [finding.name for finding in findings if finding.status is Status.MISSING]
-    to_do = [finding.name for finding in findings if finding.status is Status.TODO]
+        lines += textwrap.wrap(
+            finding.detail,
+            max(width, len(start) + 30),
+            initial_indent=start,
+            subsequent_indent=" " * len(start),
+            # Paths and commands are there to be copied.
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    missing, to_do, absent = (
+        [finding.name for finding in findings if finding.status is status]
+        for status in (Status.MISSING, Status.TODO, Status.ABSENT)
+    )
     if missing:
         lines += ["", f"Missing: {', '.join(missing)}."]
     elif to_do:
@@ -166,15 +177,11 @@ def report(findings: Iterable[Finding], width: int = 100) -> str:
     else:
         lines += ["", "Everything needed is here."]
     # By what does not work, which several packages may share.
-    without = {name: OPTIONAL_PACKAGES[name].purpose for name in _absent(findings) if name in OPTIONAL_PACKAGES}
+    without = {name: OPTIONAL_PACKAGES[name].purpose for name in absent if name in OPTIONAL_PACKAGES}
     for purpose in dict.fromkeys(without.values()):
         packages = " ".join(name for name, its in without.items() if its == purpose)
         lines.append(f"Not here, and needed for {purpose}: pip install {packages}")
     return "\n".join(lines)
-
-
-def _absent(findings: Iterable[Finding]) -> list[str]:
-    return [finding.name for finding in findings if finding.status is Status.ABSENT]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -366,17 +373,6 @@ def _run(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
-
-
-def _wrapped(start: str, text: str, width: int) -> list[str]:
-    lines, line, empty = [], start, True
-    for word in text.split():
-        if not empty and len(line) + 1 + len(word) > max(width, len(start) + 30):
-            lines.append(line)
-            line, empty = " " * len(start), True
-        line += word if empty else f" {word}"
-        empty = False
-    return [*lines, line]
 
 
 if __name__ == "__main__":

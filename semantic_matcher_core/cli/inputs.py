@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,12 +47,9 @@ def collect_images(
         if not path.is_relative_to(base):
             raise ConfigError(f"{path} does not lie below --root {base}")
         keyed.append((readable(path.relative_to(base).as_posix()), path))
-    if len({key for key, _ in keyed}) < len(keyed):
-        seen: dict[str, Path] = {}
-        for key, path in keyed:
-            if key in seen:
-                raise ConfigError(f"two images would both be called {key!r}, read as UTF-8 and as Latin-1; rename one")
-            seen[key] = path
+    (key, times), *_ = Counter(key for key, _ in keyed).most_common(1)
+    if times > 1:
+        raise ConfigError(f"two images would both be called {key!r}, read as UTF-8 and as Latin-1; rename one")
     return keyed
 
 

@@ -20,17 +20,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Se
 
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_literal(cell) for cell in row))
+        table.add_row(*map(escape, row))
     Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
-
-
-def _literal(cell: str) -> str:
-    from rich.markup import escape
-
-    return escape(cell)

@@ -56,15 +56,11 @@ class Ros1Part(Part):
         wanted = [c for c in self._reader.connections if c.topic in topics]
         if not wanted:
             return
-        source = self._reader.messages(connections=wanted)
-        while True:
-            try:
-                connection, stamp, data = next(source)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise _failed(error) from error
-            yield self._channels[connection.id], stamp, data
+        try:
+            for connection, stamp, data in self._reader.messages(connections=wanted):
+                yield self._channels[connection.id], stamp, data
+        except Exception as error:
+            raise _failed(error) from error
 
 
 def _failed(error: Exception) -> BagError:

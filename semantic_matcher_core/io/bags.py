@@ -348,14 +348,10 @@ class BagReader:
             if in_sequence
             else heapq.merge(*sources, key=lambda item: item[1])
         )
-        while True:
-            try:
-                item = next(merged, None)
-            except BagError as error:
-                raise self._failed(error) from error
-            if item is None:
-                return
-            yield item
+        try:
+            yield from merged
+        except BagError as error:
+            raise self._failed(error) from error
 
     def _deserialize(self, channel: Channel, data: Any) -> Any:
         if channel.encoding not in _ENCODINGS:

@@ -25,9 +25,8 @@ import h5py
 import numpy as np
 import torch
 
-from semantic_matcher_core.errors import ConfigError, OutputError, SemanticMatcherError, ShapeError
-from semantic_matcher_core.io.atomic import check_output
-from semantic_matcher_core.io.hdf5 import Hdf5Output
+from semantic_matcher_core.errors import ConfigError, SemanticMatcherError, ShapeError
+from semantic_matcher_core.io.hdf5 import Hdf5Writer
 from semantic_matcher_core.types import Features
 
 if TYPE_CHECKING:
@@ -43,11 +42,11 @@ class FeaturesFileError(SemanticMatcherError, ValueError):
     """A features file is missing, damaged, of another layout, or has no such image."""
 
 
-class FeaturesWriter:
-    """A features file being written; it appears under its name when closed, not at all after an error.
+class FeaturesWriter(Hdf5Writer):
+    """A features file being written.
 
     Args:
-        path: file name, usually ending in ``.h5``; a file of that name is replaced when the new one is complete.
+        path: see :class:`~semantic_matcher_core.io.hdf5.Hdf5Writer`.
         variant: what makes the features; kept in the file.
         compared: the descriptors are those that matching compares, not the extractor's.
         half: store descriptors as float16, as hloc does by default: half the size, about three decimal digits.
@@ -57,18 +56,10 @@ class FeaturesWriter:
     """
 
     def __init__(self, path: str | Path, *, variant: str = "", half: bool = False, compared: bool = False) -> None:
-        self.path = Path(path)
-        check_output(self.path)
-        self.variant = variant
+        kind = "compared" if compared else "extractor"
+        super().__init__(path, format=FORMAT, version=VERSION, variant=variant, descriptors=kind)
         self.count = 0
-        self._kind = "compared" if compared else "extractor"
         self._dtype = np.float16 if half else np.float32
-        self._output: Hdf5Output | None = None
-
-    def __enter__(self) -> FeaturesWriter:
-        self._output = Hdf5Output(self.path)
-        self._output.file.attrs.update(format=FORMAT, version=VERSION, variant=self.variant, descriptors=self._kind)
-        return self
 
     def write(self, key: str, features: Features) -> None:
         """Append the features of one image.
@@ -82,15 +73,15 @@ class FeaturesWriter:
             ConfigError: the key is empty, or an image of that key was written already.
             OutputError: the disk is full.
         """
-        if self._output is None:
-            raise OutputError(f"{self.path} is not open for writing")
         if features.batch_size != 1 or features.valid is not None:
             raise ShapeError(f"expected one image without padding, got a batch of {len(features)}; give features[i]")
         key = check_key(key)
-        if "keypoints" in self._output.file.get(key, ()):
-            raise ConfigError(f"{self.path} has features of image {key!r} already; give each image a name of its own")
         height, width = features.image_size
-        with self._output.writing() as file:
+        with self.writing() as file:
+            if "keypoints" in file.get(key, ()):
+                raise ConfigError(
+                    f"{self.path} has features of image {key!r} already; give each image a name of its own"
+                )
             group = file.require_group(key)
             group["keypoints"] = _array(features.keypoints[0], np.float32)
             group["scores"] = _array(features.scores[0], np.float32)
@@ -116,20 +107,11 @@ class FeaturesWriter:
         Raises:
             OutputError: the disk is full.
         """
-        if self._output is None:
-            raise OutputError(f"{self.path} is not open for writing")
-        with self._output.writing() as file:
+        with self.writing() as file:
             group = file.create_group(f"@{name}")
             for key, values in arrays.items():
                 group.create_dataset(key, data=values, dtype=h5py.string_dtype() if isinstance(values, list) else None)
             group.attrs.update(attributes)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._output is not None
-        output, self._output = self._output, None
-        output.end(error)
 
 
 class FeaturesReader:

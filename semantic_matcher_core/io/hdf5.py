@@ -4,78 +4,71 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import h5py
 
-from semantic_matcher_core.io.atomic import check_output, output_error, remove
+from semantic_matcher_core.errors import OutputError
+from semantic_matcher_core.io.atomic import atomic_output, check_output, output_error
 
 
-class Hdf5Output:
-    """An HDF5 file being written beside its final name.
+class Hdf5Writer:
+    """An HDF5 file being written; it appears under its name when closed, not at all after an error.
 
-    Attributes:
-        file: the open file; write to it inside :meth:`writing`.
+    To be used in a ``with`` block.
+
+    Args:
+        path: file name, usually ending in ``.h5``; a file of that name is replaced when the new one is complete.
+        attributes: of the file.
 
     Raises:
         OutputError: the folder is missing or not writable.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, **attributes: Any) -> None:
         self.path = Path(path)
         check_output(self.path)
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
-        try:
-            self._disk = _ErrorKeepingFile(self._temporary)
-        except OSError as error:
-            raise output_error(self.path, error) from error
-        self.file = h5py.File(self._disk, "w")
+        self._attributes = attributes
+        self._file: h5py.File | None = None
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(atomic_output(self.path))
+            stack.push(self._check_at_end)
+            self._disk = stack.enter_context(_ErrorKeepingFile(temporary))
+            self._file = stack.enter_context(h5py.File(self._disk, "w"))
+            self._file.attrs.update(self._attributes)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file = None
+        self._stack.__exit__(kind, error, traceback)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[h5py.File]:
         """Give the file; a failed write in the block becomes an error at its end.
 
         Raises:
-            OutputError: the disk is full.
+            OutputError: the disk is full, or the file is not open.
         """
-        yield self.file
+        if self._file is None:
+            raise OutputError(f"{self.path} is not open for writing")
+        yield self._file
         self._check()
-
-    def end(self, error: BaseException | None) -> None:
-        """End a ``with`` block: commit, or discard what an error left."""
-        if error is None:
-            self.commit()
-        else:
-            self.discard()
-
-    def commit(self) -> None:
-        """Finish the file and give it its name.
-
-        Raises:
-            OutputError: the disk is full; nothing is left.
-        """
-        try:
-            self.file.close()
-            self._disk.close()
-            self._check()
-            self._temporary.replace(self.path)
-        except OSError as error:
-            raise output_error(self.path, error) from error
-        finally:
-            remove(self._temporary)
-
-    def discard(self) -> None:
-        """Leave nothing."""
-        self.file.close()
-        self._disk.close()
-        remove(self._temporary)
 
     def _check(self) -> None:
         if self._disk.error is not None:
             raise output_error(self.path, self._disk.error) from self._disk.error
+
+    def _check_at_end(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._check()
 
 
 class _ErrorKeepingFile(io.RawIOBase):

@@ -10,24 +10,22 @@ and, as attributes, ``model`` (3 x 3 float64) and ``model_type`` where that chec
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, OutputError
-from semantic_matcher_core.io.atomic import check_output
+from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.features_file import check_key
-from semantic_matcher_core.io.hdf5 import Hdf5Output
+from semantic_matcher_core.io.hdf5 import Hdf5Writer
 
 FORMAT = "semantic_matcher matches"
 VERSION = 1
 
 
-class MatchesWriter:
-    """A matches file being written; it appears under its name when closed, not at all after an error.
+class MatchesWriter(Hdf5Writer):
+    """A matches file being written.
 
     Args:
-        path: file name, usually ending in ``.h5``; a file of that name is replaced when the new one is complete.
+        path: see :class:`~semantic_matcher_core.io.hdf5.Hdf5Writer`.
         variant: what made the matches; kept in the file.
 
     Raises:
@@ -35,15 +33,7 @@ class MatchesWriter:
     """
 
     def __init__(self, path: str | Path, *, variant: str = "") -> None:
-        self.path = Path(path)
-        check_output(self.path)
-        self.variant = variant
-        self._output: Hdf5Output | None = None
-
-    def __enter__(self) -> MatchesWriter:
-        self._output = Hdf5Output(self.path)
-        self._output.file.attrs.update(format=FORMAT, version=VERSION, variant=self.variant)
-        return self
+        super().__init__(path, format=FORMAT, version=VERSION, variant=variant)
 
     def write(
         self,
@@ -71,16 +61,14 @@ class MatchesWriter:
             ConfigError: the pair was written already.
             OutputError: the disk is full.
         """
-        if self._output is None:
-            raise OutputError(f"{self.path} is not open for writing")
         key = pair_key(name0, name1)
-        if key in self._output.file:
-            raise ConfigError(f"{self.path} has matches of {name0!r} and {name1!r} already")
         rows = np.asarray(indices, np.int64).reshape(-1, 2)
         matches0 = np.full(count0, -1, np.int32)
         scores0 = np.zeros(count0, np.float32)
         matches0[rows[:, 0]], scores0[rows[:, 0]] = rows[:, 1], confidence
-        with self._output.writing() as file:
+        with self.writing() as file:
+            if key in file:
+                raise ConfigError(f"{self.path} has matches of {name0!r} and {name1!r} already")
             group = file.create_group(key)
             group["matches0"], group["matching_scores0"] = matches0, scores0
             if inlier is not None:
@@ -89,13 +77,6 @@ class MatchesWriter:
                 group["inliers0"] = inliers0
             if model is not None and model_type:
                 group.attrs.update(model=np.asarray(model, np.float64).reshape(3, 3), model_type=model_type)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._output is not None
-        output, self._output = self._output, None
-        output.end(error)
 
 
 def pair_key(name0: str, name1: str) -> str:

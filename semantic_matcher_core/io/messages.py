@@ -176,6 +176,28 @@ def descriptors_of(message: Any) -> tuple[np.ndarray, np.ndarray]:
     return data, semantic
 
 
+def matches_of(message: Any) -> Matches:
+    """Read a Matches message.
+
+    Where a check ran there are as many inliers as matches; without matches, the type of its model alone tells of it.
+    """
+    import torch
+
+    from semantic_matcher_core.types import Matches
+
+    count = len(message.confidence)
+    checked = len(message.inlier) == count and bool(count or message.model_type)
+    return Matches(
+        torch.from_numpy(np.stack([message.index0, message.index1], axis=1).astype(np.int64)),
+        torch.from_numpy(np.array(message.xy0, np.float32).reshape(-1, 2)),
+        torch.from_numpy(np.array(message.xy1, np.float32).reshape(-1, 2)),
+        torch.from_numpy(np.array(message.confidence, np.float32)),
+        inlier=torch.from_numpy(message.inlier.astype(bool)) if checked else None,
+        model=torch.from_numpy(message.model.reshape(3, 3).copy()) if checked and message.model_type else None,
+        model_type=message.model_type,
+    )
+
+
 def matches_message(matches: Matches, mode: str, header: Any, reference_header: Any, reference_name: str = "") -> Any:
     """Return a Matches message.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.camera_info import camera_of, projection_of
 from semantic_matcher_core.io.camera_file import cameras_in, read_camera_info
@@ -99,25 +99,36 @@ class BandedMatcher:
         return match_features(features0, features1, replace(self._matcher.matching, band_px=self._band))
 
 
-def verifier(options: RunOptions, cameras: Callable[[], tuple[Camera, Camera]] | None = None) -> Verifier | None:
-    """Return the geometric check that options ask for; ``None`` for none. ``cameras`` are asked for by
-    ``essential`` alone.
+Side = tuple[str, tuple[int, int]]
+"""Stream of an image, and its size (height, width)."""
+
+
+def verifier(options: RunOptions, calibrations: Calibrations | None = None, *sides: Side) -> Verifier | None:
+    """Return the geometric check that options ask for; ``None`` for none.
+
+    Args:
+        options: of the run.
+        calibrations, sides: of the two images, for ``essential``.
+
+    Raises:
+        ImageError: there is no such camera for images of this size. That is so of one image; where it is so of all of
+            them, the run ends with this reason.
     """
     if options.geometry is None:
         return None
-    choice: dict[str, Any] = {
-        "threshold_px": options.geometry_threshold,
-        "backend": options.geometry_backend,
-    }
-    if options.geometry == "essential":
-        from semantic_matcher_core.matching.calibrated import verify_calibrated
+    choice: dict[str, Any] = {"threshold_px": options.geometry_threshold, "backend": options.geometry_backend}
+    if options.geometry != "essential":
+        from semantic_matcher_core.matching.verification import verify
 
-        assert cameras is not None
-        camera0, camera1 = cameras()
-        return partial(verify_calibrated, camera0=camera0, camera1=camera1, **choice)
-    from semantic_matcher_core.matching.verification import verify
+        return partial(verify, kind=options.geometry, **choice)
+    from semantic_matcher_core.matching.calibrated import verify_calibrated
 
-    return partial(verify, kind=options.geometry, **choice)
+    assert calibrations is not None
+    try:
+        camera0, camera1 = (calibrations.camera(stream, size, options.rectified) for stream, size in sides)
+    except ConfigError as error:
+        raise ImageError(str(error)) from error
+    return partial(verify_calibrated, camera0=camera0, camera1=camera1, **choice)
 
 
 def stereo_points(

@@ -15,12 +15,15 @@ import torch
 from semantic_matcher_core.io.atomic import atomic_output, check_output, make_folder
 from semantic_matcher_core.io.colmap import ColmapWriter, Intrinsics
 from semantic_matcher_core.io.exif import to_stored, turns
+from semantic_matcher_core.io.features_file import FeaturesWriter
+from semantic_matcher_core.io.matches_file import MatchesWriter
 from semantic_matcher_core.io.messages import (
     COMPRESSED_IMAGE,
     DESCRIPTORS,
     KEYPOINTS,
     MATCHES,
     descriptors_of,
+    matches_of,
     typestore,
 )
 from semantic_matcher_core.io.stored import as_stored, model_as_stored, transformed
@@ -175,14 +178,10 @@ class _Sink:
         self._features = self._matches = self._colmap = None
         # A file that needs a reader's patience opens first and closes last; each is complete or absent.
         if exports.features is not None:
-            from semantic_matcher_core.io.features_file import FeaturesWriter
-
             self._features = stack.enter_context(
                 FeaturesWriter(exports.features, variant=matcher.variant, half=exports.half, compared=True)
             )
         if exports.matches is not None:
-            from semantic_matcher_core.io.matches_file import MatchesWriter
-
             self._matches = stack.enter_context(MatchesWriter(exports.matches, variant=matcher.variant))
         if exports.colmap is not None:
             make_folder(exports.colmap)
@@ -273,19 +272,7 @@ class _Sink:
 
     def _take_matches(self, note: dict[str, Any], message: Any) -> None:
         first, second = self._frames[note["name0"]], self._frames[note["name1"]]
-        matches = Matches(
-            torch.from_numpy(np.stack([message.index0, message.index1], axis=1).astype(np.int64)),
-            torch.from_numpy(np.array(message.xy0).reshape(-1, 2)),
-            torch.from_numpy(np.array(message.xy1).reshape(-1, 2)),
-            torch.from_numpy(np.array(message.confidence)),
-        )
-        checked = bool(len(message.inlier)) or not len(matches)
-        if message.model_type and checked:
-            inlier = torch.from_numpy(message.inlier.astype(bool))
-            model = torch.from_numpy(message.model.reshape(3, 3).copy())
-            matches = replace(matches, inlier=inlier, model=model, model_type=message.model_type)
-        elif len(message.inlier):
-            matches = replace(matches, inlier=torch.from_numpy(message.inlier.astype(bool)))
+        matches = matches_of(message)
         verified = matches if matches.inlier is not None or self._colmap is None else self._verify(matches)
         self._write_pair(first, second, matches, verified)
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,9 +88,7 @@ def run_jobs(
         _set_threads(threads)
     outcomes = []
     for index, job in enumerate(jobs):
-        progress = _Forward(index, hooks.progress)
-        notice = _Forward(index, hooks.notice)
-        outcomes.append(_do(job, progress, notice))
+        outcomes.append(_do(job, partial(hooks.progress, index), partial(hooks.notice, index)))
         hooks.ended(index, outcomes[-1])
     _matchers.clear()
     return outcomes
@@ -99,15 +98,6 @@ def shard(items: Sequence[Any]) -> list[Any]:
     """Return the share of this process under ``torchrun`` (RANK and WORLD_SIZE), or all items elsewhere."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     return list(items[rank::world])
-
-
-@dataclass
-class _Forward:
-    index: int
-    to: Callable[[int, Any], None]
-
-    def __call__(self, value: Any) -> None:
-        self.to(self.index, value)
 
 
 _matchers: dict[Callable[[], Any], SemanticMatcher] = {}
@@ -164,38 +154,27 @@ def _side_by_side(jobs: Sequence[Job], workers: int, threads: int, hooks: JobHoo
 def _tell(events: Connection, hooks: JobHooks, wait_s: float) -> None:
     while events.poll(wait_s):
         kind, index, value = events.recv()
-        (hooks.progress if kind == "progress" else hooks.notice)(index, value)
+        getattr(hooks, kind)(index, value)
 
 
-class _Events:
-    """What a worker tells; several share the pipe."""
-
-    def __init__(self, pipe: Connection, lock: Any) -> None:
-        self._pipe = pipe
-        self._lock = lock
-
-    def tell(self, kind: str, index: int, value: Any) -> None:
-        with self._lock:
-            self._pipe.send((kind, index, value))
-
-
-_events: _Events | None = None
+_events: tuple[Connection, Any]
+"""Of a worker: the pipe that it tells through, and the lock for it, because several share the pipe."""
 
 
 def _begin_worker(threads: int, pipe: Connection, lock: Any) -> None:
     global _events
-    _events = _Events(pipe, lock)
+    _events = pipe, lock
     _set_threads(threads)
 
 
 def _work(index: int, job: Job) -> Outcome:
-    assert _events is not None
-    tell = _events.tell
+    pipe, lock = _events
 
-    def progress(now: Progress) -> None:
-        tell("progress", index, replace(now, left_out=dict(now.left_out)))
+    def tell(kind: str, value: Any) -> None:
+        with lock:
+            pipe.send((kind, index, value))
 
-    return _do(job, progress, lambda text: tell("notice", index, text))
+    return _do(job, partial(tell, "progress"), partial(tell, "notice"))
 
 
 def _outcome(job: Job, future: Future[Outcome]) -> Outcome:

@@ -18,29 +18,15 @@ from semantic_matcher_core.options import (
     ParameterSpec,
     on_command_line,
 )
-from semantic_matcher_core.settings import GEOMETRY_BACKENDS, turns_of
+from semantic_matcher_core.settings import turns_of
 from semantic_matcher_core.streams import TemporalPairing, slop_of
 
 MODES = ("temporal", "stereo", "reference")
 IMAGE_CHOICES = ("jpeg", "none")
 # Options whose own error says more than the table can.
-_CHECKED_HERE = {
-    "geometry_backend",
-    "geometry_threshold",
-    "slop",
-    "sync",
-    "rotation",
-    "epipolar_band",
-    "min_disparity",
-    "mask",
-}
-
-
-def _is_namespace(text: str) -> bool:
-    """Return whether topics below it have names that ROS takes."""
-    return re.fullmatch(r"/?([A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*)?/?", text) is not None
-
-
+_CHECKED_HERE = {"geometry_threshold", "slop", "sync", "rotation", "mask"}
+# Below it, topics have names that ROS takes.
+_NAMESPACE = r"/?([A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*)?/?"
 # Options of the table that a run has under another name.
 _NAMES = {"publish_points": "points", "slop": "slop_s"}
 
@@ -66,26 +52,14 @@ class RunOptions:
     Attributes:
         mode: ``temporal``, ``stereo`` or ``reference``.
         pairing: which earlier image, in temporal mode.
-        sync: which left and right images are a pair, in stereo mode: ``approximate``, those nearest in time; ``exact``,
-            those of equal stamps.
-        slop_s: largest difference between their stamps in seconds, with ``approximate``; 0 for three quarters of the
-            frame period.
-        queue_size: images of each side that wait for their partner, in stereo mode.
-        rotation: how images may be turned against the stored ones (mode reference): ``upright``, ``quarter``, ``any``.
+        slop_s, points: ``slop`` and ``publish_points`` of :mod:`semantic_matcher_core.options`, which describes all
+            that are not named here.
         geometry: ``None``, ``"homography"``, ``"fundamental"`` or ``"essential"``; the last needs calibrated cameras.
-        geometry_threshold: largest distance of an inlier from the model, in pixels.
-        geometry_backend: what estimates the model, ``"magsac"`` (OpenCV's MAGSAC++) or ``"poselib"`` (LO-RANSAC).
         mask: image files that are zero where keypoints are not wanted: none, one for all streams, or one for each.
         rectified: the images are rectified: the calibration's ``P`` holds for them, and nothing distorts.
-        epipolar_band: of rectified stereo images, match only keypoints whose rows differ by at most this many pixels; 0
-            for no such limit.
-        points: write the matches of rectified stereo images as points in space, where their calibration is known.
-        min_disparity: matches of a smaller disparity, in pixels, become no points.
         odometry: follow the camera (mode stereo, rectified; or mode temporal, with depth): poses in the output, and as
             TUM and KITTI text beside it.
         depth_units: values per metre of 16-bit depth.
-        odom_frame, base_frame, mount: frames of the poses, as the node has them.
-        color_points: give these points the colour of the left image.
         descriptors: write descriptors as well; they are large.
         descriptor_dtype: their number format, ``float32`` or ``float16``.
         images: ``"jpeg"`` to write the images beside the results, or ``"none"``.
@@ -124,7 +98,7 @@ class RunOptions:
             value = getattr(self, _NAMES.get(option.name, option.name))
             if option.name not in _CHECKED_HERE and (reason := option.refusal(option.coerced(value))):
                 raise ConfigError(reason)
-        if not _is_namespace(self.namespace):
+        if not re.fullmatch(_NAMESPACE, self.namespace):
             raise ConfigError(
                 f"namespace {self.namespace!r} is none: parts are of letters, digits and _, no digit first, as in "
                 "robot/front"
@@ -141,14 +115,6 @@ class RunOptions:
             raise ConfigError(f"depth_units must be a positive number of values per metre, got {self.depth_units}")
         if self.geometry == "essential" and self.mode == "reference":
             raise ConfigError("geometry 'essential' needs the calibration of both cameras; stored images have none")
-        if self.geometry_backend not in GEOMETRY_BACKENDS:
-            raise ConfigError(
-                f"unknown geometry_backend {self.geometry_backend!r}; use one of {', '.join(GEOMETRY_BACKENDS)}"
-            )
-        if not self.epipolar_band >= 0:
-            raise ConfigError(f"epipolar_band must be 0 or more pixels, got {self.epipolar_band}")
-        if not self.min_disparity > 0:
-            raise ConfigError(f"min_disparity must be above 0 pixels, got {self.min_disparity}")
         if self.images not in IMAGE_CHOICES:
             raise ConfigError(f"unknown choice of images {self.images!r}; use one of {', '.join(IMAGE_CHOICES)}")
         if not 1 <= self.jpeg_quality <= 100:

@@ -19,7 +19,7 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.exif import Exif
 from semantic_matcher_core.io.masks import Mask
-from semantic_matcher_core.offline.calibration import Points
+from semantic_matcher_core.offline.calibration import Points, Side
 from semantic_matcher_core.offline.odometry import Placed
 from semantic_matcher_core.offline.sources import SourceImage
 from semantic_matcher_core.streams import (
@@ -58,8 +58,8 @@ class Result:
     placed: Placed | None = None
 
 
-VerifierOf = Callable[[str, tuple[int, int]], Verifier | None]
-"""The geometric check for two images of a stream that are of one size (height, width); ``None`` for none."""
+VerifierOf = Callable[[Side, Side], Verifier | None]
+"""The geometric check for two images; ``None`` for none."""
 Masks = Mapping[str, Mask | None]
 """Where keypoints of the images of a stream are wanted; ``None`` for everywhere."""
 NO_MASKS: Masks = MappingProxyType({})
@@ -90,7 +90,7 @@ class Pairing(ABC):
     def _mask(self, image: SourceImage, pixels: np.ndarray) -> np.ndarray | None:
         """Return where keypoints of an image are wanted; raises ImageError where its mask is of another size."""
         mask = self._masks.get(image.stream)
-        return None if mask is None else mask.of_size((pixels.shape[0], pixels.shape[1]))
+        return None if mask is None else mask.of_size(_side(image, pixels)[1])
 
     @abstractmethod
     def replay(self, image: SourceImage) -> None:
@@ -163,10 +163,9 @@ class TemporalWork(Pairing):
             self.counts[f"{order.value} stamp"] += 1
             return None
         pixels = image.decode()
-        size = pixels.shape[:2]
-        reference = stream.reference
-        alike = self._across_sizes or reference is None or reference.features.image_size == size
-        stream.verify = self._verify(image.stream, size) if alike else None
+        side, reference = _side(image, pixels), stream.reference
+        alike = self._across_sizes or reference is None or reference.features.image_size == side[1]
+        stream.verify = self._verify(side, side) if alike else None
         frame, pair = stream.process(pixels, image.stamp_ns, image, self._mask(image, pixels))
         return Result([(self._prefixes[image.stream], frame)], [] if pair is None else [pair], image)
 
@@ -249,10 +248,10 @@ class StereoWork(Pairing):
 
     Args:
         matcher: features and matches.
-        left, right: names of the two streams.
+        left: name of the stream of left images.
         slop_ns: largest difference between the stamps of a pair; ``None`` leaves it to the frame period.
         queue_size: images of each side that wait for their partner.
-        verify: geometric check of images of these sizes of the left and the right one.
+        verify: gives the geometric check.
         points: gives the points in space of a pair, or ``None``.
         place: says where the left camera is, or ``None``.
         masks: of the two streams.
@@ -264,11 +263,10 @@ class StereoWork(Pairing):
         self,
         matcher: FeatureMatcher,
         left: str,
-        right: str,
         *,
         slop_ns: int | None = 0,
         queue_size: int = 10,
-        verify: Callable[[tuple[int, int], tuple[int, int]], Verifier | None] = lambda left, right: None,
+        verify: VerifierOf = lambda left, right: None,
         points: PointsOf = lambda pair: None,
         place: Callable[[MatchedPair], Placed | None] = lambda pair: None,
         masks: Masks = NO_MASKS,
@@ -278,7 +276,7 @@ class StereoWork(Pairing):
         self._place = place
         self._verify, self._points = verify, points
         self._synchronizer: StereoSynchronizer[SourceImage] = StereoSynchronizer(slop_ns, queue_size)
-        self._left, self._right = left, right
+        self._left = left
         self._finished = False
 
     def process(self, image: SourceImage) -> Result | None:
@@ -304,7 +302,7 @@ class StereoWork(Pairing):
 
     def _match(self, left: SourceImage, right: SourceImage, image: SourceImage) -> Result:
         pixels = left.decode(), right.decode()
-        self._stream.verify = self._verify(pixels[0].shape[:2], pixels[1].shape[:2])
+        self._stream.verify = self._verify(_side(left, pixels[0]), _side(right, pixels[1]))
         masks = self._mask(left, pixels[0]), self._mask(right, pixels[1])
         matched = self._stream.process(*pixels, (left.stamp_ns, right.stamp_ns), (left, right), masks)
         frames = [("left/", matched.reference), ("right/", matched.current)]
@@ -390,6 +388,10 @@ class ReferenceWork(Pairing):
 
     def restore(self, state: Any) -> None:
         pass
+
+
+def _side(image: SourceImage, pixels: np.ndarray) -> Side:
+    return image.stream, (pixels.shape[0], pixels.shape[1])
 
 
 def _prefixes(streams: Sequence[str]) -> dict[str, str]:

@@ -35,10 +35,9 @@ from semantic_matcher_core.offline.work_folder import WorkFolder
 from semantic_matcher_core.streams import slop_of
 
 if TYPE_CHECKING:
-    from semantic_matcher_core.geometry.camera import Camera
     from semantic_matcher_core.offline.sources import ImageSource, SourceImage
     from semantic_matcher_core.pipeline import SemanticMatcher
-    from semantic_matcher_core.streams import MatchedPair, Verifier
+    from semantic_matcher_core.streams import MatchedPair
 
 
 @dataclass(kw_only=True)
@@ -294,27 +293,12 @@ def _pairing(
         data = [(path, read_bytes(path)) for path in references]
         stored = [(readable(path.name), decode_image(raw, name=str(path)), read_exif(raw)) for path, raw in data]
         return ReferenceWork(matcher, source.streams, stored, verifier(options), options.rotation, masks)
-
-    def check(stream: str, size: tuple[int, int]) -> Verifier | None:
-        def cameras() -> tuple[Camera, Camera]:
-            camera = _camera(calibrations, stream, size, options.rectified)
-            return camera, camera
-
-        return verifier(options, cameras)
-
-    across = options.geometry != "essential"
+    check = partial(verifier, options, calibrations)
+    shared: dict[str, Any] = {"across_sizes": options.geometry != "essential", "masks": masks}
     if odometry is None:
-        return TemporalWork(matcher, source.streams, options.pairing, check, across_sizes=across, masks=masks)
-    return DepthWork(
-        matcher,
-        source.streams,
-        options.pairing,
-        check,
-        depth=source.depth,
-        place=odometry.of_frame,
-        across_sizes=across,
-        masks=masks,
-    )
+        return TemporalWork(matcher, source.streams, options.pairing, check, **shared)
+    place = odometry.of_frame
+    return DepthWork(matcher, source.streams, options.pairing, check, depth=source.depth, place=place, **shared)
 
 
 def _stereo(
@@ -336,35 +320,19 @@ def _stereo(
         hooks.notice(f"warning: no points: there is no camera_info beside {missing}, and no calibration file was given")
         points = False
 
-    def check(size0: tuple[int, int], size1: tuple[int, int]) -> Verifier | None:
-        def cameras() -> tuple[Camera, Camera]:
-            camera0 = _camera(calibrations, left, size0, options.rectified)
-            return camera0, _camera(calibrations, right, size1, options.rectified)
-
-        return verifier(options, cameras)
-
     def points_of(pair: MatchedPair) -> Points | None:
         return stereo_points(pair, options, calibrations, (left, right)) if points else None
 
     return StereoWork(
         BandedMatcher(matcher, options.epipolar_band) if banded else matcher,
         left,
-        right,
         slop_ns=slop_of(options.sync, options.slop_s),
         queue_size=options.queue_size,
-        verify=check,
+        verify=partial(verifier, options, calibrations),
         points=points_of,
         place=(lambda pair: None) if odometry is None else odometry.of_pair,
         masks=masks,
     )
-
-
-def _camera(calibrations: Calibrations, stream: str, size: tuple[int, int], rectified: bool) -> Camera:
-    try:
-        return calibrations.camera(stream, size, rectified)
-    except ConfigError as error:
-        # Of one image; where it is so of all of them, the run ends with this reason.
-        raise ImageError(str(error)) from error
 
 
 def _write_exports(

@@ -12,7 +12,7 @@ import torch
 
 from semantic_matcher_core.errors import BagError, ImageError
 from semantic_matcher_core.io.bags import BagReader
-from semantic_matcher_core.io.messages import KEYPOINTS, MATCHES, stamp_of
+from semantic_matcher_core.io.messages import KEYPOINTS, MATCHES, matches_of, stamp_of
 from semantic_matcher_core.io.trajectory import pose_of
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.viz.timeline import (
@@ -248,7 +248,7 @@ def _fetch_matches(bag: BagReader, streams: dict[str, MatchStream]) -> None:
     for item in bag.messages(list(streams)):
         for pair in streams[item.topic].pairs:
             if pair.number == numbers[item.topic]:
-                pair.matches = _matches_of(item.message)
+                pair.matches = matches_of(item.message)
                 message = item.message
                 name = getattr(message, "reference_name", "")
                 pair.keys = (_key(message.reference_header, name), _key(message.header))
@@ -281,19 +281,6 @@ def _fetch_images(bag: BagReader, pairs: list[DrawnPair], keypoints_topics: Sequ
             continue  # the pair is drawn without it
         for pair, side in takers:
             pair.images[side] = pixels
-
-
-def _matches_of(message: Any) -> Matches:
-    indices = np.stack([message.index0, message.index1], axis=1).astype(np.int64)
-    checked = len(message.inlier) == len(indices) and len(indices) > 0
-    return Matches(
-        torch.from_numpy(indices),
-        torch.from_numpy(np.array(message.xy0, np.float32).reshape(-1, 2)),
-        torch.from_numpy(np.array(message.xy1, np.float32).reshape(-1, 2)),
-        torch.from_numpy(np.array(message.confidence, np.float32)),
-        inlier=torch.from_numpy(message.inlier.astype(bool)) if checked else None,
-        model_type=message.model_type,
-    )
 
 
 def _features_of(message: Any) -> Features:

@@ -13,8 +13,7 @@ The reader takes all of them, and compressed ones of either of the first two.
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import ConfigError, ImageError
-from semantic_matcher_core.io.hdf5 import Hdf5Output
+from semantic_matcher_core.io.hdf5 import Hdf5Writer
 from semantic_matcher_core.io.images import decode_image
 from training.data.hdf5_reading import GroupReader
 from training.errors import DataError
@@ -34,7 +33,7 @@ STORAGES = ("published", "compact", "small")
 _JPEG_QUALITY = 95
 
 
-class SceneFileWriter:
+class SceneFileWriter(Hdf5Writer):
     """Writes one scene; the file appears under its name when the block ends well.
 
     Args:
@@ -48,24 +47,19 @@ class SceneFileWriter:
     def __init__(self, path: str | Path, *, storage: str = "published") -> None:
         if storage not in STORAGES:
             raise ConfigError(f"unknown storage {storage!r}; use one of {', '.join(STORAGES)}")
-        self._output = Hdf5Output(path)
+        super().__init__(path)
         self._storage = storage
-        for group in (*IMAGE_GROUPS, *PAIR_GROUPS):
-            self._output.file.create_group(group)
 
-    def __enter__(self) -> SceneFileWriter:
+    def __enter__(self) -> Self:
+        super().__enter__()
+        with self.writing() as file:
+            for group in (*IMAGE_GROUPS, *PAIR_GROUPS):
+                file.create_group(group)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._output.commit()
-        else:
-            self._output.discard()
-
     def __contains__(self, key: str) -> bool:
-        return key in self._output.file["images"]
+        with self.writing() as file:
+            return key in file["images"]
 
     def add_image(self, key: str, image: Tensor, depth: Tensor, pose: Tensor, camera: Tensor) -> None:
         """Add an image by its key.
@@ -88,7 +82,7 @@ class SceneFileWriter:
         if self._storage == "small":
             pixels = _as_jpeg(key, pixels)
             options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-        with self._output.writing() as file:
+        with self.writing() as file:
             file["images"].create_dataset(key, data=pixels)
             file["depth"].create_dataset(key, data=metres, **options)
             file["pose"].create_dataset(key, data=pose.numpy())
@@ -97,7 +91,7 @@ class SceneFileWriter:
     def add_pair(self, key0: str, key1: str, forward: Tensor, back: Tensor, covisibility: float) -> None:
         """Add a pair of added images: transforms ``3 x 4`` both ways, and the share of view 0 that view 1 sees."""
         name = f"{key0}:{key1}"
-        with self._output.writing() as file:
+        with self.writing() as file:
             file["T_0to1"].create_dataset(name, data=forward.numpy())
             file["T_1to0"].create_dataset(name, data=back.numpy())
             file["covis"].create_dataset(name, data=covisibility)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.extractors.registry import ALIASES
-from semantic_matcher_core.io.hdf5 import Hdf5Output
+from semantic_matcher_core.io.hdf5 import Hdf5Writer
 from training.data.hdf5_reading import GroupReader
 from training.errors import DataError
 
@@ -30,7 +30,7 @@ def cache_path(data: str | Path, method: str, split: str, scene: str) -> Path:
     return Path(data, "features", method, split, f"{scene}.h5")
 
 
-class FeatureCacheWriter:
+class FeatureCacheWriter(Hdf5Writer):
     """Writes the features of one scene; the file appears under its name when the block ends well.
 
     Args:
@@ -41,26 +41,31 @@ class FeatureCacheWriter:
     """
 
     def __init__(self, path: Path, groups: tuple[str, ...], attributes: Mapping[str, Any], *, half: bool) -> None:
-        self._output = Hdf5Output(path)
+        super().__init__(path, **attributes)
         self._half = half
-        self._output.file.attrs.update(attributes)
-        for group in groups:
-            self._output.file.create_group(group)
+        self.__enter__()
+        with self.writing() as file:
+            for group in groups:
+                file.create_group(group)
 
     def add(self, key: str, values: Mapping[str, np.ndarray]) -> None:
         """Add the values of one image, by group."""
-        with self._output.writing() as file:
+        with self.writing() as file:
             for group, value in values.items():
                 dtype = np.float16 if self._half and group != "keypoints" else np.float32
                 file[group].create_dataset(key, data=value.astype(dtype))
 
     def commit(self) -> None:
         """Give the file its name."""
-        self._output.commit()
+        self.__exit__(None, None, None)
 
     def discard(self) -> None:
         """Leave nothing."""
-        self._output.discard()
+        self.__exit__(_DiscardedError, _DiscardedError(), None)
+
+
+class _DiscardedError(Exception):
+    """What a file ends with that is given up."""
 
 
 class FeatureCache(GroupReader):

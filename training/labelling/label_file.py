@@ -20,7 +20,7 @@ import cv2
 import h5py
 import numpy as np
 
-from semantic_matcher_core.io.hdf5 import Hdf5Output
+from semantic_matcher_core.io.hdf5 import Hdf5Writer
 from semantic_matcher_core.io.images import decode_image
 from training.errors import DataError
 from training.labelling.checking import LabelledPair
@@ -86,18 +86,11 @@ def write_labels(
     }
     for name in _CONCATENATED:
         content[f"pairs/{name}"] = np.concatenate([getattr(pair, name) for _, _, pair in pairs])
-    output = Hdf5Output(path)
-    try:
-        with output.writing() as file:
-            file.attrs.update({"version": VERSION, "made_by": made_by})
-            for name, values in content.items():
-                file.create_dataset(name, data=values, compression=None if name == "images/jpeg" else "gzip")
-            file["images/key"] = [key for key, *_ in images]
-            file["images/source"] = [source for _, source, *_ in images]
-    except BaseException:
-        output.discard()
-        raise
-    output.commit()
+    with Hdf5Writer(path, version=VERSION, made_by=made_by) as output, output.writing() as file:
+        for name, values in content.items():
+            file.create_dataset(name, data=values, compression=None if name == "images/jpeg" else "gzip")
+        file["images/key"] = [key for key, *_ in images]
+        file["images/source"] = [source for _, source, *_ in images]
 
 
 def read_labels(path: Path) -> Labels:
