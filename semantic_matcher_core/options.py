@@ -232,12 +232,7 @@ GEOMETRY = (
         dynamic=True,
     ),
     ParameterSpec(
-        "geometry_threshold",
-        2.0,
-        "Largest distance of an inlier from the model, in pixels",
-        0.01,
-        100.0,
-        dynamic=True,
+        "geometry_threshold", 2.0, "Largest distance of an inlier from the model, in pixels", 0.01, 100.0, dynamic=True
     ),
 )
 
@@ -263,12 +258,7 @@ INPUT = (
         "Reliability that images are subscribed with: auto, that of their publishers; reliable; best_effort",
         choices=("auto", "reliable", "best_effort"),
     ),
-    ParameterSpec(
-        "lazy",
-        True,
-        "Take images only while somebody subscribes to an output; false: always",
-        dynamic=True,
-    ),
+    ParameterSpec("lazy", True, "Take images only while somebody subscribes to an output; false: always", dynamic=True),
     ParameterSpec(
         "image_full_scale",
         0.0,
@@ -326,12 +316,7 @@ TEMPORAL = (
         dynamic=True,
     ),
     ParameterSpec(
-        "min_overlap",
-        0.4,
-        "A keyframe is replaced when a smaller share of its area is matched",
-        0.0,
-        1.0,
-        dynamic=True,
+        "min_overlap", 0.4, "A keyframe is replaced when a smaller share of its area is matched", 0.0, 1.0, dynamic=True
     ),
 )
 
@@ -432,11 +417,7 @@ REFERENCE_POSE = (
 )
 
 REFERENCE = (
-    ParameterSpec(
-        "reference_images",
-        [""],
-        "Image files to match with; empty to wait for the service ~/set_reference",
-    ),
+    ParameterSpec("reference_images", [""], "Image files to match with; empty to wait for the service ~/set_reference"),
     ParameterSpec(
         "rotation",
         "upright",

@@ -16,9 +16,7 @@ def app_command(
         str, typer.Option(help="What to listen on; the default is reached from this machine alone.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free one.")] = 7860,
-    max_upload_mb: Annotated[
-        int, typer.Option("--max-upload-mb", min=1, help="Larger files are refused.", show_default=True)
-    ] = 64,
+    max_upload_mb: Annotated[int, typer.Option("--max-upload-mb", min=1, help="Larger files are refused.")] = 64,
     device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:1 …")] = "auto",
 ) -> None:
     """Serve a page to match two images, a video or a bag in a browser, variants side by side.

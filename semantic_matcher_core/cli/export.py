@@ -17,12 +17,7 @@ def export_command(
     model: ModelOptions,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder to write. (default: where --backend onnx looks for this variant)",
-            show_default=False,
-        ),
+        typer.Option("--output", "-o", help="Folder to write. (default: where --backend onnx looks for this variant)"),
     ] = None,
     format_: Annotated[str, typer.Option("--format", help="onnx is the only one.")] = "onnx",
     int8: Annotated[

@@ -14,20 +14,16 @@ from semantic_matcher_core.cli.options import FullScaleOption, MaskOptions, Mode
 @flattened
 def extract_command(
     images: Annotated[
-        list[str],
-        typer.Argument(
-            help="Image files, folders of images, or patterns in quotes ('left/*.png').", show_default=False
-        ),
+        list[str], typer.Argument(help="Image files, folders of images, or patterns in quotes ('left/*.png').")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="HDF5 file to write (.h5).", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HDF5 file to write (.h5).")],
     model: ModelOptions,
     masks: MaskOptions,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
     root: Annotated[
         Path | None,
         typer.Option(
-            help="Images are named by their path below this folder. (default: the folder that all of them share)",
-            show_default=False,
+            help="Images are named by their path below this folder. (default: the folder that all of them share)"
         ),
     ] = None,
     skip_unreadable: Annotated[

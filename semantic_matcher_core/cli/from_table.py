@@ -24,18 +24,19 @@ def from_table(panel: str, *groups: Iterable[ParameterSpec]) -> Callable[[type[T
     ``FROM_TABLE`` is as the table says, and so is every option of the groups that is not declared at all.
 
     Args:
-        panel: under which help shows what the table gives.
-        groups: of the table of options.
+        panel: under which help shows them.
+        groups: of the table of options; none for what is declared alone.
     """
 
     def made(cls: type[T]) -> type[T]:
         table = on_command_line(*groups)
         hints = get_type_hints(cls, include_extras=True)
-        declared = [name for name in hints if getattr(cls, name, ...) is not FROM_TABLE]
         annotations: dict[str, Any] = {}
         for name in [*hints, *(name for name in table if name not in hints)]:
-            if name in declared:
+            if name in hints and getattr(cls, name, ...) is not FROM_TABLE:
                 annotations[name] = hints[name]
+                for option in hints[name].__metadata__:
+                    option.rich_help_panel = panel
             else:
                 annotations[name], default = _option(table[name], panel)
                 setattr(cls, name, default)

@@ -24,10 +24,9 @@ app = typer.Typer(
 @flattened
 def build_command(
     images: Annotated[
-        list[str],
-        typer.Argument(help="Folders of images, files, or patterns in quotes ('left/*.png').", show_default=False),
+        list[str], typer.Argument(help="Folders of images, files, or patterns in quotes ('left/*.png').")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Index to write (.h5).", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Index to write (.h5).")],
     model: DeformableModelOptions,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders of folders.")] = False,
     update: Annotated[
@@ -90,8 +89,8 @@ def build_command(
 @app.command("query")
 @flattened
 def query_command(
-    index: Annotated[Path, typer.Argument(help="Index to search.", show_default=False)],
-    image: Annotated[Path, typer.Argument(help="Image of what is looked for.", show_default=False)],
+    index: Annotated[Path, typer.Argument(help="Index to search.")],
+    image: Annotated[Path, typer.Argument(help="Image of what is looked for.")],
     model: DeformableModelOptions,
     top: Annotated[int, typer.Option("--top", "-n", min=1, help="Number of images to name.")] = 10,
     verify: Annotated[

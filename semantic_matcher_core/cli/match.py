@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
 @flattened
 def match_command(
-    image0: Annotated[Path, typer.Argument(help="First image.", show_default=False)],
-    image1: Annotated[Path, typer.Argument(help="Second image.", show_default=False)],
+    image0: Annotated[Path, typer.Argument(help="First image.")],
+    image1: Annotated[Path, typer.Argument(help="Second image.")],
     matching: MatchingOptions,
     model: ModelOptions,
     masks: MaskOptions,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Picture of the matches to write (.png, .jpg).", show_default=False),
+        Path | None, typer.Option("--output", "-o", help="Picture of the matches to write (.png, .jpg).")
     ] = None,
     npz: Annotated[
         Path | None,
@@ -57,8 +56,7 @@ def match_command(
         str | None,
         typer.Option(
             help="Instead of --view: what this point of the first image (X,Y in pixels) resembles in the second by "
-            "texture, by semantics and by both.",
-            show_default=False,
+            "texture, by semantics and by both."
         ),
     ] = None,
     theme: Annotated[str, typer.Option(help="Surroundings of the picture: dark or light.")] = "dark",
@@ -246,12 +244,7 @@ def _summary(
         "device": str(matcher.device),
         "precision": matcher.precision,
         "images": [
-            {
-                "path": str(path),
-                "width": size[1],
-                "height": size[0],
-                "keypoints": item.keypoints.shape[1],
-            }
+            {"path": str(path), "width": size[1], "height": size[0], "keypoints": item.keypoints.shape[1]}
             for path, size, item in zip(paths, sizes, features, strict=True)
         ],
         "matches": len(matches),
@@ -262,11 +255,7 @@ def _summary(
     }
 
 
-_MODELS = {
-    "homography": "one homography",
-    "fundamental": "one fundamental matrix",
-    "essential": "one essential matrix",
-}
+_MODELS = {"homography": "one homography", "fundamental": "one fundamental matrix", "essential": "one essential matrix"}
 
 
 def _sentence(summary: dict[str, Any]) -> str:

@@ -35,7 +35,6 @@ class _Options:
             "--output",
             "-o",
             help="MCAP file to write; with several inputs a folder, made if needed, that gets one file for each.",
-            show_default=False,
         ),
     ]
     pairing: PairingOptions
@@ -60,8 +59,7 @@ class _Input:
 @flattened
 def bag_command(
     bags: Annotated[
-        list[Path],
-        typer.Argument(help="Bags: rosbag2 folders, .mcap or .db3 files, or ROS 1 .bag files.", show_default=False),
+        list[Path], typer.Argument(help="Bags: rosbag2 folders, .mcap or .db3 files, or ROS 1 .bag files.")
     ],
     options: _Options,
     image_topic: Annotated[
@@ -71,15 +69,13 @@ def bag_command(
             "-t",
             help="Image topic, raw or compressed; repeatable. Mode stereo: left, then right. "
             "(default: the bag's only one)",
-            show_default=False,
         ),
     ] = None,
     depth_topic: Annotated[
         str,
         typer.Option(
             help="With --odometry: topic of the depth that is registered to the images (16UC1, 32FC1, or "
-            "compressedDepth).",
-            show_default=False,
+            "compressedDepth)."
         ),
     ] = "",
     image_full_scale: FullScaleOption = 0.0,
@@ -111,9 +107,7 @@ def bag_command(
 
 @flattened
 def video_command(
-    videos: Annotated[
-        list[Path], typer.Argument(help="Videos. Mode stereo: the left and the right one.", show_default=False)
-    ],
+    videos: Annotated[list[Path], typer.Argument(help="Videos. Mode stereo: the left and the right one.")],
     options: _Options,
     every: Annotated[int, typer.Option(min=1, help="Take each N-th frame.")] = 1,
 ) -> None:
@@ -138,8 +132,7 @@ def images_command(
         list[str],
         typer.Argument(
             help="Image files, folders, or patterns in quotes, in their order in time. "
-            "Mode stereo: two folders or patterns, left and right.",
-            show_default=False,
+            "Mode stereo: two folders or patterns, left and right."
         ),
     ],
     options: _Options,
@@ -155,8 +148,7 @@ def images_command(
         str,
         typer.Option(
             help="With --odometry: folder or pattern of the depth images (16 bits, or floats in metres), one for each "
-            "image in order, or with --stamps-from-names those nearest in time.",
-            show_default=False,
+            "image in order, or with --stamps-from-names those nearest in time."
         ),
     ] = "",
     orientation: OrientationOption = "exif",

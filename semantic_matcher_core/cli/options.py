@@ -16,11 +16,8 @@ from semantic_matcher_core.settings import BACKENDS, GEOMETRY_BACKENDS, MatcherC
 if TYPE_CHECKING:
     from semantic_matcher_core.pipeline import SemanticMatcher
 
-_MODEL = "Model"
-_MATCHING = "Matching"
 
-
-@from_table(_MATCHING, MATCHING, GEOMETRY)
+@from_table("Matching", MATCHING, GEOMETRY)
 class MatchingOptions:
     """Which matches are kept, and how they are checked."""
 
@@ -28,13 +25,11 @@ class MatchingOptions:
         str,
         typer.Option(
             help="Check which matches fit one motion: none; homography (flat scenes, or a camera that only turns); "
-            "fundamental (any rigid scene); for recordings also essential (the same, of calibrated cameras).",
-            rich_help_panel=_MATCHING,
+            "fundamental (any rigid scene); for recordings also essential (the same, of calibrated cameras)."
         ),
     ] = "none"
     geometry_threshold: Annotated[
-        float,
-        typer.Option(help="With --geometry: how far an inlier may be off, in pixels.", rich_help_panel=_MATCHING),
+        float, typer.Option(help="With --geometry: how far an inlier may be off, in pixels.")
     ] = 2.0
     geometry_backend: str = FROM_TABLE
     matcher: str = FROM_TABLE
@@ -93,7 +88,7 @@ class MaskOptions:
     mask: list[str] | None = FROM_TABLE
 
 
-@from_table(_MODEL, MODEL)
+@from_table("Model", MODEL)
 class ModelOptions:
     """What matches, and where it runs."""
 
@@ -104,21 +99,13 @@ class ModelOptions:
             "-v",
             help="What matches: a name of `semantic-matcher variants`, plain:EXTRACTOR (no semantics; plain:sift needs "
             "no weights), or the path of a checkpoint folder or zip. (default: plain:compact, which comes with it)",
-            show_default=False,
-            rich_help_panel=_MODEL,
         ),
     ] = None
     descriptor: str | None = FROM_TABLE
     dino: str | None = FROM_TABLE
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="A folder to look for weights in first.", show_default=False, rich_help_panel=_MODEL),
-    ] = None
+    weights: Annotated[Path | None, typer.Option(help="A folder to look for weights in first.")] = None
     fetch: Annotated[
-        bool,
-        typer.Option(
-            "--fetch", help="Download weights that are not here; otherwise no network.", rich_help_panel=_MODEL
-        ),
+        bool, typer.Option("--fetch", help="Download weights that are not here; otherwise no network.")
     ] = False
     device: str = FROM_TABLE
     precision: str = FROM_TABLE
@@ -129,8 +116,6 @@ class ModelOptions:
             "-k",
             min=1,
             help="Keypoints per image. (default: what the variant was made for; 2048 for plain)",
-            show_default=False,
-            rich_help_panel=_MODEL,
         ),
     ] = None
 
@@ -138,12 +123,7 @@ class ModelOptions:
     detection_threshold: float | None = FROM_TABLE
     backend: str = FROM_TABLE
     onnx_folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --backend onnx: where the graphs are, if not where `export` puts them.",
-            show_default=False,
-            rich_help_panel=_MODEL,
-        ),
+        Path | None, typer.Option(help="With --backend onnx: where the graphs are, if not where `export` puts them.")
     ] = None
 
     def name(self) -> str:
@@ -214,7 +194,7 @@ OrientationOption = Annotated[
     str,
     typer.Option(
         help="How images are looked at. exif: upright, as their EXIF tag says and viewers show them. stored: as they "
-        "lie in the file.",
+        "lie in the file."
     ),
 ]
 
@@ -228,9 +208,5 @@ FullScaleOption = Annotated[
 ]
 
 ResultsArgument = Annotated[
-    Path,
-    typer.Argument(
-        help="What `semantic-matcher bag` wrote, or a bag that a recorder made of the nodes' topics.",
-        show_default=False,
-    ),
+    Path, typer.Argument(help="What `semantic-matcher bag` wrote, or a bag that a recorder made of the nodes' topics.")
 ]

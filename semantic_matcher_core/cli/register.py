@@ -20,23 +20,14 @@ if TYPE_CHECKING:
 
 @flattened
 def register_command(
-    template: Annotated[
-        Path,
-        typer.Argument(help="Image to register onto; or a video, for its first frame.", show_default=False),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Picture (.png, .jpg) or video (.mp4) to write.", show_default=False),
-    ],
+    template: Annotated[Path, typer.Argument(help="Image to register onto; or a video, for its first frame.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture (.png, .jpg) or video (.mp4) to write.")],
     registration: RegistrationOptions,
     video: VideoOptions,
     model: DeformableModelOptions,
-    target: Annotated[
-        Path | None, typer.Argument(help="Image or video that shows the template, bent.", show_default=False)
-    ] = None,
+    target: Annotated[Path | None, typer.Argument(help="Image or video that shows the template, bent.")] = None,
     warped: Annotated[
-        Path | None,
-        typer.Option(help="For an image: also write it alone, as it lies on the template.", show_default=False),
+        Path | None, typer.Option(help="For an image: also write it alone, as it lies on the template.")
     ] = None,
     height: Annotated[int, typer.Option(min=32, max=2160, help="Height of each panel in pixels.")] = 360,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")] = False,

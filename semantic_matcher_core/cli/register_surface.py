@@ -14,23 +14,16 @@ from semantic_matcher_core.cli.registration_options import DeformableModelOption
 
 @flattened
 def register_surface_command(
-    image0: Annotated[Path, typer.Argument(help="First image.", show_default=False)],
-    depth0: Annotated[Path, typer.Argument(help="Its depth, pixel by pixel.", show_default=False)],
-    image1: Annotated[Path, typer.Argument(help="Second image.", show_default=False)],
-    depth1: Annotated[Path, typer.Argument(help="Its depth.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Mesh to write (.ply), deformed.", show_default=False)],
-    intrinsics: Annotated[
-        str, typer.Option(help="Camera as FX,FY,CX,CY in pixels, without distortion.", show_default=False)
-    ],
+    image0: Annotated[Path, typer.Argument(help="First image.")],
+    depth0: Annotated[Path, typer.Argument(help="Its depth, pixel by pixel.")],
+    image1: Annotated[Path, typer.Argument(help="Second image.")],
+    depth1: Annotated[Path, typer.Argument(help="Its depth.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Mesh to write (.ply), deformed.")],
+    intrinsics: Annotated[str, typer.Option(help="Camera as FX,FY,CX,CY in pixels, without distortion.")],
     registration: RegistrationOptions,
     model: DeformableModelOptions,
-    intrinsics1: Annotated[
-        str | None,
-        typer.Option(help="Camera of the second image. (default: the same)", show_default=False),
-    ] = None,
-    rest: Annotated[
-        Path | None, typer.Option(help="Also write the mesh as the first image shows it.", show_default=False)
-    ] = None,
+    intrinsics1: Annotated[str | None, typer.Option(help="Camera of the second image. (default: the same)")] = None,
+    rest: Annotated[Path | None, typer.Option(help="Also write the mesh as the first image shows it.")] = None,
     depth_units: Annotated[
         float, typer.Option(help="Values per metre of 16-bit depth: 1000 for millimetres.")
     ] = 1000.0,

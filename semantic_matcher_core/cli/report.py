@@ -13,21 +13,17 @@ from semantic_matcher_core.cli.options import ResultsArgument
 def report_command(
     results: ResultsArgument,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="HTML page to write. (default: beside the results, as .html)", show_default=False
-        ),
+        Path | None, typer.Option("--output", "-o", help="HTML page to write. (default: beside the results, as .html)")
     ] = None,
     ground_truth: Annotated[
         Path | None,
         typer.Option(
             help="Where the camera really was, drawn beside the odometry of the results: a TUM text file (stamp tx ty "
-            "tz qx qy qz qw), or a bag with a topic of Odometry, poses or transforms.",
-            show_default=False,
+            "tz qx qy qz qw), or a bag with a topic of Odometry, poses or transforms."
         ),
     ] = None,
     ground_truth_topic: Annotated[
-        str, typer.Option(help="Topic of --ground-truth, where the bag has several of poses.", show_default=False)
+        str, typer.Option(help="Topic of --ground-truth, where the bag has several of poses.")
     ] = "",
 ) -> None:
     """Make one HTML page of a file of results: counts, inliers, latency, coverage, and the telling pairs drawn.

@@ -16,12 +16,8 @@ if TYPE_CHECKING:
     from semantic_matcher_core.offline.pair_choice import PairChoice
     from semantic_matcher_core.streams import TemporalPairing
 
-_PAIRING = "Pairing"
-_CALIBRATION = "Calibrated cameras"
-_OUTPUT = "Output"
 
-
-@from_table(_PAIRING, TEMPORAL, STEREO, REFERENCE)
+@from_table("Pairing", TEMPORAL, STEREO, REFERENCE)
 class PairingOptions:
     """Which image is matched with which."""
 
@@ -29,15 +25,11 @@ class PairingOptions:
         str,
         typer.Option(
             help="temporal: with an earlier image of the same camera. stereo: left with right. "
-            "reference: with the images of --reference.",
-            rich_help_panel=_PAIRING,
+            "reference: with the images of --reference."
         ),
     ] = "temporal"
     reference: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Mode reference: an image to match with; repeatable.", show_default=False, rich_help_panel=_PAIRING
-        ),
+        list[Path] | None, typer.Option(help="Mode reference: an image to match with; repeatable.")
     ] = None
     reference_policy: str = FROM_TABLE
     every_nth: int = FROM_TABLE
@@ -59,7 +51,7 @@ class PairingOptions:
         return TemporalPairing(self.reference_policy, self.every_nth, self.min_inlier_share, self.min_overlap)
 
 
-@from_table(_CALIBRATION, STEREO_RECTIFIED, ODOMETRY)
+@from_table("Calibrated cameras", STEREO_RECTIFIED, ODOMETRY)
 class CalibrationOptions:
     """What is known of the cameras, and what it is used for."""
 
@@ -68,9 +60,7 @@ class CalibrationOptions:
         typer.Option(
             help="A calibration file (YAML of ROS's camera_calibration, OpenCV, EuRoC or Kalibr); repeatable, one for "
             "each camera in order. "
-            "(default: the camera_info recorded beside the images)",
-            show_default=False,
-            rich_help_panel=_CALIBRATION,
+            "(default: the camera_info recorded beside the images)"
         ),
     ] = None
     rectified: Annotated[
@@ -79,7 +69,6 @@ class CalibrationOptions:
             "--rectified",
             help="The images are rectified: the calibration's P holds for them. Mode stereo: matches keep to their "
             "row, and become points in space.",
-            rich_help_panel=_CALIBRATION,
         ),
     ] = False
     epipolar_band: float = FROM_TABLE
@@ -91,89 +80,55 @@ class CalibrationOptions:
             "--odometry",
             help="Follow the camera: mode stereo, rectified, or mode temporal with depth. Poses in the output, and as "
             "OUT.tum.txt and OUT.kitti.txt.",
-            rich_help_panel=_CALIBRATION,
         ),
     ] = False
     depth_units: Annotated[
-        float,
-        typer.Option(
-            help="With --odometry: values per metre of 16-bit depth: 1000 for millimetres.",
-            rich_help_panel=_CALIBRATION,
-        ),
+        float, typer.Option(help="With --odometry: values per metre of 16-bit depth: 1000 for millimetres.")
     ] = 1000.0
 
 
-@from_table(_OUTPUT, DESCRIPTORS)
+@from_table("Output", DESCRIPTORS)
 class OutputOptions:
     """What is written."""
 
-    descriptors: Annotated[
-        bool, typer.Option("--descriptors", help="Write descriptors as well; they are large.", rich_help_panel=_OUTPUT)
-    ] = False
+    descriptors: Annotated[bool, typer.Option("--descriptors", help="Write descriptors as well; they are large.")] = (
+        False
+    )
     descriptor_dtype: str = FROM_TABLE
     write_images: Annotated[
-        str,
-        typer.Option(
-            help="jpeg: write the images beside the results. none: leave them out.",
-            rich_help_panel=_OUTPUT,
-        ),
+        str, typer.Option(help="jpeg: write the images beside the results. none: leave them out.")
     ] = "jpeg"
     hdf5: Annotated[
-        bool,
-        typer.Option(
-            "--hdf5", help="Also write OUT.features.h5 and OUT.matches.h5 in hloc's layout.", rich_help_panel=_OUTPUT
-        ),
+        bool, typer.Option("--hdf5", help="Also write OUT.features.h5 and OUT.matches.h5 in hloc's layout.")
     ] = False
     colmap: Annotated[
-        bool,
-        typer.Option(
-            "--colmap", help="Also write OUT.colmap/: a COLMAP database and its images.", rich_help_panel=_OUTPUT
-        ),
+        bool, typer.Option("--colmap", help="Also write OUT.colmap/: a COLMAP database and its images.")
     ] = False
     pairs: Annotated[
         str | None,
         typer.Option(
             help="With --colmap or --hdf5: which pairs of images these hold. matched: those of the run. exhaustive: "
             "all. window: each image with the --pair-window ones before it. list: those of --pair-list. (default: "
-            "matched; with --colmap exhaustive up to 100 images, window of more)",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
+            "matched; with --colmap exhaustive up to 100 images, window of more)"
         ),
     ] = None
-    pair_window: Annotated[
-        int, typer.Option(min=1, help="With --pairs window: images before each one.", rich_help_panel=_OUTPUT)
-    ] = 20
+    pair_window: Annotated[int, typer.Option(min=1, help="With --pairs window: images before each one.")] = 20
     pair_list: Annotated[
         Path | None,
-        typer.Option(
-            help="With --pairs list: a text file with two names of images a line, as hloc has it.",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
-        ),
+        typer.Option(help="With --pairs list: a text file with two names of images a line, as hloc has it."),
     ] = None
     camera_model: Annotated[
         str | None,
         typer.Option(
             help="With --colmap: COLMAP's camera model of all images, e.g. PINHOLE, OPENCV; with --camera-params. "
-            "(default: what camera_info, --calibration or EXIF says, else SIMPLE_RADIAL with a guessed focal length)",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
+            "(default: what camera_info, --calibration or EXIF says, else SIMPLE_RADIAL with a guessed focal length)"
         ),
     ] = None
     camera_params: Annotated[
-        str | None,
-        typer.Option(
-            help="With --camera-model: its parameters in COLMAP's order, e.g. 525,525,320,240.",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
-        ),
+        str | None, typer.Option(help="With --camera-model: its parameters in COLMAP's order, e.g. 525,525,320,240.")
     ] = None
-    namespace: Annotated[
-        str, typer.Option(help="Put before all topics, as a node's namespace is.", rich_help_panel=_OUTPUT)
-    ] = ""
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output of another run.", rich_help_panel=_OUTPUT)
-    ] = False
+    namespace: Annotated[str, typer.Option(help="Put before all topics, as a node's namespace is.")] = ""
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output of another run.")] = False
 
     def pair_choice(self, images: int | None) -> PairChoice:
         """Return which pairs the exports hold.

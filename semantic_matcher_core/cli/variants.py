@@ -10,12 +10,8 @@ import typer
 
 
 def variants_command(
-    descriptor: Annotated[
-        str | None, typer.Option(help="Only variants of this descriptor, e.g. aliked.", show_default=False)
-    ] = None,
-    dino: Annotated[
-        str | None, typer.Option(help="Only variants with this DINOv2, e.g. dinov2_vitb14 or B.", show_default=False)
-    ] = None,
+    descriptor: Annotated[str | None, typer.Option(help="Only variants of this descriptor, e.g. aliked.")] = None,
+    dino: Annotated[str | None, typer.Option(help="Only variants with this DINOv2, e.g. dinov2_vitb14 or B.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the published variants: descriptor, DINOv2, layers, licence, size, and whether all of it is here.

@@ -13,10 +13,7 @@ from semantic_matcher_core.cli.options import ResultsArgument
 def view_command(
     results: ResultsArgument,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Write a recording (.rrd) instead of opening a window.", show_default=False
-        ),
+        Path | None, typer.Option("--output", "-o", help="Write a recording (.rrd) instead of opening a window.")
     ] = None,
 ) -> None:
     """Show images, keypoints, matches, points and trajectory of a file of results on a time line, in Rerun.

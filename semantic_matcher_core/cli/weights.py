@@ -29,8 +29,7 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a t
 @app.command("list")
 def list_command(
     kind: Annotated[
-        str | None,
-        typer.Option(help="Only these: variant, extractor, matcher or semantic_encoder.", show_default=False),
+        str | None, typer.Option(help="Only these: variant, extractor, matcher or semantic_encoder.")
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
@@ -112,7 +111,7 @@ def fetch_command(
 @app.command("verify")
 def verify_command(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names of `weights list`; default: all that is here.", show_default=False)
+        list[str] | None, typer.Argument(help="Names of `weights list`; default: all that is here.")
     ] = None,
     as_json: _AsJson = False,
 ) -> None:
