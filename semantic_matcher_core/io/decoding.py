@@ -138,7 +138,7 @@ def _stated_size(data: memoryview) -> tuple[int, int] | None:
         return width, height
     if bytes(data[:2]) != b"\xff\xd8":
         return None
-    for marker, content in _jpeg_segments(data):
+    for marker, content in jpeg_segments(data):
         # Start of frame of any kind; C4, C8 and CC are others.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(content) >= 5:
             height, width = struct.unpack(">HH", content[1:5])
@@ -196,7 +196,7 @@ def _has_pages(data: bytes) -> bool:
     return pages > 1
 
 
-def _jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+def jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield (marker, content) of each segment up to the first scan (ITU T.81, annex B)."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:

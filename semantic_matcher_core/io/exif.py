@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from semantic_matcher_core.io.decoding import jpeg_segments
+
 _ORIENTATION, _EXIF_FOLDER, _FOCAL_35MM = 0x0112, 0x8769, 0xA405
 _SHORT, _LONG = 3, 4
 # Entries of a folder, of which real files have some dozens.
@@ -86,27 +88,12 @@ def turns(orientation: int) -> bool:
 
 def _block(data: memoryview) -> memoryview | None:
     if bytes(data[:2]) == b"\xff\xd8":
-        return _in_jpeg(data)
+        segments = jpeg_segments(data)
+        return next((its[6:] for marker, its in segments if marker == 0xE1 and bytes(its[:6]) == b"Exif\0\0"), None)
     if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n":
         return _in_chunks(data, 8, ">", b"eXIf", length_first=True)
     if bytes(data[:4]) == b"RIFF" and bytes(data[8:12]) == b"WEBP":
         return _in_chunks(data, 12, "<", b"EXIF", length_first=False)
-    return None
-
-
-def _in_jpeg(data: memoryview) -> memoryview | None:
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker == 0xDA:
-            return None
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xE1 and bytes(data[position + 4 : position + 10]) == b"Exif\0\0":
-            return data[position + 10 : position + 2 + length]
-        position += 2 + length
     return None
 
 

@@ -179,17 +179,14 @@ class VideoWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._temporary = None
         if self._writer is not None:
             self._writer.release()
-        if error is None and self._writer is None:
-            error = OutputError(f"cannot write {self.path}: no frame was given")
-            try:
-                self._context.__exit__(type(error), error, None)
-            finally:
-                self._temporary = None
-            raise error
+        elif error is None:
+            nothing = OutputError(f"cannot write {self.path}: no frame was given")
+            self._context.__exit__(OutputError, nothing, None)
+            raise nothing
         self._context.__exit__(kind, error, traceback)
-        self._temporary = None
 
 
 def _open(path: Path) -> cv2.VideoCapture:

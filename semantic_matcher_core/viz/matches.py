@@ -72,7 +72,7 @@ def draw_matches(
     """
     colour = _checked(matches, colour, view, theme, max_lines, height)
     images = [
-        _blank(features, points) if image is None else as_picture(image)
+        blank(points, None if features is None else features.image_size) if image is None else as_picture(image)
         for image, features, points in (
             (image0, features0, matches.keypoints0),
             (image1, features1, matches.keypoints1),
@@ -148,9 +148,9 @@ def _checked(matches: Matches, colour: str, view: str, theme: str, max_lines: in
     return colour
 
 
-def _blank(features: Features | None, points: Tensor) -> np.ndarray:
-    """Return an empty panel that holds the keypoints."""
-    height, width = features.image_size if features is not None else (1, 1)
+def blank(points: Tensor, image_size: tuple[int, int] | None = None) -> np.ndarray:
+    """Return an empty panel, of ``(height, width)`` where that is known, that holds ``N x 2`` points."""
+    height, width = (max(1, side) for side in image_size or (1, 1))
     if len(points):
         reach = points.detach().nan_to_num().clamp(0, _MAX_BLANK).max(dim=0).values.tolist()
         width, height = max(width, int(reach[0]) + 1), max(height, int(reach[1]) + 1)

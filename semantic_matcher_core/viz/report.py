@@ -17,7 +17,7 @@ from semantic_matcher_core.io.atomic import atomic_output, check_output
 from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.viz.charts import Curve, bar_chart, time_chart
-from semantic_matcher_core.viz.matches import draw_matches
+from semantic_matcher_core.viz.matches import blank, draw_matches
 from semantic_matcher_core.viz.palette import amount_colours
 from semantic_matcher_core.viz.report_data import DrawnPair, MatchStream, ReportData, collect
 from semantic_matcher_core.viz.report_viewer import page_data, viewer
@@ -26,8 +26,6 @@ from semantic_matcher_core.viz.trajectory import Truth, trajectory_figures
 _PAIR_HEIGHT = 400
 _HEAT_WIDTH = 640
 _JPEG_QUALITY = 82
-_BLANK = 40
-_LARGEST_BLANK = 8192
 
 
 def write_report(results: Path, output: Path, *, truth: Truth | None = None) -> None:
@@ -214,17 +212,11 @@ def _pair(stream: MatchStream, pair: DrawnPair) -> str:
 
 
 def _image_of(pair: DrawnPair, side: int, stream: MatchStream) -> np.ndarray:
-    image = pair.images[side]
+    image, features = pair.images[side], pair.features[side]
     if image is not None:
         return image
-    features = pair.features[side]
-    points = (pair.matches.keypoints0, pair.matches.keypoints1)[side]
-    height, width = features.image_size if features is not None else (stream.size[1], stream.size[0])
-    if len(points):
-        reach = points.nan_to_num().clamp(0, _LARGEST_BLANK).max(dim=0).values.tolist()
-        width, height = max(width, int(reach[0]) + 1), max(height, int(reach[1]) + 1)
-    # What a file says of sizes is not to decide how much memory is taken.
-    return np.full((min(max(1, height), _LARGEST_BLANK), min(max(1, width), _LARGEST_BLANK), 3), _BLANK, np.uint8)
+    size = stream.size[::-1] if features is None else features.image_size
+    return blank((pair.matches.keypoints0, pair.matches.keypoints1)[side], size)
 
 
 def _jpeg(picture: np.ndarray) -> str:
