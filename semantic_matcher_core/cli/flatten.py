@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, TypeGuard, get_type_hints
 
 
 def flattened(command: Callable[..., None]) -> Callable[..., None]:
@@ -33,7 +33,7 @@ def _parameters_of(called: Callable[..., Any]) -> list[inspect.Parameter]:
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(called).parameters.values():
         kind = hints[parameter.name]
-        if dataclasses.is_dataclass(kind):
+        if _is_group(kind):
             parameters += _parameters_of(kind)
         else:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
@@ -44,6 +44,10 @@ def _gathered(called: Callable[..., Any], values: dict[str, Any]) -> dict[str, A
     """Return the arguments of a command or a dataclass, its groups made of the options that are theirs."""
     hints = get_type_hints(called)
     return {
-        name: kind(**_gathered(kind, values)) if dataclasses.is_dataclass(kind := hints[name]) else values[name]
+        name: kind(**_gathered(kind, values)) if _is_group(kind := hints[name]) else values[name]
         for name in inspect.signature(called).parameters
     }
+
+
+def _is_group(kind: Any) -> TypeGuard[type]:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
