@@ -106,101 +106,56 @@ class ParameterSpec:
         return f"{self.minimum:g} to {self.maximum:g}" if self.maximum is not None else f"{self.minimum:g} or more"
 
 
+# A table: name and default, what it is, range or choices.
+# fmt: off
 MODEL = (
-    ParameterSpec(
-        "variant",
-        "",
-        "What to match with: a published variant, a checkpoint folder or zip, or plain:<extractor>. "
-        "Empty: descriptor and dino say it; all empty: plain:compact, which comes with the package",
-    ),
-    ParameterSpec(
-        "descriptor", "", "Local feature extractor, where variant is empty; empty for xfeat where dino is given"
-    ),
-    ParameterSpec(
-        "dino",
-        "",
+    ParameterSpec("variant", "",
+        "What to match with: a published variant, a checkpoint folder or zip, or plain:<extractor>. Empty: descriptor "
+        "and dino say it; all empty: plain:compact, which comes with the package"),
+    ParameterSpec("descriptor", "",
+        "Local feature extractor, where variant is empty; empty for xfeat where dino is given"),
+    ParameterSpec("dino", "",
         "Semantic encoder, where variant is empty: dinov2_vits14, dinov2_vitb14, dinov2_vitl14, dinov2_vitg14, another "
         "one that a variant has a reasoner for, or none for plain descriptor matching; empty for what the descriptor's "
-        "variants have, dinov2_vits14 mostly",
-    ),
+        "variants have, dinov2_vits14 mostly"),
     ParameterSpec("weights", "", "Folder to search for weights before the usual places"),
     ParameterSpec("device", "auto", "Where the networks run: auto, cpu, cuda or cuda:<index>"),
-    ParameterSpec(
-        "precision", "fp32", "What the networks compute in; fp16 needs a GPU", choices=("fp32", "fp16", "bf16")
-    ),
-    ParameterSpec(
-        "backend",
-        "eager",
+    ParameterSpec("precision", "fp32",
+        "What the networks compute in; fp16 needs a GPU", choices=("fp32", "fp16", "bf16")),
+    ParameterSpec("backend", "eager",
         "What runs the networks: eager, torch as it is; compile, torch.compile; onnx, graphs that semantic-matcher "
-        "export made; tensorrt, torch-tensorrt on a GPU",
-        choices=("eager", "compile", "onnx", "tensorrt"),
-    ),
+        "export made; tensorrt, torch-tensorrt on a GPU", choices=("eager", "compile", "onnx", "tensorrt")),
     ParameterSpec("max_keypoints", 2048, "Keypoints per image at most", 1, 65536, dynamic=True),
-    ParameterSpec(
-        "detection_threshold",
-        -1.0,
-        "The extractor's detection threshold, in its own unit; -1 for the variant's own",
-        -1.0,
-        1000.0,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "semantic_size",
-        896,
+    ParameterSpec("detection_threshold", -1.0,
+        "The extractor's detection threshold, in its own unit; -1 for the variant's own", -1.0, 1000.0, dynamic=True),
+    ParameterSpec("semantic_size", 896,
         "Long side in pixels at which the semantic encoder sees the image; no effect without one",
-        14,
-        4096,
-        dynamic=True,
-    ),
+        14, 4096, dynamic=True),
     ParameterSpec("warmup_width", 640, "Width in pixels of the picture that warms the model up; 0 for none", 0, 16384),
-    ParameterSpec(
-        "warmup_height", 480, "Height in pixels of the picture that warms the model up; 0 for none", 0, 16384
-    ),
+    ParameterSpec("warmup_height", 480,
+        "Height in pixels of the picture that warms the model up; 0 for none", 0, 16384),
     ParameterSpec("torch_threads", 0, "Threads that torch computes with on the CPU; 0 for torch's own choice", 0, 1024),
 )
 
 MATCHING = (
-    ParameterSpec(
-        "matcher",
-        "nearest",
+    ParameterSpec("matcher", "nearest",
         "What matches two images: nearest, nearest neighbours by similarity; lightglue, LightGlue, for extractors that "
-        "it was trained for, without semantics",
-        choices=("nearest", "lightglue"),
-    ),
+        "it was trained for, without semantics", choices=("nearest", "lightglue")),
     ParameterSpec("mutual", True, "Keep mutual nearest neighbours only", dynamic=True),
-    ParameterSpec(
-        "ratio",
-        0.0,
+    ParameterSpec("ratio", 0.0,
         "Keep a match whose distance is below this share of that to the second nearest; 0 for no test",
-        0.0,
-        1.0,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "max_distance", 0.0, "Keep a match up to this descriptor distance; 0 for no limit", 0.0, 2.0, dynamic=True
-    ),
-    ParameterSpec(
-        "min_similarity", -1.0, "Keep a match from this similarity on; -1 for no limit", -1.0, 1.0, dynamic=True
-    ),
+        0.0, 1.0, dynamic=True),
+    ParameterSpec("max_distance", 0.0,
+        "Keep a match up to this descriptor distance; 0 for no limit", 0.0, 2.0, dynamic=True),
+    ParameterSpec("min_similarity", -1.0,
+        "Keep a match from this similarity on; -1 for no limit", -1.0, 1.0, dynamic=True),
     ParameterSpec("filter_threshold", 0.1, "LightGlue: keep a match above this probability", 0.0, 0.999, dynamic=True),
-    ParameterSpec(
-        "depth_confidence",
-        0.0,
+    ParameterSpec("depth_confidence", 0.0,
         "LightGlue: stop after a layer when this share of the keypoints is sure of itself; 1 runs all layers, 0 is "
-        "what its weights were published with",
-        0.0,
-        1.0,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "width_confidence",
-        0.0,
-        "LightGlue: drop keypoints on the way that are this sure to have no match; 1 drops none, 0 is what its "
-        "weights were published with",
-        0.0,
-        1.0,
-        dynamic=True,
-    ),
+        "what its weights were published with", 0.0, 1.0, dynamic=True),
+    ParameterSpec("width_confidence", 0.0,
+        "LightGlue: drop keypoints on the way that are this sure to have no match; 1 drops none, 0 is what its weights "
+        "were published with", 0.0, 1.0, dynamic=True),
 )
 
 
@@ -211,220 +166,120 @@ def _geometry(what: str, kinds: tuple[str, ...]) -> ParameterSpec:
 
 _PLANE_OR_RIGID = "homography for a plane or a camera that only turns, fundamental for a rigid scene"
 GEOMETRY_CALIBRATED = (
-    _geometry(
-        f"{_PLANE_OR_RIGID}, essential for the same with camera_info", ("homography", "fundamental", "essential")
-    ),
-    ParameterSpec(
-        "rectified",
-        False,
-        "The images are rectified: camera_info's P holds for them; otherwise its K and distortion do",
-        dynamic=True,
-    ),
+    _geometry(f"{_PLANE_OR_RIGID}, essential for the same with camera_info",
+        ("homography", "fundamental", "essential")),
+    ParameterSpec("rectified", False,
+        "The images are rectified: camera_info's P holds for them; otherwise its K and distortion do", dynamic=True),
 )
 GEOMETRY_UNCALIBRATED = (_geometry(_PLANE_OR_RIGID, ("homography", "fundamental")),)
 
 GEOMETRY = (
-    ParameterSpec(
-        "geometry_backend",
-        "magsac",
+    ParameterSpec("geometry_backend", "magsac",
         "What estimates the model: magsac, OpenCV's MAGSAC++; poselib, PoseLib's LO-RANSAC",
-        choices=("magsac", "poselib"),
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "geometry_threshold", 2.0, "Largest distance of an inlier from the model, in pixels", 0.01, 100.0, dynamic=True
-    ),
+        choices=("magsac", "poselib"), dynamic=True),
+    ParameterSpec("geometry_threshold", 2.0,
+        "Largest distance of an inlier from the model, in pixels", 0.01, 100.0, dynamic=True),
 )
 
 MASKS = (
-    ParameterSpec(
-        "mask",
-        [""],
+    ParameterSpec("mask", [""],
         "Image files of the images' size (PNG) that are zero where keypoints are not wanted, such as on the robot "
-        "itself; one for all cameras, or one for each in their order (stereo: left, right). Empty for none",
-    ),
+        "itself; one for all cameras, or one for each in their order (stereo: left, right). Empty for none"),
 )
 
 INPUT = (
-    ParameterSpec(
-        "image_transport",
-        "raw",
+    ParameterSpec("image_transport", "raw",
         "raw for sensor_msgs/Image on the image topic, compressed for CompressedImage on <topic>/compressed",
-        choices=("raw", "compressed"),
-    ),
-    ParameterSpec(
-        "image_reliability",
-        "auto",
+        choices=("raw", "compressed")),
+    ParameterSpec("image_reliability", "auto",
         "Reliability that images are subscribed with: auto, that of their publishers; reliable; best_effort",
-        choices=("auto", "reliable", "best_effort"),
-    ),
+        choices=("auto", "reliable", "best_effort")),
     ParameterSpec("lazy", True, "Take images only while somebody subscribes to an output; false: always", dynamic=True),
-    ParameterSpec(
-        "image_full_scale",
-        0.0,
-        "Value of 16-bit and float images that becomes white, e.g. 4096 for 12 bits; 0 for the encoding's own, "
-        "or what the image fills where that is less",
-        0.0,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "max_image_age",
-        0.0,
+    ParameterSpec("image_full_scale", 0.0,
+        "Value of 16-bit and float images that becomes white, e.g. 4096 for 12 bits; 0 for the encoding's own, or what "
+        "the image fills where that is less", 0.0, dynamic=True),
+    ParameterSpec("max_image_age", 0.0,
         "Images older than this many seconds when their turn comes are skipped; 0 for no limit",
-        0.0,
-        3600.0,
-        dynamic=True,
-    ),
+        0.0, 3600.0, dynamic=True),
     *MASKS,
 )
 
 CAMERAS = (
-    ParameterSpec(
-        "cameras",
-        [""],
+    ParameterSpec("cameras", [""],
         "Cameras that share this node's model and take turns, such as [front, rear]: <camera>/image in, "
         "~/<camera>/matches out; empty for one camera: image in, ~/matches out",
-        pattern=(r"[A-Za-z][A-Za-z0-9_]*", "name of a camera: letters, digits and _, a letter first"),
-    ),
+        pattern=(r"[A-Za-z][A-Za-z0-9_]*", "name of a camera: letters, digits and _, a letter first")),
 )
 
 TEMPORAL = (
-    ParameterSpec(
-        "reference_policy",
-        "previous",
+    ParameterSpec("reference_policy", "previous",
         "What a frame is matched with: previous, the frame before; every_nth, one that serves for every_nth frames; "
         "keyframe, one that serves until too little of it is found again",
-        choices=("previous", "every_nth", "keyframe"),
-        dynamic=True,
-    ),
+        choices=("previous", "every_nth", "keyframe"), dynamic=True),
     ParameterSpec("every_nth", 5, "Frames that a reference serves for, with every_nth", 1, 100000, dynamic=True),
-    ParameterSpec(
-        "semantic_every",
-        1,
+    ParameterSpec("semantic_every", 1,
         "Run the semantic encoder for every n-th frame at least; those between look its map up where the motion since "
-        "says",
-        1,
-        1000,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "min_inlier_share",
-        0.25,
+        "says", 1, 1000, dynamic=True),
+    ParameterSpec("min_inlier_share", 0.25,
         "A keyframe is replaced when a smaller share of the keypoints is matched (inliers, with a geometric check)",
-        0.0,
-        1.0,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "min_overlap", 0.4, "A keyframe is replaced when a smaller share of its area is matched", 0.0, 1.0, dynamic=True
-    ),
+        0.0, 1.0, dynamic=True),
+    ParameterSpec("min_overlap", 0.4,
+        "A keyframe is replaced when a smaller share of its area is matched", 0.0, 1.0, dynamic=True),
 )
 
 STEREO = (
-    ParameterSpec(
-        "sync",
-        "approximate",
+    ParameterSpec("sync", "approximate",
         "Which left and right images are a pair: approximate, those nearest in time; exact, those of equal stamps, as "
-        "a hardware trigger gives",
-        choices=("approximate", "exact"),
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "slop",
-        0.0,
+        "a hardware trigger gives", choices=("approximate", "exact"), dynamic=True),
+    ParameterSpec("slop", 0.0,
         "With sync approximate: largest difference between the stamps of a pair in seconds, below half the frame "
-        "period; 0 for three quarters of the frame period, as it is observed",
-        0.0,
-        10.0,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "queue_size", 10, "Images of each side that wait for their partner, apart from QoS depth", 1, 1000, dynamic=True
-    ),
+        "period; 0 for three quarters of the frame period, as it is observed", 0.0, 10.0, dynamic=True),
+    ParameterSpec("queue_size", 10,
+        "Images of each side that wait for their partner, apart from QoS depth", 1, 1000, dynamic=True),
 )
 
 STEREO_RECTIFIED = (
-    ParameterSpec(
-        "epipolar_band",
-        2.0,
+    ParameterSpec("epipolar_band", 2.0,
         "Rectified images: match only keypoints whose rows differ by at most this many pixels; 0 for no such limit. No "
-        "effect unless rectified is true",
-        0.0,
-        1000.0,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "min_disparity",
-        1.0,
+        "effect unless rectified is true", 0.0, 1000.0, dynamic=True),
+    ParameterSpec("min_disparity", 1.0,
         "Matches of a smaller disparity, in pixels, become no points: their depth says little",
-        0.01,
-        1000.0,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "publish_points",
-        True,
+        0.01, 1000.0, dynamic=True),
+    ParameterSpec("publish_points", True,
         "Publish the matches as points in space while somebody subscribes; needs rectified images and camera_info",
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "color_points",
-        False,
-        "Give the points in space the field rgb, the colour of the left image, as PCL and RViz have it",
-        dynamic=True,
-    ),
+        dynamic=True),
+    ParameterSpec("color_points", False,
+        "Give the points in space the field rgb, the colour of the left image, as PCL and RViz have it", dynamic=True),
 )
 
 ODOMETRY = (
-    ParameterSpec(
-        "odometry",
-        False,
+    ParameterSpec("odometry", False,
         "Follow the camera and publish ~/odometry. temporal_matcher: needs depth that is registered to the image, on "
-        "depth, and camera_info; stereo_matcher: needs rectified images and camera_info",
-    ),
+        "depth, and camera_info; stereo_matcher: needs rectified images and camera_info"),
     ParameterSpec("odom_frame", "odom", "Frame that ~/odometry is in"),
-    ParameterSpec(
-        "base_frame",
-        "",
+    ParameterSpec("base_frame", "",
         "Frame that ~/odometry is of, such as base_link; its way to the camera's frame is taken from /tf_static or "
-        "from mount. Empty: the camera's own frame",
-    ),
-    ParameterSpec(
-        "mount",
-        "",
+        "from mount. Empty: the camera's own frame"),
+    ParameterSpec("mount", "",
         "Where the camera's optical frame is in base_frame, x y z roll pitch yaw in metres and radians; empty for what "
-        "/tf_static says",
-    ),
+        "/tf_static says"),
     ParameterSpec("publish_tf", False, "Publish the transform from odom_frame to base_frame on /tf as well"),
 )
 
 REFERENCE_POSE = (
-    ParameterSpec(
-        "reference_width",
-        0.0,
+    ParameterSpec("reference_width", 0.0,
         "Width in metres of what a stored image shows, where that is flat and fills it: a poster, a page. Its pose in "
-        "the camera's frame is then published on ~/pose; needs camera_info. 0 for none",
-        0.0,
-        1000.0,
-        dynamic=True,
-    ),
+        "the camera's frame is then published on ~/pose; needs camera_info. 0 for none", 0.0, 1000.0, dynamic=True),
     ParameterSpec("rectified", False, "The images are rectified: camera_info's P holds for them", dynamic=True),
-    ParameterSpec(
-        "publish_tf",
-        False,
-        "Publish the pose on /tf as well, as that of a frame called like the stored image, without its suffix",
-    ),
+    ParameterSpec("publish_tf", False,
+        "Publish the pose on /tf as well, as that of a frame called like the stored image, without its suffix"),
 )
 
 REFERENCE = (
     ParameterSpec("reference_images", [""], "Image files to match with; empty to wait for the service ~/set_reference"),
-    ParameterSpec(
-        "rotation",
-        "upright",
+    ParameterSpec("rotation", "upright",
         "How images may be turned against the stored ones, each of which is extracted once at this many turns: "
-        "quarter, four; any, eight",
-        choices=("upright", "quarter", "any"),
-    ),
+        "quarter, four; any, eight", choices=("upright", "quarter", "any")),
 )
 
 MODEL_OF_TRACKER = tuple(
@@ -434,41 +289,27 @@ MODEL_OF_TRACKER = tuple(
 
 TRACKING = (
     ParameterSpec("template_image", "", "Image file of the template; empty to wait for the service ~/set_reference"),
-    ParameterSpec(
-        "template_mask", "", "Image file of the template's size that is black where the object is not; empty for none"
-    ),
-    ParameterSpec(
-        "deformation_threshold",
-        0.1,
+    ParameterSpec("template_mask", "",
+        "Image file of the template's size that is black where the object is not; empty for none"),
+    ParameterSpec("deformation_threshold", 0.1,
         "How far matches may be from one smooth deformation: 0.1 is some 10 pixels where they spread over 640 x 480",
-        0.001,
-        10.0,
-        dynamic=True,
-    ),
-    ParameterSpec(
-        "regularisation", 0.01, "How smooth the deformation is; 0 follows every match", 0.0, 1000.0, dynamic=True
-    ),
+        0.001, 10.0, dynamic=True),
+    ParameterSpec("regularisation", 0.01,
+        "How smooth the deformation is; 0 follows every match", 0.0, 1000.0, dynamic=True),
     ParameterSpec("min_inliers", 30, "With fewer matches the template counts as not found", 3, 65536, dynamic=True),
-    ParameterSpec(
-        "max_side", 1600, "Features are taken from images no larger than this, long side in pixels", 32, 16384
-    ),
+    ParameterSpec("max_side", 1600,
+        "Features are taken from images no larger than this, long side in pixels", 32, 16384),
     ParameterSpec("smooth", False, "Steady the deformation over time", dynamic=True),
     ParameterSpec("grid_columns", 17, "Points across of the grid that is published", 2, 1000, dynamic=True),
-    ParameterSpec(
-        "marker_scale", 0.001, "Metres that a pixel becomes in ~/grid_marker, for RViz", 1e-6, 1000.0, dynamic=True
-    ),
+    ParameterSpec("marker_scale", 0.001,
+        "Metres that a pixel becomes in ~/grid_marker, for RViz", 1e-6, 1000.0, dynamic=True),
     ParameterSpec("publish_rectified", True, "Publish the rectified image while somebody subscribes", dynamic=True),
 )
 
 DESCRIPTORS = (
-    ParameterSpec(
-        "descriptor_dtype",
-        "float32",
+    ParameterSpec("descriptor_dtype", "float32",
         "Number format of the descriptors that are published: float32; float16, half as many bytes in data16 and "
-        "semantic_data16, good to three digits",
-        choices=("float32", "float16"),
-        dynamic=True,
-    ),
+        "semantic_data16, good to three digits", choices=("float32", "float16"), dynamic=True),
 )
 
 OUTPUT = (
@@ -485,15 +326,11 @@ OUTPUT = (
 NODE = (
     ParameterSpec("autostart", True, "Configure and activate at start; false waits for the lifecycle services"),
     ParameterSpec("diagnostics_period", 1.0, "Seconds between two messages on /diagnostics", 0.05, 3600.0),
-    ParameterSpec(
-        "no_image_warning_period",
-        5.0,
-        "Seconds without an image after which the node warns; 0 for never",
-        0.0,
-        3600.0,
-        dynamic=True,
-    ),
+    ParameterSpec("no_image_warning_period", 5.0,
+        "Seconds without an image after which the node warns; 0 for never", 0.0, 3600.0, dynamic=True),
 )
+
+# fmt: on
 
 TABLES: dict[str, tuple[ParameterSpec, ...]] = {
     "temporal_matcher": (
