@@ -401,31 +401,24 @@ class CommandLine:
     default: Any = ...
 
 
-_WARM = "a command's first image is its warming up"
-_CHOSEN = "a command takes it as one of its arguments"
 COMMAND_LINE: dict[str, CommandLine] = {
     "variant": CommandLine(flags=("-v",), default=NOT_GIVEN),
-    "descriptor": CommandLine(default=NOT_GIVEN),
-    "dino": CommandLine(default=NOT_GIVEN),
     "max_keypoints": CommandLine(flags=("-k",), default=NOT_GIVEN),
-    "semantic_size": CommandLine(default=NOT_GIVEN),
-    "detection_threshold": CommandLine(default=NOT_GIVEN),
-    "ratio": CommandLine(default=NOT_GIVEN),
-    "max_distance": CommandLine(default=NOT_GIVEN),
-    "min_similarity": CommandLine(default=NOT_GIVEN),
-    "filter_threshold": CommandLine(default=NOT_GIVEN),
-    "mask": CommandLine(default=NOT_GIVEN),
-    "depth_confidence": CommandLine(default=NOT_GIVEN),
-    "width_confidence": CommandLine(default=NOT_GIVEN),
-    "warmup_width": CommandLine(_WARM),
-    "warmup_height": CommandLine(_WARM),
+    **dict.fromkeys(
+        (
+            "descriptor", "dino", "semantic_size", "detection_threshold", "ratio", "max_distance", "min_similarity",
+            "filter_threshold", "mask", "depth_confidence", "width_confidence",
+        ),
+        CommandLine(default=NOT_GIVEN),
+    ),
+    **dict.fromkeys(("warmup_width", "warmup_height"), CommandLine("a command's first image is its warming up")),
     "torch_threads": CommandLine("it is called --threads there, with --jobs"),
-    "reference_images": CommandLine(_CHOSEN),
+    "reference_images": CommandLine("a command takes it as one of its arguments"),
     "weights": CommandLine("it is a path there"),
     "semantic_every": CommandLine("results would depend on where a run was cut off"),
     "queue_size": CommandLine("a recording waits for nobody"),
     "publish_tf": CommandLine("a recording's poses are in its odometry messages"),
-}
+}  # fmt: skip
 """Option -> what is different on the command line; of those that are not here, nothing is."""
 
 
