@@ -6,13 +6,16 @@ import fcntl
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from tests.core.tiny_parts import Published
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -143,3 +146,20 @@ def textured_image() -> np.ndarray:
     image = make_textured_image(480, 640)
     image.flags.writeable = False
     return image
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache of weights, and no other place to find any in."""
+    from tests.core.weights_server import isolate
+
+    return isolate(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> Iterator[Published]:
+    """A server of stand-ins for all that the catalogue has."""
+    from tests.core.tiny_parts import published_server
+
+    with published_server(monkeypatch, tmp_path) as everything:
+        yield everything

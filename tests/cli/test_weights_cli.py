@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,21 +13,9 @@ import pytest
 from semantic_matcher_core.cli import main
 from semantic_matcher_core.weights import get_entry, list_entries
 from tests.core.test_variants import NAMES
-from tests.core.tiny_parts import Published, published_server
-from tests.core.weights_server import isolate
+from tests.core.tiny_parts import Published
 
 BUNDLED = {"compact", "compact-extractor", "compact_context"}
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    return isolate(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> Iterator[Published]:
-    with published_server(monkeypatch, tmp_path) as everything:
-        yield everything
 
 
 Run = tuple[int, str, str]

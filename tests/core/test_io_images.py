@@ -119,12 +119,6 @@ def test_complete_jpegs_with_thumbnail_or_trailer_are_read(tmp_path: Path) -> No
         read_image(tmp_path / "cut.jpg")
 
 
-def test_float_images_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "float.tiff").write_bytes(encode(".tiff", gradient().astype(np.float32)))
-    with pytest.raises(ImageError, match="float32"):
-        read_image(tmp_path / "float.tiff")
-
-
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="cannot read image"):
         read_image(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,16 @@ import torch
 
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import (
-    CheckpointError,
     ConfigError,
-    DownloadError,
-    HashMismatchError,
     LicenseNotAcceptedError,
     UnknownNameError,
     WeightsNotFoundError,
 )
 from semantic_matcher_core.variants import licence_notes, list_variants, resolve_variant
-from semantic_matcher_core.weights import download as download_module
 from semantic_matcher_core.weights import fetch_weights, get_entry
 from semantic_matcher_core.weights.fetch import with_requirements
-from tests.core.tiny_parts import Published, published_server
-from tests.core.weights_server import isolate, left_over, sha256, write_catalogue
+from tests.core.tiny_parts import Published
+from tests.core.weights_server import left_over, sha256, write_catalogue
 
 NAMES = [
     "xfeat",
@@ -44,17 +40,6 @@ NAMES = [
     "xfeat-dino_L",
     "xfeat-dino-G",
 ]
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    return isolate(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> Iterator[Published]:
-    with published_server(monkeypatch, tmp_path) as everything:
-        yield everything
 
 
 @pytest.fixture
@@ -135,40 +120,6 @@ def test_a_running_model_says_what_its_licences_forbid(home: Path, published: Pu
     assert licence_notes(SemanticMatcher.from_pretrained("plain:superpoint", device="cpu")) == notes[1:]
     assert licence_notes(SemanticMatcher.from_pretrained("plain:xfeat", device="cpu", fetch=True)) == []
     assert licence_notes(SemanticMatcher.from_pretrained("plain:sift", device="cpu")) == []
-
-
-def test_an_interrupted_zip_resumes(
-    home: Path, published: Published, monkeypatch: pytest.MonkeyPatch, images: tuple[np.ndarray, np.ndarray]
-) -> None:
-    served = published.server.files["/xfeat.zip"]
-    served.cut_after = [len(served.content) // 3]
-    monkeypatch.setattr(download_module, "ATTEMPTS", 1)
-    with pytest.raises(DownloadError, match="are kept"):
-        SemanticMatcher.from_pretrained("xfeat", device="cpu", fetch=True)
-    assert "downloads/xfeat.zip.part" in left_over(home)
-    matcher = SemanticMatcher.from_pretrained("xfeat", device="cpu", fetch=True)
-    assert len(matcher.match_images(*images)) > 0
-    ranges = [headers.get("Range") for path, headers in published.server.requests if path == "/xfeat.zip"]
-    assert ranges == [None, f"bytes={len(served.content) // 3}-"]
-    assert not [path for path in left_over(home) if path.startswith("downloads")]
-
-
-def test_a_corrupted_zip_leaves_nothing(
-    home: Path, published: Published, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    good = published.server.files["/xfeat.zip"].content
-    corrupted = bytearray(good)
-    corrupted[len(good) // 2] ^= 0xFF
-    published.serve_zip("xfeat", bytes(corrupted))
-    with pytest.raises(CheckpointError, match=r"is no zip archive, or is damaged|not loaded|damaged"):
-        SemanticMatcher.from_pretrained("xfeat", device="cpu", fetch=True)
-    assert left_over(home) == []
-    assert not (home / "trust.json").exists()
-    published.entries["xfeat"]["sha256"] = sha256(good)
-    write_catalogue(monkeypatch, tmp_path, published.entries)
-    with pytest.raises(HashMismatchError):
-        SemanticMatcher.from_pretrained("xfeat", device="cpu", fetch=True)
-    assert left_over(home) == []
 
 
 def test_a_missing_part_is_named_with_both_ways_out(home: Path, published: Published) -> None:

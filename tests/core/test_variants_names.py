@@ -13,12 +13,6 @@ from semantic_matcher_core.errors import UnknownNameError
 from semantic_matcher_core.variants import resolve_variant
 from semantic_matcher_core.variants.names import filter_variants
 from tests.core.test_variants import NAMES
-from tests.core.weights_server import isolate
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    return isolate(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(

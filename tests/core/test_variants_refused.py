@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from semantic_matcher_core import SemanticMatcher
@@ -15,25 +13,11 @@ from semantic_matcher_core.errors import (
     CheckpointError,
     ShapeError,
     UnknownNameError,
-    UnsafeArchiveError,
     WeightsNotFoundError,
 )
 from semantic_matcher_core.weights import fetch_weights
 from semantic_matcher_core.weights.fetch import with_requirements
-from tests.core.test_weights_archive import write_zip
-from tests.core.tiny_parts import Published, published_server
-from tests.core.weights_server import isolate
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    return isolate(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> Iterator[Published]:
-    with published_server(monkeypatch, tmp_path) as everything:
-        yield everything
+from tests.core.tiny_parts import Published
 
 
 @pytest.fixture
@@ -69,26 +53,6 @@ def test_a_folder_without_weights(checkpoint: Path) -> None:
         SemanticMatcher.from_pretrained(checkpoint, device="cpu")
 
 
-def test_a_truncated_file(checkpoint: Path) -> None:
-    file = checkpoint / "checkpoint_2_1024000.pt"
-    file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match=r"checkpoint_2_1024000\.pt is damaged, truncated"):
-        SemanticMatcher.from_pretrained(checkpoint, device="cpu")
-
-
-def test_a_pickle_with_code(checkpoint: Path, tmp_path: Path) -> None:
-    class RunsCode:
-        def __reduce__(self) -> Any:
-            import os
-
-            return os.mkdir, (str(tmp_path / "ran"),)
-
-    torch.save({"state_dict": {}, "optimizer": RunsCode()}, checkpoint / "checkpoint_2_1024000.pt")
-    with pytest.raises(CheckpointError, match="could run code"):
-        SemanticMatcher.from_pretrained(checkpoint, device="cpu")
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -122,12 +86,6 @@ def test_parts_that_do_not_exist(checkpoint: Path) -> None:
     edit_config(checkpoint, extractor={"model_name": "xfeat"}, dino={"weights": "dinov3"})
     with pytest.raises(UnknownNameError, match=r"unknown semantic encoder 'dinov3'.*known: dinov2_vits14"):
         SemanticMatcher.from_pretrained(checkpoint, device="cpu")
-
-
-def test_an_unsafe_zip(home: Path, published: Published, tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "evil.zip", {"a/model_config.yaml": b"", "a/../../evil": b""})
-    with pytest.raises(UnsafeArchiveError, match="leaves its folder"):
-        SemanticMatcher.from_pretrained(str(path), device="cpu")
 
 
 def test_names_and_paths_that_are_nothing(home: Path, checkpoint: Path, tmp_path: Path) -> None:

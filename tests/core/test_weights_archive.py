@@ -17,15 +17,10 @@ from semantic_matcher_core.errors import CheckpointError, OutputError, UnsafeArc
 from semantic_matcher_core.weights import archive as archive_module
 from semantic_matcher_core.weights import read_state_dict
 from semantic_matcher_core.weights.checkpoints import unpack_checkpoint, unpack_local
-from tests.core.weights_server import isolate, left_over, sha256
+from tests.core.weights_server import left_over, sha256
 
 CONFIG = b"dino: {weights: dinov2_vits14}\n"
 STATE = {"extractor_reprojection.weight": torch.arange(32.0).reshape(4, 8)}
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    return isolate(monkeypatch, tmp_path)
 
 
 def checkpoint_bytes(folder: Path, content: Any) -> bytes:

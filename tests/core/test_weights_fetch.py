@@ -26,12 +26,7 @@ from semantic_matcher_core.weights import fetch_weights, find_weights, licence_n
 from semantic_matcher_core.weights.catalogue import get_entry
 from semantic_matcher_core.weights.verify import verify_weights
 from tests.core.test_weights_archive import checkpoint_bytes, write_zip
-from tests.core.weights_server import WeightsServer, isolate, left_over, sha256, weights_server, write_catalogue
-
-
-@pytest.fixture
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    return isolate(monkeypatch, tmp_path)
+from tests.core.weights_server import WeightsServer, left_over, sha256, weights_server, write_catalogue
 
 
 @pytest.fixture
