@@ -44,6 +44,11 @@ def projection_of(info: Any, image_size: tuple[int, int], *, name: str = "camera
 
 def _check_size(info: Any, image_size: tuple[int, int], name: str) -> None:
     described = _size_sent(info)
+    if 0 in described:
+        raise ConfigError(
+            f"{name} gives no size of its images ({described[1]} x {described[0]}), as drivers send it that have no "
+            "calibration: calibrate the camera, and have its driver load the file"
+        )
     if described != image_size:
         raise ConfigError(
             f"{name} describes images of {described[1]} x {described[0]}, "

@@ -7,6 +7,9 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.types import Matches
 
+# With so many matches, and a smaller share of them made points, something is amiss.
+_ENOUGH_TO_TELL, _FEW = 20, 0.1
+
 
 def points_from_disparity(
     left: np.ndarray, right: np.ndarray, projection_left: np.ndarray, projection_right: np.ndarray
@@ -78,6 +81,52 @@ def sparse_points(
     confidence = matches.confidence.cpu().numpy()[keep]
     finite = np.isfinite(points).all(axis=1)
     return points[finite].astype(np.float32), confidence[finite].astype(np.float32)
+
+
+def why_few_points(
+    matches: Matches,
+    measured: Matches,
+    points: int,
+    projection_left: np.ndarray,
+    projection_right: np.ndarray,
+    *,
+    max_row_difference: float,
+    min_disparity: float,
+) -> str:
+    """Return what most of the matches of a pair were left out for, in words; empty where enough became points.
+
+    Args:
+        matches: of one pair, left and right.
+        measured: those whose disparity could be measured.
+        points: how many points they became.
+        projection_left, projection_right, max_row_difference, min_disparity: as for :func:`sparse_points`.
+    """
+    number = len(matches) if matches.inlier is None else int(matches.inlier.sum())
+    if number < _ENOUGH_TO_TELL or points >= _FEW * number:
+        return ""
+    text = f"{points} of {number} matches became points: "
+    if len(measured) < _FEW * number:
+        return text + (
+            f"of {len(matches) - len(measured)} the disparity cannot be measured, because what is around them differs "
+            "between left and right; see that both images are rectified and sharp"
+        )
+    left, right = measured.keypoints0.cpu().numpy(), measured.keypoints1.cpu().numpy()
+    disparity = (left[:, 0] - projection_left[0, 2]) - (right[:, 0] - projection_right[0, 2])
+    rows, middle = float(np.median(np.abs(left[:, 1] - right[:, 1]))), float(np.median(disparity))
+    if rows > max_row_difference:
+        return text + (
+            f"their rows differ by {rows:.1f} pixels (median), and {max_row_difference:g} are allowed "
+            "(epipolar_band, or else geometry_threshold); see that both images are rectified"
+        )
+    if middle <= 0:
+        return text + (
+            f"their disparity is {middle:.1f} pixels (median), as of images that are exchanged: give the left camera's "
+            "as left, with its own camera_info"
+        )
+    return text + (
+        f"their disparity is {middle:.2f} pixels (median), less than min_disparity ({min_disparity:g}) or hardly more: "
+        "what is seen is far for this baseline"
+    )
 
 
 def point_colours(points: np.ndarray, projection_left: np.ndarray, image: np.ndarray) -> np.ndarray:

@@ -10,10 +10,13 @@ import numpy as np
 
 from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io.decoding import decode
+from semantic_matcher_core.io.image_messages import one_channel
 
-_TYPES = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+_ENCODINGS = ("16UC1", "mono16", "32FC1")
 # compressed_depth_image_transport puts the kind of compression and two numbers of the quantisation before its PNG.
 _HEADER = struct.Struct("<iff")
+# What no depth camera sees the middle of its image at; and of how many pixels in a row and column one is looked at.
+_FARTHEST_M, _NEAREST_MM, _EVERY = 200.0, 20.0, 8
 _PNG = b"\x89PNG"
 
 
@@ -29,20 +32,27 @@ def depth_of(message: Any) -> np.ndarray:
     """
     if not hasattr(message, "encoding"):
         return _decompressed(str(message.format), bytes(message.data))
-    kind = _TYPES.get(message.encoding)
-    if kind is None:
+    if message.encoding not in _ENCODINGS:
         raise ImageError(f"depth of encoding {message.encoding!r}; expected 16UC1 (millimetres) or 32FC1 (metres)")
-    dtype = np.dtype((">" if message.is_bigendian else "<") + kind)
-    width = message.width * dtype.itemsize
-    step = message.step or width
-    if step < width or len(message.data) < step * message.height or not message.height:
-        raise ImageError(
-            f"depth of {message.width} x {message.height} {message.encoding} with {len(message.data)} bytes in rows of "
-            f"{step}: its data do not fit its size"
-        )
-    rows = np.frombuffer(message.data, np.uint8, step * message.height).reshape(message.height, step)
-    values = np.ascontiguousarray(rows[:, :width]).view(dtype)
-    return values.astype(dtype.newbyteorder("="))
+    return one_channel(message, "depth", _ENCODINGS)
+
+
+def unit_doubt(depth: np.ndarray) -> str:
+    """Return why depth is hardly in the unit that its type stands for, in words; empty where it may be.
+
+    Args:
+        depth: as of :func:`depth_of`.
+    """
+    some = depth[::_EVERY, ::_EVERY]
+    known = some[np.isfinite(some) & (some > 0)]
+    if not known.size:
+        return ""
+    middle = float(np.median(known))
+    if depth.dtype.kind == "f" and middle > _FARTHEST_M:
+        return f"depth is {middle:.0f} m (median): 32FC1 is taken as metres (REP-118); millimetres are sent as 16UC1"
+    if depth.dtype.kind == "u" and middle < _NEAREST_MM:
+        return f"depth is {middle:.0f} mm (median): 16UC1 is taken as millimetres (REP-118); metres are sent as 32FC1"
+    return ""
 
 
 def _decompressed(described: str, data: bytes) -> np.ndarray:

@@ -96,7 +96,6 @@ def _encodings() -> dict[str, _Encoding]:
 
 
 _ENCODINGS = _encodings()
-_WHOLE_NUMBERS = ("mono8", "8UC1", "mono16", "16UC1")
 ENCODINGS: tuple[str, ...] = tuple(sorted(_ENCODINGS))
 """Image encodings that :func:`image_to_rgb` takes."""
 
@@ -128,19 +127,22 @@ def image_to_rgb(message: Any, *, full_scale: float | None = None, copy: bool = 
     return _to_8_bit(_to_rgb(samples, name, encoding), name, encoding, full_scale)
 
 
-def one_channel(message: Any, name: str = "image") -> np.ndarray:
-    """Return the numbers of a sensor_msgs/Image of one channel of whole numbers as they are, ``H x W`` uint8 or uint16.
+def one_channel(
+    message: Any, name: str = "image", encodings: tuple[str, ...] = ("mono8", "8UC1", "mono16", "16UC1")
+) -> np.ndarray:
+    """Return the numbers of a sensor_msgs/Image of one channel as they are, ``H x W``.
 
     Args:
         message: as for :func:`image_to_rgb`.
         name: how errors call it.
+        encodings: those that will do, of one channel each.
 
     Raises:
         ImageError: another encoding, or data that do not fit it.
     """
     described = str(message.encoding)
-    if described not in _WHOLE_NUMBERS:
-        raise ImageError(f"{name} is of encoding {described!r}; expected one of {', '.join(_WHOLE_NUMBERS)}")
+    if described not in encodings:
+        raise ImageError(f"{name} is of encoding {described!r}; expected one of {', '.join(encodings)}")
     return _samples(message, _ENCODINGS[described], copy=True)
 
 

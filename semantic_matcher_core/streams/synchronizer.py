@@ -78,6 +78,7 @@ class StereoSynchronizer(Generic[T]):
 
     Attributes:
         unpaired: messages of (left, right) that were given up without a partner.
+        disordered: those among them, of (left, right), whose stamps repeat or come late.
         gaps: right minus left stamp of the newest 100 pairs, in nanoseconds.
         missed: the same of the newest 100 messages that were given up, to the nearest of the other side.
     """
@@ -90,6 +91,7 @@ class StereoSynchronizer(Generic[T]):
         self.slop = slop
         self.queue_size = queue_size
         self.unpaired = [0, 0]
+        self.disordered = [0, 0]
         self.gaps: deque[int] = deque(maxlen=_GAPS)
         self.missed: deque[int] = deque(maxlen=_GAPS)
         self._sides: tuple[_Side[T], _Side[T]] = (_Side(), _Side())
@@ -132,13 +134,14 @@ class StereoSynchronizer(Generic[T]):
             side.monitor.admit(stamp)
         elif not order.usable:
             self.unpaired[index] += 1
+            self.disordered[index] += 1
             return None
         side.note(stamp)
         side.queue.append((stamp, message))
         pair = self._next_pair()
         if pair is None and len(side.queue) > self.queue_size:
             pair = self._next_pair(ended=True)
-        if len(side.queue) > self.queue_size:
+        while len(side.queue) > self.queue_size:
             self._give_up(index)
         return pair
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.geometry.camera import Camera
-from semantic_matcher_core.geometry.stereo import point_colours, points_from_disparity, sparse_points
+from semantic_matcher_core.geometry.camera_info import camera_of, projection_of
+from semantic_matcher_core.geometry.stereo import point_colours, points_from_disparity, sparse_points, why_few_points
 from semantic_matcher_core.matching.calibrated import verify_calibrated
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.types import Matches
@@ -155,6 +157,42 @@ def test_sparse_points_leave_out_what_cannot_be_right():
     assert point_colours(points, p0, image).tolist() == [[10, 20, 30]] * 2
     assert point_colours(points, p0, image[..., 0]).tolist() == [[10, 10, 10]] * 2
     assert point_colours(points[:0], p0, image).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("disparity", "rows", "measured", "words"),
+    [
+        (12.0, 0.0, 40, ""),
+        (-12.0, 0.0, 40, "disparity is -12.0 pixels (median), as of images that are exchanged"),
+        (0.5, 0.0, 40, "0.50 pixels (median), less than min_disparity (1)"),
+        (12.0, 7.0, 40, "rows differ by 7.0 pixels (median), and 2 are allowed"),
+        (12.0, 0.0, 1, "of 39 the disparity cannot be measured"),
+    ],
+)
+def test_it_is_told_why_matches_become_no_points(disparity, rows, measured, words):
+    p0, p1 = rectified(0.12)
+    left = torch.full((40, 2), 300.0)
+    matches = Matches(
+        torch.arange(40)[:, None].expand(-1, 2), left, left - torch.tensor([disparity, rows]), torch.ones(40)
+    )
+    found = replace(
+        matches, **{k: getattr(matches, k)[:measured] for k in ("indices", "keypoints0", "keypoints1", "confidence")}
+    )
+    options = {"max_row_difference": 2.0, "min_disparity": 1.0}
+    points, _ = sparse_points(found, p0, p1, **options)
+    text = why_few_points(matches, found, len(points), p0, p1, **options)
+    assert (text.startswith(f"{len(points)} of 40 matches became points: ") and words in text) if words else not text
+    # Where a check has left none, that says nothing of points.
+    unchecked = replace(matches, inlier=torch.zeros(40, dtype=torch.bool))
+    assert why_few_points(unchecked, found, 0, p0, p1, **options) == ""
+
+
+def test_calibrations_without_a_size_are_said_to_be_none():
+    info = SimpleNamespace(height=0, width=0, binning_x=0, binning_y=0, p=np.zeros(12), k=np.eye(3).reshape(-1),
+                           roi=SimpleNamespace(height=0, width=0, x_offset=0, y_offset=0))  # fmt: skip
+    for read in (camera_of, projection_of):
+        with pytest.raises(ConfigError, match=r"/camera_info gives no size of its images \(0 x 0\).*calibrate"):
+            read(info, (480, 640), name="/camera_info")
 
 
 @pytest.mark.parametrize(

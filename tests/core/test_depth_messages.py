@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from semantic_matcher_core.errors import ImageError
-from semantic_matcher_core.io.depth_messages import depth_of
+from semantic_matcher_core.io.depth_messages import depth_of, unit_doubt
 
 MILLIMETRES = np.array([[0, 1, 500], [1234, 40_000, 65_535]], np.uint16)
 METRES = np.array([[np.nan, 0.5, 1.25], [2, 4, 8]], np.float32)
@@ -58,7 +58,7 @@ def test_the_depth_transport():
     ("message", "named"),
     [
         (raw(MILLIMETRES, "rgb8"), "rgb8"),
-        (SimpleNamespace(**{**vars(raw(MILLIMETRES, "16UC1")), "data": b"12"}), "do not fit"),
+        (SimpleNamespace(**{**vars(raw(MILLIMETRES, "16UC1")), "data": b"12"}), "holds 2 bytes, expected 12"),
         (compressed(MILLIMETRES.astype(np.uint8), "16UC1; compressedDepth png", b"x" * 12), "16 bits"),
         (SimpleNamespace(format="16UC1; compressedDepth rvl", data=b"x" * 40), "RVL"),
         (SimpleNamespace(format="16UC1; compressedDepth png", data=b""), "no PNG"),
@@ -68,3 +68,18 @@ def test_the_depth_transport():
 def test_what_is_no_depth_is_named(message, named):
     with pytest.raises(ImageError, match=named):
         depth_of(message)
+
+
+def test_the_last_rows_padding_may_be_left_out_as_of_images():
+    message = raw(MILLIMETRES, "16UC1", padding=5)
+    message.data = message.data[:-5]
+    np.testing.assert_array_equal(depth_of(message), MILLIMETRES)
+
+
+def test_depth_in_another_unit_is_doubted():
+    metres = np.linspace(0.3, 8, 64 * 48, dtype=np.float32).reshape(48, 64)
+    metres[:24] = np.nan
+    assert unit_doubt(metres) == unit_doubt((metres[24:] * 1000).astype(np.uint16)) == ""
+    assert "32FC1 is taken as metres" in unit_doubt(metres * 1000)
+    assert "16UC1 is taken as millimetres" in unit_doubt(np.nan_to_num(metres).astype(np.uint16))
+    assert unit_doubt(np.full_like(metres, np.nan)) == unit_doubt(np.zeros((3, 3), np.uint16)) == ""

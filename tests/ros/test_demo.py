@@ -78,7 +78,7 @@ class Demo:
 
 
 def test_the_synthetic_demo(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "--frames", "8", "--rate", "1.5", "--max-keypoints", "1000")
+    demo = Demo(tmp_path, "--frames", "6", "--rate", "2", "--max-keypoints", "1000")
     assert demo.wait() == 0, demo.printed
     printed = demo.printed
 
@@ -90,16 +90,16 @@ def test_the_synthetic_demo(tmp_path: Path) -> None:
     report = json.loads((demo.output / "report.json").read_text())
     for mode, partnerless in (("temporal", 1), ("stereo", 0)):
         row = report[mode]
-        assert row["frames"] == 8
+        assert row["frames"] == 6
         assert row["matched"] >= 2
-        assert row["matched"] + row["dropped"] + partnerless == 8
+        assert row["matched"] + row["dropped"] + partnerless == 6
         assert 300 < row["keypoints"] <= 1000
         assert 100 < row["matches"] < row["keypoints"]
         assert row["correct"] > 0.9
         assert 0 < row["latency_ms"] <= row["latency_p95_ms"]
         line = next(line for line in printed.splitlines() if line.split()[:1] == [mode])
         assert line.split()[1:7] == [
-            "8",
+            "6",
             str(row["matched"]),
             str(row["dropped"]),
             str(row["keypoints"]),
@@ -128,7 +128,7 @@ def _check_synthetic_recording(path: Path, report: dict[str, dict[str, float]]) 
         keypoints = [item.message for item in bag.messages(["/temporal_matcher/keypoints"])]
         descriptors = [item.message for item in bag.messages(["/temporal_matcher/descriptors"])]
     for topic in ("/camera/image", "/left/image", "/right/image"):
-        assert counts[f"{topic}/compressed"] == 8
+        assert counts[f"{topic}/compressed"] == 6
         assert types[f"{topic}/compressed"] == "sensor_msgs/msg/CompressedImage"
     assert counts["/temporal_matcher/matches"] == report["temporal"]["matched"]
     assert counts["/stereo_matcher/matches"] == report["stereo"]["matched"]
@@ -155,23 +155,29 @@ def _check_synthetic_recording(path: Path, report: dict[str, dict[str, float]]) 
     assert "builtin_interfaces/Time stamp" in definitions["/temporal_matcher/matches"]
 
 
-def test_a_folder_of_images(tmp_path: Path) -> None:
+def write_views(folder: Path, number: int) -> None:
+    """Write images of the synthetic sequence."""
     from semantic_matcher.demo.sequences import temporal
 
+    sequence = temporal()
+    for index in range(number):
+        (image,) = sequence.images(2 * index)
+        cv2.imwrite(str(folder / f"{index}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for index in range(6):
-        (image,) = temporal().images(2 * index)
-        cv2.imwrite(str(folder / f"{index}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    demo = Demo(tmp_path, "--input", str(folder), "--rate", "2", "--max-keypoints", "600", "--variant", "plain:sift")
+    write_views(folder, 5)
+    demo = Demo(tmp_path, "--input", str(folder), "--rate", "3", "--max-keypoints", "600", "--variant", "plain:sift")
     assert demo.wait() == 0, demo.printed
     (variant,) = [line for line in demo.printed.splitlines() if line.startswith("variant")]
     assert variant == "variant plain:sift: descriptors alone; to match with semantics: make demo VARIANT=compact"
-    assert f"playing 6 images of {folder}" in demo.printed
+    assert f"playing 5 images of {folder}" in demo.printed
     report = json.loads((demo.output / "report.json").read_text())
     assert set(report) == {"variant", "start_s", "temporal"}
     row = report["temporal"]
-    assert row["frames"] == 6 and row["matched"] >= 2
+    assert row["frames"] == 5 and row["matched"] >= 2
     assert row["correct"] is None
     # The images are of one plane.
     assert row["homography"] > 0.9 and row["epipolar"] > 0.9
@@ -181,7 +187,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         counts = {topic.name: topic.count for topic in bag.topics}
         keypoints = {stamp_of(i.message.header): i.message for i in bag.messages(["/temporal_matcher/keypoints"])}
         descriptors = [item.message for item in bag.messages(["/temporal_matcher/descriptors"])]
-    assert counts["/camera/image/compressed"] == 6
+    assert counts["/camera/image/compressed"] == 5
     assert counts["/temporal_matcher/matches"] == row["matched"]
     assert counts["/temporal_matcher/debug_image/compressed"] >= 1
     assert not any("stereo" in name for name in counts)
@@ -192,16 +198,6 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert (demo.output / "matches.png").is_file()
 
 
-def test_a_matcher_that_fails_is_shown_with_its_last_words(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "--variant", "plain:nonsense")
-    assert demo.wait() == 1
-    assert re.search(r"error: (temporal|stereo)_matcher ended with exit code 1; its last lines", demo.printed)
-    assert "nonsense" in demo.printed
-    assert "Traceback" not in demo.printed
-    assert demo.children() == []
-    assert not (demo.output / "matches.mcap").exists() or (demo.output / "matches.mcap").stat().st_size > 0
-
-
 @pytest.mark.parametrize("when", ["starting", "playing"])
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, when: str) -> None:
     demo = Demo(tmp_path, "--frames", "500")
@@ -210,7 +206,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, when: str) -> None:
     else:
         matcher_log = demo.output / "logs" / "temporal_matcher.log"
         demo.until(lambda: matcher_log.is_file() and "active, waiting" in matcher_log.read_text(), "the matcher")
-        time.sleep(2.0)
+        time.sleep(0.5)
     demo.process.send_signal(signal.SIGINT)
     assert demo.wait(30.0) == 130
     assert "interrupted" in demo.printed and "Traceback" not in demo.printed
@@ -250,30 +246,36 @@ def test_the_input_is_not_overwritten(tmp_path: Path) -> None:
     assert recording.read_bytes() == b"precious"
 
 
-def test_weights_that_are_none_are_the_nodes_error(tmp_path: Path) -> None:
+def test_a_matcher_that_fails_is_shown_with_its_last_words(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "xfeat.pt").write_bytes(b"no weights")
     demo = Demo(tmp_path, "--variant", "plain:xfeat", SEMANTIC_MATCHER_WEIGHTS=str(weights))
     assert demo.wait() == 1
+    assert re.search(r"error: (temporal|stereo)_matcher ended with exit code 1; its last lines", demo.printed)
     assert "variant plain:xfeat" in demo.printed
     assert "xfeat.pt" in demo.printed
+    assert "Traceback" not in demo.printed
+    assert demo.children() == []
+    assert not (demo.output / "matches.mcap").exists() or (demo.output / "matches.mcap").stat().st_size > 0
 
 
 def test_weights_in_a_folder_of_the_users(tmp_path: Path, shared: Path) -> None:
     weights = shared / "weights"
     if not (weights / "xfeat.pt").is_file():
         pytest.skip(f"{weights} holds no xfeat.pt")
-    arguments = ("--frames", "5", "--rate", "1.5", "--max-keypoints", "600", "--no-descriptors")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    write_views(folder, 4)
+    arguments = ("--input", str(folder), "--rate", "3", "--max-keypoints", "600", "--no-descriptors")
     demo = Demo(tmp_path, "--variant", "plain:xfeat", *arguments, SEMANTIC_MATCHER_WEIGHTS=str(weights))
     assert demo.wait() == 0, demo.printed
     assert "variant plain:xfeat: descriptors alone" in demo.printed
     report = json.loads((demo.output / "report.json").read_text())
     assert report["variant"] == "plain:xfeat"
-    for mode in ("temporal", "stereo"):
-        assert report[mode]["matched"] >= 2
-        assert report[mode]["matches"] > 100
-        assert report[mode]["correct"] > 0.5, report[mode]
+    assert report["temporal"]["matched"] >= 1
+    assert report["temporal"]["matches"] > 100
+    assert report["temporal"]["epipolar"] > 0.5, report
     from semantic_matcher_core.io.bags import BagReader
 
     with BagReader(demo.output / "matches.mcap") as bag:

@@ -294,3 +294,160 @@ def test_what_a_publisher_numbered_and_nobody_took_is_counted_once() -> None:
     assert after(1) == 0
     known.add(b"a")
     assert after(2, 9) == 6
+
+
+class _Judged:
+    """What the rules ask of a node: statistics under a clock of one's own, parameters, and the problems it has."""
+
+    def __init__(self, **parameters: Any) -> None:
+        from semantic_matcher.node_statistics import Statistics
+
+        self.seconds = 100.0
+        self.statistics = Statistics(lambda: self.seconds)
+        self.parameters = SimpleNamespace(values=SimpleNamespace(**parameters))
+        self.problems: dict[str, str] = {}
+
+    def set_problem(self, subject: str, text: str, kind: str = "", *, error: bool = False) -> None:
+        self.problems[subject] = text
+
+    def has_problem(self, subject: str) -> bool:
+        return bool(self.problems.get(subject))
+
+    def resolve_topic_name(self, name: str) -> str:
+        return f"/{name}"
+
+    def texts(self) -> list[str]:
+        return [text for text in self.problems.values() if text]
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [("out of order", "their time stamps repeat"), ("stale", "they were older than max_image_age (0.5 s)")],
+)
+def test_images_that_are_skipped_are_told_with_their_share(why: str, words: str) -> None:
+    from semantic_matcher.skipped import warn_of_skipped
+
+    node = _Judged(max_image_age=0.5)
+
+    def come(skipped: int, processed: int, source: str) -> None:
+        for event, count in ((why, skipped), ("processed", processed)):
+            node.statistics.count(event, count)
+            node.statistics.count(f"{event}:{source}", count)
+        warn_of_skipped(node)
+
+    # One now and then is no trouble, nor are few of many; of two cameras each has its own share.
+    come(2, 1, "front")
+    come(5, 100, "front")
+    assert node.texts() == []
+    come(9, 0, "rear")
+    (text,) = node.texts()
+    assert text.startswith("9 of 9 images of rear in the last 10 s were skipped") and words in text
+    # Over when hardly any are; and when none come any more.
+    come(0, 60, "rear")
+    assert node.texts()
+    come(0, 60, "rear")
+    assert node.texts() == []
+    come(40, 0, "rear")
+    assert node.texts()
+    node.seconds += 11
+    come(0, 0, "rear")
+    assert node.texts() == []
+
+
+def test_cameras_that_stamp_all_images_alike_are_told_as_such() -> None:
+    from std_msgs.msg import Header
+
+    from semantic_matcher.node_statistics import Statistics
+    from semantic_matcher.stereo_pairing import StereoPairing
+
+    pairing = StereoPairing(SimpleNamespace(sync="approximate", slop=0.0, queue_size=10), Statistics())
+    header = Header()
+    header.stamp.sec = 1_700_000_000
+    for _ in range(10):
+        for side in ("left", "right"):
+            pairing.add(side, SimpleNamespace(header=header))
+    assert "of 18 the time stamps repeat" in pairing.trouble()
+
+
+@pytest.mark.parametrize("every", [2, 0])
+def test_images_without_depth_are_told_with_their_share(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from std_msgs.msg import Header
+
+    from semantic_matcher import depth_input
+
+    subscription = SimpleNamespace(topic="/depth", is_open=False, review=lambda: None, publishers=lambda: [1])
+    subscription.open = lambda: vars(subscription).update(is_open=True)
+    subscription.close = lambda: vars(subscription).update(is_open=False)
+    monkeypatch.setattr(depth_input, "FollowingSubscription", lambda *_, **__: subscription)
+    node, pairs, wanted = _Judged(), [], [True]
+    depths = depth_input.DepthInput(node, pairs.append, lambda: wanted[0])
+    depths.review()
+    # Half as many depth images as images, or none; their stamps are the images'.
+    for i in range(40):
+        header = Header()
+        header.stamp.sec, header.stamp.nanosec = divmod(10**18 + i * 33_000_000, 10**9)
+        node.statistics.count("received:image")
+        depths.add_image(SimpleNamespace(header=header))
+        if every and i % every == 0:
+            depths._add_depth(SimpleNamespace(header=header))
+    depths.review()
+    (text,) = node.texts()
+    if every:
+        # The last one may still get its depth.
+        assert text.startswith("19 of 40 images in the last 10 s were left out") and "(20 depth images came)" in text
+        assert len(pairs) == 20
+    else:
+        assert text.startswith("no depth on /depth for 40 images")
+    # Nobody listens: depth is not taken either.
+    assert subscription.is_open
+    wanted[0] = False
+    depths.review()
+    assert not subscription.is_open
+
+
+def test_of_several_publishers_is_told_whatever_they_publish() -> None:
+    from rclpy.qos import QoSProfile
+
+    from semantic_matcher.following import FollowingSubscription
+    from semantic_matcher.sequence_gaps import SequenceGaps
+
+    node = _Judged()
+    infos = [
+        SimpleNamespace(topic_type="T", qos_profile=QoSProfile(depth=1), node_name=name, node_namespace="/")
+        for name in ("one", "two")
+    ]
+    following = FollowingSubscription.__new__(FollowingSubscription)
+    vars(following).update(
+        topic="/camera_info", _node=node, _type_name="T", _what="calibrations", _overrides={}, _reliability="auto",
+        _depth=1, _destroyed=False, _subscription=None, _qos=QoSProfile(depth=1), _overrun=lambda number: None,
+        _gaps=SequenceGaps(frozenset), _endpoints=lambda: infos,
+    )  # fmt: skip
+    following.review()
+    assert node.texts() == []
+    following._subscription = object()
+    following._qos = following._wanted_qos()
+    following.review()
+    assert node.texts() == ["2 publishers on /camera_info: their calibrations are mixed (/one, /two)"]
+    following._subscription = None
+    following.leave()
+    assert node.texts() == []
+
+
+@pytest.mark.parametrize(
+    ("frame", "child", "words"),
+    [("", "dock", "no frame_id"), ("odom", "", "no frame_id"), ("odom", "odom", "both are 'odom'"), ("cam", "dock", "")],
+)
+def test_transforms_without_frames_are_not_published(frame: str, child: str, words: str) -> None:
+    from std_msgs.msg import Header
+
+    from semantic_matcher.tf_output import TransformOutput
+    from semantic_matcher_core.motion.pose import Pose
+
+    sent: list[Any] = []
+    output = TransformOutput.__new__(TransformOutput)
+    output._node = node = _Judged()
+    output._publisher = SimpleNamespace(publish=sent.append)
+    output._messages = SimpleNamespace(TFMessage=lambda transforms: transforms)
+    output.publish(Header(frame_id=frame), child, Pose())
+    assert (len(sent), len(node.texts())) == ((0, 1) if words else (1, 0))
+    assert not words or words in node.texts()[0]

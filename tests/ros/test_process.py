@@ -55,7 +55,7 @@ def test_a_signal_ends_it_at_any_moment(ros: None, tmp_path: Path, number: int) 
     nodes: list[NodeProcess] = []
     try:
         for i in range(4 if number != signal.SIGHUP else 2):
-            nodes.append(NodeProcess("stereo_matcher", tmp_path / f"{i}.log", {"variant": "plain:sift"}))
+            nodes.append(NodeProcess("stereo_matcher", tmp_path / f"{i}.log", {"variant": "plain:sift"}, cold=True))
             # As soon as its own handlers are in place; before that, Python's are, and end it as fast.
             time.sleep(0.25 + 0.6 * i)
             began = time.monotonic()

@@ -38,7 +38,10 @@ class CameraInfoInput:
         own = node.resolve_topic_name(name)
         remapped = own != node.resolve_topic_name(name, only_expand=True)
         topics = [own] if remapped else list(dict.fromkeys([info_topic(image_topic), own]))
-        self._candidates = [FollowingSubscription(node, CameraInfo, topic, self._receive, depth=1) for topic in topics]
+        self._candidates = [
+            FollowingSubscription(node, CameraInfo, topic, self._receive, depth=1, what="calibrations")
+            for topic in topics
+        ]
         self._current = self._candidates[0]
         self._newest: CameraInfo | None = None
         self._current.open()
@@ -52,7 +55,7 @@ class CameraInfoInput:
         """Follow the publishers."""
         published = next((c for c in self._candidates if c.publishers()), self._current)
         if published is not self._current:
-            self._current.close()
+            self._current.leave()
             self._current, self._newest = published, None
             self._node.get_logger().info(f"taking the calibration from {published.topic}")
             published.open()

@@ -79,16 +79,27 @@ def unknown_overrides(node: Node) -> list[str]:
     return sorted(n for n in overrides if not node.has_parameter(n) and not n.startswith("qos_overrides."))
 
 
-def ignored_names(node: Node) -> str:
-    """Return ``descriptor`` and ``dino``, as far as they were given beside a variant, which decides; with their
-    verb.
-    """
+# Parameters that do nothing unless another one has a value, and that value in words.
+_DEPENDENT = {
+    "odometry": (("publish_tf", "base_frame", "mount"), "odometry:=true"),
+    "reference_width": (("publish_tf",), "reference_width, the metres that a stored image shows"),
+}
+
+
+def ignored(node: Node, values: SimpleNamespace) -> list[str]:
+    """Return a sentence for each of the parameters that the node was started with to no effect, because of others."""
+    # rclpy offers no public way to see overrides that were never declared.
     overrides = getattr(node, "_parameter_overrides", {})
-    given = {name: getattr(overrides.get(name), "value", "") for name in ("variant", "descriptor", "dino")}
-    if not given.pop("variant"):
-        return ""
-    names = [f"{name} {value!r}" for name, value in given.items() if value]
-    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}" if names else ""
+    given = {name: override.value for name, override in overrides.items() if override.value}
+    names = [f"{name} {given[name]!r}" for name in ("descriptor", "dino") if name in given]
+    found = []
+    if "variant" in given and names:
+        verb = "is" if len(names) == 1 else "are"
+        found.append(f"variant {values.variant!r} decides; {' and '.join(names)} {verb} without effect")
+    for decisive, (dependent, wanted) in _DEPENDENT.items():
+        if not getattr(values, decisive, True):
+            found += [f"{name} is without effect unless there is {wanted}" for name in dependent if name in given]
+    return found
 
 
 def descriptor(spec: ParameterSpec) -> ParameterDescriptor:

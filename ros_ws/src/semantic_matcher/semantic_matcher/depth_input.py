@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from semantic_matcher.matcher_node import MatcherNode
 
-# So many images without depth in a row are worth a warning.
+# So many images without depth in a row are worth a warning, and this share of those of the last ten seconds.
 _ALONE = 10
+_BEGIN, _END = 0.25, 0.1
 
 
 class DepthInput:
@@ -26,17 +27,21 @@ class DepthInput:
     Args:
         node: the node it belongs to.
         receive: called with (image, depth) pairs in the executor's thread.
+        wanted: whether images are taken; without them depth is not taken either.
     """
 
-    def __init__(self, node: MatcherNode, receive: Callable[[tuple[Any, Any]], None]) -> None:
+    def __init__(
+        self, node: MatcherNode, receive: Callable[[tuple[Any, Any]], None], wanted: Callable[[], bool]
+    ) -> None:
         self._node = node
         self._receive = receive
         self._synchronizer: StereoSynchronizer[Any] = StereoSynchronizer(None, 10)
         self._alone = 0
+        self._counted = 0
+        self._wanted = wanted
         self._subscription = FollowingSubscription(
-            node, Image, node.resolve_topic_name("depth"), self._add_depth, depth=IMAGE_DEPTH
+            node, Image, node.resolve_topic_name("depth"), self._add_depth, depth=IMAGE_DEPTH, what="depth images"
         )
-        self._subscription.open()
 
     @property
     def topic(self) -> str:
@@ -50,8 +55,15 @@ class DepthInput:
 
     def review(self) -> None:
         """Follow the publishers, and say what keeps depth away."""
+        wanted = self._wanted()
+        if wanted and not self._subscription.is_open:
+            self._synchronizer.clear()
+            self._counted, self._alone = self._synchronizer.unpaired[0], 0
+            self._subscription.open()
+        elif not wanted:
+            self._subscription.close()
         self._subscription.review()
-        text = ""
+        text = self._share_text()
         if self._alone >= _ALONE:
             count = len(self._subscription.publishers())
             why = (
@@ -62,6 +74,19 @@ class DepthInput:
             text = f"no depth on {self.topic} for {self._alone} images: {why}"
         self._node.set_problem("depth", text, kind="depth" if text else "")
 
+    def _share_text(self) -> str:
+        """Return what is wrong where depth comes with some of the images only."""
+        statistics = self._node.statistics
+        alone, total = statistics.recent("without depth"), statistics.recent("received:image")
+        goes_on = self._node.has_problem("depth") and alone > _END * total
+        if not goes_on and (alone < _ALONE or alone < _BEGIN * total):
+            return ""
+        return (
+            f"{alone} of {total} images in the last 10 s were left out, because there was no depth on {self.topic} for "
+            f"them ({statistics.recent('received:depth')} depth images came): have the camera send both at one rate, "
+            "and see that none are lost on the way"
+        )
+
     def destroy(self) -> None:
         """Unsubscribe for good."""
         self._subscription.destroy()
@@ -71,8 +96,9 @@ class DepthInput:
         self._give(self._synchronizer.add_right(stamp_ns(message.header), message))
 
     def _give(self, pair: tuple[Any, Any] | None) -> None:
-        unpaired = sum(self._synchronizer.unpaired)
-        self._node.statistics.count("without depth", unpaired - self._node.statistics.total("without depth"))
+        unpaired = self._synchronizer.unpaired[0]
+        self._node.statistics.count("without depth", unpaired - self._counted)
+        self._counted = unpaired
         if pair is not None:
             self._alone = 0
             self._receive(pair)

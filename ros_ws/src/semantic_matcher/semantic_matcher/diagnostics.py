@@ -23,6 +23,7 @@ _COUNTERS = {
     "stale": "images skipped (older than max_image_age)",
     "out of order": "images skipped (time stamp repeated or late)",
     "unpaired": "images without a partner",
+    "without depth": "images without depth",
     "refused": "images refused",
     "failed": "failures",
     "published": "match messages published",

@@ -28,6 +28,7 @@ class FollowingSubscription:
         topic: full name.
         receive: called with each message in the executor's thread.
         depth: how many messages may wait for the executor.
+        what: what the messages are, in words.
         reliability: ``auto`` follows the publishers; or ``reliable``, ``best_effort``. A parameter ``qos_overrides.…``
             of this topic has precedence.
         lost: called with the number of messages that the middleware has just found lost.
@@ -43,6 +44,7 @@ class FollowingSubscription:
         receive: Callable[[Any], None],
         *,
         depth: int,
+        what: str,
         reliability: str = "auto",
         lost: Callable[[int], None] = lambda number: None,
         overrun: Callable[[int], None] = lambda number: None,
@@ -53,6 +55,7 @@ class FollowingSubscription:
         self._type_name = f"sensor_msgs/msg/{message_type.__name__}"
         self._receive = receive
         self._depth = depth
+        self._what = what
         self._reliability = reliability
         self._lost = lost
         self._overrun = overrun
@@ -89,6 +92,12 @@ class FollowingSubscription:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
 
+    def leave(self) -> None:
+        """Unsubscribe for another topic: what is wrong with this one counts no more."""
+        self.close()
+        for what in ("QoS", "type", "publishers"):
+            self._node.set_problem(f"{what} of {self.topic}", "")
+
     def destroy(self) -> None:
         """Unsubscribe for good."""
         self._destroyed = True
@@ -108,6 +117,7 @@ class FollowingSubscription:
         text = self._mismatch_text()
         self._node.set_problem(f"QoS of {self.topic}", text, kind=text.partition(":")[0])
         self._node.set_problem(f"type of {self.topic}", self._type_text())
+        self._warn_of_several()
 
     def _subscribe(self) -> None:
         # rclpy takes callbacks of two arguments, too, and does not say so in its types.
@@ -167,10 +177,20 @@ class FollowingSubscription:
         else:
             remedy = f"set {where} of this node to {policy_text(info.qos_profile, policy)}"
         return (
-            f"a publisher on {self.topic} offers incompatible QoS ({policy.upper()}), its images will not arrive: "
+            f"a publisher on {self.topic} offers incompatible QoS ({policy.upper()}), its {self._what} will not arrive: "
             f"{endpoints_text([info])} offers {policy_text(info.qos_profile, policy)}, this node requests "
             f"{policy_text(asked, policy)}; {remedy}, or change the publisher"
         )
+
+    def _warn_of_several(self) -> None:
+        publishers = self.publishers() if self.is_open else []
+        subject, text = f"publishers of {self.topic}", ""
+        if len(publishers) > 1:
+            text = (
+                f"{len(publishers)} publishers on {self.topic}: their {self._what} are mixed "
+                f"({endpoints_text(publishers)})"
+            )
+        self._node.set_problem(subject, text, kind=text and subject)
 
     def _type_text(self) -> str:
         others = {info.topic_type for info in self._endpoints()} - {self._type_name}
@@ -180,6 +200,8 @@ class FollowingSubscription:
         if "sensor_msgs/msg/CompressedImage" in others and self._type_name == "sensor_msgs/msg/Image":
             base = self.topic.removesuffix("/compressed")
             hint = f"; for compressed images set image_transport to compressed and name the topic {base}"
+            if self._what != "images":
+                hint = f"; {self._what} are taken raw: have image_transport's republish decompress them"
         return (
             f"{self.topic} also has messages of another type than {self._type_name} ({', '.join(sorted(others))}); "
             f"those will not arrive{hint}"

@@ -15,7 +15,7 @@ from semantic_matcher.clocks import clock_disagreement, clocks_agree
 from semantic_matcher.fastdds_profile import PROFILE_VARIABLES, SOCKET_BUFFER, profile_path, socket_buffer_limit
 from semantic_matcher.following import FollowingSubscription
 from semantic_matcher.messages import stamp_ns
-from semantic_matcher.qos import IMAGE_DEPTH, endpoints_text
+from semantic_matcher.qos import IMAGE_DEPTH
 
 if TYPE_CHECKING:
     from semantic_matcher.matcher_node import MatcherNode
@@ -70,6 +70,7 @@ class ImageInput:
             self.topic,
             self._receive,
             depth=IMAGE_DEPTH,
+            what="images",
             reliability=settings.image_reliability,
             lost=self._count_lost,
             overrun=functools.partial(node.statistics.count, "overrun"),
@@ -92,7 +93,6 @@ class ImageInput:
             self._clocks = None
         self._subscription.review()
         self._warn_of_silence()
-        self._warn_of_several()
         self._warn_of_losses()
         self._warn_of_clocks()
 
@@ -120,12 +120,22 @@ class ImageInput:
             self._node.set_problem(text, "")
             return
         count = len(self._subscription.publishers())
-        why = (
-            f"{count} publisher(s) on it"
-            if count
-            else f"nobody publishes on it (remap it with -r {self._name}:=<your topic>; {self._published_images()})"
-        )
+        if count:
+            why = f"{count} publisher(s) on it"
+        elif other := self._other_transport():
+            why = f"nobody publishes on it; start this node with {other}"
+        else:
+            why = f"nobody publishes on it (remap it with -r {self._name}:=<your topic>; {self._published_images()})"
         self._node.set_problem(text, f"{text} for {silence:.0f} s: {why}", kind=why)
+
+    def _other_transport(self) -> str:
+        """Return the parameter that takes these images as they are published; empty where they are not."""
+        if self.topic == self.base:
+            other, kind, transport = f"{self.base}{_COMPRESSED}", "sensor_msgs/msg/CompressedImage", "compressed"
+        else:
+            other, kind, transport = self.base, "sensor_msgs/msg/Image", "raw"
+        published = any(info.topic_type == kind for info in self._node.get_publishers_info_by_topic(other))
+        return f"image_transport:={transport}, the images are on {other}" if published else ""
 
     def _published_images(self) -> str:
         """Return topics with images that others publish, in words."""
@@ -137,15 +147,6 @@ class ImageInput:
             if kinds.intersection(types) and not name.startswith(own) and self._node.count_publishers(name)
         ]
         return f"images are on {', '.join(sorted(found))}" if found else "no topic has images now"
-
-    def _warn_of_several(self) -> None:
-        publishers = self._subscription.publishers()
-        subject, text = f"publishers of {self.topic}", ""
-        if len(publishers) > 1:
-            text = (
-                f"{len(publishers)} publishers on {self.topic}: their images are mixed ({endpoints_text(publishers)})"
-            )
-        self._node.set_problem(subject, text, kind=text and subject)
 
     def _warn_of_losses(self) -> None:
         subject = f"losses of {self.topic}"

@@ -44,7 +44,7 @@ class MaskInput:
         self._read: tuple[Any, Mask] | None = None
         self._awaited_since: float | None = None
         self._subscription = FollowingSubscription(
-            node, Image, node.resolve_topic_name(name), self._receive, depth=_HELD
+            node, Image, node.resolve_topic_name(name), self._receive, depth=_HELD, what="masks"
         )
         self._subscription.open()
 

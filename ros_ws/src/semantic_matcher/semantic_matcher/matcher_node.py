@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage
 
 from semantic_matcher.calibration import CameraInfoInput, MissingCalibrationError
 from semantic_matcher.clocks import clock_standing, is_an_age
-from semantic_matcher.declared_parameters import Parameters, ignored_names, unknown_overrides
+from semantic_matcher.declared_parameters import Parameters, ignored, unknown_overrides
 from semantic_matcher.depth_input import DepthInput
 from semantic_matcher.diagnostics import diagnostic_array
 from semantic_matcher.image_input import ImageInput
@@ -30,6 +30,7 @@ from semantic_matcher.output import Output
 from semantic_matcher.problems import Problems, Throttle
 from semantic_matcher.process_memory import resident_bytes
 from semantic_matcher.qos_overrides import QoSOverrides
+from semantic_matcher.skipped import warn_of_skipped
 from semantic_matcher.worker import NewestFrameWorker
 from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
 from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
@@ -123,8 +124,8 @@ class MatcherNode(LifecycleNode):
         answer_impossible_transitions(self)
         for name in unknown_overrides(self):
             self.get_logger().warning(f"there is no parameter {name!r}; its value has no effect")
-        if ignored := ignored_names(self):
-            self.get_logger().warning(f"variant {self.parameters.values.variant!r} decides; {ignored} without effect")
+        for text in ignored(self, self.parameters.values):
+            self.get_logger().warning(text)
 
     # What a subclass adds.
 
@@ -241,16 +242,21 @@ class MatcherNode(LifecycleNode):
         stamp = stamp_ns(header)
         return (self.get_clock().now().nanoseconds - stamp) * 1e-9 if stamp else None
 
-    def is_stale(self, header: Any) -> bool:
-        """Return whether an image is too old to be worth processing; counted."""
+    def is_stale(self, header: Any, source: str = "") -> bool:
+        """Return whether an image of a source is too old to be worth processing; counted."""
         limit = self._settings.max_image_age
         if limit == 0:
             return False
         age = self.age_of(header)
         stale = age is not None and age > limit
         if stale:
-            self.statistics.count("stale")
+            self.skipped("stale", source)
         return stale
+
+    def skipped(self, why: str, source: str) -> None:
+        """Count an image that is left out for its age (``stale``) or its time stamp (``out of order``)."""
+        self.statistics.count(why)
+        self.statistics.count(f"{why}:{source}")
 
     def set_problem(self, subject: str, text: str, kind: str = "", *, error: bool = False) -> None:
         """Warn of something, in the log once and in the diagnostics for as long as it lasts; an empty text ends it.
@@ -270,6 +276,8 @@ class MatcherNode(LifecycleNode):
             work()
         except SemanticMatcherError as error:
             self.report_error(f"{what} failed: {error}")
+        except Exception as error:  # noqa: BLE001 - a defect: reported with its traceback
+            self.report_error(f"{what} failed: {error!r}", traceback.format_exc())
 
     def calibration(self, subject: str, find: Callable[[], T]) -> T | None:
         """Return what ``find()`` gives; ``None``, and a problem, where its calibration is missing or of no use."""
@@ -459,6 +467,7 @@ class MatcherNode(LifecycleNode):
         self._clock_moved = self._clock_moved if standing else time.monotonic()
         self.set_problem("clock", clock_standing() if time.monotonic() - self._clock_moved >= _GRACE_S else "")
         self.set_problem("name", self._namesakes())
+        warn_of_skipped(self)
         self.review_more()
 
     def _namesakes(self) -> str:

@@ -113,7 +113,7 @@ class ReferenceMatcher(MatcherNode):
         if isinstance(item, ReferenceRequest):
             self._service.answer(item, self._take)
             return
-        if self.is_stale(item.header):
+        if self.is_stale(item.header, source):
             return
         prefix, image = prefix_of(source), self.image_of(item)
         mask = self.mask_of(prefix, item.header, image)

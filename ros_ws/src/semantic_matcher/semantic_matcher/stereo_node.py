@@ -27,7 +27,7 @@ from semantic_matcher.publishing import (
 from semantic_matcher.stereo_pairing import StereoPairing
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
-from semantic_matcher_core.geometry.stereo import point_colours, sparse_points
+from semantic_matcher_core.geometry.stereo import point_colours, sparse_points, why_few_points
 from semantic_matcher_core.motion.disparity import aligned_matches
 from semantic_matcher_core.motion.view import stereo_view
 from semantic_matcher_core.streams import MatchedPair, StereoStream, slop_of
@@ -100,7 +100,7 @@ class StereoMatcher(MatcherNode):
     def process(self, source: str, item: Any) -> None:
         left, right = item
         assert self._stream is not None
-        if self.is_stale(left.header):
+        if self.is_stale(left.header, source):
             return
         images = self.image_of(left), self.image_of(right)
         self._stream.verify = verifier(self.settings, self._calibrated([image.shape[:2] for image in images]))
@@ -135,30 +135,32 @@ class StereoMatcher(MatcherNode):
         output = self.outputs["points"]
         if not (self.settings.publish_points and output.wanted):
             self.set_problem("points", "")
+            self.set_problem("few points", "")
             return
         settings = self.settings
         frames = pair.reference, pair.current
 
-        def points() -> tuple[Any, Any, Any]:
+        def points() -> tuple[Any, Any, Any, str]:
             if not settings.rectified:
                 raise ConfigError("~/points needs rectified images: set the parameter rectified where they are")
             left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
             measured, _ = aligned_matches(pair.matches, *(frame.image for frame in frames))
             self.statistics.set("matches without a measurable disparity", len(pair.matches) - len(measured))
-            found, confidence = sparse_points(
-                measured,
-                left,
-                right,
-                max_row_difference=settings.epipolar_band or settings.geometry_threshold,
-                min_disparity=settings.min_disparity,
-            )
+            limits = {
+                "max_row_difference": settings.epipolar_band or settings.geometry_threshold,
+                "min_disparity": settings.min_disparity,
+            }
+            found, confidence = sparse_points(measured, left, right, **limits)
             colours = point_colours(found, left, pair.reference.image) if settings.color_points else None
-            return found, confidence, colours
+            why_few = why_few_points(pair.matches, measured, len(found), left, right, **limits)
+            return found, confidence, colours, why_few
 
         found = self.calibration("points", points)
         if found is not None:
             self.statistics.set("points", len(found[0]))
-            cloud, confidence, colours = found
+            cloud, confidence, colours, why_few = found
+            # Told as one, whatever of its reasons is the first at the moment.
+            self.set_problem("few points", why_few, kind=why_few and "few points")
             output.publish(lambda: points_message(cloud, confidence, pair.reference.tag, colours))
 
     def _follow(self, pair: MatchedPair) -> None:

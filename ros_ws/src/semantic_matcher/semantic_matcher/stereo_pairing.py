@@ -18,6 +18,7 @@ _NEWEST, _AT_LEAST, _BEGIN, _END = 40, 6, 0.25, 0.1
 _CLOCKS_S = 10.0
 # No clock that counts from 1970 and one that does not, or that stamps nothing, are nearer than this.
 _UNSTAMPED_S = 1e8
+_PAIRED, _ALONE, _DISORDERED = "paired", "alone", "disordered"
 # A lead of one side that is never less than this many gaps of the other remedy is no matter of images that are missing.
 _LEADS = 20
 _LEAD_S = 0.1
@@ -34,9 +35,10 @@ class StereoPairing:
     def __init__(self, settings: SimpleNamespace, statistics: Statistics) -> None:
         self._statistics = statistics
         self._synchronizer: StereoSynchronizer[Any] = StereoSynchronizer()
-        self._paired: deque[bool] = deque(maxlen=_NEWEST)
+        self._fates: deque[str] = deque(maxlen=_NEWEST)
         self._leads: deque[int] = deque(maxlen=_LEADS)
         self._counted = 0
+        self._disordered = 0
         self._warned = False
         self.take(settings)
 
@@ -47,7 +49,7 @@ class StereoPairing:
         synchronizer.slop, synchronizer.queue_size = slop_of(settings.sync, settings.slop), settings.queue_size
         self._settings = settings
         if before != (synchronizer.slop, synchronizer.queue_size):
-            self._paired.clear()
+            self._fates.clear()
 
     def add(self, side: str, message: Any) -> tuple[Any, Any] | None:
         """Return the (left, right) pair that can be matched now that a message of ``left`` or ``right`` has come."""
@@ -58,7 +60,11 @@ class StereoPairing:
         unpaired = sum(synchronizer.unpaired) - self._counted
         self._counted += unpaired
         self._statistics.count("unpaired", unpaired)
-        self._paired.extend([False] * unpaired + [True] * (0 if pair is None else 2))
+        disordered = sum(synchronizer.disordered) - self._disordered
+        self._disordered += disordered
+        self._fates.extend(
+            [_DISORDERED] * disordered + [_ALONE] * (unpaired - disordered) + [_PAIRED] * (0 if pair is None else 2)
+        )
         if synchronizer.gaps:
             gaps = [gap * 1e-6 for gap in synchronizer.gaps]
             self._statistics.set("right after left p50 [ms]", f"{median(gaps):.3f}")
@@ -69,19 +75,26 @@ class StereoPairing:
         """Forget what waits for a partner."""
         self._synchronizer.clear()
         self._leads.clear()
-        self._paired.clear()
+        self._fates.clear()
         self._warned = False
 
     def trouble(self) -> str:
         """Return what is wrong when many images find no partner, how far apart they are, and what would do; empty
         else.
         """
-        alone, number = self._paired.count(False), len(self._paired)
+        number = len(self._fates)
+        alone = number - self._fates.count(_PAIRED)
         share = alone / max(number, 1)
         self._warned = (alone >= _AT_LEAST and share >= _BEGIN) or (self._warned and share > _END)
-        missed = list(self._synchronizer.missed)[-alone:]
-        if not (self._warned and alone and missed):
+        if not (self._warned and alone):
             return ""
+        disordered = self._fates.count(_DISORDERED)
+        missed = list(self._synchronizer.missed)[-alone:]
+        if 2 * disordered > alone or not missed:
+            return (
+                f"{alone} of the newest {number} images found no partner: of {disordered} the time stamps repeat, or go "
+                "back by less than a second; have the drivers stamp each image with the time it was taken at"
+            )
         gap = median(missed) * 1e-9
         text = (
             f"{alone} of the newest {number} images found no partner: the stamps of left and right are "

@@ -120,7 +120,7 @@ class TemplateTrackerNode(MatcherNode):
         if isinstance(item, ReferenceRequest):
             self._service.answer(item, self._take)
             return
-        if self._tracker is None or self.is_stale(item.header):
+        if self._tracker is None or self.is_stale(item.header, source):
             return
         self._count += 1
         image = self.image_of(item)

@@ -24,7 +24,7 @@ from semantic_matcher.publishing import (
     publish_pictures,
 )
 from semantic_matcher_core.geometry.camera import Camera
-from semantic_matcher_core.io.depth_messages import depth_of
+from semantic_matcher_core.io.depth_messages import depth_of, unit_doubt
 from semantic_matcher_core.motion.view import depth_view
 from semantic_matcher_core.options import named
 from semantic_matcher_core.streams import Frame, StampOrder, TemporalPairing, TemporalStream
@@ -58,7 +58,7 @@ class TemporalMatcher(MatcherNode):
 
     def create_inputs(self) -> list[ImageInput | CameraInfoInput | DepthInput]:
         odometry = self.parameters.values.odometry
-        self._depth = DepthInput(self, lambda pair: self.offer("", pair)) if odometry else None
+        self._depth = DepthInput(self, lambda pair: self.offer("", pair), self.wanted) if odometry else None
         receive = None if self._depth is None else self._depth.add_image
         images = {c: self.image_input(f"{prefix_of(c)}image", c, prefix_of(c), receive) for c in self._cameras}
         self._infos = {
@@ -102,13 +102,13 @@ class TemporalMatcher(MatcherNode):
             # The frame before is that from before a pause in which nobody listened.
             self._anew.discard(source)
             stream.reset()
-        if self.is_stale(item.header):
+        if self.is_stale(item.header, source):
             return
         order = stream.admit(stamp_ns(item.header))
         if order is StampOrder.RESTARTED:
             self.get_logger().warning("time went back: matching begins anew", throttle_duration_sec=5.0)
         if not order.usable:
-            self.statistics.count("out of order")
+            self.skipped("out of order", source)
             return
         image = self.image_of(item)
         stream.verify = verifier(self.settings, self._calibrated(source, image.shape[:2]))
@@ -131,8 +131,11 @@ class TemporalMatcher(MatcherNode):
 
         def follow() -> bool:
             camera = self._infos[source].camera(frame.features.image_size, self._rectified)
+            values = depth_of(depth)
+            doubt = unit_doubt(values)
+            self.set_problem("unit of depth", doubt, kind=doubt and "unit of depth")
             follower.process(
-                lambda: depth_view(frame.features, depth_of(depth), camera, image=frame.image, stamp=frame.stamp),
+                lambda: depth_view(frame.features, values, camera, image=frame.image, stamp=frame.stamp),
                 frame.tag,
             )
             return True

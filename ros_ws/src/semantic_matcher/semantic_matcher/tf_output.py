@@ -43,11 +43,24 @@ class TransformOutput:
         """Publish the pose of ``child`` in the header's frame, at its stamp."""
         if self._publisher is None:
             return
+        missing = "" if header.frame_id and child and header.frame_id != child else self._frame_text(header, child)
+        self._node.set_problem("frames of TF", missing)
+        if missing:
+            return
         transform = TransformStamped(header=header, child_frame_id=child)
         place, turn = transform.transform.translation, transform.transform.rotation
         place.x, place.y, place.z = map(float, pose.translation)
         turn.x, turn.y, turn.z, turn.w = map(float, pose.quaternion)
         self._publisher.publish(self._messages.TFMessage(transforms=[transform]))
+
+    @staticmethod
+    def _frame_text(header: Any, child: str) -> str:
+        if header.frame_id == child and child:
+            return f"nothing is published on /tf: a frame has no place in itself, and both are {child!r}"
+        return (
+            "nothing is published on /tf: the images have no frame_id; set it in the camera's driver (frame_id, "
+            "camera_frame_id), or name base_frame where there is odometry"
+        )
 
     def destroy(self) -> None:
         """Let go of the topic."""
