@@ -55,7 +55,7 @@ def read_mask(path: str | Path, *, orientation: str = "exif") -> Mask:
         ImageError: there is no such file, it cannot be decoded, or it is zero everywhere.
     """
     path = Path(path).expanduser()
-    data = read_bytes(path)
+    data = read_bytes(path, "mask")
     pixels = decode(data, cv2.IMREAD_UNCHANGED, f"the mask {path}")
     if pixels.ndim == 3:
         pixels = pixels[..., :3].max(axis=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 pytest.importorskip("semantic_matcher.command_line")
 
 from semantic_matcher.command_line import UsageError, check, check_parameters_file, of_other_nodes, own_arguments
+from semantic_matcher.environment import environment_doubts, environment_refusal
 from semantic_matcher_core.options import TABLES
+from tests.ros.support import WarmProcess
 
 PURPOSES = {
     "temporal_matcher": "earlier one",
@@ -59,13 +62,62 @@ def test_help_beside_ros_arguments_is_the_nodes_own() -> None:
             "reliability = 'bogus' is refused: expected one of system_default, reliable, best_effort",
         ),
         (["--ros-args", "-p", "qos_overrides./image.subscription.depth:=-1"], "depth = -1 is refused"),
+        (["--ros-args", "-p", "use_sim_time:=1"], "'use_sim_time' to '1' of type 'INTEGER', expecting type 'BOOL'"),
     ],
 )
-def test_what_cannot_be_meant_is_one_sentence(ros: None, arguments: list[str], named: str) -> None:
-    answer = run("temporal_matcher", *arguments)
-    assert answer.returncode == 1 and answer.stdout == ""
-    (line,) = answer.stderr.splitlines()
+def test_what_cannot_be_meant_is_one_sentence(ros: None, log: Path, arguments: list[str], named: str) -> None:
+    node = WarmProcess("temporal_matcher", arguments, os.environ, log)
+    assert node.wait(60) == 1
+    (line,) = log.read_text().splitlines()
     assert line.startswith("error: ") and named in line
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"ROS_STATIC_PEERS": "no such host"}, "Unable to resolve peer no such host"),
+        ({"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Enforce"}, "ROS_SECURITY_KEYSTORE must name"),
+        ({"ROS_LOG_DIR": "/proc/nowhere"}, "/proc/nowhere"),
+    ],
+)
+def test_an_environment_that_ros_refuses_is_one_sentence(
+    ros: None, log: Path, variables: dict[str, str], named: str
+) -> None:
+    node = WarmProcess("temporal_matcher", ["--ros-args"], {**os.environ, **variables}, log)
+    assert node.wait(60) == 1
+    lines = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and named in lines[0] and "Traceback" not in log.read_text()
+
+
+def test_what_of_the_environment_cannot_be_meant() -> None:
+    for domain in ("", "0", "101", "232"):
+        assert environment_refusal({"ROS_DOMAIN_ID": domain}) == ""
+    for domain in ("233", "300", "-1", "abc", "1.5", "²"):
+        assert environment_refusal({"ROS_DOMAIN_ID": domain}).startswith(f"ROS_DOMAIN_ID is {domain!r}; expected")
+    good = {"ROS_LOCALHOST_ONLY": "1", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "RMW_IMPLEMENTATION": "rmw_x"}
+    assert environment_doubts(good) == environment_doubts({}) == []
+    bad = {"ROS_LOCALHOST_ONLY": "yes", "ROS_AUTOMATIC_DISCOVERY_RANGE": "local"}
+    bad |= {"FASTRTPS_DEFAULT_PROFILES_FILE": "/nowhere.xml"}
+    said = environment_doubts(bad)
+    assert len(said) == 3 and all(f"{value!r}" in " ".join(said) or value in " ".join(said) for value in bad.values())
+
+
+def test_a_package_that_is_not_sourced_is_one_sentence(tmp_path: Path) -> None:
+    from semantic_matcher import fastdds_profile
+
+    # As it is installed: without its sources beside it.
+    code = (
+        "import sys; from pathlib import Path; from semantic_matcher import fastdds_profile, node_main; "
+        f"fastdds_profile.__file__ = {str(tmp_path / 'a' / 'b.py')!r}; "
+        "node_main.run_node('temporal_matcher', '', None, ['x'])"
+    )
+    variables = {k: v for k, v in os.environ.items() if k not in (*fastdds_profile.PROFILE_VARIABLES,)}
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, text=True, env={**variables, "AMENT_PREFIX_PATH": ""})
+    assert answer.returncode == 1
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("error: ") and line.endswith("source the workspace that the package is installed in")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +167,8 @@ def test_a_parameters_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         (["--remap", "temporal_matcher:__ns:=front"], "temporal_matcher:__ns:=/front"),
         (["-r", "__node:=my-node"], "letters, digits and _"),
         (["-r", "image:="], "-r image:= has no value"),
+        (["-r", "image:=/a b"], "-r image:=/a b gives no name of a topic"),
+        (["-r", "image:=/my-camera/image"], "gives no name of a topic"),
         (["-r", "image=/camera/image"], "assigns nothing; expected -r NAME:=VALUE"),
         (["-p", "mask:="], "for an empty text give"),
         (["-p", "max_keypoints=50"], "expected -p NAME:=VALUE"),
@@ -128,6 +182,7 @@ def test_rules_that_rcl_has_no_sentence_for(rule: list[str], named: str) -> None
 
 def test_rules_that_are_good() -> None:
     good = ["-r", "__ns:=/front", "-r", "__node:=a_2", "-r", "image:=cam/image", "-p", "mask:=''", "-p", "x:=a:=b"]
+    good += ["-r", "~/matches:=~/m", "-r", "/(*)/image:=/\\1/raw", "-r", "image:={node}/image"]
     check("temporal_matcher", ["--ros-args", *good])
 
 

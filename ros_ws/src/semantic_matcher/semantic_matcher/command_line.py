@@ -75,6 +75,8 @@ def _check_rule(option: str, rule: str) -> None:
         raise UsageError(f"{option} {rule} is no namespace; it begins with a slash: {option} {name}:=/{value}")
     if what in ("__node", "__name") and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
         raise UsageError(f"{option} {rule} is no name of a node; it consists of letters, digits and _, no digit first")
+    if not what.startswith("__") and not re.fullmatch(r"[A-Za-z0-9_/~{}*\\]+", value):
+        raise UsageError(f"{option} {rule} gives no name of a topic; it consists of letters, digits, _ and /")
 
 
 def of_other_nodes(arguments: Sequence[str], node: str) -> list[str]:

@@ -119,7 +119,9 @@ def descriptor(spec: ParameterSpec) -> ParameterDescriptor:
 
 def _declare(node: Node, spec: ParameterSpec) -> Value:
     override = getattr(node, "_parameter_overrides", {}).get(spec.name)
-    value = spec.default if override is None else spec.coerced(override.value)
+    # An empty array in a parameters file has no type, and so no value.
+    given = None if override is None else override.value
+    value = spec.default if override is None or given is None else spec.coerced(given)
     if reason := spec.refusal(value):
         raise ValueError(f"parameter {reason}")
     try:

@@ -177,13 +177,13 @@ class FollowingSubscription:
         else:
             remedy = f"set {where} of this node to {policy_text(info.qos_profile, policy)}"
         return (
-            f"a publisher on {self.topic} offers incompatible QoS ({policy.upper()}), its {self._what} will not arrive: "
-            f"{endpoints_text([info])} offers {policy_text(info.qos_profile, policy)}, this node requests "
+            f"a publisher on {self.topic} offers incompatible QoS ({policy.upper()}), its {self._what} will not "
+            f"arrive: {endpoints_text([info])} offers {policy_text(info.qos_profile, policy)}, this node requests "
             f"{policy_text(asked, policy)}; {remedy}, or change the publisher"
         )
 
     def _warn_of_several(self) -> None:
-        publishers = self.publishers() if self.is_open else []
+        publishers = self.publishers()
         subject, text = f"publishers of {self.topic}", ""
         if len(publishers) > 1:
             text = (

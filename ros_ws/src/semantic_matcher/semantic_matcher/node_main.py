@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from semantic_matcher.allocator import reuse_large_blocks
 from semantic_matcher.command_line import UsageError, check, help_text, of_other_nodes, wants_help
+from semantic_matcher.environment import environment_doubts, environment_refusal, reason_of
 from semantic_matcher.fastdds_profile import node_environment
 
 if TYPE_CHECKING:
@@ -57,11 +58,16 @@ def run_node(
         sys.exit(STOPPED)
     try:
         check(executable, arguments)
+        if reason := environment_refusal(os.environ):
+            raise UsageError(reason)
+        os.environ.update(node_environment())
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)
+    except OSError as error:
+        print(f"error: {error}; source the workspace that the package is installed in", file=sys.stderr)
+        sys.exit(FAILED)
     reuse_large_blocks()
-    os.environ.update(node_environment())
     runner = _Runner(create, args, endings)
     runner.start()
     code = endings.get()
@@ -105,37 +111,45 @@ class _Runner(threading.Thread):
 
     def _run(self) -> None:
         import rclpy
+        from rclpy.exceptions import ParameterException
         from rclpy.executors import SingleThreadedExecutor
+        from rclpy.impl.implementation_singleton import rclpy_implementation
         from rclpy.logging import LoggingSeverity, set_logger_level
         from rclpy.signals import SignalHandlerOptions
 
-        # rcl logs in its own words what is said better here.
-        set_logger_level("rcl", LoggingSeverity.FATAL)
         try:
+            # rcl logs in its own words what is said better here.
+            set_logger_level("rcl", LoggingSeverity.FATAL)
             rclpy.init(args=self._args, signal_handler_options=SignalHandlerOptions.NO)
+            set_logger_level("rcl", LoggingSeverity.UNSET)
         except RuntimeError as error:
-            # What rclpy's errors of arguments derive from; they end in places of its source.
-            reason = str(error).partition(", at /")[0].removeprefix("failed to initialize rcl: ")
-            reason = f"unknown arguments after --ros-args: {reason}" if reason.startswith("[") else reason
-            print(f"error: {' '.join(reason.split()).rstrip('.,')}", file=sys.stderr)
+            # What rclpy's errors of arguments derive from.
+            print(f"error: {reason_of(error, os.environ)}", file=sys.stderr)
             return
-        set_logger_level("rcl", LoggingSeverity.UNSET)
         try:
             node = self._create()
-        except ValueError as error:
+        except (ValueError, ParameterException) as error:
             print(f"error: {error}", file=sys.stderr)
+            rclpy.try_shutdown()
+            return
+        except rclpy_implementation.RCLError as error:
+            print(f"error: {reason_of(error, os.environ)}", file=sys.stderr)
             rclpy.try_shutdown()
             return
         self.began = True
         arguments = sys.argv if self._args is None else self._args
-        for text in of_other_nodes(arguments[1:], node.get_fully_qualified_name()):
+        others = of_other_nodes(arguments[1:], node.get_fully_qualified_name())
+        for text in [*others, *environment_doubts(os.environ)]:
             node.get_logger().warning(text)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.parameters.values.autostart:
             executor.create_task(lambda: self._autostart(node))
         while not self.stopping.is_set() and executor.context.ok():
-            executor.spin_once(timeout_sec=_SPIN_S)
+            try:
+                executor.spin_once(timeout_sec=_SPIN_S)
+            except Exception as error:  # noqa: BLE001 - of one request or message, which is not to end the node
+                node.report_error(f"a callback failed: {error!r}", traceback.format_exc())
         self.abandoned = not node.stop_working(_WORK_GRACE_S)
         # Also under an image still in work: what the process leaves of DDS would stay in the machine's shared memory.
         executor.shutdown()
@@ -143,7 +157,12 @@ class _Runner(threading.Thread):
         rclpy.try_shutdown()
 
     def _autostart(self, node: MatcherNode) -> None:
-        if not node.autostart():
+        try:
+            started = node.autostart()
+        except Exception:
+            self.stopping.set()
+            raise
+        if not started:
             # The reason is in the log. Whoever watches the diagnostics is to get it as well, and DDS needs a second or
             # two to find those who do.
             for _ in range(_LAST_REPORTS):

@@ -38,6 +38,8 @@ def odometry_refusal(settings: SimpleNamespace) -> str:
             return "mount says where the camera is in base_frame, which is empty: name it, such as base_link"
     if settings.odometry and not settings.odom_frame:
         return "odom_frame must not be empty"
+    if settings.odometry and settings.odom_frame == settings.base_frame:
+        return f"odom_frame and base_frame are both {settings.odom_frame!r}; where a frame is in itself says nothing"
     return ""
 
 

@@ -92,8 +92,8 @@ class StereoPairing:
         missed = list(self._synchronizer.missed)[-alone:]
         if 2 * disordered > alone or not missed:
             return (
-                f"{alone} of the newest {number} images found no partner: of {disordered} the time stamps repeat, or go "
-                "back by less than a second; have the drivers stamp each image with the time it was taken at"
+                f"{alone} of the newest {number} images found no partner: of {disordered} the time stamps repeat, or "
+                "go back by less than a second; have the drivers stamp each image with the time it was taken at"
             )
         gap = median(missed) * 1e-9
         text = (
