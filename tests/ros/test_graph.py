@@ -252,6 +252,15 @@ def test_clocks_that_disagree_are_named_once(client: Client, log: Path, textured
         for text in ("nothing has come on /clock", "clocks disagree"):
             assert len(warnings(node.output, text)) == 1, node.output
 
+        # The simulation is reset, as by a bag that plays in a loop: the node begins anew with it.
+        seconds[0] = 5.0
+        wait_until(
+            lambda: simulated() and any(stamp_of(m.header) < 50 * 10**9 for m in keypoints), "images of then", every=0.1
+        )
+        node.wait_for("time went back: matching begins anew")
+        assert 0 <= float(diagnostics.of(NAME)[-1].values["age p50 [ms]"]) < 10_000
+        assert "Traceback" not in node.output
+
 
 def test_stereo_images_of_different_stamps(client: Client, log: Path, textured: Callable[..., np.ndarray]) -> None:
     from semantic_matcher_msgs.msg import Matches
