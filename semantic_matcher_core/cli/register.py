@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,20 +18,34 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+@dataclass(frozen=True)
+class _Options:
+    """All but the images."""
+
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture (.png, .jpg) or video (.mp4) to write.")]
+    registration: RegistrationOptions
+    video: VideoOptions
+    model: DeformableModelOptions
+    warped: Annotated[
+        Path | None, typer.Option(help="For an image: also write it alone, as it lies on the template.")
+    ] = None
+    height: Annotated[int, typer.Option(min=32, max=2160, help="Height of each panel in pixels.")] = 360
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")] = False
+    orientation: OrientationOption = "exif"
+
+    def mask(self) -> np.ndarray | None:
+        """Read the template's mask."""
+        from semantic_matcher_core.io.masks import read_mask
+
+        path = self.registration.mask
+        return None if path is None else read_mask(path, orientation=self.orientation).pixels
+
+
 @flattened
 def register_command(
     template: Annotated[Path, typer.Argument(help="Image to register onto; or a video, for its first frame.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture (.png, .jpg) or video (.mp4) to write.")],
-    registration: RegistrationOptions,
-    video: VideoOptions,
-    model: DeformableModelOptions,
+    options: _Options,
     target: Annotated[Path | None, typer.Argument(help="Image or video that shows the template, bent.")] = None,
-    warped: Annotated[
-        Path | None, typer.Option(help="For an image: also write it alone, as it lies on the template.")
-    ] = None,
-    height: Annotated[int, typer.Option(min=32, max=2160, help="Height of each panel in pixels.")] = 360,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")] = False,
-    orientation: OrientationOption = "exif",
 ) -> None:
     """Register an image or a video of a surface that bends onto a template.
 
@@ -51,6 +65,7 @@ def register_command(
     from semantic_matcher_core.io.images import IMAGE_SUFFIXES
     from semantic_matcher_core.io.video import VIDEO_SUFFIXES
 
+    output, warped, video = options.output, options.warped, options.video
     is_video = (target or template).suffix.lower() in VIDEO_SUFFIXES
     if target is None and not is_video:
         raise ConfigError(
@@ -65,7 +80,7 @@ def register_command(
         raise ConfigError("--warped is for a single image; the video shows each frame on the template")
     if not is_video and video != VideoOptions():
         raise ConfigError("--csv, --smooth and --every are for videos")
-    inputs = [template, target, registration.mask]
+    inputs = [template, target, options.registration.mask]
     outputs = [output, warped, (video.csv or output.with_suffix(".csv")) if is_video else None]
     for i, path in enumerate(outputs):
         if path is not None:
@@ -73,46 +88,38 @@ def register_command(
     for path in outputs[:2]:
         if path is not None and not is_video and path.suffix.lower() not in IMAGE_SUFFIXES:
             raise ConfigError(f"{path} has no suffix of a picture; use .png or .jpg")
-    registration.config()
-    model.name()
+    options.registration.config()
+    options.model.name()
     if target is None:
-        _register_video(None, template, output, registration, video, model, height, as_json, orientation)
+        _register_video(None, template, options)
     elif is_video:
-        _register_video(template, target, output, registration, video, model, height, as_json, orientation)
+        _register_video(template, target, options)
     else:
-        _register_pair(template, target, output, warped, registration, model, height, as_json, orientation)
+        _register_pair(template, target, options)
 
 
-def _register_pair(
-    template: Path,
-    target: Path,
-    output: Path,
-    warped: Path | None,
-    registration: RegistrationOptions,
-    model: DeformableModelOptions,
-    height: int,
-    as_json: bool,
-    orientation: str,
-) -> None:
+def _register_pair(template: Path, target: Path, options: _Options) -> None:
     from semantic_matcher_core.cli.progress import spinner
     from semantic_matcher_core.io.images import read_image, write_image
     from semantic_matcher_core.registration import register_pair
     from semantic_matcher_core.viz.registration import draw_registration
 
-    image0, image1 = (read_image(path, orientation=orientation) for path in (template, target))
-    mask = _read_mask(registration.mask, orientation)
+    output = options.output
+    image0, image1 = (read_image(path, orientation=options.orientation) for path in (template, target))
+    mask = options.mask()
     with spinner("loading the model"):
-        matcher = model.load()
+        matcher = options.model.load()
     with spinner("registering"):
-        result = register_pair(matcher, image0, image1, mask=mask, config=registration.config())
+        result = register_pair(matcher, image0, image1, mask=mask, config=options.registration.config())
     fit, agreement = result.fit, result.agreement
     text = (
         f"{fit.inliers} of {len(fit.matches)} matches, grey error {agreement.error_before:.1f} -> "
         f"{agreement.error:.1f}, coverage {agreement.coverage:.0%}"
     )
-    write_image(output, draw_registration(image0, image1, agreement, fit.lattice, summary=text, height=height))
-    if warped is not None:
-        write_image(warped, agreement.warped)
+    picture = draw_registration(image0, image1, agreement, fit.lattice, summary=text, height=options.height)
+    write_image(output, picture)
+    if options.warped is not None:
+        write_image(options.warped, agreement.warped)
     figures = {
         "matches": len(fit.matches),
         "inliers": fit.inliers,
@@ -123,31 +130,23 @@ def _register_pair(
         "correlation": agreement.correlation,
         "coverage": agreement.coverage,
     }
-    typer.echo(_json(figures) if as_json else f"wrote {output}: {text} ({matcher.variant} on {matcher.device})")
+    said = f"wrote {output}: {text} ({matcher.variant} on {matcher.device})"
+    typer.echo(_json(figures) if options.as_json else said)
 
 
-def _register_video(
-    template: Path | None,
-    target: Path,
-    output: Path,
-    registration: RegistrationOptions,
-    video: VideoOptions,
-    model: DeformableModelOptions,
-    height: int,
-    as_json: bool,
-    orientation: str,
-) -> None:
+def _register_video(template: Path | None, target: Path, options: _Options) -> None:
     from semantic_matcher_core.cli.progress import progress_bar, spinner
     from semantic_matcher_core.io.images import read_image
     from semantic_matcher_core.io.video import video_info
     from semantic_matcher_core.registration import OneEuroFilter, Template, register_video
 
+    output, video = options.output, options.video
     count = video_info(target).frame_count
-    image = None if template is None else read_image(template, orientation=orientation)
-    mask = _read_mask(registration.mask, orientation)
-    config = registration.config()
+    image = None if template is None else read_image(template, orientation=options.orientation)
+    mask = options.mask()
+    config = options.registration.config()
     with spinner("loading the model"):
-        matcher = model.load()
+        matcher = options.model.load()
     still = None if image is None else Template.from_image(matcher, image, mask=mask, config=config)
     figures = video.csv or output.with_suffix(".csv")
     with progress_bar("registering", None if count is None else -(-count // video.every)) as advance:
@@ -160,11 +159,11 @@ def _register_video(
             csv_path=figures,
             smoothing=OneEuroFilter() if video.smooth else None,
             every=video.every,
-            height=height,
+            height=options.height,
             config=config,
             progress=advance,
         )
-    if as_json:
+    if options.as_json:
         typer.echo(_json({**asdict(summary), "factor": summary.factor}))
         return
     typer.echo(
@@ -172,12 +171,6 @@ def _register_video(
         f"{summary.error_before:.1f} -> {summary.error:.1f} ({summary.factor:.2f} times lower), "
         f"{summary.inliers:.0f} inliers, coverage {summary.coverage:.0%} ({matcher.variant} on {matcher.device})"
     )
-
-
-def _read_mask(path: Path | None, orientation: str) -> np.ndarray | None:
-    from semantic_matcher_core.io.masks import read_mask
-
-    return None if path is None else read_mask(path, orientation=orientation).pixels
 
 
 def _json(figures: dict[str, float]) -> str:

@@ -99,32 +99,30 @@ def _weights(digest: str) -> str:
 
 
 def _section(data: ReportData, number: int, stream: MatchStream) -> str:
-    series = stream.series
-    received = np.array(series.received, np.int64)
-    seconds = (received - received[0]) / 1e9
+    values = stream.values()
+    seconds = values["seconds"]
     check = f"geometric check: {stream.model_type or 'no model found'}" if stream.checked else "no geometric check"
     heading = (
         f"<h2>{escape(stream.topic)}</h2>"
         f'<p class="lead">{escape(stream.mode or "unknown")} mode, {escape(check)}</p>{_tiles(data, stream, seconds)}'
     )
-    matches = np.array(series.matches, float)
-    curves = [Curve("matches", matches, "amount", "matches")]
+    counts = [Curve("matches", values["matches"], "amount", "matches")]
+    share = Curve("inliers / matches", values["share"], "inlier", "share")
+    coverage = Curve("8 x 8 cells with a match", values["coverage"], "neutral", "coverage")
+    confidence = Curve("mean of a pair", values["confidence"], "amount", "confidence")
     if stream.checked:
-        inliers = np.array(series.inliers, float)
-        curves.append(Curve("inliers", np.where(inliers < 0, np.nan, inliers), "inlier", "inliers"))
-    charts = [time_chart("Matches per pair", seconds, curves)]
-    if stream.checked:
-        share = Curve("inliers / matches", stream.inlier_share, "inlier", "share")
-        charts.append(time_chart("Inlier share", seconds, [share], top=1.0, percent=True))
-    coverage = Curve("8 x 8 cells with a match", np.array(series.coverage), "neutral", "coverage")
-    charts.append(time_chart("Image covered", seconds, [coverage], top=1.0, percent=True))
-    confidence = Curve("mean of a pair", np.array(series.confidence), "amount", "confidence")
-    charts.append(time_chart("Similarity", seconds, [confidence], top=1.0))
+        counts.append(Curve("inliers", values["inliers"], "inlier", "inliers"))
+    charts = [
+        time_chart("Matches per pair", seconds, counts),
+        time_chart("Inlier share", seconds, [share], top=1.0, percent=True) if stream.checked else "",
+        time_chart("Image covered", seconds, [coverage], top=1.0, percent=True),
+        time_chart("Similarity", seconds, [confidence], top=1.0),
+    ]
     if data.run is None:
-        charts += _latency_charts(stream, seconds)
+        charts += _latency_charts(values["latency"], seconds)
     pictures = _heat(stream) + "".join(_pair(stream, pair) for pair in stream.pairs)
     # One pair has no course over time; its figures stand in the tiles.
-    drawn = f'<div class="charts">{"".join(charts)}</div>' if len(series.matches) > 1 else ""
+    drawn = f'<div class="charts">{"".join(charts)}</div>' if len(seconds) > 1 else ""
     watch = viewer(number, stream, escape(stream.topic, quote=True))
     return f'<section data-stream="{number}">{heading}{watch}{drawn}{pictures}</section>'
 
@@ -147,18 +145,13 @@ def _tiles(data: ReportData, stream: MatchStream, seconds: np.ndarray) -> str:
     return f'<div class="tiles">{cells}</div>{note}'
 
 
-def _latency_charts(stream: MatchStream, seconds: np.ndarray) -> list[str]:
-    latency = stream.latency * 1000
+def _latency_charts(latency: np.ndarray, seconds: np.ndarray) -> list[str]:
     # One image that waited for seconds would flatten all others; it still counts, in the last bar.
     edge = max(float(np.percentile(latency, 99)), 1.0)
     counts, edges = np.histogram(np.clip(latency, 0, edge), bins=30, range=(0, edge))
+    curve = Curve("image to matches", latency, "time", "latency")
     return [
-        time_chart(
-            "Latency, image stamp to matches",
-            seconds,
-            [Curve("image to matches", latency, "time", "latency")],
-            unit=" ms",
-        ),
+        time_chart("Latency, image stamp to matches", seconds, [curve], unit=" ms"),
         bar_chart("Latency, how often", edges, counts, unit=" ms"),
     ]
 

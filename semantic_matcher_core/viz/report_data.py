@@ -107,6 +107,19 @@ class MatchStream:
         """Seconds from each image's stamp to the recording of its matches."""
         return (np.array(self.series.received, np.int64) - np.array(self.series.stamp, np.int64)) / 1e9
 
+    def values(self) -> dict[str, np.ndarray]:
+        """Return what is drawn of each pair over time, by what ``report.js`` calls it; NaN where there is none."""
+        received, inliers = np.array(self.series.received, np.int64), np.array(self.series.inliers, float)
+        return {
+            "seconds": (received - received[0]) / 1e9,
+            "matches": np.array(self.series.matches, float),
+            "inliers": np.where(inliers < 0, np.nan, inliers),
+            "share": self.inlier_share,
+            "coverage": np.array(self.series.coverage),
+            "confidence": np.array(self.series.confidence),
+            "latency": self.latency * 1000,
+        }
+
 
 @dataclass
 class ReportData:

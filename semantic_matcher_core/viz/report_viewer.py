@@ -90,26 +90,16 @@ def _start(data: ReportData) -> int:
 
 
 def _stream(data: ReportData, stream: MatchStream) -> dict[str, Any]:
-    series = stream.series
     pairs = stream.timeline.pairs
     confidence = np.concatenate([pair.confidence for pair in pairs]) if pairs else np.zeros(0)
     low, high = (float(confidence.min()), float(confidence.max())) if len(confidence) else (0.0, 1.0)
-    received = np.array(series.received, np.int64)
-    inliers = np.array(series.inliers, float)
     best = next((pair.number for pair in stream.pairs if "best" in pair.rank), 0)
-    values = {
-        "seconds": (received - received[0]) / 1e9,
-        "matches": np.array(series.matches, float),
-        "inliers": np.where(inliers < 0, np.nan, inliers),
-        "share": stream.inlier_share,
-        "coverage": np.array(series.coverage),
-        "confidence": np.array(series.confidence),
-    }
-    if data.run is None:
-        values["latency"] = stream.latency * 1000
+    values = stream.values()
+    if data.run is not None:
+        del values["latency"]
     return {
         "series": {name: _numbers(array) for name, array in values.items()},
-        "start_s": round((int(received[0]) - min(s.series.received[0] for s in data.streams)) / 1e9, 4),
+        "start_s": round((stream.series.received[0] - _start(data)) / 1e9, 4),
         "range": [round(low, 4), round(high, 4)],
         "step": stream.timeline.step,
         "start": min(len(pairs) - 1, best // stream.timeline.step),
