@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
 from semantic_matcher_core.io.images import IMAGE_SUFFIXES, decode_image, read_bytes
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.offline.options import RunOptions
@@ -107,8 +107,6 @@ class Desk:
             return [self._outcome(variant, images, choice) for variant in variants]
 
     def _outcome(self, variant: str, images: list[np.ndarray], choice: Choice) -> Outcome:
-        from semantic_matcher_core.errors import SemanticMatcherError
-
         try:
             return Outcome(variant, *self._matched(variant, images, choice))
         except SemanticMatcherError as error:

@@ -78,8 +78,6 @@ class McapPart(Part):
         self._pieces: list[_Piece] = []
         self._statistics: Any = None
         self._cache: OrderedDict[int, memoryview] = OrderedDict()
-        self._spoilt: dict[int, str] = {}
-        self._reported: set[str] = set()
         self._file: BinaryIO = path.open("rb")
         try:
             self._open()
@@ -113,7 +111,7 @@ class McapPart(Part):
             yield channel, log_time, content[_MESSAGE_FIELDS.size :]
         for channel, expected in self.counts.items():
             if channel.topic in topics and read[channel] < expected:
-                self._say(
+                self._report(
                     f"it counts {plural(expected, 'message')} on {channel.topic}, of which {read[channel]} can be read"
                 )
 
@@ -127,9 +125,9 @@ class McapPart(Part):
         sound_to = self._walk(size)
         summary = self._read_summary(size)
         if not self._has_footer(size):
-            self._say(f"it is cut short after {size} bytes: its end is missing")
+            self._report(f"it is cut short after {size} bytes: its end is missing")
         elif sound_to is not None:
-            self._say(f"it is damaged at byte {sound_to}")
+            self._report(f"it is damaged at byte {sound_to}")
         self._add_indexed_chunks(summary, size)
         self._pieces.sort()
         if summary is not None:
@@ -155,7 +153,7 @@ class McapPart(Part):
             self.counts[channel] = self.counts.get(channel, 0) + counted.get(channel_id, 0)
         lost = sum(count for channel_id, count in counted.items() if channel_id not in self._channels)
         if lost:
-            self._say(f"{plural(lost, 'message')} of channels that it does not describe")
+            self._report(f"{plural(lost, 'message')} of channels that it does not describe")
 
     def _walk(self, size: int) -> int | None:
         """Find chunks and messages; where the sound part ends, or ``None`` where all of it is sound."""
@@ -206,12 +204,12 @@ class McapPart(Part):
             return None
         end = size - len(MAGIC) - _FOOTER_BYTES
         if not len(MAGIC) <= footer.summary_start <= end:
-            self._say("its summary is damaged and not used")
+            self._report("its summary is damaged and not used")
             return None
         self._file.seek(footer.summary_start)
         data = self._file.read(size - len(MAGIC) - 4 - footer.summary_start)
         if footer.summary_crc and zlib.crc32(data) != footer.summary_crc:
-            self._say("its summary is damaged and not used")
+            self._report("its summary is damaged and not used")
             return None
         found, offset, stop = [], 0, end - footer.summary_start
         while offset + _PREFIX.size <= stop:
@@ -219,7 +217,7 @@ class McapPart(Part):
             content = data[offset + _PREFIX.size : offset + _PREFIX.size + length]
             record = self._parsed(kind, content) if len(content) == length else None
             if record is None and kind in (_SCHEMA, _CHANNEL, _STATISTICS, _CHUNK_INDEX):
-                self._say("its summary is damaged and not used")
+                self._report("its summary is damaged and not used")
                 return None
             if record is not None:
                 found.append(record)
@@ -319,12 +317,10 @@ class McapPart(Part):
 
     def _require_channel(self, channel_id: int) -> None:
         if channel_id not in self._channels:
-            self._say(f"it has messages of channel {channel_id}, which it does not describe; they are left out")
+            self._report(f"it has messages of channel {channel_id}, which it does not describe; they are left out")
 
     def _spoil(self, piece: _Piece, reason: str) -> None:
-        if piece.offset not in self._spoilt:
-            self._spoilt[piece.offset] = reason
-            self._say(f"the chunk at byte {piece.offset} {reason}; its messages are left out")
+        self._report(f"the chunk at byte {piece.offset} {reason}; its messages are left out")
 
     def _content(self, piece: _Piece) -> memoryview:
         """Return the message, or the chunk's records, decompressed.
@@ -357,8 +353,11 @@ class McapPart(Part):
         if chunk.uncompressed_size > _MAX_CHUNK_BYTES:
             raise _ChunkError(f"is damaged: it would unpack to {chunk.uncompressed_size} bytes")
         try:
-            if chunk.compression == "zstd" and _zstd_size(chunk.data) not in (-1, chunk.uncompressed_size):
-                raise _ChunkError("is damaged: its size is not the one it states")
+            if chunk.compression == "zstd":
+                # -1 where the frame does not state its size.
+                stated = import_for_bags("zstandard").frame_content_size(chunk.data)
+                if stated not in (-1, chunk.uncompressed_size):
+                    raise _ChunkError("is damaged: its size is not the one it states")
             stream, length = self._streams.get_chunk_data_stream(chunk, validate_crc=True)
         except _ChunkError:
             raise
@@ -370,31 +369,14 @@ class McapPart(Part):
             raise _ChunkError("is damaged: its size is not the one it states")
         return stream.read(length)
 
-    def _say(self, text: str) -> None:
-        if text not in self._reported:
-            self._reported.add(text)
-            self._report(text)
-
-
-def _zstd_size(data: bytes) -> int:
-    """Return what the frame states of its size unpacked; -1 where it does not."""
-    import zstandard
-
-    size = zstandard.frame_content_size(data)
-    return int(size)
-
 
 def _beginning(chunk: Any) -> bytes:
     """Return what can be unpacked of a chunk that is cut short."""
     try:
         if chunk.compression == "zstd":
-            import zstandard
-
-            return zstandard.ZstdDecompressor().decompressobj().decompress(chunk.data)
+            return import_for_bags("zstandard").ZstdDecompressor().decompressobj().decompress(chunk.data)
         if chunk.compression == "lz4":
-            import lz4.frame
-
-            return lz4.frame.LZ4FrameDecompressor().decompress(chunk.data)
+            return import_for_bags("lz4.frame").LZ4FrameDecompressor().decompress(chunk.data)
     except Exception as error:
         raise _ChunkError("is damaged: it cannot be decompressed") from error
     return chunk.data

@@ -27,8 +27,7 @@ def encode_image(image: np.ndarray, suffix: str = ".jpg", *, jpeg_quality: int =
         ImageError: the array is no such image or empty, or the format cannot hold it, a JPEG of more than 65500 pixels
             a side for example.
     """
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
-        raise ImageError(f"expected an H x W x 3 or H x W uint8 image, got {image.shape} {image.dtype}")
+    check_pixels(image)
     if 0 in image.shape:
         raise ImageError(f"the image is empty: {image.shape}")
     suffix = suffix.lower()
@@ -47,3 +46,9 @@ def encode_image(image: np.ndarray, suffix: str = ".jpg", *, jpeg_quality: int =
     if not encoded:
         raise ImageError(f"cannot encode {name}: no {suffix} holds an image of shape {image.shape}")
     return data.reshape(-1)
+
+
+def check_pixels(image: np.ndarray) -> None:
+    """Raise ImageError where an array is no ``H x W x 3`` or ``H x W`` uint8 image."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
+        raise ImageError(f"expected an H x W x 3 or H x W uint8 image, got {image.shape} {image.dtype}")

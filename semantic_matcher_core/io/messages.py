@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from semantic_matcher_core.errors import ImageError, MissingPackageError, ShapeError
-from semantic_matcher_core.io.encoding import encode_image
+from semantic_matcher_core.errors import MissingPackageError, ShapeError
+from semantic_matcher_core.io.encoding import check_pixels, encode_image
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -301,8 +301,7 @@ def point_rows(
 
 def image_message(image: np.ndarray, header: Any) -> Any:
     """Return an Image (``rgb8`` or ``mono8``) of an ``H x W x 3`` RGB or ``H x W`` grey uint8 image."""
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
-        raise ImageError(f"expected an H x W x 3 or H x W uint8 image, got {image.shape} {image.dtype}")
+    check_pixels(image)
     return typestore().types[IMAGE](
         header=header,
         height=image.shape[0],

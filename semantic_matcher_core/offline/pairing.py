@@ -92,23 +92,21 @@ class Pairing(ABC):
         mask = self._masks.get(image.stream)
         return None if mask is None else mask.of_size(_side(image, pixels)[1])
 
-    @abstractmethod
-    def replay(self, image: SourceImage) -> None:
+    def replay(self, image: SourceImage) -> None:  # noqa: B027 - not every mode has anything to do
         """Note an image that an earlier run has processed."""
 
     def finish(self) -> Sequence[Callable[[], Result | None]]:
         """Return what is left to do when all images have come; each may raise as :meth:`process` does."""
         return []
 
-    @abstractmethod
     def state(self) -> Any:
         """Return what a later run needs besides the replayed images (JSON)."""
+        return {}
 
-    @abstractmethod
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any) -> None:  # noqa: B027
         """Begin where an earlier run stood; to be called before the first replayed image."""
 
-    def resume(self) -> None:  # noqa: B027 - most modes have nothing to do
+    def resume(self) -> None:  # noqa: B027
         """Prepare, between the last replayed image and the first new one."""
 
 
@@ -379,15 +377,6 @@ class ReferenceWork(Pairing):
         pixels = image.decode()
         frame, pairs = self._stream.process(pixels, image.stamp_ns, image, self._mask(image, pixels))
         return Result([(self._prefixes[image.stream], frame)], pairs, image)
-
-    def replay(self, image: SourceImage) -> None:
-        pass
-
-    def state(self) -> Any:
-        return {}
-
-    def restore(self, state: Any) -> None:
-        pass
 
 
 def _side(image: SourceImage, pixels: np.ndarray) -> Side:

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from semantic_matcher_core.pipeline import SemanticMatcher
     from semantic_matcher_core.streams import MatchedPair
 
+# Of a run's progress, what a later run goes on counting from.
+_COUNTS = ("frames", "pairs", "matches", "empty", "left_out")
+
 
 @dataclass(kw_only=True)
 class Progress:
@@ -179,11 +182,9 @@ def _process(
 ) -> Progress:
     progress = Progress(total=source.total)
     if work.state is not None:
-        saved = work.state
-        progress.resumed, progress.frames = saved["done"], saved["frames"]
-        progress.pairs, progress.matches, progress.empty = saved["pairs"], saved["matches"], saved.get("empty", 0)
-        progress.left_out = dict(saved["left_out"])
-        pairing.restore(saved["pairing"])
+        counts = {name: work.state[name] for name in _COUNTS}
+        progress = replace(progress, resumed=work.state["done"], **counts)
+        pairing.restore(work.state["pairing"])
         hooks.notice(f"going on after {progress.resumed} images of an earlier run")
     begun = time.monotonic()
     new = False
@@ -256,15 +257,8 @@ def _give(
 
 
 def _state(progress: Progress, pairing: Pairing) -> dict[str, Any]:
-    return {
-        "done": progress.done,
-        "frames": progress.frames,
-        "pairs": progress.pairs,
-        "matches": progress.matches,
-        "empty": progress.empty,
-        "left_out": progress.left_out,
-        "pairing": pairing.state(),
-    }
+    counts = {name: getattr(progress, name) for name in _COUNTS}
+    return {"done": progress.done, **counts, "pairing": pairing.state()}
 
 
 def _pairing(

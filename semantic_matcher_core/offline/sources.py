@@ -96,9 +96,9 @@ class ImageSource(ABC):
             BagError, ImageError: the recording is damaged.
         """
 
-    @abstractmethod
     def digest(self) -> str:
         """Return a hash that tells this recording from others, without reading all of it."""
+        return _digest(self.files())
 
     def files(self) -> list[Path]:
         """Return the files that are read."""
@@ -162,11 +162,7 @@ class BagSource(ImageSource):
                 )
 
     def files(self) -> list[Path]:
-        """Return the files that are read."""
         return bag_files(self.path, lambda _: None)[0]
-
-    def digest(self) -> str:
-        return _digest(self.files())
 
     def settings(self) -> dict[str, Any]:
         return {"full_scale": self._full_scale, **({"depth": self.depth} if self.depth else {})}
@@ -207,11 +203,7 @@ class VideoSource(ImageSource):
         return (replace(image, index=index) for index, image in enumerate(merged))
 
     def files(self) -> list[Path]:
-        """Return the files that are read."""
         return list(self._files.values())
-
-    def digest(self) -> str:
-        return _digest(self.files())
 
     def settings(self) -> dict[str, Any]:
         return {"every": self._every}
@@ -291,11 +283,7 @@ class FilesSource(ImageSource):
         return iter(self._items)
 
     def files(self) -> list[Path]:
-        """Return the files that are read."""
         return list(self._paths)
-
-    def digest(self) -> str:
-        return _digest(self._paths)
 
     def settings(self) -> dict[str, Any]:
         return {**self._settings, "names": self._names}
