@@ -14,14 +14,9 @@ from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import stamp_of, typestore
 from semantic_matcher_core.io.video import VideoWriter
-from tests.core.recordings import view, write_camera_bag, write_stereo_bag
+from tests.core.recordings import topics, view, write_camera_bag, write_stereo_bag
 
 SIFT = ["--variant", "plain:sift", "--device", "cpu", "--max-keypoints", "100"]
-
-
-def topics(path: Path) -> dict[str, int]:
-    with BagReader(path) as bag:
-        return {topic.name: topic.count for topic in bag.topics}
 
 
 def test_bag(tmp_path: Path, textured_image: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:

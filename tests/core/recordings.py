@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import (
     CAMERA_INFO,
@@ -100,3 +101,15 @@ def write_rectified_bag(
                 image = image_message(view(picture, i, disparity), header_message(stamp, f"{side}_optical"))
                 writer.write(f"/{side}/image_rect", image, stamp)
     return path
+
+
+def messages(path: Path, topic: str) -> list[Any]:
+    """Read the messages of a topic of a bag."""
+    with BagReader(path) as bag:
+        return [item.message for item in bag.messages([topic])]
+
+
+def topics(path: Path) -> dict[str, int]:
+    """Count the messages of each topic of a bag."""
+    with BagReader(path) as bag:
+        return {topic.name: topic.count for topic in bag.topics}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -27,6 +26,7 @@ from tests.core.recordings import (
     DISPARITY,
     FOCAL,
     SIZE,
+    messages,
     view,
     write_camera_bag,
     write_rectified_bag,
@@ -36,11 +36,6 @@ from tests.core.recordings import (
 @pytest.fixture(scope="module")
 def matcher() -> SemanticMatcher:
     return SemanticMatcher.from_pretrained("plain:sift", device="cpu", max_keypoints=300)
-
-
-def messages(path: Path, topic: str) -> list[Any]:
-    with BagReader(path) as bag:
-        return [item.message for item in bag.messages([topic])]
 
 
 TOPICS = ["/left/image_rect", "/right/image_rect"]

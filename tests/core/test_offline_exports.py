@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
 from semantic_matcher_core.errors import OutputError
-from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.features_file import FeaturesReader
 from semantic_matcher_core.io.images import read_image, write_image
 from semantic_matcher_core.io.matches_file import MatchesWriter, pair_key
@@ -20,22 +18,12 @@ from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.run import run
 from semantic_matcher_core.offline.sources import BagSource, FilesSource
 from semantic_matcher_core.pipeline import SemanticMatcher
-from tests.core.recordings import view, write_camera_bag
+from tests.core.recordings import messages, topics, view, write_camera_bag
 
 
 @pytest.fixture(scope="module")
 def matcher() -> SemanticMatcher:
     return SemanticMatcher.from_pretrained("plain:sift", device="cpu", max_keypoints=150)
-
-
-def messages(path: Path, topic: str) -> list[Any]:
-    with BagReader(path) as bag:
-        return [item.message for item in bag.messages([topic])]
-
-
-def names(path: Path) -> set[str]:
-    with BagReader(path) as bag:
-        return {topic.name for topic in bag.topics}
 
 
 @pytest.mark.parametrize("geometry", [None, "homography", "fundamental"])
@@ -47,7 +35,7 @@ def test_hdf5_and_colmap_of_a_bag(
     output = tmp_path / "out.mcap"
     run(BagSource(bag), matcher, output, RunOptions(images="none", geometry=geometry), exports=exports)
     # What is only for the exports stays out of the bag.
-    assert names(output) == {"/semantic_matcher/run", "/temporal_matcher/keypoints", "/temporal_matcher/matches"}
+    assert set(topics(output)) == {"/semantic_matcher/run", "/temporal_matcher/keypoints", "/temporal_matcher/matches"}
     keys = [f"camera/image/{i:06d}.jpg" for i in range(3)]
     keypoints = messages(output, "/temporal_matcher/keypoints")
     matches = messages(output, "/temporal_matcher/matches")

@@ -32,6 +32,8 @@ from tests.core.recordings import (
     RECORDED_NS,
     SHIFT,
     START_NS,
+    messages,
+    topics,
     view,
     write_camera_bag,
     write_stereo_bag,
@@ -44,16 +46,6 @@ NODE = "/temporal_matcher"
 @pytest.fixture(scope="module")
 def matcher() -> SemanticMatcher:
     return SemanticMatcher.from_pretrained("plain:sift", device="cpu", max_keypoints=200)
-
-
-def messages(path: Path, topic: str) -> list[Any]:
-    with BagReader(path) as bag:
-        return [item.message for item in bag.messages([topic])]
-
-
-def topics(path: Path) -> dict[str, int]:
-    with BagReader(path) as bag:
-        return {topic.name: topic.count for topic in bag.topics}
 
 
 def pairs_of(path: Path, topic: str = f"{NODE}/matches") -> list[tuple[int, int]]:
