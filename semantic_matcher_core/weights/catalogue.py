@@ -25,7 +25,8 @@ class Entry:
     Attributes:
         name: what it is called here.
         kind: ``extractor``, ``matcher``, ``semantic_encoder`` or ``variant`` (a reasoner's checkpoint, a zip).
-        url: where it is published; "" where it is bundled.
+        url: where it is published; "" where it is bundled. In a catalogue, one that ends with a slash is that of the
+            folder that has ``file``; so is ``wheel_file``.
         file: its file name, here and there.
         licence: SPDX identifier, or ``LicenseRef-…`` where SPDX has none.
         source: the repository it comes from.
@@ -161,6 +162,9 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
     if values["kind"] not in KINDS:
         raise wrong(f"kind must be one of {', '.join(KINDS)}, got {values['kind']!r}")
     arguments: dict[str, Any] = {"url": ""} | {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for key in ("url", "wheel_file"):
+        if str(arguments.get(key, "")).endswith("/"):
+            arguments[key] = f"{arguments[key]}{arguments['file']}"
     entry = Entry(name, **arguments)
     if any(not isinstance(n, str) or not _NAME.fullmatch(n) for n in entry.file_names):
         raise wrong("file names are plain names without a folder")

@@ -172,8 +172,9 @@ def test_users_add_entries_and_change_fields(monkeypatch: pytest.MonkeyPatch, tm
     changed = get_entry("alike-n")
     assert changed.url == "https://mirror.example.com/a.pth"
     assert (changed.sha256, changed.file) == (before.sha256, before.file)
-    path.write_text(yaml.safe_dump({"mine": {**added, "file": "other.pt"}}))
+    path.write_text(yaml.safe_dump({"mine": {**added, "file": "other.pt", "url": "https://example.com/folder/"}}))
     assert get_entry("mine").file == "other.pt", "a changed file is read again"
+    assert get_entry("mine").url == "https://example.com/folder/other.pt"
     assert get_entry("alike-n") == before
     monkeypatch.delenv("SEMANTIC_MATCHER_CATALOGUE")
     assert "mine" not in [entry.name for entry in list_entries()]
