@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,11 @@ from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.camera_info import camera_of, projection_of
 from semantic_matcher_core.io.camera_file import cameras_in, read_camera_info
 from semantic_matcher_core.io.colmap import Intrinsics
-from semantic_matcher_core.matching import match_features
 
 if TYPE_CHECKING:
     from semantic_matcher_core.offline.options import RunOptions
     from semantic_matcher_core.offline.sources import ImageSource
-    from semantic_matcher_core.pipeline import SemanticMatcher
     from semantic_matcher_core.streams import MatchedPair, Verifier
-    from semantic_matcher_core.types import Features, Matches
 
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -82,21 +79,6 @@ class Calibrations:
             if info.roi.height == info.roi.width == 0 and info.binning_x <= 1 and info.binning_y <= 1 and all(size):
                 found[stream] = Intrinsics.of_camera(self.camera(stream, size, rectified))
         return found
-
-
-class BandedMatcher:
-    """A matcher of rectified stereo images: it matches only keypoints whose rows are near each other."""
-
-    def __init__(self, matcher: SemanticMatcher, band_px: float) -> None:
-        self._matcher, self._band = matcher, band_px
-
-    def extract(self, image: Any, mask: Any = None) -> Features:
-        """See :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
-        return self._matcher.extract(image, mask)
-
-    def match(self, features0: Features, features1: Features) -> Matches:
-        """See :class:`~semantic_matcher_core.pipeline.SemanticMatcher`."""
-        return match_features(features0, features1, replace(self._matcher.matching, band_px=self._band))
 
 
 Side = tuple[str, tuple[int, int]]

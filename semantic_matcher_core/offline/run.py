@@ -16,7 +16,7 @@ from semantic_matcher_core.io.exif import read_exif
 from semantic_matcher_core.io.masks import read_masks
 from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.io.run_info import read_run_info
-from semantic_matcher_core.offline.calibration import BandedMatcher, Calibrations, Points, stereo_points, verifier
+from semantic_matcher_core.offline.calibration import Calibrations, Points, stereo_points, verifier
 from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
 from semantic_matcher_core.offline.odometry import RecordedOdometry
 from semantic_matcher_core.offline.options import RunOptions
@@ -307,7 +307,8 @@ def _stereo(
     if len(source.streams) != 2:
         raise ConfigError(f"mode 'stereo' needs a left and a right stream, got {len(source.streams)}")
     left, right = source.streams
-    banded = options.rectified and options.epipolar_band > 0
+    if options.rectified and options.epipolar_band > 0:
+        matcher = matcher.with_settings(matching=replace(matcher.matching, band_px=options.epipolar_band))
     points = options.points and options.rectified
     if points and len(calibrations.infos) < 2:
         missing = ", ".join(name for name in source.streams if name not in calibrations.infos)
@@ -318,7 +319,7 @@ def _stereo(
         return stereo_points(pair, options, calibrations, (left, right)) if points else None
 
     return StereoWork(
-        BandedMatcher(matcher, options.epipolar_band) if banded else matcher,
+        matcher,
         left,
         slop_ns=slop_of(options.sync, options.slop_s),
         queue_size=options.queue_size,
