@@ -10,18 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from semantic_matcher_core.app.work import (
-    BAG_SUFFIXES,
-    GEOMETRIES,
-    MAX_VARIANTS,
-    VIDEO_SUFFIXES,
-    VIEWS,
-    Choice,
-    Desk,
-    picture_of,
-)
+from semantic_matcher_core.app.work import GEOMETRIES, MAX_VARIANTS, VIEWS, Choice, Desk, picture_of
 from semantic_matcher_core.errors import ConfigError, MissingPackageError, SemanticMatcherError
+from semantic_matcher_core.io.bags import BAG_SUFFIXES
 from semantic_matcher_core.io.images import IMAGE_SUFFIXES
+from semantic_matcher_core.io.video import VIDEO_SUFFIXES
 
 _INTRODUCTION = """# semantic_matcher
 Drop two images, or a video or bag, and press *Match*. Blue: inliers. Vermilion, with a cross: outliers.
@@ -94,7 +87,7 @@ def _page(gradio: Any, desk: Desk, variants: list[str], folder: Path) -> Any:
     with gradio.Blocks(title="semantic_matcher", analytics_enabled=False) as page:
         gradio.Markdown(_INTRODUCTION)
         with gradio.Row():
-            names = sorted(IMAGE_SUFFIXES | BAG_SUFFIXES | VIDEO_SUFFIXES)
+            names = sorted({*IMAGE_SUFFIXES, *BAG_SUFFIXES, *VIDEO_SUFFIXES})
             files = gradio.File(
                 file_count="multiple", file_types=names, label="Two images, or one video or bag", elem_id="files"
             )

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
+from semantic_matcher_core.io.bags import BAG_SUFFIXES
 from semantic_matcher_core.io.images import IMAGE_SUFFIXES, decode_image, read_bytes
+from semantic_matcher_core.io.video import VIDEO_SUFFIXES
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.run import run
@@ -29,8 +32,6 @@ from semantic_matcher_core.viz.semantics import draw_point, draw_semantics
 VIEWS = ("lines", "arrows", "warp", "epipolar", "semantics", "point")
 GEOMETRIES = ("none", "homography", "fundamental")
 MAX_VARIANTS = 3
-BAG_SUFFIXES = frozenset({".mcap", ".bag", ".db3"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v"})
 # Larger images are made smaller: a page is for looking, and answers soon.
 MAX_SIDE = 1600
 _WORDS = {"homography": "homography", "fundamental": "fundamental matrix"}
@@ -85,9 +86,8 @@ class Desk:
     """
 
     def __init__(self, device: str = "auto", max_frames: int = 40) -> None:
-        self._device = device
         self._max_frames = max_frames
-        self._matchers: OrderedDict[tuple[str, int], SemanticMatcher] = OrderedDict()
+        self._matcher = lru_cache(_KEPT_MATCHERS)(partial(_made, device))
         self._seen: OrderedDict[tuple[Any, ...], _Seen] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -144,15 +144,6 @@ class Desk:
         times = " + ".join(f"{item.milliseconds:.0f}" for item in seen)
         return picture, f"{variant}: {text}. Extracting {times} ms, matching {spent:.0f} ms on {matcher.device}."
 
-    def _matcher(self, variant: str, keypoints: int) -> SemanticMatcher:
-        key = (variant, keypoints)
-        if key not in self._matchers:
-            self._matchers[key] = SemanticMatcher.from_pretrained(variant, device=self._device, max_keypoints=keypoints)
-            while len(self._matchers) > _KEPT_MATCHERS:
-                self._matchers.popitem(last=False)
-        self._matchers.move_to_end(key)
-        return self._matchers[key]
-
     def _features(self, matcher: SemanticMatcher, variant: str, keypoints: int, image: np.ndarray) -> _Seen:
         key = (variant, keypoints, image.shape, hash(image.tobytes()))
         if key not in self._seen:
@@ -184,7 +175,7 @@ class Desk:
         elif suffix in VIDEO_SUFFIXES:
             source = VideoSource([recording])
         else:
-            known = " ".join(sorted(BAG_SUFFIXES | VIDEO_SUFFIXES))
+            known = " ".join(sorted({*BAG_SUFFIXES, *VIDEO_SUFFIXES}))
             raise ConfigError(f"{recording.name} is neither a video nor a bag, which end in {known}")
         geometry = None if choice.geometry == "none" else choice.geometry
         options = RunOptions(geometry=geometry, geometry_threshold=choice.threshold_px, descriptors=True)
@@ -199,6 +190,10 @@ class Desk:
         if progress.left_out:
             text += " Left out: " + ", ".join(f"{n} ({why})" for why, n in progress.left_out.items()) + "."
         return folder / "report.html", text
+
+
+def _made(device: str, variant: str, keypoints: int) -> SemanticMatcher:
+    return SemanticMatcher.from_pretrained(variant, device=device, max_keypoints=keypoints)
 
 
 def picture_of(path: Path) -> np.ndarray:
