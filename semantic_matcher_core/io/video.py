@@ -174,10 +174,7 @@ class VideoWriter:
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._temporary = None
         if self._writer is not None:

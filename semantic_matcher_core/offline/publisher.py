@@ -41,12 +41,7 @@ class Publisher:
     """
 
     def __init__(
-        self,
-        work: WorkFolder,
-        matcher: SemanticMatcher,
-        options: RunOptions,
-        exports: Exports,
-        info: dict[str, Any],
+        self, work: WorkFolder, matcher: SemanticMatcher, options: RunOptions, exports: Exports, info: dict[str, Any]
     ) -> None:
         self.clock = 0
         self._exports = exports

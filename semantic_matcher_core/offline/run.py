@@ -173,12 +173,7 @@ def _odometry(
 
 
 def _process(
-    source: ImageSource,
-    pairing: Pairing,
-    work: WorkFolder,
-    publisher: Publisher,
-    part_seconds: float,
-    hooks: RunHooks,
+    source: ImageSource, pairing: Pairing, work: WorkFolder, publisher: Publisher, part_seconds: float, hooks: RunHooks
 ) -> Progress:
     progress = Progress(total=source.total)
     if work.state is not None:
@@ -234,11 +229,7 @@ def _work_on(image: SourceImage, pairing: Pairing) -> Result | None:
 
 
 def _give(
-    work_on: Callable[[], Result | None],
-    publisher: Publisher,
-    mode: str,
-    progress: Progress,
-    hooks: RunHooks,
+    work_on: Callable[[], Result | None], publisher: Publisher, mode: str, progress: Progress, hooks: RunHooks
 ) -> None:
     """Publish and count what comes of an image; one that cannot be decoded is counted and left out."""
     try:
