@@ -19,13 +19,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from semantic_matcher_core.errors import BagError, ImageError, OutputError
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.mcap import McapWriter
-from semantic_matcher_core.io.messages import (
-    IMAGE,
-    compressed_image_message,
-    header_message,
-    image_message,
-    typestore,
-)
+from semantic_matcher_core.io.messages import IMAGE, compressed_image_message, header_message, image_message, typestore
 
 START = 1_700_000_000_000_000_000
 PERIOD = 100_000_000

@@ -94,10 +94,7 @@ def test_the_range_is_steady_within_a_stream_and_said_once(
 
 
 @settings(deadline=None, max_examples=80)
-@given(
-    st.lists(st.floats(width=32), min_size=256, max_size=400),
-    st.sampled_from([None, 1e-30, 1.0, 65536.0, 1e30]),
-)
+@given(st.lists(st.floats(width=32), min_size=256, max_size=400), st.sampled_from([None, 1e-30, 1.0, 65536.0, 1e30]))
 def test_any_floats_become_eight_bits(values: list[float], full_scale: float | None) -> None:
     found = to_8_bit(np.array(values, np.float32), 10.0, full_scale)
     assert found.dtype == np.uint8 and found.shape == (len(values),)

@@ -12,12 +12,7 @@ import pytest
 import torch
 
 from semantic_matcher_core import SemanticMatcher
-from semantic_matcher_core.errors import (
-    ConfigError,
-    LicenseNotAcceptedError,
-    UnknownNameError,
-    WeightsNotFoundError,
-)
+from semantic_matcher_core.errors import ConfigError, LicenseNotAcceptedError, UnknownNameError, WeightsNotFoundError
 from semantic_matcher_core.variants import licence_notes, list_variants, resolve_variant
 from semantic_matcher_core.weights import fetch_weights, get_entry
 from semantic_matcher_core.weights.fetch import with_requirements
@@ -51,11 +46,7 @@ def images(textured: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_published_variant_end_to_end(
-    name: str,
-    home: Path,
-    published: Published,
-    images: tuple[np.ndarray, np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, home: Path, published: Published, images: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = get_entry(name)
     command = f"semantic-matcher weights fetch {name}"

@@ -26,10 +26,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WeightsS
 
 
 def test_xfeat_with_dinov2_s(
-    server: WeightsServer,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    textured: Callable[..., np.ndarray],
+    server: WeightsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, textured: Callable[..., np.ndarray]
 ) -> None:
     torch.manual_seed(0)
     extractor = XFeat(48, detection_threshold=0.0)
@@ -44,9 +41,7 @@ def test_xfeat_with_dinov2_s(
     }
     urls = {name: server.serve(get_entry(name).file, content) for name, content in files.items()}
     write_catalogue(
-        monkeypatch,
-        tmp_path,
-        {n: {"url": urls[n], "size": len(c), "sha256": sha256(c)} for n, c in files.items()},
+        monkeypatch, tmp_path, {n: {"url": urls[n], "size": len(c), "sha256": sha256(c)} for n, c in files.items()}
     )
 
     matcher = SemanticMatcher.from_pretrained(variant.name, device="cpu", fetch=True)

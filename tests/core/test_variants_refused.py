@@ -9,12 +9,7 @@ import pytest
 import yaml
 
 from semantic_matcher_core import SemanticMatcher
-from semantic_matcher_core.errors import (
-    CheckpointError,
-    ShapeError,
-    UnknownNameError,
-    WeightsNotFoundError,
-)
+from semantic_matcher_core.errors import CheckpointError, ShapeError, UnknownNameError, WeightsNotFoundError
 from semantic_matcher_core.weights import fetch_weights
 from semantic_matcher_core.weights.fetch import with_requirements
 from tests.core.tiny_parts import Published
