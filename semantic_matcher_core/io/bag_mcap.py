@@ -23,7 +23,7 @@ from semantic_matcher_core.io.messages import import_for_bags
 
 MAGIC = b"\x89MCAP0\r\n"
 _HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
-_CHUNK_INDEX, _STATISTICS, _DATA_END = 0x08, 0x0B, 0x0F
+_DATA_END = 0x0F
 _PREFIX = struct.Struct("<BQ")
 _MESSAGE_FIELDS = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _FOOTER_BYTES = _PREFIX.size + 20
@@ -202,27 +202,17 @@ class McapPart(Part):
         footer = self._records.Footer.read(self._data_stream(BytesIO(self._file.read(20))))
         if footer.summary_start == 0:
             return None
-        end = size - len(MAGIC) - _FOOTER_BYTES
-        if not len(MAGIC) <= footer.summary_start <= end:
+        try:
+            if not len(MAGIC) <= footer.summary_start <= size - len(MAGIC) - _FOOTER_BYTES:
+                raise ValueError("it is outside of the file")
+            self._file.seek(footer.summary_start)
+            data = self._file.read()
+            if footer.summary_crc and zlib.crc32(data[: -len(MAGIC) - 4]) != footer.summary_crc:
+                raise ValueError("its checksum does not fit")
+            return list(self._streams.StreamReader(BytesIO(data), skip_magic=True, emit_chunks=True).records)
+        except Exception:  # noqa: BLE001 - whatever the library raises for bytes that are not as they should be
             self._report("its summary is damaged and not used")
             return None
-        self._file.seek(footer.summary_start)
-        data = self._file.read(size - len(MAGIC) - 4 - footer.summary_start)
-        if footer.summary_crc and zlib.crc32(data) != footer.summary_crc:
-            self._report("its summary is damaged and not used")
-            return None
-        found, offset, stop = [], 0, end - footer.summary_start
-        while offset + _PREFIX.size <= stop:
-            kind, length = _PREFIX.unpack_from(data, offset)
-            content = data[offset + _PREFIX.size : offset + _PREFIX.size + length]
-            record = self._parsed(kind, content) if len(content) == length else None
-            if record is None and kind in (_SCHEMA, _CHANNEL, _STATISTICS, _CHUNK_INDEX):
-                self._report("its summary is damaged and not used")
-                return None
-            if record is not None:
-                found.append(record)
-            offset += _PREFIX.size + length
-        return found
 
     def _add_indexed_chunks(self, summary: list[Any] | None, size: int) -> None:
         """Chunks behind a damaged place, which only the summary finds."""
@@ -249,16 +239,12 @@ class McapPart(Part):
         )
 
     def _parsed(self, kind: int, content: bytes) -> Any:
-        """Return the record, or ``None`` where it is of no interest or damaged."""
-        names = {_SCHEMA: "Schema", _CHANNEL: "Channel", _STATISTICS: "Statistics", _CHUNK_INDEX: "ChunkIndex"}
-        if kind not in names:
-            return None
-        stream = self._data_stream(BytesIO(content))
+        """Return a schema or channel, or ``None`` where it is damaged."""
+        record = self._records.Schema if kind == _SCHEMA else self._records.Channel
         try:
-            record = getattr(self._records, names[kind]).read(stream)
+            return record.read(self._data_stream(BytesIO(content)))
         except Exception:  # noqa: BLE001 - whatever the library raises for bytes that are not as they should be
             return None
-        return record
 
     def _note(self, record: Any) -> None:
         if isinstance(record, self._records.Schema):
