@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.atomic import atomic_output, check_output, make_folder
 from semantic_matcher_core.io.colmap import ColmapWriter, Intrinsics
 from semantic_matcher_core.io.exif import to_stored, turns
@@ -27,7 +28,6 @@ from semantic_matcher_core.io.messages import (
     typestore,
 )
 from semantic_matcher_core.io.stored import as_stored, model_as_stored, transformed
-from semantic_matcher_core.matching import match_features
 from semantic_matcher_core.offline.pair_choice import PairChoice
 from semantic_matcher_core.types import Features, Matches
 
@@ -73,9 +73,14 @@ class Exports:
         return [self.features, self.matches, None if self.colmap is None else self.colmap / "database.db"]
 
     @property
+    def matches_further_pairs(self) -> bool:
+        """Whether pairs beyond those of the run are matched."""
+        return self.any and self.pairs.kind != "matched"
+
+    @property
     def needs_descriptors(self) -> bool:
         """Whether the exports are made of descriptors, so that a run must keep them until its end."""
-        return self.features is not None or (self.any and self.pairs.kind != "matched")
+        return self.features is not None or self.matches_further_pairs
 
     def settings(self) -> dict[str, Any]:
         """Return what decides their content (JSON)."""
@@ -91,17 +96,23 @@ class Exports:
         """Wanted files that are not there."""
         return [path for path in self.paths() if path is not None and not path.exists()]
 
-    def prepare(self) -> None:
-        """Fail early where something can never be written.
+    def prepare(self, matcher: SemanticMatcher) -> None:
+        """Fail early where something can never be written or matched.
 
         Raises:
             OutputError: a folder is missing or not writable.
+            ConfigError: LightGlue needs more of features than is recorded of them.
         """
         if self.colmap is not None:
             check_output(self.colmap / "database.db" if self.colmap.is_dir() else self.colmap)
-        for path in (self.features, self.matches):
-            if path is not None:
-                check_output(path)
+        lightglue = matcher.lightglue if matcher.matching.matcher == "lightglue" else None
+        if lightglue is None or not self.matches_further_pairs:
+            return
+        if lightglue.published.architecture.scale_and_orientation:
+            raise ConfigError(
+                f"LightGlue for {lightglue.extractor!r} needs scales and orientations, which recorded features lack; "
+                "match further pairs for --hdf5 and --colmap with --matcher nearest, or choose --pairs matched"
+            )
 
 
 def write_exports(
@@ -167,7 +178,8 @@ class _Sink:
         cameras: Mapping[str, Intrinsics],
     ) -> None:
         self._exports = exports
-        self._matcher = matcher
+        # Rows say nothing where the two are no stereo pair.
+        self._matcher = matcher.with_settings(matching=replace(matcher.matching, band_px=None))
         self._verify = verify
         self._cameras = cameras
         self._frames: dict[str, _FrameInfo] = {}
@@ -213,9 +225,8 @@ class _Sink:
     def _match(self, first: _FrameInfo, second: _FrameInfo) -> None:
         assert first.features is not None and second.features is not None
         device = self._matcher.device
-        # Rows say nothing where the two are no stereo pair.
-        config = replace(self._matcher.matching, band_px=None)
-        matches = self._verify(match_features(first.features.to(device), second.features.to(device), config).to("cpu"))
+        found = self._matcher.match(first.features.to(device), second.features.to(device))
+        matches = self._verify(found.to("cpu"))
         self._write_pair(first, second, matches, matches)
 
     def _take_image(self, note: dict[str, Any], message: Any) -> None:

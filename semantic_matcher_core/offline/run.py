@@ -125,7 +125,7 @@ def run(
         _require_complete(output, info, exports)
         hooks.notice(f"{output} is complete already")
         return Progress(done=source.total or 0, resumed=source.total or 0, total=source.total)
-    exports.prepare()
+    exports.prepare(matcher)
     calibrations = Calibrations.of(source, calibration)
     odometry = _odometry(source, matcher, options, calibrations)
     if odometry is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -14,16 +16,23 @@ from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError, WeightsNotFoundError
 from semantic_matcher_core.extractors.alike import Alike
 from semantic_matcher_core.extractors.disk import Disk
+from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.extractors.superpoint import SuperPoint
 from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.loading import check_matcher, load_parts
 from semantic_matcher_core.matching import MatcherConfig
 from semantic_matcher_core.matching.learned import LightGlueMatcher
+from semantic_matcher_core.offline.exports import Exports
+from semantic_matcher_core.offline.options import RunOptions
+from semantic_matcher_core.offline.pair_choice import PairChoice
+from semantic_matcher_core.offline.run import run
+from semantic_matcher_core.offline.sources import BagSource
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.compact_context import CompactContext
 from semantic_matcher_core.types import Matches
 from tests.conftest import make_textured_image
 from tests.core.extractor_checks import randomize
+from tests.core.recordings import DISPARITY, messages, view, write_rectified_bag
 from tests.core.test_lightglue import random_matcher
 
 LOOSE = {"filter_threshold": 0.0}
@@ -185,3 +194,32 @@ def test_its_weights_are_the_models(matcher):
     names = set(matcher.state_dict())
     assert any(name.startswith("lightglue.net.transformers.0.") for name in names)
     assert isinstance(matcher.lightglue, LightGlueMatcher)
+
+
+def test_recordings_are_matched_by_it_too(matcher, tmp_path, textured_image):
+    bag = write_rectified_bag(tmp_path / "in.mcap", textured_image, count=2)
+    source = BagSource(bag, ["/left/image_rect", "/right/image_rect"])
+    listed = frozenset({("left/image_rect/000000.jpg", "left/image_rect/000001.jpg")})
+    exports = Exports(matches=tmp_path / "m.h5", pairs=PairChoice("list", listed=listed))
+    options = RunOptions(mode="stereo", rectified=True, epipolar_band=4.0, images="none")
+    run(source, matcher, tmp_path / "out.mcap", options, exports=exports)
+    first, second, right = (matcher.extract(view(textured_image, *place)) for place in ((0,), (1,), (0, DISPARITY)))
+    banded = matcher.with_settings(matching=replace(matcher.matching, band_px=4.0)).match(first, right)
+    pair = messages(tmp_path / "out.mcap", "/stereo_matcher/matches")[0]
+    assert pair.index0.tolist() == banded.indices[:, 0].tolist() and len(banded) > 0
+    np.testing.assert_allclose(pair.confidence, banded.confidence, atol=1e-6)
+    with h5py.File(tmp_path / "m.h5") as file:
+        matches0 = file["left-image_rect-000000.jpg/left-image_rect-000001.jpg/matches0"][:]
+    expected = matcher.match(first, second)
+    assert matches0[expected.indices[:, 0]].tolist() == expected.indices[:, 1].tolist()
+    assert (matches0 >= 0).sum() == len(expected)
+
+
+def test_what_recorded_features_lack_is_named_before_the_work(tmp_path, textured_image):
+    sift = SemanticMatcher.from_parts(Sift(50), lightglue=random_matcher("sift"), device="cpu")
+    source = BagSource(write_rectified_bag(tmp_path / "in.mcap", textured_image, count=2), ["/left/image_rect"])
+    for pairs, refused in (("matched", False), ("exhaustive", True)):
+        exports = Exports(matches=tmp_path / f"{pairs}.h5", pairs=PairChoice(pairs))
+        with pytest.raises(ConfigError, match="needs scales and orientations") if refused else nullcontext():
+            run(source, sift, tmp_path / f"{pairs}.mcap", RunOptions(images="none"), exports=exports)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mcap", "matched.h5", "matched.mcap"]
