@@ -177,7 +177,7 @@ def _process(
 ) -> Progress:
     progress = Progress(total=source.total)
     if work.state is not None:
-        counts = {name: work.state[name] for name in _COUNTS}
+        counts = {name: work.state[name] for name in _COUNTS if name in work.state}
         progress = replace(progress, resumed=work.state["done"], **counts)
         pairing.restore(work.state["pairing"])
         hooks.notice(f"going on after {progress.resumed} images of an earlier run")
