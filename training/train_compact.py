@@ -19,7 +19,7 @@ from training.cli import run_app
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 console = Console(stderr=True)
 # The catalogue's name of the bundled extractor's file.
-_BUNDLED = "compact_extractor.safetensors"
+BUNDLED_FILE = "compact_extractor.safetensors"
 
 
 @app.command()
@@ -51,7 +51,7 @@ def train(
         if output is not None:
             make_folder(output)
             # One alone is a folder of weights as it is; of several each has its name.
-            name = _BUNDLED if len(made) == 1 else f"{setting.name}.safetensors"
+            name = BUNDLED_FILE if len(made) == 1 else f"{setting.name}.safetensors"
             file = Path(shutil.copyfile(file, output / name))
         _say(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
 

@@ -94,15 +94,22 @@ class CompactNetwork(nn.Module):
         Returns:
             ``B x C x H/4 x W/4`` and ``B x F x H/8 x W/8`` features, and ``B x 1 x H x W`` logits of the score.
         """
+        half, fine, coarse = self.maps(images)
+        return fine, coarse, self.score_map(half, fine)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``B x C x H/2 x W/2``, ``B x C x H/4 x W/4`` and ``B x F x H/8 x W/8`` features of images."""
         half = self.stride2(F.pixel_unshuffle(to_weight(images, self.from8.weight), 2))
         quarter = self.stride4(half)
         eighth = self.stride8(quarter)
         sixteenth = self.stride16(eighth)
         coarse = self.from16(sixteenth) + _doubled(self.from32(self.stride32(sixteenth)))
         coarse = self.fuse(self.from8(eighth) + _doubled(coarse))
-        fine = F.relu(quarter + _doubled(self.to4(coarse)))
-        score = self.score(F.relu(half + _doubled(self.to2(fine))))
-        return fine, coarse, F.pixel_shuffle(score, 2)
+        return half, F.relu(quarter + _doubled(self.to4(coarse))), coarse
+
+    def score_map(self, half: Tensor, fine: Tensor) -> Tensor:
+        """Return ``B x 1 x H x W`` logits of the score, of the first two of :meth:`maps`."""
+        return F.pixel_shuffle(self.score(F.relu(half + _doubled(self.to2(fine)))), 2)
 
     def describe(self, fine: Tensor, coarse: Tensor, keypoints: Tensor) -> Tensor:
         """L2-normalised descriptors at keypoints.

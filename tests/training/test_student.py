@@ -31,6 +31,7 @@ from training.student.loss import detection_loss, losses, place_loss
 from training.student.pictures import PictureBank, through
 from training.student.pool import PairMaker, Pairs, Pool
 from training.student.train import learning_rate, train_students
+from training.student.views import ViewMaker
 from training.student.windows import first_views, second_views, similarity, through_corners, turns_of
 
 _CPU = torch.device("cpu")
@@ -89,7 +90,8 @@ class Grid(torch.nn.Module):
 def maker(photos: Path, **changes: object) -> PairMaker:
     files = sorted(photos.iterdir())
     config = replace(DataConfig(str(photos), view=64, scale=(0.5, 1.0), cross=60), **changes)  # type: ignore[arg-type]
-    return PairMaker(PictureBank.of_files(files, 190, _CPU, 1), None, Grid(), config, torch.Generator().manual_seed(3))
+    views = ViewMaker(PictureBank.of_files(files, 190, _CPU, 1), None, config, torch.Generator().manual_seed(3))
+    return PairMaker(views, Grid())
 
 
 def differences(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,8 +119,6 @@ def test_points_of_a_pair_show_the_same(photos: Path, shares: tuple[float, float
 
 
 def test_labelled_points_stay_with_their_pictures(photos: Path, labels: Path, tmp_path: Path) -> None:
-    from training.student.train import _maker
-
     config = StudentConfig(
         DataConfig(
             str(photos),
@@ -131,11 +131,8 @@ def test_labelled_points_stay_with_their_pictures(photos: Path, labels: Path, tm
             cross=60,
         )
     )
-    made = _maker(
-        replace(config, teacher=replace(config.teacher, extractor="compact", keypoints=50)),
-        _CPU,
-        torch.Generator().manual_seed(0),
-    )
+    teacher = create_extractor("compact", 50, device="cpu", fixed_size=True, detection_threshold=0.0)
+    made = PairMaker(ViewMaker.of_files(config.data, _CPU, torch.Generator().manual_seed(0)), teacher)
     pairs = made.make(5)
     assert (pairs.known.sum(dim=1) > 5).all()
     same, other = differences(pairs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import CheckpointError
-from semantic_matcher_core.extractors.compact_network import CompactNetwork
+from semantic_matcher_core.extractors.compact_network import CompactNetwork, architecture_of
 from semantic_matcher_core.weights.loading import read_state_dict
 from semantic_matcher_core.weights.places import BUNDLED
 
@@ -31,15 +31,39 @@ def load(network: CompactNetwork, source: str) -> CompactNetwork | None:
     Raises:
         CheckpointError: the file is of another network.
     """
-    path = BUNDLED / "compact_extractor.safetensors" if source == _BUNDLED else Path(source)
-    content = torch.load(path, map_location="cpu", weights_only=True) if path.suffix == ".pt" else None
-    state = content["average"] if content and "average" in content else read_state_dict(path)
+    path, state = _read(source)
     plain = None if any(name.endswith("running_mean") for name in state) else CompactNetwork(network.architecture)
     try:
         (plain or network).load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(f"{path} is of another network: {str(error).splitlines()[1].strip()}") from error
     return plain
+
+
+def network_in_use(source: str) -> CompactNetwork:
+    """Return the network of weights as they are used, with batch normalisation folded in.
+
+    Args:
+        source: see :func:`load`.
+
+    Raises:
+        CheckpointError: these are weights of something else, or not yet folded.
+    """
+    path, state = _read(source)
+    architecture = architecture_of(state)
+    if architecture is None or any(name.endswith("running_mean") for name in state):
+        raise CheckpointError(
+            f"{path} has no weights of the compact extractor as it is used (final.safetensors of a run)"
+        )
+    network = CompactNetwork(architecture)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _read(source: str) -> tuple[Path, dict[str, Tensor]]:
+    path = BUNDLED / "compact_extractor.safetensors" if source == _BUNDLED else Path(source)
+    content = torch.load(path, map_location="cpu", weights_only=True) if path.suffix == ".pt" else None
+    return path, content["average"] if content and "average" in content else read_state_dict(path)
 
 
 @torch.no_grad()

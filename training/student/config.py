@@ -163,6 +163,49 @@ class StudentConfig:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class TuneConfig:
+    """The last stage, on the network's own keypoints (``training.student.tune``).
+
+    Attributes:
+        data: of the views; there is no teacher.
+        name, folder: the run lies in ``<folder>/<name>``.
+        start_from: weights to tune, as they are used; ``bundled`` for the extractor that comes with the package.
+        seed: with the step it decides everything random.
+        steps, batch: optimisation steps, and pairs in each. With a time budget the schedule follows the clock.
+        lr, score_lr: of the descriptor head and of the score's layers; as in ``StudentConfig``.
+        average: of the weights that are kept, for each step (exponential moving average).
+        keypoints: candidates of each view.
+        temperature: of the dual softmax.
+        shape: weight of the loss that holds the score's shape round each keypoint.
+        light: changes of light.
+    """
+
+    data: DataConfig
+    name: str = "tuned"
+    folder: str = "runs"
+    start_from: str = "bundled"
+    seed: int = 0
+    steps: int = 400
+    batch: int = 4
+    lr: float = 3e-4
+    score_lr: float = 4e-3
+    average: float = 0.98
+    keypoints: int = 2048
+    temperature: float = 0.025
+    shape: float = 0.3
+    light: LightConfig = field(default_factory=LightConfig)
+
+    def __post_init__(self) -> None:
+        if self.keypoints < 2:
+            raise ConfigError(f"keypoints must be 2 or more, got {self.keypoints}")
+
+
+def read_tune_config(path: str | Path, overrides: Sequence[str] = ()) -> TuneConfig:
+    """Return a configuration of the last stage, as :func:`read_config` does."""
+    return load_dataclass(TuneConfig, path, overrides)
+
+
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudentConfig:
     """Return a configuration from a YAML file.
 

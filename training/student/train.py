@@ -24,14 +24,13 @@ from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from semantic_matcher_core.io.images import list_images
 from semantic_matcher_core.layers import folded, standardised
 from training.errors import DataError
-from training.labelling.frames import shrunk
-from training.labelling.label_file import read_labels
 from training.student import beginning
 from training.student.config import StudentConfig, TeacherConfig
 from training.student.light import Light
 from training.student.loss import Losses, losses
 from training.student.pictures import PictureBank
-from training.student.pool import LabelledPoints, PairMaker, Pairs, Pool
+from training.student.pool import PairMaker, Pairs, Pool
+from training.student.views import ViewMaker, split
 
 _LOG_EVERY, _SAVE_SECONDS = 50, 60.0
 # Before the end of a time budget: for the last checkpoint and the weights.
@@ -78,8 +77,9 @@ def train_students(
         raise CheckpointError(f"these runs stopped at different steps ({steps}); go on with each alone")
     deadline = None if minutes is None else began + 60 * minutes
     generator = torch.Generator(device).manual_seed(common.seed * 1_000_003 + states[0].step)
-    maker = _maker(common, device, generator)
-    report(f"{len(maker.photos)} photographs, teacher and network on {device}, {time.monotonic() - began:.0f} s")
+    views = ViewMaker.of_files(common.data, device, generator)
+    maker = PairMaker(views, _teacher(common.teacher, device))
+    report(f"{len(views.photos)} photographs, teacher and network on {device}, {time.monotonic() - began:.0f} s")
     validation = _validation(common, device)
     for state in states:
         state.begin(standardised(validation[0][: common.batch].flatten(0, 1)))
@@ -112,18 +112,18 @@ def train_students(
             rate = (step - since_step) / (now - since)
             since, since_step = now, step
             for state in states:
-                words = state.log_means()
+                means = state.log_means()
                 if step % (5 * _LOG_EVERY) == 0 or deadline is None:
-                    report(f"{state.config.name} {step}, {share:.0%}, {rate:.1f} steps/s{_busy(device)}: {words}")
+                    report(f"{state.config.name} {step}, {share:.0%}, {rate:.1f} steps/s{_busy(device)}: {means}")
         if time.monotonic() - saved > _SAVE_SECONDS:
             saved = time.monotonic()
             for state in states:
                 state.save()
-                report(f"{state.config.name} {step}, saved, validation: {_words(state.validate(validation))}")
+                report(f"{state.config.name} {step}, saved, validation: {words(state.validate(validation))}")
     for state in states:
         state.share = 1.0
         state.save()
-        report(f"{state.config.name} {step}, validation: {_words(state.validate(validation))}")
+        report(f"{state.config.name} {step}, validation: {words(state.validate(validation))}")
     return [state.finish() for state in states]
 
 
@@ -218,7 +218,7 @@ class _State:
         if not all(math.isfinite(value) for value in means.values()):
             raise DataError(f"the loss of {self.config.name} is not finite at step {self.step}: {means}; lower lr")
         self.log({"share": round(self.share, 4), **{name: round(value, 4) for name, value in means.items()}})
-        return _words(means)
+        return words(means)
 
     @torch.inference_mode()
     def validate(self, held: tuple[Tensor, Any]) -> dict[str, float]:
@@ -283,11 +283,6 @@ def learning_rate(peak: float, share: float, step: int) -> float:
     return peak * warm * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def split(files: Sequence[Path], holdout: int) -> tuple[list[Path], list[Path]]:
-    """Pictures to train on, and every ``holdout``-th for validation."""
-    return [f for i, f in enumerate(files) if i % holdout], [f for i, f in enumerate(files) if i % holdout == 0]
-
-
 def _decisive(config: StudentConfig) -> dict[str, Any]:
     """Return what of the settings a checkpoint depends on. Where the pictures lie, how many steps there are and
     what the next ones learn may change: a checkpoint goes on with another recipe.
@@ -305,27 +300,6 @@ def _teacher(config: TeacherConfig, device: torch.device) -> Extractor:
     )
 
 
-def _maker(config: StudentConfig, device: torch.device, generator: torch.Generator) -> PairMaker:
-    data = config.data
-    files, held = split(list_images(data.photos), data.holdout)
-    if not files or not held:
-        raise DataError(f"{data.photos} has {len(files) + len(held)} photographs, too few to train on and to validate")
-    photos = PictureBank.of_files(files, data.side, device)
-    labelled = None
-    if data.labels:
-        pictures: list[Any] = []
-        parts = []
-        for path in data.labels:
-            labels = read_labels(Path(path))
-            small = [shrunk(image.image, data.side) for image in labels.images]
-            points = LabelledPoints.of_labels(labels, [scale for _, scale in small], device)
-            points.images += len(pictures)
-            pictures += [image for image, _ in small]
-            parts.append(points)
-        labelled = PictureBank.of_arrays(pictures, device), LabelledPoints.joined(parts)
-    return PairMaker(photos, labelled, _teacher(config.teacher, device), data, generator)
-
-
 def _validation(config: StudentConfig, device: torch.device) -> tuple[Tensor, Any]:
     """Return pairs of held-out photographs under fixed changes of light; drawn on the CPU, they are the same
     everywhere.
@@ -334,7 +308,7 @@ def _validation(config: StudentConfig, device: torch.device) -> tuple[Tensor, An
     generator = torch.Generator(device).manual_seed(987_654)
     bank = PictureBank.of_files(held, config.data.side, device)
     data = replace(config.data, shares=(1.0, 0.0, 0.0), labels=())
-    maker = PairMaker(bank, None, _teacher(config.teacher, device), data, generator)
+    maker = PairMaker(ViewMaker(bank, None, data, generator), _teacher(config.teacher, device))
     count = min(128, 4 * len(held))
     made = [maker.make(len(part)) for part in torch.arange(count).split(data.chunk)]
     pairs = Pairs(*(torch.cat([getattr(part, f.name) for part in made]) for f in fields(Pairs)))
@@ -353,5 +327,6 @@ def _busy(device: torch.device) -> str:
         return f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
 
 
-def _words(values: dict[str, float]) -> str:
+def words(values: dict[str, float]) -> str:
+    """Return figures as a line of a report."""
     return " ".join(f"{name} {value:.3f}" for name, value in values.items())

@@ -1,0 +1,442 @@
+"""The last stage: which keypoints are taken, and how they are described, learnt from which are matched rightly.
+
+The network's own keypoints, as many as matching takes, stand where a teacher's stood. All but the last layers is
+frozen. The descriptor head learns the right match among all keypoints of the other view (dual softmax, as in LoFTR, Sun
+et al., CVPR 2021); the score learns to put keypoints that are matched rightly above those that both views show and that
+are not (the reward of DISK, Tyszkiewicz et al., NeurIPS 2020, as a pairwise logistic loss). The score's shape round
+each keypoint, on which suppression and sub-pixel places depend, is held.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from semantic_matcher_core.errors import CheckpointError
+from semantic_matcher_core.extractors.compact_network import CompactNetwork
+from semantic_matcher_core.extractors.dkd import detect_keypoints
+from semantic_matcher_core.io.atomic import atomic_output, make_folder
+from semantic_matcher_core.io.images import list_images
+from semantic_matcher_core.layers import standardised
+from training.errors import DataError
+from training.student.beginning import network_in_use
+from training.student.config import TuneConfig
+from training.student.light import Light
+from training.student.pictures import PictureBank
+from training.student.train import learning_rate, words
+from training.student.views import ViewMaker, Views, split
+
+_RADIUS = 2
+# A match is right within the one, as evaluation counts; it is taught where the partner is within the other.
+_RIGHT_PX, _TAUGHT_PX = 3.0, 2.0
+# A labelled point tells where a keypoint this near to it is in the other view.
+_CARRIED_PX = 3.0
+_RANKED = 2048
+_LEVEL = 0.1
+_SAVE_SECONDS, _CLOSING_SECONDS, _LOG_EVERY = 60.0, 5.0, 20
+
+
+@dataclass(eq=False)
+class Seen:
+    """B pairs of views as the frozen layers see them, with the network's keypoints; K rows for each view.
+
+    Attributes:
+        half, fine, coarse: ``B x 2 x C x …`` float16 maps at strides 2, 4 and 8.
+        keypoints: ``B x 2 x K x 2`` (x, y) pixels.
+        pixels: ``B x 2 x K`` int64, the whole pixels they are nearest to, row-major.
+        valid: ``B x 2 x K`` bool, false in rows that pad.
+        moved: ``B x 2 x K x 2`` their places in the other view.
+        known: ``B x 2 x K`` bool, whether that is known and inside it.
+        partner: ``B x K`` int64 the keypoint of the second view that one of the first is, or -1.
+        window: ``B x 2 x K x 25`` float16 the score's logits round each, before anything was learnt.
+    """
+
+    half: Tensor
+    fine: Tensor
+    coarse: Tensor
+    keypoints: Tensor
+    pixels: Tensor
+    valid: Tensor
+    moved: Tensor
+    known: Tensor
+    partner: Tensor
+    window: Tensor
+
+    def __len__(self) -> int:
+        return len(self.half)
+
+    def __getitem__(self, which: Tensor) -> Seen:
+        return Seen(*(getattr(self, f.name)[which] for f in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: list[Seen], most: int) -> Seen:
+        """Return the last ``most`` pairs of all."""
+        return cls(*(torch.cat([getattr(p, f.name) for p in parts])[-most:] for f in fields(cls)))
+
+
+class TuningLosses(NamedTuple):
+    """Scalars; ``right`` is the share of keypoints with a partner that are matched with it."""
+
+    match: Tensor
+    rank: Tensor
+    shape: Tensor
+    right: Tensor
+
+
+def tune(
+    config: TuneConfig, *, device: torch.device, report: Callable[[str], None], minutes: float | None = None
+) -> Path:
+    """Tune an extractor's weights, going on from a checkpoint where there is one.
+
+    Args:
+        config: of the run.
+        device: where everything lives.
+        report: takes a line of progress.
+        minutes: time budget, loading included; the schedule then follows the clock, or the steps where they are over
+            first.
+
+    Returns:
+        The tuned weights, half-precision safetensors of the layout they had.
+
+    Raises:
+        DataError: too few photographs, nothing to match in any pair, or the loss is no longer finite.
+        CheckpointError: the weights are of another network, or the checkpoint of other settings.
+    """
+    began = time.monotonic()
+    run = _Run(config, device)
+    if run.final.is_file():
+        return run.final
+    generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + run.step)
+    views = ViewMaker.of_files(config.data, device, generator)
+    held = _held_out(config, device)
+    light = Light(config.light.strength, generator)
+    report(f"{len(views.photos)} photographs, on {device}, {time.monotonic() - began:.0f} s")
+    report(f"as it was, held out: {words(correct_matches(run.average, held, config.keypoints))}")
+    pool: Seen | None = None
+    renew_every = max(1, round(config.data.chunk * config.data.uses / config.batch))
+    started = saved = time.monotonic()
+    deadline = None if minutes is None else began + 60 * minutes - _CLOSING_SECONDS
+    first_share = run.share
+    while run.step < config.steps and (deadline is None or time.monotonic() < deadline):
+        share = run.step / config.steps
+        if deadline is not None:
+            clock = (time.monotonic() - started) / max(1e-6, deadline - started)
+            share = max(share, first_share + (1 - first_share) * clock)
+        if pool is None or run.step % renew_every == 0:
+            fresh = [
+                seen(run.average, run.before, made, light, config)
+                for _ in range(1 if pool else max(1, config.batch // config.data.chunk))
+                for made in views.make(config.data.chunk)
+            ]
+            pool = Seen.joined([*([pool] if pool else []), *fresh], config.data.pool)
+            if not len(pool):
+                raise DataError("no pair of views has keypoints in common; check the photographs and data.difficulty")
+        pairs = pool[torch.randint(len(pool), (config.batch,), generator=generator, device=device)]
+        run.take_step(pairs, min(1.0, share))
+        if run.step % _LOG_EVERY == 0:
+            report(f"{config.name} {run.step}, {share:.0%}: {run.log_means()}")
+        if time.monotonic() - saved > _SAVE_SECONDS:
+            saved = time.monotonic()
+            run.save()
+    run.share = 1.0
+    run.save()
+    report(f"{config.name} {run.step}, held out: {words(correct_matches(run.average, held, config.keypoints))}")
+    return run.finish()
+
+
+class _Run:
+    """Network, its average, optimizer and folder."""
+
+    def __init__(self, config: TuneConfig, device: torch.device) -> None:
+        self.config = config
+        folder = Path(config.folder) / config.name
+        make_folder(folder)
+        self.final, self._checkpoint, self._figures = (
+            folder / name for name in ("final.safetensors", "checkpoint.pt", "figures.jsonl")
+        )
+        self.before = network_in_use(config.start_from).to(device).requires_grad_(False)
+        self.network = copy.deepcopy(self.before)
+        score = [*self.network.to2.parameters(), *self.network.score.parameters()]
+        head = [*self.network.head.parameters()]
+        if self.network.architecture.positions:
+            head += [*self.network.offsets.parameters()]
+        self._learnt = [*score, *head]
+        for parameter in self._learnt:
+            parameter.requires_grad_(True)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self._peaks = (config.score_lr, config.lr)
+        groups = [{"params": score}, {"params": head}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0)
+        self.step, self.share = 0, 0.0
+        self._sums: list[Tensor] = []
+        self._decisive = json.dumps({"seed": config.seed, "start_from": config.start_from})
+        if self._checkpoint.is_file():
+            content = torch.load(self._checkpoint, map_location=device, weights_only=True)
+            if content["settings"] != self._decisive:
+                raise CheckpointError(
+                    f"{self._checkpoint} was tuned from other weights or with another seed; give the run another name, "
+                    "or remove it"
+                )
+            self.network.load_state_dict(content["network"])
+            self.average.load_state_dict(content["average"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.step, self.share = content["step"], content["share"]
+
+    def take_step(self, pairs: Seen, share: float) -> None:
+        """Take one optimisation step at a share of the schedule."""
+        self.share = share
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = learning_rate(peak, share, 4 * self.step)
+        found = tuning_losses(self.network, pairs, self.config.temperature)
+        self.optimizer.zero_grad(set_to_none=True)
+        (found.match + found.rank + self.config.shape * found.shape).backward()
+        nn.utils.clip_grad_norm_(self._learnt, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        weight = min(self.config.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for kept, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                kept.lerp_(new, 1 - weight)
+        self._sums.append(torch.stack([*found]).detach())
+
+    def log_means(self) -> str:
+        """Append the mean losses since the last time, and say them.
+
+        Raises:
+            DataError: one is not finite.
+        """
+        means = dict(zip(TuningLosses._fields, torch.stack(self._sums).mean(dim=0).tolist(), strict=True))
+        self._sums = []
+        if not all(math.isfinite(value) for value in means.values()):
+            raise DataError(f"the loss of {self.config.name} is not finite at step {self.step}: {means}; lower lr")
+        with open(self._figures, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.step, "share": round(self.share, 4), **means}) + "\n")
+        return words(means)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        content = {
+            "settings": self._decisive,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "share": self.share,
+        }
+        with atomic_output(self._checkpoint) as temporary:
+            torch.save(content, temporary)
+
+    def finish(self) -> Path:
+        """Write the averaged weights as they are used."""
+        tensors = {name: value.half().cpu().contiguous() for name, value in self.average.state_dict().items()}
+        with atomic_output(self.final) as temporary:
+            save_file(tensors, temporary)
+        return self.final
+
+
+@torch.no_grad()
+def seen(
+    network: CompactNetwork, before: CompactNetwork, views: Views, light: Light | None, config: TuneConfig
+) -> Seen:
+    """Return pairs of views as the frozen layers see them in some light, with the network's keypoints.
+
+    Pairs without a keypoint that both views have are left out.
+
+    Args:
+        network: whose keypoints these are.
+        before: the network before anything was learnt, of the same frozen layers.
+        views: the pairs.
+        light: changes of light; ``None`` for none.
+        config: how many keypoints, and how many views stay as they are.
+    """
+    images = views.images.flatten(0, 1).float() / 255
+    if light is not None:
+        images = light(images, config.light.none)
+    images = standardised(images)
+    half, fine, coarse = network.maps(images)
+    logits, first = network.score_map(half, fine), before.score_map(half, fine)
+    found = detect_keypoints(
+        logits[:, 0].sigmoid(),
+        config.keypoints,
+        radius=_RADIUS,
+        suppression_radius=_RADIUS,
+        threshold=0.0,
+        margins=(_RADIUS, _RADIUS),
+        fixed_size=True,
+        iterations=0,
+    )
+    assert found.valid is not None
+    x, y = found.keypoints.round().long().unbind(-1)
+    window = windows_at(first[:, 0], y * logits.shape[-1] + x).half()
+    paired = [part.unflatten(0, (-1, 2)) for part in (half, fine, coarse, found.keypoints, found.valid, window)]
+    half, fine, coarse, keypoints, valid, window = paired
+    moved, known = (
+        torch.stack(both, dim=1) for both in zip(*(_followed(views, keypoints, i) for i in (0, 1)), strict=True)
+    )
+    known &= valid
+    distance = torch.cdist(moved[:, 0], keypoints[:, 1].masked_fill(~valid[:, 1, :, None], -1e4))
+    nearest, partner = distance.min(dim=2)
+    back = distance.argmin(dim=1).gather(1, partner)
+    same = known[:, 0] & (nearest < _TAUGHT_PX) & (back == torch.arange(back.shape[1], device=back.device))
+    partner = torch.where(same, partner, -1)
+    pixels = (y * logits.shape[-1] + x).unflatten(0, (-1, 2))
+    result = Seen(half.half(), fine.half(), coarse.half(), keypoints, pixels, valid, moved, known, partner, window)
+    return result[same.any(dim=1)]
+
+
+def tuning_losses(network: CompactNetwork, pairs: Seen, temperature: float) -> TuningLosses:
+    """Return the losses of a batch of B pairs.
+
+    Args:
+        network: describes and scores.
+        pairs: as the frozen layers see them.
+        temperature: of the dual softmax.
+    """
+    half, fine, coarse, keypoints = (
+        part.flatten(0, 1).float() for part in (pairs.half, pairs.fine, pairs.coarse, pairs.keypoints)
+    )
+    described = network.describe(fine, coarse, keypoints).unflatten(0, (-1, 2))
+    hidden = ~(pairs.valid[:, 0, :, None] & pairs.valid[:, 1, None])
+    similarity = (described[:, 0] @ described[:, 1].mT).detach().masked_fill(hidden, -10.0)
+    taught = pairs.partner >= 0
+    surprises = [
+        _surprise(first, second, partner, valid, temperature)
+        for (first, second), partner, valid in zip(described, pairs.partner, pairs.valid, strict=True)
+    ]
+    match = torch.cat(surprises).mean()
+
+    right = matched_rightly(similarity, pairs)
+    windows = windows_at(network.score_map(half, fine)[:, 0], pairs.pixels.flatten(0, 1)).unflatten(0, (-1, 2))
+    before, middle = pairs.window.float(), windows.shape[-1] // 2
+    scores, scores_before = windows[..., middle], before[..., middle]
+    usable = pairs.valid.float()
+    relative = F.smooth_l1_loss(windows - scores[..., None], before - scores_before[..., None], reduction="none")
+    count = usable.sum(dim=-1).clamp(min=1)
+    level = ((scores - scores_before) * usable).sum(dim=-1) / count
+    shape = ((relative.mean(dim=-1) * usable).sum(dim=-1) / count + _LEVEL * level.square()).mean()
+    above, below = right & pairs.known, ~right & pairs.known
+    rank = _ranking(scores.flatten(0, 1), above.flatten(0, 1), below.flatten(0, 1))
+    hit = (similarity.argmax(dim=2) == pairs.partner)[taught]
+    return TuningLosses(match, rank, shape, hit.float().mean())
+
+
+def _surprise(first: Tensor, second: Tensor, partner: Tensor, valid: Tensor, temperature: float) -> Tensor:
+    """Return for each keypoint with a partner how unlikely a dual softmax makes it, of one pair.
+
+    Args:
+        first, second: ``K x D`` descriptors.
+        partner: ``K`` of the first ones, or -1.
+        valid: ``2 x K``.
+    """
+    rows = (partner >= 0).nonzero()[:, 0]
+    ends = partner[rows]
+    there = (first[rows] @ second.mT / temperature).masked_fill(~valid[1], -torch.inf)
+    back = (second[ends] @ first.mT / temperature).masked_fill(~valid[0], -torch.inf)
+    own = (first[rows] * second[ends]).sum(dim=-1) / temperature
+    return there.logsumexp(dim=1) + back.logsumexp(dim=1) - 2 * own
+
+
+def matched_rightly(similarity: Tensor, pairs: Seen) -> Tensor:
+    """Return ``B x 2 x K`` bool: keypoints with a mutual nearest neighbour that is where they are.
+
+    Args:
+        similarity: ``B x K x K`` of the keypoints of both views.
+        pairs: where they are.
+    """
+    best, back = similarity.argmax(dim=2), similarity.argmax(dim=1)
+    rows = torch.arange(best.shape[1], device=best.device)
+    there = pairs.keypoints[:, 1].gather(1, best[..., None].expand(-1, -1, 2))
+    right = (back.gather(1, best) == rows) & pairs.known[:, 0]
+    right &= (there - pairs.moved[:, 0]).norm(dim=-1) < _RIGHT_PX
+    other = torch.zeros_like(right).scatter_reduce_(1, best, right, "amax")
+    return torch.stack((right, other), dim=1)
+
+
+def windows_at(logits: Tensor, pixels: Tensor) -> Tensor:
+    """Return ``B x K x 25`` values of ``B x H x W`` maps round ``B x K`` row-major pixels; borders repeat."""
+    height, width = logits.shape[-2:]
+    steps = torch.arange(-_RADIUS, _RADIUS + 1, device=logits.device)
+    y = (pixels[..., None] // width + steps.repeat_interleave(len(steps))).clamp(0, height - 1)
+    x = (pixels[..., None] % width + steps.repeat(len(steps))).clamp(0, width - 1)
+    return logits.flatten(1).gather(1, (y * width + x).flatten(1)).view(y.shape)
+
+
+@torch.no_grad()
+def correct_matches(network: CompactNetwork, held: list[Seen], keypoints: int) -> dict[str, float]:
+    """Return right matches a pair of the best half of keypoints, by the network's score, and their share of all.
+
+    Args:
+        network: scores and describes.
+        held: pairs.
+        keypoints: candidates of each view, of which half are matched.
+    """
+    right = every = pairs = 0
+    for part in held:
+        half, fine, coarse, points = (
+            v.flatten(0, 1).float() for v in (part.half, part.fine, part.coarse, part.keypoints)
+        )
+        score = network.score_map(half, fine)[:, 0].flatten(1).gather(1, part.pixels.flatten(0, 1))
+        score = score.masked_fill(~part.valid.flatten(0, 1), -torch.inf)
+        best = score.topk(max(1, keypoints // 2), dim=1).indices.sort(dim=1).values
+        kept = torch.zeros_like(score, dtype=torch.bool).scatter_(1, best, True).unflatten(0, (-1, 2)) & part.valid
+        described = network.describe(fine, coarse, points).unflatten(0, (-1, 2))
+        similarity = described[:, 0] @ described[:, 1].mT
+        similarity = similarity.masked_fill(~(kept[:, 0, :, None] & kept[:, 1, None]), -10.0)
+        row, column = similarity.argmax(dim=2), similarity.argmax(dim=1)
+        mutual = (column.gather(1, row) == torch.arange(row.shape[1], device=row.device)) & kept[:, 0]
+        right += int((matched_rightly(similarity, part)[:, 0] & kept[:, 0]).sum())
+        # Only what could be right counts as wrong: places that are known.
+        every += int((mutual & part.known[:, 0]).sum())
+        pairs += len(part)
+    return {"right": right / max(1, pairs), "share": right / max(1, every)}
+
+
+def _ranking(scores: Tensor, above: Tensor, below: Tensor) -> Tensor:
+    """Return the mean logistic loss of random pairs of keypoints of a view of which one is to be above the other."""
+    usable = above.any(dim=1) & below.any(dim=1)
+    if not bool(usable.any()):
+        return scores.sum() * 0
+    scores, above, below = scores[usable], above[usable].float(), below[usable].float()
+    first, second = (scores.gather(1, m.multinomial(_RANKED, replacement=True)) for m in (above, below))
+    return -F.logsigmoid(first - second).mean()
+
+
+def _followed(views: Views, keypoints: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return ``B x K x 2`` places in the other view of keypoints of this one, and ``B x K`` whether they are known."""
+    own = keypoints[:, side]
+    if views.follow is not None:
+        return views.follow(own, side)
+    assert views.given is not None
+    points, known = views.given
+    nearest, which = torch.cdist(own, points[:, side].masked_fill(~known[..., None], -1e4)).min(dim=2)
+    which = which[..., None].expand(-1, -1, 2)
+    # Round a labelled point views are nearly moved, not bent.
+    moved = points[:, 1 - side].gather(1, which) + own - points[:, side].gather(1, which)
+    return moved, nearest < _CARRIED_PX
+
+
+def _held_out(config: TuneConfig, device: torch.device) -> list[Seen]:
+    """Return warped views of held-out photographs in other light, the same in every run."""
+    files = split(list_images(config.data.photos), config.data.holdout)[1]
+    generator = torch.Generator(device).manual_seed(987_654)
+    data = replace(config.data, shares=(1.0, 0.0, 0.0), labels=())
+    views = ViewMaker(PictureBank.of_files(files, data.side, device), None, data, generator)
+    network = network_in_use(config.start_from).to(device)
+    light = Light(1.0, generator)
+    count = min(32, 2 * len(files))
+    return [
+        seen(network, network, made, light, config)
+        for part in torch.arange(count).split(data.chunk)
+        for made in views.make(len(part))
+    ]

@@ -1,0 +1,45 @@
+"""``python -m training.tune_compact CONFIG.yaml [key=value …]``: the bundled extractor's last stage.
+
+Interrupted, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from semantic_matcher_core.io.atomic import make_folder
+from training.cli import run_command
+from training.train_compact import BUNDLED_FILE
+
+console = Console(stderr=True)
+
+
+def tune(
+    config: Annotated[Path, typer.Argument(help="YAML file, e.g. training/configs/compact-tune.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. steps=500.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time budget, loading included.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to copy the weights to.")] = None,
+) -> None:
+    """Tune which keypoints the extractor takes, and how it describes them, by what is matched rightly."""
+    from semantic_matcher_core.device import resolve_device
+    from training.student.config import read_tune_config
+    from training.student.tune import tune as run
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    file = run(read_tune_config(config, overrides or []), device=resolve_device(device), report=say, minutes=minutes)
+    if output is not None:
+        make_folder(output)
+        file = Path(shutil.copyfile(file, output / BUNDLED_FILE))
+    say(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
+
+
+if __name__ == "__main__":
+    run_command(tune)
