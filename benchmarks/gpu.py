@@ -267,9 +267,9 @@ def compiled(setting: Setting) -> Iterator[str]:
     fast = torch.compile(encoder, dynamic=False, **mode)
     calls: dict[str, Callable[[], Any]] = {"eager": lambda: encoder(resized), "compiled": lambda: fast(resized)}
     if setting.device.type == "cuda":
-        from semantic_matcher_core.networks.graphs import CudaRecorder
+        from semantic_matcher_core.networks.graphs import record_cuda_graph
 
-        _, replay = CudaRecorder().record(lambda: {"map": encoder(resized)})
+        _, replay = record_cuda_graph(lambda: {"map": encoder(resized)})
         calls["recorded"] = replay
     timings = time_interleaved(calls, repeats=setting.repeats, warmup=setting.warmup, device=setting.device)
     for name, timing in timings.items():

@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Any
 from semantic_matcher_core.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from semantic_matcher_core.extractors import create_extractor, list_extractors
-    from semantic_matcher_core.geometry.camera import Camera
-    from semantic_matcher_core.io.camera_file import read_calibration
-    from semantic_matcher_core.io.images import read_image
-    from semantic_matcher_core.matching.verification import verify
-    from semantic_matcher_core.motion.localisation import Localiser, plane_view
-    from semantic_matcher_core.motion.metric import metric_pose
-    from semantic_matcher_core.motion.odometry import Odometry
-    from semantic_matcher_core.motion.pose import Pose
-    from semantic_matcher_core.motion.relative import relative_pose
-    from semantic_matcher_core.motion.view import depth_view, mono_view, stereo_view
-    from semantic_matcher_core.pipeline import SemanticMatcher
-    from semantic_matcher_core.types import Features, Matches
-    from semantic_matcher_core.variants import list_variants
-    from semantic_matcher_core.viz.matches import draw_matches
+    from semantic_matcher_core.extractors import create_extractor as create_extractor
+    from semantic_matcher_core.extractors import list_extractors as list_extractors
+    from semantic_matcher_core.geometry.camera import Camera as Camera
+    from semantic_matcher_core.io.camera_file import read_calibration as read_calibration
+    from semantic_matcher_core.io.images import read_image as read_image
+    from semantic_matcher_core.matching.verification import verify as verify
+    from semantic_matcher_core.motion.localisation import Localiser as Localiser
+    from semantic_matcher_core.motion.localisation import plane_view as plane_view
+    from semantic_matcher_core.motion.metric import metric_pose as metric_pose
+    from semantic_matcher_core.motion.odometry import Odometry as Odometry
+    from semantic_matcher_core.motion.pose import Pose as Pose
+    from semantic_matcher_core.motion.relative import relative_pose as relative_pose
+    from semantic_matcher_core.motion.view import depth_view as depth_view
+    from semantic_matcher_core.motion.view import mono_view as mono_view
+    from semantic_matcher_core.motion.view import stereo_view as stereo_view
+    from semantic_matcher_core.pipeline import SemanticMatcher as SemanticMatcher
+    from semantic_matcher_core.types import Features as Features
+    from semantic_matcher_core.types import Matches as Matches
+    from semantic_matcher_core.variants import list_variants as list_variants
+    from semantic_matcher_core.viz.matches import draw_matches as draw_matches
 
 # Imported on first use: `semantic-matcher --help` and `import semantic_matcher_core` must not pay for torch.
 _PUBLIC = {
@@ -49,28 +54,7 @@ _PUBLIC = {
     "verify": "matching.verification",
 }
 
-__all__ = [
-    "Camera",
-    "Features",
-    "Localiser",
-    "Matches",
-    "Odometry",
-    "Pose",
-    "SemanticMatcher",
-    "create_extractor",
-    "depth_view",
-    "draw_matches",
-    "list_extractors",
-    "list_variants",
-    "metric_pose",
-    "mono_view",
-    "plane_view",
-    "read_calibration",
-    "read_image",
-    "relative_pose",
-    "stereo_view",
-    "verify",
-]
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

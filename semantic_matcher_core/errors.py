@@ -20,7 +20,7 @@ class ImageError(SemanticMatcherError, ValueError):
 
 
 class ShapeError(SemanticMatcherError, ValueError):
-    """Tensors given together do not fit each other (batch size, keypoint count or feature dimension)."""
+    """Tensors given together do not fit each other (batch size, keypoint count, dimension, or what made them)."""
 
 
 class ConfigError(SemanticMatcherError, ValueError):

@@ -99,6 +99,7 @@ def local_features(
     limits = Limits(settings.max_keypoints, settings.detection_threshold, fixed_size)
     with _autocast(extractor, settings, images.device):
         features = extractor.features(images, masks, limits=limits, dense=networks.dense)
+    features = replace(features, made_by=extractor.name)
     finite = finite_rows(features.descriptors)
     # A broken row goes: attention would spread it to all others.
     usable = finite if masks is None else finite & is_wanted(features.keypoints, masks)
@@ -162,6 +163,7 @@ def reason(networks: Networks, features: Features, semantic: Tensor) -> Features
         features,
         reasoned=F.normalize(texture.float(), dim=-1),
         semantic=None if semantic_out is None else F.normalize(semantic_out.float(), dim=-1),
+        made_by=networks.parts.made_by,
     )
 
 

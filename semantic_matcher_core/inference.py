@@ -64,15 +64,17 @@ def evaluating(network: Network) -> Network:
     return view(network) if any(module.training for module in network.modules()) else network
 
 
-def view(network: Network) -> Network:
-    """Return a network with modules of its own, in evaluation mode, on the same weights and buffers."""
-    return _view(network, {})
+def view(network: Network, made: dict[int, Any] | None = None) -> Network:
+    """Return a network with modules of its own, in evaluation mode, on the same weights and buffers.
 
-
-def _view(module: Any, made: dict[int, nn.Module]) -> Any:
-    if id(module) not in made:
-        made[id(module)] = other = copy.copy(module)
+    Args:
+        network: the network.
+        made: views of modules by their identity: one that is used in two places stays one.
+    """
+    made = {} if made is None else made
+    if id(network) not in made:
+        made[id(network)] = other = copy.copy(network)
         other.training = False
-        children = module._modules.items()
-        other._modules = {name: child if child is None else _view(child, made) for name, child in children}
-    return made[id(module)]
+        children = network._modules.items()
+        other._modules = {name: child if child is None else view(child, made) for name, child in children}
+    return made[id(network)]

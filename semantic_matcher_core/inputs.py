@@ -125,12 +125,7 @@ def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
     batch = _sent(
         torch.from_numpy(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), device
     )
-    batch = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    if floats:
-        _check_range(batch)
-    else:
-        batch = batch / 255.0
-    return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
+    return _finished(batch.permute(0, 3, 1, 2), torch.contiguous_format)
 
 
 def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
@@ -145,12 +140,7 @@ def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
     if image.layout is not torch.strided or image.is_meta:
         what = "on the meta device, without values" if image.is_meta else f"of layout {image.layout}"
         raise ImageError(f"an image tensor must be dense, with values; this one is {what}")
-    batch = _sent(image, device).to(torch.float32)
-    if image.dtype == torch.uint8:
-        batch = batch / 255.0
-    else:
-        _check_range(batch)
-    return batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
+    return _finished(_sent(image, device), torch.preserve_format)
 
 
 def _sent(image: Tensor, device: torch.device | str) -> Tensor:
@@ -160,8 +150,14 @@ def _sent(image: Tensor, device: torch.device | str) -> Tensor:
     return image.pin_memory().to(device, non_blocking=True)
 
 
-def _check_range(batch: Tensor) -> None:
-    low, high = (float(v) for v in torch.aminmax(batch.detach()))
-    # A slack of one 8-bit step: resampling with cubic kernels overshoots a little. NaN fails both comparisons.
-    if not (low >= -1 / 255 and high <= 1 + 1 / 255):
-        raise ImageError(f"image values must lie in [0, 1], got {low:.4g} … {high:.4g}; divide 8-bit values by 255")
+def _finished(batch: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Return three float32 channels in [0, 1] of one or three of 8 bits or floating point."""
+    values = batch.to(torch.float32, memory_format=memory_format)
+    if batch.dtype == torch.uint8:
+        values = values / 255.0
+    else:
+        low, high = (float(v) for v in torch.aminmax(values.detach()))
+        # A slack of one 8-bit step: resampling with cubic kernels overshoots a little. NaN fails both comparisons.
+        if not (low >= -1 / 255 and high <= 1 + 1 / 255):
+            raise ImageError(f"image values must lie in [0, 1], got {low:.4g} … {high:.4g}; divide 8-bit values by 255")
+    return values.expand(-1, 3, -1, -1) if values.shape[1] == 1 else values

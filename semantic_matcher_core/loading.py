@@ -68,17 +68,18 @@ def load_parts(
     name = str(name_or_path)
     if lightglue:
         check_matcher(name_or_path, "lightglue")
+    # A file given as `weights` is the variant's or the extractor's own; the other parts are in the usual places.
+    hint = None if weights is None or Path(weights).expanduser().is_file() else weights
     if isinstance(name_or_path, str) and name.startswith(PLAIN):
         extractor_name = name.removeprefix(PLAIN)
         count = DEFAULT_KEYPOINTS if max_keypoints is None else max_keypoints
-        if lightglue:
-            return _with_lightglue(extractor_name, count, weights, device, fetch), {"variant": name}
-        extractor = create_extractor(extractor_name, count, weights=weights, device=device, fetch=fetch)
-        return Parts(extractor), {"variant": name}
+        extractor_name = ALIASES.get(extractor_name, extractor_name)
+        options = published_for(extractor_name).options if lightglue else {}
+        extractor = create_extractor(extractor_name, count, weights=weights, device=device, fetch=fetch, **options)
+        matcher = create_lightglue(extractor_name, weights=hint, device=device, fetch=fetch) if lightglue else None
+        return Parts(extractor, lightglue=matcher), {"variant": name}
     folder = checkpoint_folder(name_or_path, weights=weights, fetch=fetch)
     reasoner, config = load_reasoner(folder)
-    # A file given as `weights` is the variant's own; its parts are looked for in the usual places.
-    hint = None if weights is None or Path(weights).expanduser().is_file() else weights
     try:
         extractor = create_configured_extractor(
             config, max_keypoints=max_keypoints, weights=hint, fetch=fetch, device=device
@@ -106,17 +107,6 @@ def check_matcher(name_or_path: str | Path, matcher: str) -> None:
         )
     extractor = name.removeprefix(PLAIN)
     published_for(ALIASES.get(extractor, extractor))
-
-
-def _with_lightglue(
-    name: str, max_keypoints: int, weights: str | Path | None, device: str | torch.device, fetch: bool
-) -> Parts:
-    name = ALIASES.get(name, name)
-    options = published_for(name).options
-    extractor = create_extractor(name, max_keypoints, weights=weights, device=device, fetch=fetch, **options)
-    # A file given as `weights` is the extractor's.
-    hint = None if weights is None or Path(weights).expanduser().is_file() else weights
-    return Parts(extractor, lightglue=create_lightglue(name, weights=hint, device=device, fetch=fetch))
 
 
 def make_networks(

@@ -54,33 +54,8 @@ class SemanticMatcher(nn.Module):
     reasoner: Reasoner | None
     lightglue: LightGlueMatcher | None
 
-    def __init__(
-        self,
-        extractor: Extractor,
-        semantic_encoder: SemanticEncoder | None = None,
-        reasoner: Reasoner | None = None,
-        lightglue: LightGlueMatcher | None = None,
-        *,
-        backend: str = "eager",
-        variant: str = "",
-        backend_options: Mapping[str, Any] | None = None,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, networks: Networks, settings: Settings, variant: str = "") -> None:
         super().__init__()
-        chosen = _settings(extractor, lightglue, settings)
-        parts = Parts(extractor, semantic_encoder, reasoner, lightglue)
-        parts.check(chosen)
-        dtype = resolve_precision(chosen.precision, parts.device)
-        if is_slow(dtype, parts.device):
-            _log.warning(
-                "precision %r is slower than 'fp32' here: this CPU has no instructions for it", chosen.precision
-            )
-        parts = parts.narrowed(chosen.precision)
-        options = dict(backend_options or {})
-        networks = make_networks(parts, backend, precision=chosen.precision, variant=variant, **options)
-        self._take(networks, chosen, variant)
-
-    def _take(self, networks: Networks, settings: Settings, variant: str) -> None:
         parts = networks.parts
         self.extractor, self.semantic_encoder, self.reasoner = parts.extractor, parts.semantic_encoder, parts.reasoner
         self.lightglue = parts.lightglue
@@ -133,17 +108,16 @@ class SemanticMatcher(nn.Module):
         resolved = resolve_device(device)
         resolve_precision(precision, resolved)
         parts = Parts(extractor, semantic_encoder, reasoner, lightglue).on(resolved)
-        return cls(
-            parts.extractor,
-            parts.semantic_encoder,
-            parts.reasoner,
-            parts.lightglue,
-            backend=backend,
-            variant=variant,
-            backend_options={} if onnx_folder is None else {"onnx_folder": onnx_folder},
-            precision=precision,
-            **settings,
-        )
+        # What is not given is the extractor's, or the default.
+        matching = MatcherConfig(matcher="nearest" if lightglue is None else "lightglue")
+        usual = Settings(max_keypoints=extractor.max_keypoints, precision=precision, matching=matching)
+        chosen = _replaced(usual, settings)
+        parts.check(chosen)
+        if is_slow(resolve_precision(precision, resolved), resolved):
+            _log.warning("precision %r is slower than 'fp32' here: this CPU has no instructions for it", precision)
+        options = {} if onnx_folder is None else {"onnx_folder": onnx_folder}
+        parts = parts.narrowed(precision)
+        return cls(make_networks(parts, backend, precision=precision, variant=variant, **options), chosen, variant)
 
     @classmethod
     def from_pretrained(
@@ -222,18 +196,17 @@ class SemanticMatcher(nn.Module):
                 raise ConfigError(
                     f"this matcher's weights were rounded to {self.precision!r}; build another for {chosen.precision!r}"
                 )
-            return SemanticMatcher(
-                networks.parts.extractor,
-                networks.parts.semantic_encoder,
-                networks.parts.reasoner,
-                networks.parts.lightglue,
+            return SemanticMatcher.from_parts(
+                self.extractor,
+                self.semantic_encoder,
+                self.reasoner,
+                self.lightglue,
+                device=self.device,
                 backend=self.backend,
                 variant=self.variant,
                 **{item.name: getattr(chosen, item.name) for item in fields(Settings)},
             )
-        other = SemanticMatcher.__new__(SemanticMatcher)
-        nn.Module.__init__(other)
-        other._take(networks, chosen, self.variant)
+        other = SemanticMatcher(networks, chosen, self.variant)
         other._recorded = self._recorded
         return other
 
@@ -247,10 +220,7 @@ class SemanticMatcher(nn.Module):
             ConfigError, DeviceError, CheckpointError: the backend cannot run here, or not these parts.
         """
         networks = make_networks(self.parts, backend, precision=self.precision, variant=self.variant, **options)
-        other = SemanticMatcher.__new__(SemanticMatcher)
-        nn.Module.__init__(other)
-        other._take(networks, self._settings, self.variant)
-        return other
+        return SemanticMatcher(networks, self._settings, self.variant)
 
     @property
     def settings(self) -> Settings:
@@ -341,7 +311,7 @@ class SemanticMatcher(nn.Module):
         """Match two (batches of) features of this matcher.
 
         Raises:
-            ShapeError: batch sizes or descriptor dimensions differ, or these are no features.
+            ShapeError: batch sizes, descriptor dimensions or what made them differ, or these are no features.
         """
         for given in (features0, features1):
             if not isinstance(given, Features):
@@ -355,14 +325,7 @@ class SemanticMatcher(nn.Module):
         # On a CPU narrow types gain nothing here; a caller's own autocast changes nothing either.
         narrow = self.device.type == "cuda" and dtype is not torch.float32
         with torch.autocast(self.device.type, dtype=dtype if narrow else None, enabled=narrow):
-            return evaluating(self.lightglue)(
-                features0,
-                features1,
-                filter_threshold=matching.filter_threshold,
-                depth_confidence=matching.depth_confidence,
-                width_confidence=matching.width_confidence,
-                band_px=matching.band_px,
-            )
+            return evaluating(self.lightglue)(features0, features1, matching)
 
     @inference
     def extract_and_match(self, image: Any, references: Sequence[Features]) -> tuple[Features, list[Matches]]:
@@ -438,12 +401,6 @@ class SemanticMatcher(nn.Module):
                 f"{name} of a matcher stays as it is; make another on the same networks: with_settings({name}=…)"
             )
         super().__setattr__(name, value)
-
-
-def _settings(extractor: Extractor, lightglue: LightGlueMatcher | None, given: Mapping[str, Any]) -> Settings:
-    """Return the settings that are given; what is not is the extractor's, or the default."""
-    matching = MatcherConfig(matcher="nearest" if lightglue is None else "lightglue")
-    return _replaced(Settings(max_keypoints=extractor.max_keypoints, matching=matching), given)
 
 
 def _replaced(settings: Settings, given: Mapping[str, Any]) -> Settings:

@@ -41,6 +41,8 @@ class Features:
         orientations: ``B x N`` angles in radians, clockwise from x, from the same.
         turn: ``B x N`` clockwise degrees by which the image was turned when a row was extracted, where it was looked at
             more than once (``matching.turns``); matching takes the rows of the turn that fits. ``None`` for upright.
+        made_by: the extractor's name, and what reasoned about its descriptors; "" where that is not known. Features of
+            different makers are not matched: vectors as long say nothing about each other.
     """
 
     keypoints: Tensor
@@ -53,6 +55,7 @@ class Features:
     scales: Tensor | None = None
     orientations: Tensor | None = None
     turn: Tensor | None = None
+    made_by: str = ""
 
     def __post_init__(self) -> None:
         if self.keypoints.ndim != 3 or self.keypoints.shape[-1] != 2:
@@ -107,12 +110,12 @@ class Features:
             return self
         index %= len(self)
         n = int(self.counts[index])
-        rows: dict[str, Any] = {k: t[index : index + 1, :n] for k, t in self._tensors() if k != "valid"}
+        rows: dict[str, Any] = {k: t[index : index + 1, :n] for k, t in self.tensors().items() if k != "valid"}
         return replace(self, valid=None, **rows)
 
     def rows(self, which: Tensor) -> Features:
         """Return some rows of one image, upright or of one turn; ``which`` is M int64, ``turn`` and ``valid`` go."""
-        chosen: dict[str, Any] = {k: t[:, which] for k, t in self._tensors() if k not in ("valid", "turn")}
+        chosen: dict[str, Any] = {k: t[:, which] for k, t in self.tensors().items() if k not in ("valid", "turn")}
         return replace(self, valid=None, turn=None, **chosen)
 
     def __iter__(self) -> Iterator[Features]:
@@ -126,16 +129,17 @@ class Features:
         if self.valid is None:
             return self
         fewest, most = torch.stack(torch.aminmax(self.counts)).tolist()
-        rows: dict[str, Any] = {k: t[:, :most] for k, t in self._tensors() if k != "valid"}
+        rows: dict[str, Any] = {k: t[:, :most] for k, t in self.tensors().items() if k != "valid"}
         return replace(self, valid=self.valid[:, :most] if fewest < most else None, **rows)
 
     def to(self, device: torch.device | str) -> Features:
         """Return the same features on another device."""
-        tensors: dict[str, Any] = moved(dict(self._tensors()), device)
+        tensors: dict[str, Any] = moved(self.tensors(), device)
         return replace(self, **tensors)
 
-    def _tensors(self) -> list[tuple[str, Tensor]]:
-        return [(f.name, t) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)]
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are tensors and there, by name."""
+        return {f.name: t for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)}
 
     @staticmethod
     def stack(items: Sequence[Features]) -> Features:
@@ -147,12 +151,13 @@ class Features:
         """
         if not items:
             raise ShapeError("cannot stack an empty list of Features")
-        names = [k for k, _ in items[0]._tensors() if k != "valid"]
+        names = [name for name in items[0].tensors() if name != "valid"]
         for item in items[1:]:
             if item.image_size != items[0].image_size:
                 raise ShapeError(f"cannot stack Features of image sizes {items[0].image_size} and {item.image_size}")
-            if [k for k, _ in item._tensors() if k != "valid"] != names:
+            if [name for name in item.tensors() if name != "valid"] != names:
                 raise ShapeError("cannot stack Features with and without reasoned or semantic descriptors")
+            check_same_maker(items[0], item)
         n = max(item.keypoints.shape[1] for item in items)
         ragged = any(item.valid is not None or item.keypoints.shape[1] != n for item in items)
 
@@ -173,7 +178,20 @@ class Features:
                 raise ShapeError(f"cannot stack {name} of dimensions {sorted({p.shape[-1] for p in parts})}")
             stacked[name] = torch.cat([pad(p) for p in parts])
         valid = torch.cat([pad(valid_of(item)) for item in items]) if ragged else None
-        return Features(image_size=items[0].image_size, valid=valid, **stacked)
+        return Features(image_size=items[0].image_size, valid=valid, made_by=items[0].made_by, **stacked)
+
+
+def check_same_maker(features0: Features, features1: Features) -> None:
+    """Raise where two features are known to be of different makers.
+
+    Raises:
+        ShapeError: their descriptors cannot be compared.
+    """
+    first, second = features0.made_by, features1.made_by
+    if first and second and first != second:
+        raise ShapeError(
+            f"features made by {first!r} and by {second!r} cannot be compared; extract both with the same matcher"
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -300,14 +318,7 @@ class Matches:
             raise IndexError(f"pair {index} of a batch of {self.batch_size}")
         if self.pair is None:
             return self
-        keep = self.pair == index
-        return Matches(
-            self.indices[keep],
-            self.keypoints0[keep],
-            self.keypoints1[keep],
-            self.confidence[keep],
-            inlier=None if self.inlier is None else self.inlier[keep],
-        )
+        return replace(self[self.pair == index], pair=None, batch_size=1, model=None, model_type="")
 
     def to(self, device: torch.device | str) -> Matches:
         """Return the same matches on another device."""

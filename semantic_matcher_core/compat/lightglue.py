@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.inference import inference
 from semantic_matcher_core.matching.learned import create_lightglue
+from semantic_matcher_core.settings import MatcherConfig
 from semantic_matcher_core.types import Features
 
 # What published code calls the extractors.
@@ -64,11 +65,12 @@ class LightGlue(nn.Module):
         if features not in _NAMES:
             raise ConfigError(f"unknown features {features!r}; use one of {', '.join(_NAMES)}")
         self.matcher = create_lightglue(_NAMES[features], weights=weights, device=device, fetch=fetch)
-        self.options = {
-            "filter_threshold": filter_threshold,
-            "depth_confidence": _published(depth_confidence),
-            "width_confidence": _published(width_confidence),
-        }
+        self.config = MatcherConfig(
+            matcher="lightglue",
+            filter_threshold=filter_threshold,
+            depth_confidence=_published(depth_confidence),
+            width_confidence=_published(width_confidence),
+        )
         self.eval()
 
     @inference
@@ -85,7 +87,7 @@ class LightGlue(nn.Module):
             pair ``matches`` (M x 2) and ``scores`` (M).
         """
         first, second = (_features(data[f"image{i}"]) for i in (0, 1))
-        found = self.matcher(first, second, **self.options)
+        found = self.matcher(first, second, self.config)
         pair = torch.zeros_like(found.indices[:, 0]) if found.pair is None else found.pair
         result: dict[str, Any] = {}
         for side, features in enumerate((first, second)):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import torch
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.export.graphs import Graph, graphs_of
-from semantic_matcher_core.export.quantization import loss, quantize
+from semantic_matcher_core.export.quantization import errors_alone, loss, quantize
 from semantic_matcher_core.io.atomic import output_error
 from semantic_matcher_core.networks.onnx_files import FORMAT, MANIFEST, require
 from semantic_matcher_core.pipeline import SemanticMatcher
@@ -101,8 +98,9 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 def _write(graph: Graph, path: Path) -> None:
     free = tuple(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC) for dimensions in graph.dynamic)
-    with _without_hints_on_torchvision(), warnings.catch_warnings(), torch.no_grad():
-        # torch's exporter warns of its own future.
+    # torch warns once for each operator of torchvision, which nothing here uses, and of its own future.
+    hints = "torch.onnx._internal.exporter._registration"
+    with errors_alone(hints), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", FutureWarning)
         program: Any = torch.onnx.export(
             graph.module.eval(),
@@ -164,15 +162,3 @@ def _manifest(
             for graph in graphs
         },
     }
-
-
-@contextmanager
-def _without_hints_on_torchvision() -> Iterator[None]:
-    """torch warns once for each operator of torchvision, which nothing here uses."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

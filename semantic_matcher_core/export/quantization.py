@@ -27,7 +27,8 @@ def quantize(path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     small = path.with_suffix(".int8.onnx")
-    with _without_advice():
+    # onnxruntime advises, in the log, to fuse nodes beforehand, which changes none of what is quantised.
+    with errors_alone(None):
         quantize_dynamic(
             path,
             small,
@@ -57,9 +58,9 @@ def loss(expected: np.ndarray, found: np.ndarray, name: str) -> float:
 
 
 @contextmanager
-def _without_advice() -> Iterator[None]:
-    """onnxruntime advises, in the log, to fuse nodes beforehand, which changes none of what is quantised."""
-    logger = logging.getLogger()
+def errors_alone(name: str | None) -> Iterator[None]:
+    """Let a logger (``None`` for the root) say nothing below an error meanwhile."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -144,7 +144,7 @@ class Extractor(nn.Module, ABC):
         """
         images = as_image_batch(image, self.device)
         masks = None if mask is None else as_mask_batch(mask, images)
-        features = evaluating(self)(images, masks)
+        features = replace(evaluating(self)(images, masks), made_by=self.name)
         return features if masks is None else keep_rows(features, is_wanted(features.keypoints, masks))
 
     def detectAndCompute(

@@ -21,6 +21,7 @@ from semantic_matcher_core.errors import unknown_name
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.selection import best_candidates
+from semantic_matcher_core.layers import grid_sample
 
 _DESCRIPTORS = ("B", "G")
 _PATCH = 14
@@ -177,7 +178,8 @@ class DeDoDe(DenseExtractor):
         last = self.descriptor.decoder.layers["1"].out_conv
         delta = F.linear(found, last.weight[:_DIM, :, 0, 0].float(), last.bias[:_DIM].float())
         grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
-        return _upsampled_at(description, grid) + delta
+        # Read as if it were upsampled: its border is repeated.
+        return grid_sample(description, grid, "bilinear", "border") + delta
 
 
 def spread_scores(scores: Tensor) -> Tensor:
@@ -226,20 +228,6 @@ def _vgg_features(encoder: VGG19, images: Tensor) -> list[Tensor]:
                 break
         x = layer(x)
     return features
-
-
-def _upsampled_at(level: Tensor, grid: Tensor) -> Tensor:
-    """Return a map upsampled bilinearly (``align_corners=False``) and read there: its border is repeated, not zero.
-
-    Args:
-        level: ``B x C x h x w``.
-        grid: ``B x N x 2`` (x, y) in [-1, 1], edge to edge.
-
-    Returns:
-        ``B x N x C``.
-    """
-    samples = F.grid_sample(level, grid[:, :, None], mode="bilinear", padding_mode="border", align_corners=False)
-    return samples[..., 0].transpose(1, 2)
 
 
 class _VggAndDino(nn.Module):

@@ -5,34 +5,15 @@ Selection and refinement are batched, and look at windows round the keypoints on
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.constants import constant
 from semantic_matcher_core.extractors.pyramid import corner_grid
-from semantic_matcher_core.extractors.selection import best_candidates, iterative_maxima, zero_padding
+from semantic_matcher_core.extractors.selection import Selection, best_candidates, iterative_maxima, zero_padding
 
 _TEMPERATURE = 0.1
-
-
-class SubPixelKeypoints(NamedTuple):
-    """Keypoints of a batch of B score maps, N rows each, by descending score.
-
-    Attributes:
-        keypoints: ``B x N x 2`` float32 (x, y) pixels; zero in padding rows.
-        scores: ``B x N`` float32, the score map read bilinearly there; zero in padding rows.
-        dispersity: ``B x N`` float32, how widely the scores round a keypoint are spread, in squared radii: 0 for a
-            single sharp peak; zero in padding rows.
-        valid: ``B x N`` bool, true for real keypoints (which come first), or ``None`` when every row is real.
-    """
-
-    keypoints: Tensor
-    scores: Tensor
-    dispersity: Tensor
-    valid: Tensor | None
 
 
 def detect_keypoints(
@@ -46,11 +27,11 @@ def detect_keypoints(
     masks: Tensor | None = None,
     fixed_size: bool = False,
     iterations: int = 2,
-) -> SubPixelKeypoints:
+) -> Selection:
     """Return the best local maxima of each score map, moved to the soft argmax of their window.
 
     Which maxima are kept is decided by the map's values at whole pixels; the scores given are those at the refined
-    places, and rows are sorted by them.
+    places, and rows are sorted by them. Keypoints are float32, and in rows of padding zero.
 
     Args:
         score_map: ``B x H x W`` float32 in [0, 1].
@@ -68,23 +49,18 @@ def detect_keypoints(
     inside = torch.zeros_like(candidates)
     inside[:, near : max(near, height - far), near : max(near, width - far)] = True
     selection = best_candidates(score_map, candidates & inside, max_keypoints, masks=masks, fixed_size=fixed_size)
-    keypoints, dispersity = soft_argmax(score_map, selection.keypoints, radius)
+    keypoints = soft_argmax(score_map, selection.keypoints, radius)
     scores = _read(score_map, keypoints)
     valid = selection.valid
     ranked = scores if valid is None else torch.where(valid, scores, -1)
     order = ranked.argsort(dim=1, descending=True, stable=True)
     keypoints = keypoints.gather(1, order[..., None].expand(-1, -1, 2))
     # Padding rows were last and stay last, so `valid` needs no sorting.
-    return SubPixelKeypoints(
-        zero_padding(keypoints, valid),
-        zero_padding(scores.gather(1, order), valid),
-        zero_padding(dispersity.gather(1, order), valid),
-        valid,
-    )
+    return Selection(zero_padding(keypoints, valid), zero_padding(scores.gather(1, order), valid), valid)
 
 
-def soft_argmax(score_map: Tensor, keypoints: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Return keypoints at the softmax-weighted mean of their window (temperature 0.1), and the spread about it.
+def soft_argmax(score_map: Tensor, keypoints: Tensor, radius: int) -> Tensor:
+    """Return keypoints at the softmax-weighted mean of their window (temperature 0.1).
 
     Args:
         score_map: ``B x H x W`` float32.
@@ -92,7 +68,7 @@ def soft_argmax(score_map: Tensor, keypoints: Tensor, radius: int) -> tuple[Tens
         radius: of the ``(2 radius + 1)²`` window.
 
     Returns:
-        ``B x N x 2`` float32 (x, y), and ``B x N`` dispersity in squared radii.
+        ``B x N x 2`` float32 (x, y).
     """
     height, width = score_map.shape[-2:]
     steps = range(-radius, radius + 1)
@@ -102,10 +78,7 @@ def soft_argmax(score_map: Tensor, keypoints: Tensor, radius: int) -> tuple[Tens
     x, y = window[..., 0].clamp(0, width - 1), window[..., 1].clamp(0, height - 1)
     scores = score_map.flatten(1).gather(1, (y * width + x).flatten(1)).unflatten(1, x.shape[1:])
     weights = (scores / _TEMPERATURE).softmax(dim=-1)
-    grid = offsets.to(score_map.dtype)
-    shift = weights @ grid
-    distances = ((grid - shift[:, :, None]) / max(radius, 1)).square().sum(dim=-1)
-    return keypoints + shift, (weights * distances).sum(dim=-1)
+    return keypoints + weights @ offsets.to(score_map.dtype)
 
 
 def _read(score_map: Tensor, keypoints: Tensor) -> Tensor:

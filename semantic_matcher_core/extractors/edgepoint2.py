@@ -22,7 +22,7 @@ from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.selection import best_candidates, local_maxima, mask_at_size, zero_padding
-from semantic_matcher_core.layers import convolution_layout
+from semantic_matcher_core.layers import convolution_layout, grid_sample
 
 _STRIDE = 32
 _MARGIN = 4
@@ -195,9 +195,8 @@ class EdgePoint2Network(nn.Module):
         height, width = (4 * side for side in maps.shape[-2:])
         x, y = keypoints.unbind(-1)
         grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
-        sampled = F.grid_sample(maps, grid[:, None], mode="bilinear", align_corners=False)[:, :, 0]
         last = self.desc_head[2]
-        return F.normalize(F.linear(sampled.transpose(1, 2), last.weight.flatten(1), last.bias), dim=-1)
+        return F.normalize(F.linear(grid_sample(maps, grid, "bilinear"), last.weight.flatten(1), last.bias), dim=-1)
 
 
 class _Layer(nn.Module):

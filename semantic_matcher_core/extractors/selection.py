@@ -8,7 +8,7 @@ synchronisation. Both give the same result, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.constants import constant
-from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.types import Features
 
@@ -86,26 +85,29 @@ def local_maxima(score_map: Tensor, radius: int, border: str = "clipped") -> Ten
 
     Returns:
         ``B x H x W`` bool.
-
-    Raises:
-        ConfigError: the radius is negative, or ``border`` is neither of the two.
     """
-    if radius < 0:
-        raise ConfigError(f"nms_radius must be 0 or more pixels, got {radius}")
-    if border not in BORDERS:
-        raise ConfigError(f"unknown border {border!r}; use one of {', '.join(BORDERS)}")
     if radius == 0:
         return torch.ones_like(score_map, dtype=torch.bool)
     if border == "clipped":
         return score_map == window_maximum(score_map, radius)
     # Positions off the map count as infinite, so that no window that reaches them is won.
-    padded = F.pad(score_map, (radius, radius, radius, radius), value=torch.inf)
+    return score_map > highest_neighbour(score_map, radius, torch.inf)
+
+
+def highest_neighbour(score_map: Tensor, radius: int, beyond: float) -> Tensor:
+    """Return ``B x H x W`` maximum over the ``(2 radius + 1)²`` window of each position without the position itself.
+
+    Args:
+        score_map: ``B x H x W`` float.
+        radius: 1 or more.
+        beyond: what counts as the value of positions off the map.
+    """
+    padded = F.pad(score_map, (radius, radius, radius, radius), value=beyond)
     height, width = score_map.shape[-2:]
     others = _sliding_maximum(_sliding_maximum(padded, 2 * radius + 1, -1), radius, -2)
     row = _sliding_maximum(padded[..., radius : radius + height, :], radius, -1)
     neighbours = torch.maximum(others[..., :height, :], others[..., radius + 1 :, :])
-    neighbours = torch.maximum(neighbours, torch.maximum(row[..., :width], row[..., radius + 1 :]))
-    return score_map > neighbours
+    return torch.maximum(neighbours, torch.maximum(row[..., :width], row[..., radius + 1 :]))
 
 
 def iterative_maxima(score_map: Tensor, radius: int, iterations: int = 2) -> Tensor:
@@ -168,8 +170,6 @@ def best_candidates(
         fixed_size: always give ``max_keypoints`` rows and ``valid``, without any host synchronisation off the CPU (for
             CUDA graphs). Otherwise rows are trimmed to the longest image, at the price of one synchronisation.
     """
-    if max_keypoints < 1:
-        raise ConfigError(f"max_keypoints must be 1 or more, got {max_keypoints}")
     if masks is not None:
         candidates = candidates & masks
     if margin > 0:
@@ -201,13 +201,12 @@ def mask_at_size(masks: Tensor, height: int, width: int) -> Tensor:
     return masks
 
 
-def keep_rows(features: Features, keep: Tensor, *, fixed_size: bool = False) -> Features:
+def keep_rows(features: Features, keep: Tensor) -> Features:
     """Leave rows out of features.
 
     Args:
         features: of a batch.
         keep: ``B x N`` bool; padding is left out whatever it says.
-        fixed_size: leave as many rows, and give ``valid`` always, without waiting for the device.
     """
     valid = keep if features.valid is None else keep & features.valid
     # Real rows first, in their order; what is left out becomes padding.
@@ -219,10 +218,8 @@ def keep_rows(features: Features, keep: Tensor, *, fixed_size: bool = False) -> 
             return rows.gather(1, order).masked_fill(~kept, 0)
         return rows.gather(1, order[..., None].expand_as(rows)).masked_fill(~kept[..., None], 0)
 
-    given = {item.name: getattr(features, item.name) for item in fields(features) if item.name != "valid"}
-    rows: dict[str, Any] = {name: moved(value) for name, value in given.items() if isinstance(value, Tensor)}
-    usable = replace(features, valid=kept, **rows)
-    return usable if fixed_size else usable.trimmed()
+    rows: dict[str, Any] = {name: moved(value) for name, value in features.tensors().items()}
+    return replace(features, **{**rows, "valid": kept}).trimmed()
 
 
 def is_wanted(keypoints: Tensor, masks: Tensor) -> Tensor:

@@ -29,8 +29,7 @@ def displacement(theta: Tensor, control: Tensor, points: Tensor) -> Tensor:
     """Return the spline's displacement at points.
 
     Args:
-        theta: ``B x (T + 3) x 2`` weights w, then a_0, a_x, a_y; or the reduced ``B x (T + 2) x 2`` form, which leaves
-            out the first weight because the weights sum to zero.
+        theta: ``B x (T + 3) x 2`` weights w, then a_0, a_x, a_y.
         control: ``T x 2`` or ``B x T x 2`` control points.
         points: ``B x P x 2`` points in the same coordinates.
 
@@ -39,26 +38,21 @@ def displacement(theta: Tensor, control: Tensor, points: Tensor) -> Tensor:
     """
     control = control.expand(theta.shape[0], -1, -1)
     weights, affine = theta[:, :-3], theta[:, -3:]
-    if theta.shape[1] == control.shape[1] + 2:
-        weights = torch.cat([-weights.sum(dim=1, keepdim=True), weights], dim=1)
-    elif theta.shape[1] != control.shape[1] + 3:
-        raise ShapeError(
-            f"{theta.shape[1]} spline parameters do not fit {control.shape[1]} control points (T + 3 or T + 2)"
-        )
+    if theta.shape[1] != control.shape[1] + 3:
+        raise ShapeError(f"{theta.shape[1]} spline parameters do not fit {control.shape[1]} control points (T + 3)")
     return kernel(points, control) @ weights + affine[:, :1] + points @ affine[:, 1:]
 
 
-def fit_displacement(control: Tensor, target: Tensor, regularisation: float = 0.0, *, reduced: bool = False) -> Tensor:
+def fit_displacement(control: Tensor, target: Tensor, regularisation: float = 0.0) -> Tensor:
     """Return parameters of the spline that moves ``control`` by ``target``.
 
     Args:
         control: ``T x 2`` control points, T >= 3, not all on one line.
         target: ``T x 2`` displacements wanted there.
         regularisation: 0 interpolates; larger values trade closeness for smoothness (added to the kernel's diagonal).
-        reduced: leave out the first weight.
 
     Returns:
-        ``(T + 3) x 2``, or ``(T + 2) x 2`` when reduced.
+        ``(T + 3) x 2``.
 
     Raises:
         ShapeError: fewer than three points, or all on one line.
@@ -79,7 +73,7 @@ def fit_displacement(control: Tensor, target: Tensor, regularisation: float = 0.
     theta, info = torch.linalg.solve_ex(system, right)
     if int(info) != 0 or not bool(torch.isfinite(theta).all()):
         raise ShapeError("a thin-plate spline cannot be fitted: points coincide or all lie on one line")
-    return theta[1:] if reduced else theta
+    return theta
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,28 +152,19 @@ class ThinPlateSpline:
         weights = self.theta[:-3]
         return float((weights * (kernel(self.control, self.control) @ weights)).sum())
 
-    def warp_image(self, image: Tensor, size: tuple[int, int], step: int = 1) -> Tensor:
+    def warp_image(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Return an image seen through the map: output pixel p is ``image`` at ``self(p)``.
 
         Args:
             image: ``C x H x W`` float.
             size: ``(height, width)`` of the output.
-            step: evaluate the spline every N pixels and interpolate between; 1 is exact, 8 is some fifty times
-                faster and within a tenth of a pixel for smooth maps.
 
         Returns:
             ``C x height x width``; zero where the map leaves the image.
         """
-        height, width = size
-        rows, columns = -(-(height - 1) // step) + 1, -(-(width - 1) // step) + 1
-        places = [torch.arange(count, device=self.control.device) * step for count in (rows, columns)]
-        y, x = torch.meshgrid(places, indexing="ij")
+        y, x = torch.meshgrid([torch.arange(side, device=self.control.device) for side in size], indexing="ij")
         points = torch.stack([x, y], dim=-1).reshape(-1, 2).to(self.control)
-        grid = self(points).float().view(1, rows, columns, 2).permute(0, 3, 1, 2)
-        if step > 1:
-            whole = ((rows - 1) * step + 1, (columns - 1) * step + 1)
-            grid = F.interpolate(grid, size=whole, mode="bilinear", align_corners=True)[..., :height, :width]
-        grid = grid.permute(0, 2, 3, 1)
+        grid = self(points).float().view(1, *size, 2)
         extent = grid.new_tensor([image.shape[-1], image.shape[-2]])
         at = ((grid + 0.5) / extent * 2.0 - 1.0).to(image)
         return F.grid_sample(image[None], at, mode="bilinear", padding_mode="zeros", align_corners=False)[0]

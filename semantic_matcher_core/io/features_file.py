@@ -6,7 +6,8 @@ Layout: one group per image, named by its key (``/`` makes nested groups), with
     - ``descriptors``: ``D x N`` float32 (or float16), one *column* per keypoint: hloc's orientation;
     - ``reasoned``, ``semantic``: ``F x N``, where a reasoner made them;
     - ``scales``, ``orientations``: ``N`` float32, pixels and radians, where the extractor has them (SIFT);
-    - ``image_size``: (width, height) in pixels.
+    - ``image_size``: (width, height) in pixels;
+    - the attribute ``made_by``, where that is known: what only features of the same name are matched with.
 Beside the images a file may hold arrays of other kinds, in a group of their own each, named with a leading ``@``.
 The file's attributes name what made it, ``variant``, ``format`` ("semantic_matcher features") and ``version``, and what
 its ``descriptors`` are: ``"extractor"``, those of the local feature, with ``reasoned`` beside them (`extract`), or
@@ -94,6 +95,8 @@ class FeaturesWriter(Hdf5Writer):
                 if tensor is not None:
                     group[name] = _array(tensor[0], np.float32)
             group["image_size"] = np.array([width, height], np.int64)
+            if features.made_by:
+                group.attrs["made_by"] = features.made_by
         self.count += 1
 
     def attach(self, name: str, arrays: Mapping[str, np.ndarray | list[str]], **attributes: str | int | float) -> None:
@@ -173,7 +176,8 @@ class FeaturesReader:
             scores = _tensor(group["scores"]) if "scores" in group else torch.ones(len(keypoints))
             described = {name: _tensor(group[name]).T.contiguous()[None] for name in _DESCRIPTORS if name in group}
             shapes = {name: _tensor(group[name])[None] for name in _SHAPES if name in group}
-            return Features(keypoints[None], scores[None], image_size=(height, width), **described, **shapes)
+            size, maker = (height, width), str(group.attrs.get("made_by", ""))
+            return Features(keypoints[None], scores[None], image_size=size, made_by=maker, **described, **shapes)
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise FeaturesFileError(f"image {key!r} of {self.path} is not laid out as expected: {error}") from error
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from semantic_matcher_core.errors import DeviceError, ShapeError
 from semantic_matcher_core.layers import finite_rows
 from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
-from semantic_matcher_core.matching.similarity import BandedSimilarity, FusedSimilarity, Similarity
+from semantic_matcher_core.matching.similarity import FusedSimilarity
 from semantic_matcher_core.matching.turns import best_turn
 from semantic_matcher_core.settings import MatcherConfig
-from semantic_matcher_core.types import Features, Matches
+from semantic_matcher_core.types import Features, Matches, check_same_maker
 
 
 def match_features(features0: Features, features1: Features, config: MatcherConfig | None = None) -> Matches:
@@ -32,12 +32,12 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
         Matches whose confidence is the (fused) similarity; none where a side has no keypoints.
 
     Raises:
-        ShapeError: batch size, fields or descriptor dimensions differ.
+        ShapeError: batch size, fields, descriptor dimensions or what made them differ.
         DeviceError: the two are on different devices.
     """
     if features0.turn is not None:
         return _match_turned(features0, features1, config)
-    dense = match_features_densely(features0, features1, config, both_sides=False)
+    dense = match_features_densely(features0, features1, config)
     pair, index0 = (dense.matches0 >= 0).nonzero(as_tuple=True)
     index1 = dense.matches0[pair, index0]
     return Matches(
@@ -70,11 +70,7 @@ def _match_turned(features0: Features, features1: Features, config: MatcherConfi
 
 
 def match_features_densely(
-    features0: Features,
-    features1: Features,
-    config: MatcherConfig | None = None,
-    *,
-    both_sides: bool = True,
+    features0: Features, features1: Features, config: MatcherConfig | None = None
 ) -> DenseMatches:
     """Match as :func:`match_features` does, one entry per keypoint and without any host synchronisation."""
     config = config or MatcherConfig()
@@ -82,11 +78,9 @@ def match_features_densely(
     with torch.autocast(features0.device.type, enabled=False):
         vectors0, valid0 = _usable([v.float() for v in vectors0], features0.valid)
         vectors1, valid1 = _usable([v.float() for v in vectors1], features1.valid)
-        similarity: Similarity = FusedSimilarity(vectors0, vectors1, config)
-        if config.band_px is not None:
-            ordinates0, ordinates1 = features0.keypoints[..., 1], features1.keypoints[..., 1]
-            similarity = BandedSimilarity(similarity, ordinates0, ordinates1, config.band_px)
-        return match_similarities(similarity, config, valid0, valid1, both_sides=both_sides)
+        ordinates = None if config.band_px is None else (features0.keypoints[..., 1], features1.keypoints[..., 1])
+        similarity = FusedSimilarity(vectors0, vectors1, config, ordinates)
+        return match_similarities(similarity, config, valid0, valid1)
 
 
 def _usable(vectors: list[Tensor], valid: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
@@ -115,4 +109,5 @@ def _comparable(features0: Features, features1: Features) -> tuple[list[Tensor],
     for name, v0, v1 in zip(names, *sides, strict=False):
         if v0.shape[-1] != v1.shape[-1]:
             raise ShapeError(f"{name} have {v0.shape[-1]} and {v1.shape[-1]} dimensions; use the same variant for both")
+    check_same_maker(features0, features1)
     return sides[0], sides[1]

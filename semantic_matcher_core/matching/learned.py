@@ -14,6 +14,7 @@ from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import ConfigError, DeviceError, ShapeError
 from semantic_matcher_core.matching.lightglue import Architecture, LightGlue, normalised_positions
 from semantic_matcher_core.matching.turns import turned_points
+from semantic_matcher_core.settings import MatcherConfig
 from semantic_matcher_core.types import Features, Matches
 
 
@@ -70,11 +71,12 @@ def published_for(extractor: str) -> Published:
 
 
 class _Inputs(NamedTuple):
-    """Rows of an image that can be matched, their positions as the network takes them, and their descriptors."""
+    """Rows of an image that can be matched, positions and descriptors as the network takes them, and y in pixels."""
 
     rows: Tensor
     positions: Tensor
     descriptors: Tensor
+    ordinates: Tensor
 
 
 # Rows of both images that match, and how probable that is.
@@ -99,27 +101,14 @@ class LightGlueMatcher(nn.Module):
         self.published = published_for(extractor)
         self.net = LightGlue(self.published.architecture)
 
-    def forward(
-        self,
-        features0: Features,
-        features1: Features,
-        *,
-        filter_threshold: float = 0.1,
-        depth_confidence: float | None = None,
-        width_confidence: float | None = None,
-        band_px: float | None = None,
-    ) -> Matches:
+    def forward(self, features0: Features, features1: Features, config: MatcherConfig | None = None) -> Matches:
         """Match two batches of features, image by image.
 
         A row whose keypoint or descriptor holds NaN or infinity is left out, and changes no other.
 
         Args:
             features0, features1: of the extractor this was made for, of the same batch size.
-            filter_threshold: keep matches whose probability is above this, in [0, 1).
-            depth_confidence: stop after a layer when this share of the keypoints is sure of itself, in (0, 1]; 1 runs
-                all layers, ``None`` is what the weights were published with.
-            width_confidence: drop keypoints on the way that are this sure to have no match, in (0, 1]; 1 drops none.
-            band_px: match only keypoints whose rows (y) differ by at most this many pixels; ``None`` for any.
+            config: its thresholds, confidences and band; ``None`` for the defaults.
 
         Returns:
             Matches whose confidence is their probability; none where a side has no keypoints.
@@ -132,15 +121,11 @@ class LightGlueMatcher(nn.Module):
             raise ShapeError(f"cannot match a batch of {len(features0)} images with a batch of {len(features1)}")
         if features0.device != features1.device:
             raise DeviceError(f"features are on {features0.device} and {features1.device}; move one with .to()")
-        depth = self.published.depth_confidence if depth_confidence is None else depth_confidence
-        width = self.published.width_confidence if width_confidence is None else width_confidence
-        options = {
-            "filter_threshold": filter_threshold,
-            "depth_confidence": depth if depth < 1 else None,
-            "width_confidence": width if width < 1 else None,
-            "band_px": band_px,
-        }
-        found = [self._match_pair(features0, features1, b, options) for b in range(len(features0))]
+        for features in (features0, features1):
+            if features.made_by not in ("", self.extractor):
+                raise ShapeError(f"LightGlue for {self.extractor!r} cannot match features made by {features.made_by!r}")
+        config = config or MatcherConfig(matcher="lightglue")
+        found = [self._match_pair(features0, features1, b, config) for b in range(len(features0))]
         none = torch.zeros(0, dtype=torch.int64, device=features0.device)
         columns = zip(*found, strict=True) if found else ((none,), (none,), (none.float(),))
         index0, index1, confidence = (torch.cat(list(parts)) for parts in columns)
@@ -154,48 +139,40 @@ class LightGlueMatcher(nn.Module):
             batch_size=len(features0),
         )
 
-    def _match_pair(self, features0: Features, features1: Features, image: int, options: dict[str, Any]) -> _Found:
+    def _match_pair(self, features0: Features, features1: Features, image: int, config: MatcherConfig) -> _Found:
         """Return rows that match and their confidence; of a first image that was looked at turned, at the turn that
         fits.
         """
         second = self._inputs(features1, image)
-        if features0.turn is None:
-            return self._match_inputs(self._inputs(features0, image), second, features0, features1, image, options)
-        turns = features0.turn[image].unique().tolist()
-        candidates = [
-            self._match_inputs(self._inputs(features0, image, degrees), second, features0, features1, image, options)
-            for degrees in turns or [0]
-        ]
+        turns: list[int | None] = [None] if features0.turn is None else features0.turn[image].unique().tolist() or [0]
+        candidates = [self._match_inputs(self._inputs(features0, image, turn), second, config) for turn in turns]
         return max(candidates, key=lambda found: float(found[2].sum()))
 
-    def _match_inputs(
-        self,
-        first: _Inputs,
-        second: _Inputs,
-        features0: Features,
-        features1: Features,
-        image: int,
-        options: dict[str, Any],
-    ) -> _Found:
-        rows0, rows1 = first.rows, second.rows
-        if not len(rows0) or not len(rows1):
-            none = rows0[:0]
+    def _match_inputs(self, first: _Inputs, second: _Inputs, config: MatcherConfig) -> _Found:
+        if not len(first.rows) or not len(second.rows):
+            none = first.rows[:0]
             return none, none, none.float()
+        # What is left out is as published; 1 runs all layers, and drops nothing.
+        depth, width = (
+            getattr(self.published if getattr(config, name) is None else config, name)
+            for name in ("depth_confidence", "width_confidence")
+        )
         scores, kept0, kept1, _ = self.net(
             first.positions,
             second.positions,
             first.descriptors,
             second.descriptors,
-            depth_confidence=options["depth_confidence"],
-            width_confidence=options["width_confidence"],
+            depth_confidence=depth if depth < 1 else None,
+            width_confidence=width if width < 1 else None,
         )
-        rows0 = rows0 if kept0 is None else rows0[kept0]
-        rows1 = rows1 if kept1 is None else rows1[kept1]
+        (rows0, y0), (rows1, y1) = (
+            (side.rows, side.ordinates) if kept is None else (side.rows[kept], side.ordinates[kept])
+            for side, kept in ((first, kept0), (second, kept1))
+        )
         scores = scores.float()
-        if options["band_px"] is not None:
-            y0, y1 = features0.keypoints[image, rows0, 1], features1.keypoints[image, rows1, 1]
-            scores = scores.masked_fill((y0[:, None] - y1).abs() > options["band_px"], -torch.inf)
-        best0, best1, confidence = mutual_matches(scores, options["filter_threshold"])
+        if config.band_px is not None:
+            scores = scores.masked_fill((y0[:, None] - y1).abs() > config.band_px, -torch.inf)
+        best0, best1, confidence = mutual_matches(scores, config.filter_threshold)
         return rows0[best0], rows1[best1], confidence
 
     def _inputs(self, features: Features, image: int, degrees: int | None = None) -> _Inputs:
@@ -222,7 +199,7 @@ class LightGlueMatcher(nn.Module):
             angles = features.orientations[image, rows] + math.radians(degrees or 0)
             more = torch.stack((features.scales[image, rows], angles % (2 * math.pi)), dim=-1)
             positions = torch.cat((positions, more.float()), dim=-1)
-        return _Inputs(rows, positions, descriptors[rows])
+        return _Inputs(rows, positions, descriptors[rows], keypoints[rows, 1])
 
 
 def mutual_matches(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,7 +28,6 @@ def nonrigid_inliers(
     *,
     threshold: float = 0.1,
     hypotheses: int = 4000,
-    refine: bool = True,
     seed: int = 0,
 ) -> Tensor:
     """Return matches that agree with one smooth deformation.
@@ -38,8 +37,6 @@ def nonrigid_inliers(
         threshold: distance to the plane, in units in which each point set has a mean radius of √2: 0.1 … 0.2 as
             published (about 10 … 20 px for points spread over 640 x 480).
         hypotheses: planes tried, each through three random matches.
-        refine: fit a smoothing spline to the plane's inliers and gather the matches that agree with it, in turns;
-            without it the result is the published test's.
         seed: of the sampling; equal seeds give equal results on a device.
 
     Returns:
@@ -59,7 +56,7 @@ def nonrigid_inliers(
     both = torch.cat([_normalised(points0), _normalised(points1)], dim=1)
     origin, axes = _planes(both, hypotheses, seed)
     inliers = _distance(both, *_best(both, origin, axes, threshold)) < threshold
-    return _gathered_by_spline(both, inliers, threshold * _SPLINE_SHARE) if refine else inliers
+    return _gathered_by_spline(both, inliers, threshold * _SPLINE_SHARE)
 
 
 def _normalised(points: Tensor) -> Tensor:

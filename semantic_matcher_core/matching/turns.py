@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.extractors.selection import is_wanted
+from semantic_matcher_core.extractors.selection import is_wanted, keep_rows
 from semantic_matcher_core.types import Features, Matches
 
 # Of all matches at all turns, the most similar that decide which turn is right.
@@ -105,31 +105,17 @@ def best_turn(candidates: Sequence[Matches]) -> int:
 
 
 def _joined(parts: Sequence[Features]) -> Features:
-    """Return features of the same images, their rows one after the other; padding rows stay where they are, marked."""
+    """Return features of the same images, their rows one after the other."""
     if len(parts) == 1:
         return parts[0]
-    valid = None
-    if any(part.valid is not None for part in parts):
-        valid = torch.cat(
-            [torch.ones_like(p.scores, dtype=torch.bool) if p.valid is None else p.valid for p in parts], dim=1
-        )
-    names = ("keypoints", "scores", "descriptors", "reasoned", "semantic", "scales", "orientations", "turn")
-    tensors: dict[str, Any] = {
-        name: None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts], dim=1)
-        for name in names
-    }
-    joined = replace(parts[0], valid=None, **tensors)
-    if valid is None:
+    names = [name for name in parts[0].tensors() if name != "valid"]
+    joined = replace(
+        parts[0], valid=None, **{name: torch.cat([getattr(p, name) for p in parts], dim=1) for name in names}
+    )
+    if all(part.valid is None for part in parts):
         return joined
-    if len(joined) > 1:
-        order = valid.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-        rows = {n: t.gather(1, _like(order, t)) for n, t in tensors.items() if t is not None}
-        return replace(joined, valid=valid.gather(1, order), **rows)
-    return replace(joined, **{n: t[:, valid[0]] for n, t in tensors.items() if t is not None})
-
-
-def _like(order: Tensor, values: Tensor) -> Tensor:
-    return order if values.ndim == 2 else order[..., None].expand(-1, -1, values.shape[-1])
+    marks = [torch.ones_like(p.scores, dtype=torch.bool) if p.valid is None else p.valid for p in parts]
+    return keep_rows(joined, torch.cat(marks, dim=1))
 
 
 def _turned_masks(masks: Tensor | None, images: Tensor, degrees: int) -> Tensor | None:

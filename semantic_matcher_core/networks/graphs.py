@@ -6,8 +6,8 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,49 +30,31 @@ _WARM_UP = 3
 _KEPT = 8
 
 
-class Extract(Protocol):
-    """Features of images; ``fixed_size`` gives rows of padding, without waiting for the device."""
-
-    def __call__(
-        self,
-        networks: Networks,
-        settings: Settings,
-        images: Tensor,
-        masks: Tensor | None = None,
-        *,
-        fixed_size: bool = False,
-    ) -> Features: ...
+# Features of images as ``extraction.extract`` gives them; with ``fixed_size``, without waiting for the device.
+Extract = Callable[..., Features]
+# Work, to its outputs and what to call to have them computed anew in their place.
+Record = Callable[[Callable[[], dict[str, Tensor]]], tuple[dict[str, Tensor], Callable[[], object]]]
 
 
-class Recorder(Protocol):
-    """Makes something that does the same work again on the same memory."""
-
-    def record(self, work: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Callable[[], object]]:
-        """Return the outputs, and what to call to have them computed anew in their place."""
-
-
-class CudaRecorder:
-    """Records CUDA graphs."""
-
-    def record(self, work: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Callable[[], object]]:
-        """See :class:`Recorder`. Runs the work a few times first: libraries choose kernels and take memory then."""
-        with _recording:
-            current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(_WARM_UP):
-                    work()
-            current.wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            try:
-                # What other threads compute meanwhile, they may.
-                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                    outputs = work()
-            except RuntimeError:
-                # A recording that fails leaves this thread on its stream.
-                torch.cuda.set_stream(current)
-                raise
-        return outputs, graph.replay
+def record_cuda_graph(work: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Callable[[], object]]:
+    """Record work as a CUDA graph; it runs a few times first: libraries choose kernels and take memory then."""
+    with _recording:
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                work()
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # What other threads compute meanwhile, they may.
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                outputs = work()
+        except RuntimeError:
+            # A recording that fails leaves this thread on its stream.
+            torch.cuda.set_stream(current)
+            raise
+    return outputs, graph.replay
 
 
 @dataclass
@@ -93,11 +75,11 @@ class GraphCache:
     """Recorded work by key: the last few, since each holds its memory. Threads take turns.
 
     Args:
-        recorder: :class:`CudaRecorder`, or a stand-in for tests.
+        record: :func:`record_cuda_graph`, or a stand-in for tests.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, record: Record) -> None:
+        self._record = record
         self._recorded: OrderedDict[Hashable, _Recorded] = OrderedDict()
         self._refused: set[Hashable] = set()
         self._lock = threading.Lock()
@@ -122,7 +104,7 @@ class GraphCache:
             if recorded is None or not recorded.stands:
                 memory = {name: tensor.clone() for name, tensor in given.items()}
                 try:
-                    outputs, replay = self._recorder.record(lambda: work(memory))
+                    outputs, replay = self._record(lambda: work(memory))
                 except RuntimeError as error:
                     self._refused.add(key)
                     _log.warning("a CUDA graph could not be recorded; the same work runs unrecorded, slower: %s", error)
@@ -156,13 +138,12 @@ class RecordedExtraction:
 
     Args:
         extract: the extraction.
-        recorder: a stand-in for CUDA graphs in tests.
+        record: a stand-in for CUDA graphs in tests.
     """
 
-    def __init__(self, extract: Extract, recorder: Recorder | None = None) -> None:
+    def __init__(self, extract: Extract, record: Record = record_cuda_graph) -> None:
         self._extract = extract
-        self._graphs = GraphCache(recorder or CudaRecorder())
-        self._searches = GraphCache(recorder or CudaRecorder())
+        self._graphs, self._searches = GraphCache(record), GraphCache(record)
 
     def __call__(self, networks: Networks, settings: Settings, images: Tensor, masks: Tensor | None = None) -> Features:
         """Return features of images; see :func:`semantic_matcher_core.extraction.extract`."""
@@ -191,6 +172,8 @@ class RecordedExtraction:
         alike = all(len(r) == 1 and r.valid is None and r.turn is None and r.device == image.device for r in references)
         if not (alike and len(image) == 1 and matching.matcher == "nearest" and is_enabled("single_wait")):
             return None
+        if any(reference.made_by not in ("", networks.parts.made_by) for reference in references):
+            return None  # what matches them says why it does not
         found = self._padded(networks, settings, image)
         if found is None:
             return None
@@ -219,7 +202,7 @@ class RecordedExtraction:
             found = self._extract(networks, settings, given["images"], fixed_size=True)
             assert found.valid is not None
             ends = found.valid * torch.arange(1, found.valid.shape[1] + 1, device=found.device)
-            return {**_tensors(found), "extents": torch.stack((found.valid.sum(dim=1), ends.amax(dim=1)), dim=1)}
+            return {**found.tensors(), "extents": torch.stack((found.valid.sum(dim=1), ends.amax(dim=1)), dim=1)}
 
         def weights() -> list[Tensor]:
             parts = (networks.parts.extractor, networks.parts.semantic_encoder, networks.parts.reasoner)
@@ -230,7 +213,8 @@ class RecordedExtraction:
         if outputs is None:
             return None
         extents = outputs.pop("extents")
-        return Features(image_size=(images.shape[-2], images.shape[-1]), **outputs), extents
+        size = (images.shape[-2], images.shape[-1])
+        return Features(image_size=size, made_by=networks.parts.made_by, **outputs), extents
 
     def _search(self, matching: MatcherConfig, reference: Features, current: Features) -> Tensor | None:
         """Return ``1 x N x 4`` of each row of the reference: (x, y), the other's row that it matches, how similar."""
@@ -242,7 +226,7 @@ class RecordedExtraction:
             first, second = (
                 Features(**{"descriptors": s["keypoints"], **s}, scores=s["valid"], image_size=(1, 1)) for s in sides
             )
-            dense = match_features_densely(first, second, matching, both_sides=False)
+            dense = match_features_densely(first, second, matching)
             found = torch.stack((dense.matches0.float(), dense.similarity0), dim=-1)
             return {"rows": torch.cat((first.keypoints, found), dim=-1)}
 
@@ -256,13 +240,9 @@ class RecordedExtraction:
         return RecordedExtraction, (self._extract,)
 
 
-def _tensors(features: Features) -> dict[str, Tensor]:
-    return {f.name: value for f in fields(features) if isinstance(value := getattr(features, f.name), Tensor)}
-
-
 def _first_rows(features: Features, counts: Sequence[int]) -> Features:
     """Return padded features without rows that are padding in every image, as :meth:`Features.trimmed`, but no wait."""
-    rows: dict[str, Any] = {name: t[:, : max(counts)] for name, t in _tensors(features).items()}
+    rows: dict[str, Any] = {name: t[:, : max(counts)] for name, t in features.tensors().items()}
     return replace(features, **rows) if min(counts) < max(counts) else replace(features, **{**rows, "valid": None})
 
 

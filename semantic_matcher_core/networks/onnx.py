@@ -114,28 +114,9 @@ class OnnxGraph:
     """
 
     def __init__(self, path: Path, providers: list[str], threads: int | None) -> None:
-        self._arguments = (path, providers, threads)
-        self._open()
-
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given = {
-            name: tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-            for name, tensor in zip(self._inputs, tensors, strict=True)
-        }
-        return tuple(torch.from_numpy(array).to(tensors[0].device) for array in self._session.run(None, given))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A session can be neither copied nor pickled; it is opened anew.
-        return {"arguments": self._arguments}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._arguments = state["arguments"]
-        self._open()
-
-    def _open(self) -> None:
         import onnxruntime
 
-        path, providers, threads = self._arguments
+        self._arguments = (path, providers, threads)
         missing = [name for name in providers if name not in onnxruntime.get_available_providers()]
         if missing:
             raise DeviceError(
@@ -151,6 +132,17 @@ class OnnxGraph:
             raise CheckpointError(f"{path} is damaged or no ONNX graph: {str(error).splitlines()[0]}") from error
         self._inputs = [given.name for given in self._session.get_inputs()]
         self.outputs = len(self._session.get_outputs())
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = {
+            name: tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+            for name, tensor in zip(self._inputs, tensors, strict=True)
+        }
+        return tuple(torch.from_numpy(array).to(tensors[0].device) for array in self._session.run(None, given))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A session can be neither copied nor pickled; it is opened anew.
+        return OnnxGraph, self._arguments
 
 
 def _dense(extractor: DenseExtractor, graph: OnnxGraph, images: Tensor) -> tuple[Tensor, ...]:

@@ -83,6 +83,14 @@ class Parts:
         parameter = next((p for module in modules if module is not None for p in module.parameters()), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
+    @property
+    def made_by(self) -> str:
+        """What their features say made them."""
+        if self.semantic_encoder is None or self.reasoner is None:
+            return self.extractor.name
+        layers = self.reasoner.config.n_attention_layers
+        return f"{self.extractor.name} with {self.semantic_encoder.name}, {layers} layers"
+
     def on(self, device: torch.device) -> Parts:
         """Return the same parts on a device; a part that is elsewhere is copied."""
         encoder, reasoner, lightglue = self.semantic_encoder, self.reasoner, self.lightglue

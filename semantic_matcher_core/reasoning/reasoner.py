@@ -68,7 +68,7 @@ class Reasoner(nn.Module):
         Raises:
             ShapeError: shapes are not as above.
         """
-        return self._layers(descriptors, semantic, valid, semantic_branch, keep_all=False)[-1]
+        return self.forward_layers(descriptors, semantic, valid, semantic_branch=semantic_branch)[-1]
 
     def forward_layers(
         self,
@@ -79,16 +79,6 @@ class Reasoner(nn.Module):
         semantic_branch: bool | None = None,
     ) -> list[tuple[Tensor, Tensor | None]]:
         """Compute :meth:`forward` for every layer, first to last, for deep supervision."""
-        return self._layers(descriptors, semantic, valid, semantic_branch, keep_all=True)
-
-    def _layers(
-        self,
-        descriptors: Tensor,
-        semantic: Tensor,
-        valid: Tensor | None,
-        semantic_branch: bool | None,
-        keep_all: bool,
-    ) -> list[tuple[Tensor, Tensor | None]]:
         self._check(descriptors, semantic, valid)
         if semantic_branch is None:
             semantic_branch = self.config.semantic_conditioning
@@ -105,8 +95,7 @@ class Reasoner(nn.Module):
             kept = []
             for i, block in enumerate(blocks):
                 x = block(queries[i % 2], x, attended)
-                if keep_all or i == len(blocks) - 1:
-                    kept.append(_blank(x, real))
+                kept.append(_blank(x, real))
             return kept
 
         def texture() -> list[Tensor]:

@@ -44,11 +44,6 @@ def resampled(lattice: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return np.stack([down @ lattice[..., axis] @ across.T for axis in range(2)], axis=-1)
 
 
-def dense_map(lattice: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return ``H x W x 2`` float32: the lattice's map of every pixel of an image of ``(height, width)``."""
-    return resampled(lattice, size[0], size[1])
-
-
 def warp(image: np.ndarray, lattice: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the other image seen through the lattice's map.
 
@@ -59,7 +54,7 @@ def warp(image: np.ndarray, lattice: np.ndarray, size: tuple[int, int]) -> tuple
     Returns:
         ``height x width x 3`` uint8, black where the map leaves ``image``; and ``height x width`` bool, false there.
     """
-    at = dense_map(lattice, size)
+    at = resampled(lattice, *size)
     x, y = (np.ascontiguousarray(at[..., axis]) for axis in range(2))
     warped = np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
     right, bottom = image.shape[1] - 1 + _ROUNDING, image.shape[0] - 1 + _ROUNDING

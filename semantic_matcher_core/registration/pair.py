@@ -170,14 +170,17 @@ def compare(template: Template, image: np.ndarray, fit: Fit, lattice: np.ndarray
     size = template.features.image_size
     warped, inside = warp(image, lattice, size)
     support = inside & _hull(fit.matches, size)
-    grey = _grey(template.image)
+    grey, grey_warped = _grey(template.image), _grey(warped)
+    # As they are, they overlap where both have pixels.
+    both = np.s_[: image.shape[0], : image.shape[1]]
+    laid_over = _grey(image)[: size[0], : size[1]]
     return Agreement(
         warped,
         support,
         coverage=float(support.mean()),
-        error=_mean_difference(grey, _grey(warped), support),
-        error_before=_mean_difference(grey, _grey(_laid_over(image, size)), support & _reach(image, size)),
-        correlation=_correlation(grey[support], _grey(warped)[support]),
+        error=_mean_difference(grey, grey_warped, support),
+        error_before=_mean_difference(grey[both], laid_over, support[both]),
+        correlation=_correlation(grey[support], grey_warped[support]),
     )
 
 
@@ -186,19 +189,6 @@ def _hull(matches: Matches, size: tuple[int, int]) -> np.ndarray:
     filled = np.zeros(size, np.uint8)
     cv2.fillConvexPoly(filled, cv2.convexHull(keypoints), 1)
     return filled > 0
-
-
-def _laid_over(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    canvas = np.zeros((*size, 3), np.uint8)
-    height, width = min(size[0], image.shape[0]), min(size[1], image.shape[1])
-    canvas[:height, :width] = image[:height, :width]
-    return canvas
-
-
-def _reach(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    reach = np.zeros(size, bool)
-    reach[: image.shape[0], : image.shape[1]] = True
-    return reach
 
 
 def _grey(image: np.ndarray) -> np.ndarray:

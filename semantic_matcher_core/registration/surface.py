@@ -117,12 +117,9 @@ def register_surfaces(
     z1 = check_depth(depth1, image1.shape[:2], "second image")
     K0 = check_intrinsics(K0)
     K1 = K0 if K1 is None else check_intrinsics(K1)
+    template = Template.from_image(matcher, image0, mask=mask, config=config)
     if mask is not None:
-        template = Template.from_image(matcher, image0, mask=mask, config=config)
         z0 = np.where(np.asarray(mask) != 0, z0, np.nan)
-    else:
-        template = Template.from_image(matcher, image0, config=config)
-
     grid = mesh_of_depth(image0, z0, K0, surface.step_px)
     pairs = _pairs(matcher, template, image1, z1, K1, config)
     grid = _constrained_parts(grid, pairs.pixels, config.min_inliers)

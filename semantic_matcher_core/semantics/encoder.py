@@ -90,20 +90,13 @@ def create_semantic_encoder(
     """
     from semantic_matcher_core.weights import find_weights, load_state_dict_strictly
 
-    if name in _WITHOUT_WEIGHTS:
-        return _build(name, _WITHOUT_WEIGHTS).eval().requires_grad_(False).to(resolve_device(device))
-    if name not in _ENCODERS:
+    if name not in _ENCODERS | _WITHOUT_WEIGHTS:
         raise unknown_name("semantic encoder", name, _ENCODERS)
     # Before the network is built: the giant variant takes seconds and 4.5 GB to build.
-    path = find_weights(name, weights, fetch=fetch)
-    encoder = _build(name, _ENCODERS)
-    load_state_dict_strictly(encoder, path)
+    path = find_weights(name, weights, fetch=fetch) if name in _ENCODERS else None
+    module, class_name = (_ENCODERS | _WITHOUT_WEIGHTS)[name]
+    made = getattr(importlib.import_module(f"semantic_matcher_core.semantics.{module}"), class_name)
+    encoder: SemanticEncoder = made(name)
+    if path is not None:
+        load_state_dict_strictly(encoder, path)
     return encoder.eval().requires_grad_(False).to(resolve_device(device))
-
-
-def _build(name: str, table: dict[str, tuple[str, str]]) -> SemanticEncoder:
-    module, class_name = table[name]
-    encoder: SemanticEncoder = getattr(
-        importlib.import_module(f"semantic_matcher_core.semantics.{module}"), class_name
-    )(name)
-    return encoder

@@ -23,8 +23,8 @@ def suppressed(scores: Tensor, radius: int) -> Tensor:
 
 def soft_detection(
     score_map: Tensor, limit: int, threshold: float, radius: int, margins: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """ALIKE's keypoints ``N x 2``, scores and dispersities of one ``H x W`` score map, one by one."""
+) -> tuple[Tensor, Tensor]:
+    """ALIKE's keypoints ``N x 2`` and scores of one ``H x W`` score map, one by one."""
     near, far = margins
     height, width = score_map.shape
     maxima = suppressed(score_map, 2)
@@ -32,7 +32,7 @@ def soft_detection(
     inside[near : height - far, near : width - far] = 1
     maxima = maxima * inside
     values, places = maxima.flatten().topk(min(limit, maxima.numel()))
-    keypoints, scores, dispersities = [], [], []
+    keypoints, scores = [], []
     for place in places[values > threshold].tolist():
         y, x = divmod(place, width)
         window = score_map[y - radius : y + radius + 1, x - radius : x + radius + 1].double()
@@ -40,11 +40,9 @@ def soft_detection(
         weights = weights / weights.sum()
         steps = torch.arange(-radius, radius + 1).double()
         dx, dy = float((weights.sum(0) * steps).sum()), float((weights.sum(1) * steps).sum())
-        spread = ((steps[None, :] - dx) ** 2 + (steps[:, None] - dy) ** 2) / radius**2
         keypoints.append((x + dx, y + dy))
-        dispersities.append(float((weights * spread).sum()))
         scores.append(float(read_bilinear(score_map[None].double(), x + dx, y + dy)[0]))
-    return torch.tensor(keypoints), torch.tensor(scores), torch.tensor(dispersities)
+    return torch.tensor(keypoints), torch.tensor(scores)
 
 
 def read_bilinear(maps: Tensor, x: float, y: float) -> Tensor:

@@ -51,11 +51,12 @@ SETTINGS = [
 def reasoning(precision: str) -> SemanticMatcher:
     torch.manual_seed(0)
     config = ReasonerConfig(128, CompactContext.feature_dim, features_dim=64, n_attention_layers=2)
-    return SemanticMatcher(Compact(400), CompactContext(), Reasoner(config), semantic_size=224, precision=precision)
+    parts = Compact(400), CompactContext(), Reasoner(config)
+    return SemanticMatcher.from_parts(*parts, device="cpu", semantic_size=224, precision=precision)
 
 
 def plain(make: Callable[[], Extractor]) -> Callable[[], SemanticMatcher]:
-    return lambda: SemanticMatcher(make())
+    return lambda: SemanticMatcher.from_parts(make(), device="cpu")
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

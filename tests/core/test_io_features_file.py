@@ -25,11 +25,12 @@ def features(count: int, *, reasoned: bool = True, seed: int = 0) -> Features:
 
     extra = {"reasoned": rand(1, count, 6), "semantic": rand(1, count, 5)} if reasoned else {}
     extra |= {} if reasoned else {"scales": rand(1, count), "orientations": rand(1, count)}
-    return Features(rand(1, count, 2) * 50, rand(1, count), rand(1, count, 8), (48, 64), **extra)
+    maker = "xfeat with dinov2_vits14, 5 layers" if reasoned else ""
+    return Features(rand(1, count, 2) * 50, rand(1, count), rand(1, count, 8), (48, 64), made_by=maker, **extra)
 
 
 def assert_equal(read: Features, written: Features, tolerance: float = 0.0) -> None:
-    assert read.image_size == written.image_size and read.valid is None
+    assert read.image_size == written.image_size and read.valid is None and read.made_by == written.made_by
     for name in ("keypoints", "scores", "descriptors", "reasoned", "semantic", "scales", "orientations"):
         a, b = getattr(read, name), getattr(written, name)
         assert (a is None) == (b is None), name

@@ -22,6 +22,7 @@ from semantic_matcher_core.matching.learned import (
 )
 from semantic_matcher_core.matching.lightglue import normalised_positions
 from semantic_matcher_core.matching.turns import turned_back, turned_points
+from semantic_matcher_core.settings import MatcherConfig
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.weights import load_state_dict_strictly
 from tests.core.extractor_checks import read_rgb
@@ -29,6 +30,10 @@ from tests.core.extractor_checks import read_rgb
 SIZE = (480, 640)
 WHOLE = {"depth_confidence": 1.0, "width_confidence": 1.0}
 NAMES = [*dict.fromkeys(name for name in PUBLISHED if name not in ("aliked-n16rot", "aliked-n32", "dedode-G"))]
+
+
+def chosen(**options: float) -> MatcherConfig:
+    return MatcherConfig(matcher="lightglue", **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -167,12 +172,12 @@ def test_a_batch_equals_its_pairs():
     matcher = random_matcher("aliked-n16")
     first, second = random_features("aliked-n16", [70, 0, 40], 1), random_features("aliked-n16", [30, 20, 90], 2)
     for options in ({"filter_threshold": 0.0}, {"filter_threshold": 0.0, **WHOLE}):
-        together = matcher(first, second, **options)
+        together = matcher(first, second, chosen(**options))
         assert together.batch_size == 3
         assert together.pair is not None and together.pair.dtype == torch.int64
         counts = []
         for b in range(3):
-            alone = matcher(first[b], second[b], **options)
+            alone = matcher(first[b], second[b], chosen(**options))
             mine = together.of_pair(b)
             assert torch.equal(mine.indices, alone.indices)
             assert torch.equal(mine.confidence, alone.confidence)
@@ -203,12 +208,12 @@ def test_rows_that_are_no_numbers_are_left_out():
                 descriptors=first.descriptors[:, 1:],
             ),
             second,
-            filter_threshold=0.0,
+            chosen(filter_threshold=0.0),
         )
     )
     broken = first.descriptors.clone()
     broken[0, 0, 3] = torch.nan
-    mine = as_scores(matcher(replace(first, descriptors=broken), second, filter_threshold=0.0))
+    mine = as_scores(matcher(replace(first, descriptors=broken), second, chosen(filter_threshold=0.0)))
     assert len(expected) > 0
     assert mine == {(i + 1, j): score for (i, j), score in expected.items()}
 
@@ -217,18 +222,18 @@ def test_keypoints_at_the_very_border_are_taken():
     """A resized image has keypoints at up to half a pixel outside of the outermost centres."""
     first, second = random_features("xfeat", [8], 1), random_features("xfeat", [8], 2)
     first.keypoints[0, 0] = torch.tensor([-0.4, 479.4])
-    assert len(random_matcher("xfeat")(first, second, filter_threshold=0.0)) > 0
+    assert len(random_matcher("xfeat")(first, second, chosen(filter_threshold=0.0))) > 0
 
 
 def test_band_and_threshold():
     matcher = random_matcher("disk")
     first, second = random_features("disk", [80], 1), random_features("disk", [80], 2)
-    everything = matcher(first, second, filter_threshold=0.0, **WHOLE)
+    everything = matcher(first, second, chosen(filter_threshold=0.0, **WHOLE))
     assert (everything.confidence > 0).all() and (everything.confidence <= 1).all()
     threshold = everything.confidence.median().item()
-    some = matcher(first, second, filter_threshold=threshold, **WHOLE)
+    some = matcher(first, second, chosen(filter_threshold=threshold, **WHOLE))
     assert 0 < len(some) < len(everything) and (some.confidence > threshold).all()
-    banded = matcher(first, second, filter_threshold=0.0, band_px=20.0, **WHOLE)
+    banded = matcher(first, second, chosen(filter_threshold=0.0, band_px=20.0, **WHOLE))
     assert len(banded) > 0
     assert ((banded.keypoints0 - banded.keypoints1)[:, 1].abs() <= 20).all()
 
@@ -256,12 +261,12 @@ def test_a_turned_look_is_matched_as_what_it_sees(name):
             for field in ("keypoints", "scores", "descriptors", "turn", *more, *(["scales"] if more else []))
         },
     )
-    expected = matcher(seen, other, filter_threshold=0.0)
-    alone = matcher(looks[0], other, filter_threshold=0.0)
+    expected = matcher(seen, other, chosen(filter_threshold=0.0))
+    alone = matcher(looks[0], other, chosen(filter_threshold=0.0))
     assert len(expected) > 0 and torch.equal(alone.indices, expected.indices)
     torch.testing.assert_close(alone.confidence, expected.confidence, atol=1e-4, rtol=1e-3)
-    small = matcher(looks[1], other, filter_threshold=0.0)
-    found = matcher(both, other, filter_threshold=0.0)
+    small = matcher(looks[1], other, chosen(filter_threshold=0.0))
+    found = matcher(both, other, chosen(filter_threshold=0.0))
     best = max((alone, 0), (small, 40), key=lambda item: float(item[0].confidence.sum()))
     assert torch.equal(found.indices[:, 0], best[0].indices[:, 0] + best[1])
     assert torch.equal(found.keypoints0, both.keypoints[0, found.indices[:, 0]])
@@ -285,6 +290,8 @@ def test_other_features_are_refused_by_name():
     matcher = random_matcher("disk")
     with pytest.raises(ShapeError, match="64 dimensions, but LightGlue for 'disk' takes 128"):
         matcher(random_features("xfeat", [3], 1), random_features("xfeat", [3], 2))
+    with pytest.raises(ShapeError, match="LightGlue for 'disk' cannot match features made by 'aliked-n16'"):
+        matcher(random_features("disk", [3], 1), replace(random_features("disk", [3], 2), made_by="aliked-n16"))
     with pytest.raises(ShapeError, match="batch of 1 images with a batch of 2"):
         matcher(random_features("disk", [3], 1), random_features("disk", [3, 3], 2))
     with pytest.raises(ShapeError, match="scales and orientations"):
@@ -358,7 +365,7 @@ def test_real_pairs_equal_kornia(pair, name, tolerance, least, pictures, teacher
     extractor = create_extractor(name, LIMIT, device="cpu")
     matcher = create_lightglue(name, device="cpu")
     first, second = (extractor.extract(picture) for picture in pictures[pair])
-    whole = as_scores(matcher(first, second, **WHOLE))
+    whole = as_scores(matcher(first, second, chosen(**WHOLE)))
     assert_same_matches(whole, kornia_matches(kornias(matcher), first, second, 0.0), 0.1, tolerance)
     assert len(whole) > 60 or pair == "quarter turn"
     # As published: fewer layers and keypoints, nearly the same matches.

@@ -70,8 +70,6 @@ def test_no_row_on_a_zero_is_kept_and_no_other_is_lost(
     ]
     assert kept.scores[0].tolist() == expected and kept.valid is None
     np.testing.assert_array_equal(kept.keypoints[0], keypoints[0][expected])
-    fixed = keep_rows(features, is_wanted(keypoints, masks), fixed_size=True)
-    assert fixed.keypoints.shape == keypoints.shape and int(fixed.counts) == len(expected)
 
 
 def test_a_batch_keeps_what_each_of_its_masks_wants(textured_image: np.ndarray) -> None:

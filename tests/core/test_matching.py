@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError, DeviceError, ShapeError
+from semantic_matcher_core.extractors.alike import Alike
+from semantic_matcher_core.extractors.compact import Compact
 from semantic_matcher_core.matching import (
     FusedSimilarity,
     MatcherConfig,
-    SimilarityMatrix,
     match_features,
     match_features_densely,
     match_similarities,
+    nearest,
 )
 from semantic_matcher_core.types import Features
 
@@ -39,7 +43,13 @@ def make_features(descriptors: torch.Tensor, valid: torch.Tensor | None = None, 
     return Features(keypoints, torch.ones(batch, n), descriptors, (480, 640), valid=valid, **fields)
 
 
-def looped_matches(similarity: np.ndarray, config: MatcherConfig) -> tuple[list[int], list[int]]:
+def given(matrix: torch.Tensor) -> FusedSimilarity:
+    """Similarities that are there already, to the last bit."""
+    unit = torch.eye(matrix.shape[2]).expand(len(matrix), -1, -1)
+    return FusedSimilarity([matrix], [unit], MatcherConfig())
+
+
+def looped_matches(similarity: np.ndarray, config: MatcherConfig) -> list[int]:
     """One pair, one row at a time; ties go to the lowest index."""
 
     def one_way(rows: np.ndarray) -> list[int]:
@@ -58,12 +68,7 @@ def looped_matches(similarity: np.ndarray, config: MatcherConfig) -> tuple[list[
         return found
 
     forth, back = one_way(similarity), one_way(similarity.T)
-    if not config.mutual:
-        return forth, back
-    return (
-        [j if j >= 0 and back[j] == i else -1 for i, j in enumerate(forth)],
-        [i if i >= 0 and forth[i] == j else -1 for j, i in enumerate(back)],
-    )
+    return [j if j >= 0 and (back[j] == i or not config.mutual) else -1 for i, j in enumerate(forth)]
 
 
 CONFIGS = [
@@ -80,13 +85,10 @@ def test_equals_a_loop(config, n, m):
     dense = match_similarities(similarity, config)
     for b in range(2):
         matrix = similarity.rows(0, n)[b].numpy()
-        matches0, matches1 = looped_matches(matrix, config)
-        assert dense.matches0[b].tolist() == matches0
-        assert dense.matches1[b].tolist() == matches1
-        for i, j in enumerate(matches0):
+        matches = looped_matches(matrix, config)
+        assert dense.matches0[b].tolist() == matches
+        for i, j in enumerate(matches):
             assert dense.similarity0[b, i] == (matrix[i, j] if j >= 0 else 0)
-        for j, i in enumerate(matches1):
-            assert dense.similarity1[b, j] == (matrix[i, j] if i >= 0 else 0)
 
 
 @pytest.mark.parametrize("mutual", [True, False])
@@ -95,11 +97,9 @@ def test_ties_go_to_the_lowest_index(mutual, ratio):
     """Similarities of few values: most rows and columns have several maxima, within and across groups of rows."""
     config = MatcherConfig(mutual=mutual, ratio=ratio)
     matrix = torch.randint(0, 3, (2, 150, 90), generator=torch.Generator().manual_seed(0)) / 4
-    dense = match_similarities(SimilarityMatrix(matrix), config)
+    dense = match_similarities(given(matrix), config)
     for b in range(2):
-        matches0, matches1 = looped_matches(matrix[b].numpy(), config)
-        assert dense.matches0[b].tolist() == matches0
-        assert dense.matches1[b].tolist() == matches1
+        assert dense.matches0[b].tolist() == looped_matches(matrix[b].numpy(), config)
     if mutual and ratio is None:
         assert (dense.matches0 >= 0).any()
 
@@ -111,13 +111,16 @@ def test_identical_descriptors_match_first_with_first():
 
 @pytest.mark.parametrize("block_rows", [1, 7, 64, 100, 128, 10**6])
 @pytest.mark.parametrize("config", [MatcherConfig(), MatcherConfig(ratio=0.9), MatcherConfig(mutual=False)])
-def test_blocks_equal_the_whole(block_rows, config):
+def test_blocks_equal_the_whole(block_rows, config, monkeypatch):
     matrix = torch.rand(2, 300, 90, generator=torch.Generator().manual_seed(1))
     matrix[1] = (matrix[1] * 8).floor() / 8  # ties across blocks
     valid0 = torch.arange(300) < torch.tensor([[300], [211]])
     valid1 = torch.arange(90) < torch.tensor([[33], [90]])
-    whole = match_similarities(SimilarityMatrix(matrix), config, valid0, valid1, block_rows=300)
-    parts = match_similarities(SimilarityMatrix(matrix), config, valid0, valid1, block_rows=block_rows)
+    found = []
+    for rows in (300, block_rows):
+        monkeypatch.setattr(nearest, "_suitable_block", lambda *_, rows=rows: rows)
+        found.append(match_similarities(given(matrix), config, valid0, valid1))
+    whole, parts = found
     for a, b in zip(whole, parts, strict=True):
         assert torch.equal(a, b)
 
@@ -205,7 +208,7 @@ def test_no_keypoints_no_matches(n, m, mutual):
     assert matches.keypoints0.shape == matches.keypoints1.shape == (0, 2)
     dense = match_features_densely(*sides, config)
     assert dense.matches0.tolist() == [[-1] * n] * 2
-    assert dense.matches1.tolist() == [[-1] * m] * 2
+    assert not dense.similarity0.any()
 
 
 def test_all_padding_is_no_keypoints():
@@ -241,7 +244,7 @@ def test_what_a_reasoner_gave_is_matched_instead_of_descriptors():
     assert torch.equal(alone.indices, expected.indices)
     fused = match_features(*sides("reasoned", "semantic"))
     product = (texture[0] @ texture[1].mT) * (semantic[0] @ semantic[1].mT)
-    matches0, _ = looped_matches(product[0].numpy(), MatcherConfig())
+    matches0 = looped_matches(product[0].numpy(), MatcherConfig())
     assert fused.indices.tolist() == [[i, j] for i, j in enumerate(matches0) if j >= 0]
     torch.testing.assert_close(fused.confidence, product[0][fused.indices[:, 0], fused.indices[:, 1]])
 
@@ -334,6 +337,37 @@ def test_features_that_do_not_fit_are_refused(features0, features1, message):
         match_features(features0, features1)
 
 
+@pytest.mark.parametrize(
+    ("makers", "together"),
+    [
+        (("xfeat", "xfeat"), True),
+        (("", "xfeat"), True),  # of a file that does not say
+        (("xfeat", "edgepoint2-e64"), False),
+        (("xfeat with dinov2_vits14, 5 layers", "xfeat with dinov2_vitb14, 5 layers"), False),
+    ],
+)
+def test_features_of_two_makers_are_refused_though_their_vectors_are_as_long(makers, together):
+    first, second = (replace(make_features(unit(1, 9, 64)), made_by=maker) for maker in makers)
+    for work in (lambda: match_features(first, second), lambda: Features.stack([first, second])):
+        if together:
+            work()
+            continue
+        with pytest.raises(ShapeError, match=f"made by '{makers[0]}' and by '{makers[1]}' cannot be compared"):
+            work()
+
+
+def test_features_of_two_extractors_are_refused_however_they_were_made(textured):
+    image = textured(64, 96)
+    compact, alike = Compact(50), Alike(50)
+    matchers = [SemanticMatcher.from_parts(part, device="cpu") for part in (compact, alike)]
+    assert compact.descriptor_dim == alike.descriptor_dim
+    given = [matchers[0].extract(image), compact.extract(image), matchers[0].extract_turned(image)]
+    for features in given:
+        assert features.made_by == features[0].made_by == "compact"
+        with pytest.raises(ShapeError, match="made by 'compact' and by 'alike-n'"):
+            matchers[1].match(features, matchers[1].extract(image))
+
+
 def test_features_on_two_devices_are_refused():
     features = make_features(unit(1, 3, 8))
     with pytest.raises(DeviceError, match=r"cpu and meta; move one with \.to\(\)"):
@@ -375,11 +409,6 @@ def golden(shared) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
-def check_golden(golden, name: str, dense) -> None:
-    assert torch.equal(dense.matches0, golden[f"{name}_matches0"])
-    assert torch.equal(dense.matches1, golden[f"{name}_matches1"])
-
-
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -395,7 +424,9 @@ def test_equals_the_published_nearest_neighbour_matcher(golden, name, options):
     config = MatcherConfig(**options)
     vectors = [[F.normalize(golden[f"desc{side}"], dim=-1)] for side in (0, 1)]
     similarity = FusedSimilarity(*vectors, config)
-    check_golden(golden, name, match_similarities(similarity, config))
+    both_ways = similarity, FusedSimilarity(*reversed(vectors), config)
+    for side, given in enumerate(both_ways):
+        assert torch.equal(match_similarities(given, config).matches0, golden[f"{name}_matches{side}"])
     torch.testing.assert_close(similarity.rows(0, 90).sum(dim=(1, 2)), golden[f"{name}_simsum"], atol=1e-3, rtol=1e-5)
 
 
@@ -413,15 +444,14 @@ def test_equals_the_published_nearest_neighbour_matcher(golden, name, options):
 def test_equals_the_published_fusing_matcher(golden, fusion, suffix, options):
     config = MatcherConfig(fusion=fusion, **options)
     vectors = [[F.normalize(golden[f"{kind}{side}"], dim=-1) for kind in ("desc", "sem")] for side in (0, 1)]
-    dense = match_similarities(FusedSimilarity(*vectors, config), config)
     name = f"multi_{fusion}{suffix}"
-    check_golden(golden, name, dense)
-    for side, matches in (("0", dense.matches0), ("1", dense.matches1)):
-        matched = matches >= 0
+    for side, given in enumerate((vectors, vectors[::-1])):
+        found = match_similarities(FusedSimilarity(*given, config), config)
+        assert torch.equal(found.matches0, golden[f"{name}_matches{side}"])
+        matched, published = found.matches0 >= 0, golden[f"{name}_matching_scores{side}"]
         assert matched.any()
-        ours, published = (dense.similarity0, dense.similarity1)[int(side)], golden[f"{name}_matching_scores{side}"]
-        torch.testing.assert_close(ours[matched], published[matched], atol=1e-5, rtol=0)
-        assert ours[~matched].eq(0).all()  # the published one reports the last column there
+        torch.testing.assert_close(found.similarity0[matched], published[matched], atol=1e-5, rtol=0)
+        assert found.similarity0[~matched].eq(0).all()  # the published one reports the last column there
 
 
 def test_equals_xfeats_own_matcher(shared):

@@ -51,14 +51,6 @@ def test_a_known_deformation_is_found_among_as_many_outliers() -> None:
     assert (found & truth).sum() / found.sum() > 0.95
 
 
-def test_without_refinement_it_is_the_plane_test() -> None:
-    points0, points1, truth = bent_matches(200)
-    plane = nonrigid_inliers(points0, points1, threshold=0.04, refine=False)
-    refined = nonrigid_inliers(points0, points1, threshold=0.04)
-    assert (plane & truth).sum() / plane.sum() > 0.9
-    assert (refined & truth).sum() > 1.2 * (plane & truth).sum()
-
-
 def test_equal_seeds_give_equal_results() -> None:
     points0, points1, _ = bent_matches(300)
     first, again = (nonrigid_inliers(points0, points1, seed=7) for _ in range(2))

@@ -24,7 +24,7 @@ from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.layers import attention
 from semantic_matcher_core.matching import MatcherConfig
 from semantic_matcher_core.matching.nearest import match_similarities
-from semantic_matcher_core.matching.similarity import FusedSimilarity, SimilarityMatrix
+from semantic_matcher_core.matching.similarity import FusedSimilarity
 from semantic_matcher_core.optimisations import NAMES, VARIABLE, is_enabled
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.compact_context import CompactContext
@@ -90,8 +90,8 @@ def matched(*, ratio: float | None = None) -> list[Tensor]:
     # Columns that are the same: the lower one is the nearest.
     sides[1][0][:, 255], sides[1][1][:, 255] = sides[1][0][:, 3], sides[1][1][:, 3]
     fused = match_similarities(FusedSimilarity(sides[0], sides[1], config), config)
-    given = match_similarities(SimilarityMatrix(sides[0][0] @ sides[1][0].transpose(1, 2)), config)
-    return [tensor for tensor in (*fused, *given) if tensor is not None]
+    alone = match_similarities(FusedSimilarity(sides[0][:1], sides[1][:1], config), config)
+    return [*fused, *alone]
 
 
 WORK: dict[str, Sequence[Callable[[], list[Tensor]]]] = {

@@ -19,7 +19,7 @@ from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.inputs import as_image_batch
 from semantic_matcher_core.networks import graphs
-from semantic_matcher_core.networks.graphs import CudaRecorder, GraphCache, RecordedExtraction, can_be_recorded
+from semantic_matcher_core.networks.graphs import GraphCache, RecordedExtraction, can_be_recorded, record_cuda_graph
 from semantic_matcher_core.optimisations import VARIABLE
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.dinov2 import DinoV2
@@ -67,7 +67,7 @@ class Recorded:
 
     def __init__(self) -> None:
         self.recorder = ReplayOnCpu()
-        self._run = RecordedExtraction(extraction.extract, self.recorder)
+        self._run = RecordedExtraction(extraction.extract, lambda work: self.recorder.record(work))
 
     @torch.inference_mode()
     def __call__(self, matcher: SemanticMatcher, *images: np.ndarray) -> Features:
@@ -80,7 +80,7 @@ class Recorded:
 
 
 def assert_same_features(ours: Features, expected: Features, tolerance: float = 1e-5) -> None:
-    assert ours.image_size == expected.image_size
+    assert (ours.image_size, ours.made_by) == (expected.image_size, expected.made_by)
     assert (ours.valid is None) == (expected.valid is None)
     if expected.valid is not None:
         assert torch.equal(ours.valid, expected.valid)
@@ -193,7 +193,7 @@ def test_copies_of_a_recorded_extraction_start_empty(textured: Render) -> None:
 
 
 def test_results_keep_their_numbers_when_the_graph_runs_again() -> None:
-    cache = GraphCache(ReplayOnCpu())
+    cache = GraphCache(ReplayOnCpu().record)
     given = [{"x": torch.full((3,), float(i)), "n": torch.tensor([i])} for i in (1, 2)]
     twice = [cache("k", lambda g: {"x": g["x"] * 2 * g["n"] / g["n"]}, values)["x"] for values in given]
     assert [t.tolist() for t in twice] == [[2, 2, 2], [4, 4, 4]]
@@ -291,7 +291,7 @@ def test_a_broken_descriptor_in_a_recorded_extraction_is_lost_alone(
 
 def test_only_the_last_few_graphs_are_kept() -> None:
     recorder = ReplayOnCpu()
-    cache = GraphCache(recorder)
+    cache = GraphCache(recorder.record)
     for size in [*range(1, 10), 9, 1]:
         cache("k", lambda given: {"x": given["x"] + 1}, {"x": torch.zeros(size)})
     assert recorder.recorded == 10  # 1 was dropped, 9 was not
@@ -329,6 +329,6 @@ def test_on_a_gpu_each_switch_leaves_the_matches(
 @gpu
 def test_recorded_graphs_compute() -> None:
     memory = torch.ones(4, device="cuda")
-    outputs, replay = CudaRecorder().record(lambda: {"x": memory * 3})
+    outputs, replay = record_cuda_graph(lambda: {"x": memory * 3})
     replay()
     assert outputs["x"].tolist() == [3, 3, 3, 3]

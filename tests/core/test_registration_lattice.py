@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.registration.lattice import dense_map, lattice_of_spline, lattice_points, warp
+from semantic_matcher_core.registration.lattice import lattice_of_spline, lattice_points, resampled, warp
 from semantic_matcher_core.registration.smoothing import OneEuroFilter
 from tests.core.bent_surfaces import known_bend
 
@@ -20,13 +20,13 @@ def test_points_reach_the_corners_and_interpolate_exactly(size: tuple[int, int],
     assert points[0, 0].tolist() == [0, 0] and points[-1, -1].tolist() == [size[1] - 1, size[0] - 1]
     assert np.diff(points[0, :, 0]).max() <= step and np.diff(points[:, 0, 1]).max() <= step
     y, x = np.mgrid[: size[0], : size[1]]
-    np.testing.assert_allclose(dense_map(points, size), np.stack([x, y], axis=-1), atol=1e-4)
+    np.testing.assert_allclose(resampled(points, *size), np.stack([x, y], axis=-1), atol=1e-4)
 
 
 def test_between_its_points_a_lattice_is_near_the_spline() -> None:
     size = (241, 307)
     spline = known_bend(size, 6.0)
-    dense = dense_map(lattice_of_spline(spline, size, 8), size)
+    dense = resampled(lattice_of_spline(spline, size, 8), *size)
     y, x = np.mgrid[: size[0], : size[1]]
     exact = spline(torch.from_numpy(np.stack([x, y], axis=-1).reshape(-1, 2)).double()).view(*size, 2).numpy()
     assert np.abs(dense - exact).max() < 0.5

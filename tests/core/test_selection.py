@@ -8,7 +8,6 @@ import torch
 from kornia.geometry.subpix import nms2d
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors import selection
 from semantic_matcher_core.extractors.selection import (
     best_candidates,
@@ -290,12 +289,6 @@ def test_inputs_are_not_changed(ranking):
     best_candidates(maps, candidates, 5)
     assert torch.equal(maps, before[0])
     assert torch.equal(candidates, before[1])
-
-
-@pytest.mark.parametrize("options", [{"nms_radius": -1}, {"border": "open"}, {"max_keypoints": 0}])
-def test_wrong_options_are_refused(options):
-    with pytest.raises(ConfigError, match=str(next(iter(options.values())))):
-        select_keypoints(torch.zeros(1, 4, 4), **{"max_keypoints": 5, **options})
 
 
 @pytest.mark.parametrize(

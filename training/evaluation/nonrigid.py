@@ -90,7 +90,6 @@ def evaluate_nonrigid_pair(pair: NonrigidPair, matcher: SemanticMatcher) -> Row:
             features0.rows(torch.from_numpy(index0).to(features0.device)),
             features1,
             MatcherConfig(mutual=False),
-            both_sides=False,
         )
         inliers = int((nearest.matches0[0].cpu().numpy() == index1).sum())
     fewer = min(len(keypoints0), len(keypoints1))

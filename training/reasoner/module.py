@@ -193,7 +193,7 @@ class ReasonerTraining(L.LightningModule):
             reason: with the reasoner; else by the local descriptors as they are.
         """
         features0, features1 = (self._features(view, batch.size, reason) for view in (view0, view1))
-        dense = match_features_densely(features0, features1, both_sides=False)
+        dense = match_features_densely(features0, features1)
         counts = count_matches(dense.matches0, warped, features1.keypoints, positives)
         return Judged(features0, features1, dense.matches0, dense.similarity0, warped, counts)
 

@@ -155,7 +155,7 @@ def place_loss(logits: Tensor, keypoints: Tensor, real: Tensor) -> Tensor:
     near = scores.detach().flatten(1).gather(1, (y * width + x).flatten(1)).view_as(x)
     highest = near.argmax(dim=-1, keepdim=True)
     centre = torch.cat((x.gather(2, highest), y.gather(2, highest)), dim=-1)
-    found, _ = soft_argmax(scores, centre, _RADIUS)
+    found = soft_argmax(scores, centre, _RADIUS)
     usable = real & ((keypoints - centre).abs() < 1.5).all(dim=-1)
     distance = (found - keypoints).abs().sum(dim=-1)
     return torch.where(usable, distance, 0.0).sum() / usable.sum().clamp(min=1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,20 @@ from torch.nn import functional as F
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.extractors.dalf.backbone import UNet
-from semantic_matcher_core.extractors.dalf.detection import peaks
 from semantic_matcher_core.extractors.dalf.modes import MODES, mode_of_state_dict
 from semantic_matcher_core.extractors.dalf.patch_network import PatchNetwork
 from semantic_matcher_core.extractors.dalf.polar_patches import PolarPatches
-from semantic_matcher_core.extractors.dalf.resize import shrink_area
 from semantic_matcher_core.extractors.options import check_max_side
 from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
-from semantic_matcher_core.extractors.selection import best_candidates, mask_at_size, zero_padding
+from semantic_matcher_core.extractors.selection import (
+    best_candidates,
+    highest_neighbour,
+    local_maxima,
+    mask_at_size,
+    zero_padding,
+)
 from semantic_matcher_core.inference import evaluating
 from semantic_matcher_core.types import Features
-
-if TYPE_CHECKING:
-    import cv2
 
 # Below this the decoder's unpadded convolutions have nothing left to work on.
 MINIMUM_SIDE = 32
@@ -47,7 +49,9 @@ class Dalf(Extractor):
         threshold: a keypoint's heat (a logit) must be above it.
         multi_scale: also look at 1/6, 1/4 and 1/2 of the size, each with a quarter of the keypoints.
         remove_borders: leave out keypoints closer than this to the image's edge; 0 as published.
-        margin: see :func:`~semantic_matcher_core.extractors.dalf.detection.peaks`; ``None`` as published.
+        margin: how far a keypoint must rise above its highest neighbour, in logits; well above rounding noise, it makes
+            the choice reproducible. ``None`` is the published rule, which keeps every pixel of a plateau: on flat
+            padding that is two fifths of all keypoints, and which are found changes with the number of threads.
         max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound, as
             published.
 
@@ -107,7 +111,7 @@ class Dalf(Extractor):
         share = self.max_keypoints // len(SCALES)
         found: list[Features] = []
         for scale in SCALES[:-1]:
-            shrunk = shrink_area(images, scale)
+            shrunk = _shrunk(images, scale)
             small_masks = None if masks is None else mask_at_size(masks, *_size(shrunk))
             features = self._at_full_size(shrunk, small_masks, max(1, share))
             keypoints = zero_padding((features.keypoints + 0.5) / scale - 0.5, features.valid)
@@ -203,6 +207,23 @@ def _grey(images: Tensor) -> tuple[Tensor, tuple[int, int]]:
     grey = images.mean(dim=1, keepdim=True)
     pad = (0, max(0, MINIMUM_SIDE - width), 0, max(0, MINIMUM_SIDE - height))
     return (F.pad(grey, pad, mode="replicate") if any(pad) else grey), (height, width)
+
+
+def peaks(heat_map: Tensor, threshold: float, margin: float | None) -> Tensor:
+    """Return ``B x H x W`` bool: which pixels of ``B x H x W`` logits are keypoints, see :class:`Dalf`."""
+    if margin is None:
+        return local_maxima(heat_map, 1) & (heat_map > threshold)
+    return (heat_map - highest_neighbour(heat_map, 1, -torch.inf) > margin) & (heat_map > threshold)
+
+
+def _shrunk(images: Tensor, scale: float) -> Tensor:
+    """Return ``B x 3 x H x W`` in [0, 1] made smaller by area averaging, as OpenCV does it with 8-bit images."""
+    pictures = (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    height, width = (round(side * scale) for side in _size(images))
+    # OpenCV would round a thin side to nothing.
+    size = None if height and width else (max(1, width), max(1, height))
+    small = [cv2.resize(p, size, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for p in pictures]
+    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(images) / 255
 
 
 def _size(images: Tensor) -> tuple[int, int]:
