@@ -17,7 +17,7 @@ from semantic_matcher_core.extractors.registry import ALIASES, accepted_options
 from semantic_matcher_core.matching.learned import PUBLISHED, create_lightglue, published_for
 from semantic_matcher_core.networks import Networks, Parts
 from semantic_matcher_core.networks.compiled import compiled_networks, tensorrt_networks
-from semantic_matcher_core.networks.eager import eager_networks
+from semantic_matcher_core.networks.networks import eager_networks
 from semantic_matcher_core.networks.onnx_files import onnx_folder as usual_onnx_folder
 from semantic_matcher_core.reasoning import ModelConfig, load_reasoner
 from semantic_matcher_core.semantics import create_semantic_encoder

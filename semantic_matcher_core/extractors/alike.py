@@ -45,12 +45,10 @@ class Alike(DenseExtractor):
           threshold, for all images of a batch together.
 
     Args:
-        max_keypoints: keep at most this many keypoints of each image.
         model: ``alike-t``, ``alike-s``, ``alike-n`` or ``alike-l``.
         detection_threshold: of the score map, in [0, 1). 0.2 is ALIKE's own, 0.0 that of the published reasoners.
         nms_radius: radius in pixels of non-maximum suppression.
-        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
-        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+        max_keypoints, max_side, fixed_size: see :class:`~semantic_matcher_core.extractors.dense.DenseExtractor`.
 
     Raises:
         UnknownNameError: no such model.
@@ -80,7 +78,6 @@ class Alike(DenseExtractor):
         self.eval()
 
     def prepare(self, images: Tensor) -> Tensor:
-        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         return F.pad(images, (0, -images.shape[-1] % _STRIDE, 0, -images.shape[-2] % _STRIDE))
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -89,17 +86,14 @@ class Alike(DenseExtractor):
         return tuple(self.net(images))
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
-        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
         height, width = size
         found = detect_keypoints(
             self.net.score_map(maps)[:, :height, :width],
-            limits.max_keypoints,
+            limits,
             radius=_RADIUS,
             suppression_radius=self.nms_radius,
-            threshold=limits.threshold,
             margins=_MARGINS,
             masks=masks,
-            fixed_size=limits.fixed_size,
         )
         descriptors = interpolate_normalized(
             lambda pixels: self.net.descriptors_at(maps, pixels), found.keypoints, height, width

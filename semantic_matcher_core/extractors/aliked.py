@@ -43,12 +43,10 @@ class Aliked(DenseExtractor):
         - Keypoints are true pixel indices; the published reasoners' copy of ALIKED gives ``k * W / (W - 1)``.
 
     Args:
-        max_keypoints: keep at most this many keypoints of each image.
         model: ``aliked-t16``, ``aliked-n16``, ``aliked-n16rot`` or ``aliked-n32``.
         detection_threshold: of the score map, in [0, 1). 0.2 is ALIKED's own, 0.0 that of the published reasoners.
         nms_radius: radius in pixels of non-maximum suppression, and of the window of the sub-pixel refinement.
-        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
-        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+        max_keypoints, max_side, fixed_size: see :class:`~semantic_matcher_core.extractors.dense.DenseExtractor`.
 
     Raises:
         UnknownNameError: no such model.
@@ -82,7 +80,6 @@ class Aliked(DenseExtractor):
         self.eval()
 
     def prepare(self, images: Tensor) -> Tensor:
-        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         return F.pad(images, _padding(images.shape[-2], images.shape[-1]), mode="replicate")
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -97,18 +94,15 @@ class Aliked(DenseExtractor):
         return tuple(net.gate(conv(x)) for conv, x in zip(laterals, (x1, x2, x3, x4), strict=True))
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
-        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
         height, width = size
         left, _, top, _ = _padding(height, width)
         found = detect_keypoints(
             self._score_map(maps)[:, top : top + height, left : left + width],
-            limits.max_keypoints,
+            limits,
             radius=self.nms_radius,
             suppression_radius=self.nms_radius,
-            threshold=limits.threshold,
             margins=(self.nms_radius, self.nms_radius),
             masks=masks,
-            fixed_size=limits.fixed_size,
         )
         descriptors = self._describe(maps, found.keypoints, (left, top), height, width)
         return Found(found.keypoints, found.scores, descriptors, found.valid)

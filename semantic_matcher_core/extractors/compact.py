@@ -28,11 +28,9 @@ class Compact(DenseExtractor):
           5 x 5 window (as in ALIKE). None lies in the outer two rows and columns.
 
     Args:
-        max_keypoints: keep at most this many keypoints of each image.
         detection_threshold: of the score map, in [0, 1).
         nms_radius: radius in pixels of non-maximum suppression, and of the window of the sub-pixel refinement.
-        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
-        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+        max_keypoints, max_side, fixed_size: see :class:`~semantic_matcher_core.extractors.dense.DenseExtractor`.
         architecture: sizes of the network; read from the weights where there are some.
     """
 
@@ -71,7 +69,6 @@ class Compact(DenseExtractor):
         return {} if architecture is None else {"architecture": architecture}
 
     def prepare(self, images: Tensor) -> Tensor:
-        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         padding = (0, -images.shape[-1] % STRIDE, 0, -images.shape[-2] % STRIDE)
         images = standardised(images)
         return F.pad(images, padding, mode="replicate") if any(padding) else images
@@ -82,19 +79,16 @@ class Compact(DenseExtractor):
         return self.net(images.contiguous(memory_format=self.layout))
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
-        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
         fine, coarse, logits = maps
         height, width = size
         radius = self.nms_radius
         found = detect_keypoints(
             logits.sigmoid()[:, 0, :height, :width],
-            limits.max_keypoints,
+            limits,
             radius=radius,
             suppression_radius=radius,
-            threshold=limits.threshold,
             margins=(radius, radius),
             masks=masks,
-            fixed_size=limits.fixed_size,
             iterations=0,
         )
         return Found(found.keypoints, found.scores, self.net.describe(fine, coarse, found.keypoints), found.valid)

@@ -44,12 +44,10 @@ class DeDoDe(DenseExtractor):
         - Scores are the detector's probability over the image, divided by the square root of its local density.
 
     Args:
-        max_keypoints: keep at most this many keypoints of each image.
         descriptor: ``B`` (VGG-19) or ``G`` (VGG-19 and DINOv2 ViT-L).
         normalize_descriptors: give L2-normalised rows. The published reasoners were trained on rows as the network
             gives them (``False``); plain matching needs ``True``.
-        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
-        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+        max_keypoints, max_side, fixed_size: see :class:`~semantic_matcher_core.extractors.dense.DenseExtractor`.
 
     Raises:
         UnknownNameError: no such descriptor.
@@ -91,7 +89,6 @@ class DeDoDe(DenseExtractor):
         self.eval()
 
     def prepare(self, images: Tensor) -> Tensor:
-        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         images = (images - self.get_buffer("mean")) / self.get_buffer("std")
         return F.pad(images, (0, -images.shape[-1] % _PATCH, 0, -images.shape[-2] % _PATCH))
 
@@ -116,7 +113,6 @@ class DeDoDe(DenseExtractor):
         return self._logits(images), *self._description(images, positions[0] if positions else None)
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
-        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
         logits, description, hidden = maps
         height, width = size
         probability = logits[:, :height, :width].flatten(1).softmax(dim=1)

@@ -72,13 +72,11 @@ class DenseExtractor(Extractor):
         }
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
         return self.features(images, masks)
 
     def features(
         self, images: Tensor, masks: Tensor | None = None, *, limits: Limits | None = None, dense: Dense | None = None
     ) -> Features:
-        """See :meth:`Extractor.features <semantic_matcher_core.extractors.base.Extractor.features>`."""
         own: float | None = getattr(self, "detection_threshold", None)
         limits = limits or Limits(self.max_keypoints, own, self.fixed_size)
         if limits.detection_threshold is None:

@@ -35,12 +35,10 @@ class Disk(DenseExtractor):
           map's logits, not probabilities.
 
     Args:
-        max_keypoints: keep at most this many keypoints of each image.
         detection_threshold: of the heat map's logits, any finite number.
         nms_radius: radius in pixels of non-maximum suppression; 2 is kornia's 5 x 5 window.
         border: ``"valid"`` as kornia, or ``"clipped"`` as the published code; see ``selection.local_maxima``.
-        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
-        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+        max_keypoints, max_side, fixed_size: see :class:`~semantic_matcher_core.extractors.dense.DenseExtractor`.
     """
 
     name = "disk"
@@ -69,7 +67,6 @@ class Disk(DenseExtractor):
         self.net: Any = DISK(desc_dim=self.descriptor_dim)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         height, width = images.shape[-2:]
         right, bottom = -width % _STRIDE, -height % _STRIDE
         if max(height + bottom, width + right) == _STRIDE:
@@ -93,7 +90,6 @@ class Disk(DenseExtractor):
         return (x,)
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
-        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
         (features,) = maps
         keypoints, scores, valid = select_keypoints(
             self._heat_map(features)[:, : size[0], : size[1]],

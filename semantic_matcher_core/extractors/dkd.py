@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.constants import constant
+from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.pyramid import corner_grid
 from semantic_matcher_core.extractors.selection import Selection, best_candidates, iterative_maxima, zero_padding
 
@@ -18,14 +19,12 @@ _TEMPERATURE = 0.1
 
 def detect_keypoints(
     score_map: Tensor,
-    max_keypoints: int,
+    limits: Limits,
     *,
     radius: int,
     suppression_radius: int,
-    threshold: float,
     margins: tuple[int, int],
     masks: Tensor | None = None,
-    fixed_size: bool = False,
     iterations: int = 2,
 ) -> Selection:
     """Return the best local maxima of each score map, moved to the soft argmax of their window.
@@ -35,20 +34,21 @@ def detect_keypoints(
 
     Args:
         score_map: ``B x H x W`` float32 in [0, 1].
-        max_keypoints: keep at most this many per map.
+        limits: which keypoints are kept.
         radius: of the window of the soft argmax; at most the smaller margin.
         suppression_radius: of non-maximum suppression.
-        threshold: a maximum must be above it.
         margins: pixels left out at the left and top, and at the right and bottom.
-        masks, fixed_size: see ``selection.best_candidates``.
+        masks: see ``selection.best_candidates``.
         iterations: of non-maximum suppression, see ``selection.iterative_maxima``.
     """
     near, far = margins
     height, width = score_map.shape[-2:]
-    candidates = iterative_maxima(score_map, suppression_radius, iterations) & (score_map > threshold)
+    candidates = iterative_maxima(score_map, suppression_radius, iterations) & (score_map > limits.threshold)
     inside = torch.zeros_like(candidates)
     inside[:, near : max(near, height - far), near : max(near, width - far)] = True
-    selection = best_candidates(score_map, candidates & inside, max_keypoints, masks=masks, fixed_size=fixed_size)
+    selection = best_candidates(
+        score_map, candidates & inside, limits.max_keypoints, masks=masks, fixed_size=limits.fixed_size
+    )
     keypoints = soft_argmax(score_map, selection.keypoints, radius)
     scores = _read(score_map, keypoints)
     valid = selection.valid

@@ -83,7 +83,6 @@ class EasyLocalFeature(Extractor):
         return self.get_buffer("placement").device
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
         return Features.stack([self._one(images[i], None if masks is None else masks[i]) for i in range(len(images))])
 
     def _one(self, image: Tensor, mask: Tensor | None) -> Features:

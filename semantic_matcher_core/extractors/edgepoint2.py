@@ -54,12 +54,10 @@ class EdgePoint2(DenseExtractor):
           border. Scores are probabilities, the sigmoid of the published code's.
 
     Args:
-        max_keypoints: keep at most this many keypoints of each image.
         model: ``edgepoint2-t32`` … ``edgepoint2-e64``, see ``MODELS``.
         detection_threshold: of the score, in [0, 1). The default is the published one, a logit of -5.
         nms_radius: radius in pixels of non-maximum suppression.
-        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
-        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+        max_keypoints, max_side, fixed_size: see :class:`~semantic_matcher_core.extractors.dense.DenseExtractor`.
 
     Raises:
         UnknownNameError: no such model.
@@ -99,7 +97,6 @@ class EdgePoint2(DenseExtractor):
         return {f"net.{name}": tensor for name, tensor in fold_norms(state).items()}
 
     def prepare(self, images: Tensor) -> Tensor:
-        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         seen = (images.shape[-2], images.shape[-1])
         grey = images.mean(dim=1, keepdim=True)
         if _resized(seen) != seen:
@@ -112,7 +109,6 @@ class EdgePoint2(DenseExtractor):
         return self.net(images.contiguous(memory_format=self.layout))
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
-        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
         described, logits = maps
         # Logits are compared and ranked: near 1, different logits give the same float32 probability.
         score_map = logits[:, 0]

@@ -75,7 +75,6 @@ class Sift(Extractor):
         self.max_side = check_max_side(max_side)
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward <semantic_matcher_core.extractors.base.Extractor.forward>`."""
         given = (images.shape[-2], images.shape[-1])
         images, masks = fit_long_side(images, masks, self.max_side)
         seen = (images.shape[-2], images.shape[-1])

@@ -36,14 +36,12 @@ class SuperPoint(DenseExtractor):
           LightGlue, descriptor reasoning).
 
     Args:
-        max_keypoints: keep at most this many keypoints of each image.
         detection_threshold: of the heat map, in [0, 1). 0.005 is SuperGlue's, 0.0 that of the published reasoners.
         nms_radius: radius in pixels of non-maximum suppression.
         remove_borders: pixels along the border that have no keypoints.
         legacy_sampling: read descriptors as SuperGlue's code does; otherwise as the published reasoners do. They differ
             by up to half a pixel in 8-pixel cells.
-        max_side: an image with a longer side is seen at this one, which bounds memory; ``None`` for no bound.
-        fixed_size: always give ``max_keypoints`` rows, see ``selection.best_candidates``.
+        max_keypoints, max_side, fixed_size: see :class:`~semantic_matcher_core.extractors.dense.DenseExtractor`.
     """
 
     name = "superpoint"
@@ -74,7 +72,6 @@ class SuperPoint(DenseExtractor):
         self.net = SuperPointNet()
 
     def prepare(self, images: Tensor) -> Tensor:
-        """See :meth:`DenseExtractor.prepare <semantic_matcher_core.extractors.dense.DenseExtractor.prepare>`."""
         # Below one cell there is nothing to detect; the network is still run, so that shapes and dtypes are its own.
         height, width = images.shape[-2:]
         images = F.pad(images, (0, max(0, _CELL - width), 0, max(0, _CELL - height)), mode="replicate")
@@ -86,7 +83,6 @@ class SuperPoint(DenseExtractor):
         return self.net(grey)
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
-        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
         logits, descriptor_map = maps
         heat_map = F.pixel_shuffle(logits.softmax(dim=1)[:, : _CELL * _CELL], _CELL)[:, 0]
         height, width = heat_map.shape[-2:]

@@ -82,7 +82,6 @@ class XFeat(DenseExtractor):
         self.eval()
 
     def fit(self, images: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`DenseExtractor.fit <semantic_matcher_core.extractors.dense.DenseExtractor.fit>`."""
         given = (images.shape[-2], images.shape[-1])
         scale = 1.0 if self.max_side is None else min(1.0, self.max_side / max(given))
         height, width = (max(_STRIDE, round(side * scale) // _STRIDE * _STRIDE) for side in given)
@@ -97,7 +96,6 @@ class XFeat(DenseExtractor):
         return self.net(images)
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
-        """See :meth:`DenseExtractor.finish <semantic_matcher_core.extractors.dense.DenseExtractor.finish>`."""
         descriptor_map, logits, reliability = maps
         height, width = size
         heat_map = detection_heat_map(logits)

@@ -16,8 +16,7 @@ from semantic_matcher_core.device import resolve_precision
 from semantic_matcher_core.errors import ConfigError, DeviceError
 from semantic_matcher_core.extractors.dense import DenseExtractor
 from semantic_matcher_core.inference import view
-from semantic_matcher_core.networks.eager import eager_networks
-from semantic_matcher_core.networks.networks import Networks
+from semantic_matcher_core.networks.networks import Networks, eager_networks
 from semantic_matcher_core.networks.parts import Parts
 from semantic_matcher_core.semantics.encoder import NetworkEncoder
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from semantic_matcher_core.extractors.base import Dense
+from semantic_matcher_core.inference import evaluating
 from semantic_matcher_core.networks.parts import Parts
 
 Encode = Callable[[Tensor], Tensor]
@@ -36,3 +39,18 @@ class Networks:
     encode: Encode | None = None
     reason: Reason | None = None
     origin: str = ""
+
+
+def eager_networks(parts: Parts) -> Networks:
+    """Return the parts' own networks, seen in evaluation mode whatever mode they are in."""
+    encoder, reasoner = parts.semantic_encoder, parts.reasoner
+    return Networks(
+        parts,
+        "eager",
+        encode=None if encoder is None else partial(_run, encoder),
+        reason=None if reasoner is None else partial(_run, reasoner),
+    )
+
+
+def _run(network: nn.Module, *inputs: Tensor | None) -> Any:
+    return evaluating(network)(*inputs)

@@ -38,7 +38,6 @@ class NetworkEncoder(SemanticEncoder):
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        """See :meth:`SemanticEncoder.forward`."""
         return self.encode(*self.encode_inputs(images))
 
     def encode_inputs(self, images: Tensor) -> tuple[Tensor, ...]:

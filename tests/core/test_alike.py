@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import ConfigError, UnknownNameError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.alike import Alike, AlikeNet
+from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dkd import detect_keypoints, soft_argmax
 from semantic_matcher_core.extractors.pooling import max_pool
 from semantic_matcher_core.extractors.pyramid import at_pixels, interpolate_normalized, project
@@ -104,20 +104,6 @@ def test_equals_the_published_implementation_where_it_pads(shared):
     assert_same_features(features, *(expected[k] for k in names), pixels=1e-3, score=1e-4, descriptor=1e-4)
 
 
-def test_unknown_model_and_options():
-    with pytest.raises(UnknownNameError, match=r"alike-x.*alike-t"):
-        Alike(model="alike-x")
-    for options in (
-        {"detection_threshold": 1.0},
-        {"detection_threshold": float("nan")},
-        {"nms_radius": -1},
-        {"nms_radius": 1.5},
-        {"max_side": 0},
-    ):
-        with pytest.raises(ConfigError, match=next(iter(options))):
-            Alike(**options)
-
-
 def test_large_images_are_seen_smaller_with_pixel_centres_kept(textured_image):
     extractor = Alike(500, detection_threshold=0.0, max_side=160)
     randomize(extractor.net, seed=3)
@@ -168,9 +154,8 @@ class TestPieces:
     def test_detection_equals_a_loop(self):
         torch.manual_seed(4)
         score_map = torch.rand(3, 31, 45)
-        found = detect_keypoints(
-            score_map, 60, radius=2, suppression_radius=2, threshold=0.9, margins=(2, 2), masks=None
-        )
+        limits = Limits(60, 0.9)
+        found = detect_keypoints(score_map, limits, radius=2, suppression_radius=2, margins=(2, 2))
         for b in range(3):
             keypoints, scores = soft_detection(score_map[b], 60, 0.9, 2, (2, 2))
             n = len(keypoints)

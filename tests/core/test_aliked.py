@@ -9,7 +9,6 @@ from kornia.feature import ALIKED
 from kornia.feature.aliked.aliked import DeformableConv2d
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import ConfigError, UnknownNameError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.aliked import Aliked
 from semantic_matcher_core.extractors.deformable import DeformableConv
@@ -91,18 +90,9 @@ def test_score_map_equals_the_published_implementation(shared):
     np.testing.assert_allclose(score_map[0, ::2, ::2].numpy(), stored, atol=6e-4, rtol=0)  # float16 has 2^-11
 
 
-# Mutual matches and homography inliers on the indoor pair, epipolar inliers on the pumpkin pair: 732 549 301,
 def test_published_default_threshold(shared):
     extractor = create_extractor("aliked-n16", 20000, weights=shared / "weights", device="cpu")
     assert int(extractor.extract(read_rgb(shared / "golden" / "tum_0.png")).counts) == 699
-
-
-def test_unknown_model_and_options():
-    with pytest.raises(UnknownNameError, match=r"aliked-x.*aliked-t16"):
-        Aliked(model="aliked-x")
-    for options in ({"detection_threshold": -0.1}, {"nms_radius": 0}, {"max_side": 1.5}):
-        with pytest.raises(ConfigError, match=next(iter(options))):
-            Aliked(**options)
 
 
 def test_state_dict_has_the_published_names():

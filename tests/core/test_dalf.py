@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference_dalf
-from semantic_matcher_core.errors import CheckpointError, ConfigError
+from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.dalf import MODES, Dalf, mode_of_state_dict
 from semantic_matcher_core.extractors.dalf.extractor import _shrunk, peaks
@@ -234,11 +234,5 @@ def test_detect_and_compute_takes_paths_and_options_for_one_call(shared: Path) -
 
 
 def test_errors_say_what_is_wrong() -> None:
-    with pytest.raises(ConfigError, match="ts3"):
-        Dalf(mode="ts3")
-    with pytest.raises(ConfigError, match="max_side"):
-        Dalf(max_side=0)
-    with pytest.raises(ConfigError, match="remove_borders"):
-        Dalf(remove_borders=-1)
     with pytest.raises(CheckpointError, match=r"hardnet\.features"):
         mode_of_state_dict({"conv1.weight": torch.zeros(1)})

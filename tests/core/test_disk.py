@@ -6,7 +6,6 @@ import pytest
 import torch
 from kornia.feature import DISK
 
-from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.disk import Disk
 from semantic_matcher_core.weights import load_state_dict_strictly
@@ -58,9 +57,3 @@ def test_published_border_rule_adds_keypoints_at_the_border(textured):
     valid, clipped = build()(image), build(border="clipped")(image)
     inner = (clipped.keypoints[0] >= 2).all(-1) & (clipped.keypoints[0] < torch.tensor([78, 62])).all(-1)
     assert int(inner.sum()) == int(valid.counts) < int(clipped.counts)
-
-
-def test_options():
-    for options in ({"detection_threshold": float("inf")}, {"nms_radius": -2}, {"border": "none"}, {"max_side": 0}):
-        with pytest.raises(ConfigError, match=next(iter(options))):
-            Disk(**options)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.reference_edgepoint2 import ReferenceEdgePoint2, ReferenceKeypoints
-from semantic_matcher_core.errors import CheckpointError, ConfigError, UnknownNameError
+from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.extractors import create_extractor, list_extractors
 from semantic_matcher_core.extractors.edgepoint2 import _WIDTHS, MODELS, EdgePoint2
 from semantic_matcher_core.types import Features
@@ -169,14 +169,6 @@ def test_nothing_trains():
     extractor.train()(image)
     assert all(torch.equal(tensor, before[name]) for name, tensor in extractor.state_dict().items())
     assert torch.equal(extractor(image).descriptors, expected.descriptors)
-
-
-def test_options():
-    for options in ({"detection_threshold": 1.0}, {"nms_radius": -2}, {"max_side": 0}, {"max_keypoints": 0}):
-        with pytest.raises(ConfigError, match=next(iter(options))):
-            EdgePoint2(**options)
-    with pytest.raises(UnknownNameError, match="edgepoint2-t32"):
-        EdgePoint2(model="edgepoint2-t64")
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors import Extractor, create_extractor
 from semantic_matcher_core.extractors.registry import BUILT_IN, accepted_options
 from semantic_matcher_core.extractors.resizing import fit_long_side
@@ -48,6 +49,14 @@ HUGE_LIMIT_MIB = 6 * 1024
 # weights, that is too much to call their keypoints the same.
 STRETCHING = ("dalf", "alike")
 LIMIT = 400
+WRONG: dict[str, tuple[object, ...]] = {
+    "max_keypoints": (0, True),
+    "max_side": (0, 1.5),
+    "nms_radius": (-1, 1.5, True),
+    "remove_borders": (-1,),
+    "detection_threshold": (float("nan"),),
+    **dict.fromkeys(("border", "model", "descriptor", "mode"), ("no such",)),
+}
 
 
 @functools.lru_cache(maxsize=2)
@@ -116,6 +125,16 @@ def test_names_and_dimensions(extractor, picture):
     assert_well_formed(features, 1, (93, 126), extractor.descriptor_dim, LIMIT)
     assert features.valid is None
     assert features.keypoints.shape[1] > 20
+
+
+@pytest.mark.parametrize("name", {entry.module: name for name, entry in BUILT_IN.items()}.values())
+def test_wrong_options_are_refused_by_name_and_value(name):
+    entry = BUILT_IN[name]
+    factory = getattr(importlib.import_module(f"semantic_matcher_core.extractors.{entry.module}"), entry.factory)
+    for option in WRONG.keys() & (accepted_options(name) | {"max_keypoints"}):
+        for value in WRONG[option]:
+            with pytest.raises(ConfigError, match=f"{option}.*{value!r}"):
+                factory(**{option: value})
 
 
 def test_a_batch_equals_its_images(extractor, picture):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.superpoint import SuperPoint
 from tests.core.detection_reference import suppressed
 from tests.core.extractor_checks import as_tensor, assert_same_features, randomize
@@ -116,12 +115,6 @@ def test_small_images_give_no_keypoints_in_the_border(size):
     rows, columns = (side // 8 * 8 for side in size)
     if min(rows, columns) <= 8:
         assert features.keypoints.shape == (2, 0, 2)
-
-
-def test_options():
-    for options in ({"detection_threshold": 1}, {"nms_radius": True}, {"remove_borders": -1}, {"max_side": -5}):
-        with pytest.raises(ConfigError, match=next(iter(options))):
-            SuperPoint(**options)
 
 
 @torch.no_grad()

@@ -96,7 +96,6 @@ class Dalf(Extractor):
         return {"mode": mode_of_state_dict(state)}
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Features:
-        """See :meth:`Extractor.forward`."""
         given = _size(images)
         features = self._of_seen(*fit_long_side(images, masks, self.max_side))
         if features.image_size == given:
