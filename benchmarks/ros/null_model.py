@@ -10,7 +10,10 @@ import torch
 
 from semantic_matcher.matching_model import MatchingModel
 from semantic_matcher_core.extractors import Extractor
+from semantic_matcher_core.networks import Parts
+from semantic_matcher_core.networks.networks import eager_networks
 from semantic_matcher_core.pipeline import SemanticMatcher
+from semantic_matcher_core.settings import Settings
 from semantic_matcher_core.types import Features, Matches
 
 KEYPOINTS, DIMENSIONS = 2048, 256
@@ -30,7 +33,7 @@ class NullMatcher(SemanticMatcher):
     """Answers with the same features and matches after ``seconds`` for an image."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(NullExtractor(), variant="null")
+        super().__init__(eager_networks(Parts(NullExtractor())), Settings(), "null")
         generator = torch.Generator().manual_seed(0)
         descriptors = torch.randn(1, KEYPOINTS, DIMENSIONS, generator=generator)
         self.seconds = seconds

@@ -109,9 +109,8 @@ def _joined(parts: Sequence[Features]) -> Features:
     if len(parts) == 1:
         return parts[0]
     names = [name for name in parts[0].tensors() if name != "valid"]
-    joined = replace(
-        parts[0], valid=None, **{name: torch.cat([getattr(p, name) for p in parts], dim=1) for name in names}
-    )
+    rows: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts], dim=1) for name in names}
+    joined = replace(parts[0], valid=None, **rows)
     if all(part.valid is None for part in parts):
         return joined
     marks = [torch.ones_like(p.scores, dtype=torch.bool) if p.valid is None else p.valid for p in parts]
