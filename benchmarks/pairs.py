@@ -26,12 +26,13 @@ from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.inputs import as_image_batch
 from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.matching.learned import PUBLISHED, LightGlueMatcher, create_lightglue
+from semantic_matcher_core.settings import MatcherConfig
 from semantic_matcher_core.types import Features
 from semantic_matcher_core.weights import find_weights, read_state_dict
 
 SMALL = ("edgepoint2-t32", "edgepoint2-s64", "edgepoint2-e64")
 PAIRED = ("aliked-n16", "xfeat", "disk")
-WHOLE = {"depth_confidence": 1.0, "width_confidence": 1.0}
+WHOLE = MatcherConfig(matcher="lightglue", depth_confidence=1.0, width_confidence=1.0)
 Candidates = dict[str, Callable[[], object]]
 
 
@@ -54,11 +55,11 @@ def lightglue(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[
         matcher = create_lightglue(name, weights=args.weights, device=device)
         first, second = (extractor.extract(read_image(path)) for path in args.images)
         model, data = kornia(matcher, first, second)
-        every, quick = matcher(first, second, **WHOLE), matcher(first, second)
+        every, quick = matcher(first, second, WHOLE), matcher(first, second)
         pairs = [set(map(tuple, matches.indices.tolist())) for matches in (every, quick)]
         same = len(pairs[0] & pairs[1]) / max(1, len(pairs[0] | pairs[1]))
         candidates: Candidates = {
-            "ours": partial(matcher, first, second, **WHOLE),
+            "ours": partial(matcher, first, second, WHOLE),
             "reference": partial(model, data),
             "as published": partial(matcher, first, second),
         }

@@ -104,18 +104,6 @@ def test_equals_the_published_implementation_where_it_pads(shared):
     assert_same_features(features, *(expected[k] for k in names), pixels=1e-3, score=1e-4, descriptor=1e-4)
 
 
-def test_large_images_are_seen_smaller_with_pixel_centres_kept(textured_image):
-    extractor = Alike(500, detection_threshold=0.0, max_side=160)
-    randomize(extractor.net, seed=3)
-    full = as_tensor(textured_image[:241, :321])
-    small = F.interpolate(full, (120, 160), mode="bilinear", align_corners=False, antialias=True)
-    features, seen = extractor(full), extractor(small)
-    scale = torch.tensor([321 / 160, 241 / 120])
-    torch.testing.assert_close(features.keypoints, (seen.keypoints + 0.5) * scale - 0.5)
-    assert features.image_size == (241, 321)
-    torch.testing.assert_close(features.descriptors, seen.descriptors)
-
-
 class TestPieces:
     @pytest.mark.parametrize("sizes", [[(64, 96), (32, 48), (8, 12), (2, 3)], [(32, 32), (16, 16), (4, 4), (1, 1)]])
     def test_pyramid_equals_the_dense_map(self, sizes):

@@ -99,13 +99,6 @@ def test_heat_map_puts_each_channel_at_its_pixel():
         torch.testing.assert_close(heat_map[:, y, x], expected)
 
 
-def test_descriptors_are_unit_vectors_and_scores_descend(random_weights, textured_image):
-    features = build(random_weights, 300, detection_threshold=0.0).extract(textured_image)
-    assert features.descriptors.shape == (1, 300, 64)
-    torch.testing.assert_close(features.descriptors.norm(dim=-1), torch.ones(1, 300))
-    assert (features.scores.diff() <= 0).all()
-
-
 def test_detection_threshold(random_weights, textured):
     image = textured(96, 128)
     everything = build(random_weights, 10**5, detection_threshold=0.0)
@@ -120,14 +113,6 @@ def test_detection_threshold(random_weights, textured):
     assert 0 < len(chosen) < everything.extract(image).keypoints.shape[1]
     forced = build(random_weights, 10**5, detection_threshold=threshold, force_num_keypoints=True)
     assert pixels(forced.extract(image).keypoints[0]) == pixels(everything.extract(image).keypoints[0])
-
-
-def test_nms_radius_keeps_keypoints_apart(random_weights, textured):
-    for radius in (1, 4):
-        keypoints = build(random_weights, 10**4, detection_threshold=0.0, nms_radius=radius).extract(textured(96, 128))
-        steps = keypoints.keypoints[0][:, None] - keypoints.keypoints[0][None]
-        apart = steps.abs().amax(dim=-1).fill_diagonal_(torch.inf)
-        assert apart.min() == radius + 1
 
 
 def test_fixed_size_pads_and_changes_nothing_else(random_weights, textured):
