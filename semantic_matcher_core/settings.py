@@ -140,8 +140,7 @@ class Settings:
         check_max_keypoints(self.max_keypoints)
         if self.detection_threshold is not None and not _is_number(self.detection_threshold):
             raise ConfigError(f"detection_threshold must be a number or None, got {self.detection_threshold!r}")
-        if not _is_whole(self.semantic_size) or self.semantic_size < 1:
-            raise ConfigError(f"semantic_size must be a whole number of pixels from 1 up, got {self.semantic_size!r}")
+        check_whole("semantic_size", self.semantic_size, unit=" of pixels")
         check_registration(self.registration)
         if self.precision not in PRECISIONS:
             raise ConfigError(f"unknown precision {self.precision!r}; use one of {', '.join(PRECISIONS)}")
@@ -171,8 +170,22 @@ def check_max_keypoints(value: Any) -> int:
     Raises:
         ConfigError: it is no whole number from 1 up.
     """
-    if not _is_whole(value) or value < 1:
-        raise ConfigError(f"max_keypoints must be a whole number from 1 up, got {value!r}")
+    return check_whole("max_keypoints", value)
+
+
+def check_whole(name: str, value: Any, least: int = 1, *, unit: str = "", otherwise: str = "") -> int:
+    """Return a whole number as given.
+
+    Args:
+        name: how the error calls it.
+        value: from ``least`` up.
+        unit, otherwise: what the error says behind "number", and behind the bound.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not is_whole(value) or value < least:
+        raise ConfigError(f"{name} must be a whole number{unit} from {least} up{otherwise}, got {value!r}")
     return value
 
 
@@ -193,7 +206,8 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number, which True and False are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

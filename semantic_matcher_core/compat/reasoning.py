@@ -36,7 +36,7 @@ from semantic_matcher_core.inputs import as_image_batch
 from semantic_matcher_core.loading import create_configured_extractor
 from semantic_matcher_core.matching import MatcherConfig, match_features
 from semantic_matcher_core.pipeline import SemanticMatcher
-from semantic_matcher_core.reasoning.checkpoint import find_checkpoint_file, load_reasoner_file
+from semantic_matcher_core.reasoning.checkpoint import find_checkpoint_file, load_reasoner
 from semantic_matcher_core.semantics import create_semantic_encoder
 from semantic_matcher_core.types import Features
 
@@ -60,10 +60,8 @@ def load_reasoning_from_checkpoint(checkpoint_path: str | Path, weights_path: st
         CheckpointError: something is missing, damaged or unsafe, or weights and configuration do not fit.
     """
     folder = Path(checkpoint_path)
-    path = find_checkpoint_file(folder)
-    if weights_path is not None:
-        path = folder / weights_path
-    reasoner, config = load_reasoner_file(folder, path)
+    path = find_checkpoint_file(folder) if weights_path is None else folder / weights_path
+    reasoner, config = load_reasoner(folder, path)
     return {"model": ReasoningBase(reasoner, config), "config": config, "weights_path": str(path)}
 
 

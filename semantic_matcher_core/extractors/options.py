@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.settings import check_whole
+
+_OR_NONE = ", or None for no bound"
 
 
 def check_detection_threshold(value: float) -> float:
@@ -17,22 +20,10 @@ def check_detection_threshold(value: float) -> float:
 
 
 def check_nms_radius(value: int, *, least: int = 0) -> int:
-    """Return a radius of non-maximum suppression as given, whole pixels from ``least`` up.
-
-    Raises:
-        ConfigError: it is no such number.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"nms_radius must be a whole number of pixels from {least} up, got {value!r}")
-    return value
+    """Return a radius of non-maximum suppression as given, or raise ConfigError; whole pixels from ``least`` up."""
+    return check_whole("nms_radius", value, least, unit=" of pixels")
 
 
 def check_max_side(value: int | None) -> int | None:
-    """Return a bound on the long side that a network sees as given, pixels, or ``None``.
-
-    Raises:
-        ConfigError: it is no such number.
-    """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ConfigError(f"max_side must be a whole number of pixels from 1 up, or None for no bound, got {value!r}")
-    return value
+    """Return a bound on the long side that a network sees as given, or raise ConfigError; pixels, or ``None``."""
+    return value if value is None else check_whole("max_side", value, unit=" of pixels", otherwise=_OR_NONE)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.pooling import max_pool
 from semantic_matcher_core.extractors.selection import best_candidates, iterative_maxima
+from semantic_matcher_core.settings import check_whole
 
 _CELL = 8
 # ITU-R BT.601 luma, as in the published pipelines.
@@ -63,11 +63,9 @@ class SuperPoint(DenseExtractor):
         super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         # A buffer: a tensor made on the way would be a copy to the GPU, which a CUDA graph cannot record.
         self.register_buffer("luma", torch.tensor(_LUMA)[:, None, None], persistent=False)
-        if isinstance(remove_borders, bool) or not isinstance(remove_borders, int) or remove_borders < 0:
-            raise ConfigError(f"remove_borders must be a whole number of pixels from 0 up, got {remove_borders!r}")
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius)
-        self.remove_borders = remove_borders
+        self.remove_borders = check_whole("remove_borders", remove_borders, 0, unit=" of pixels")
         self.legacy_sampling = legacy_sampling
         self.net = SuperPointNet()
 

@@ -26,22 +26,20 @@ from semantic_matcher_core.weights.places import CONFIG_FILE, WEIGHTS_SUFFIXES
 _FOREIGN = ("dino.", "extractor.", "semantic_reconstruction.")
 
 
-def load_reasoner(folder: str | Path) -> tuple[Reasoner, ModelConfig]:
+def load_reasoner(folder: str | Path, weights: str | Path | None = None) -> tuple[Reasoner, ModelConfig]:
     """Return the reasoner in a checkpoint folder, on the CPU and in evaluation mode, and what the folder says of its
     parts.
 
     Args:
-        folder: with ``model_config.yaml`` and at least one ``.pt`` or ``.safetensors``, of which the newest is read.
+        folder: with ``model_config.yaml`` and at least one ``.pt`` or ``.safetensors``.
+        weights: which of these is read; ``None`` for the newest.
 
     Raises:
         CheckpointError: something is missing, damaged or unsafe, or weights and configuration do not fit.
     """
     folder = Path(folder)
-    return load_reasoner_file(folder, find_checkpoint_file(folder))
-
-
-def load_reasoner_file(folder: Path, weights: Path) -> tuple[Reasoner, ModelConfig]:
-    """Load as :func:`load_reasoner` does, with a weights file of the caller's choice."""
+    newest = find_checkpoint_file(folder)
+    weights = newest if weights is None else Path(weights)
     content = _read_yaml(folder / CONFIG_FILE)
     state = {name: value for name, value in read_state_dict(weights).items() if not name.startswith(_FOREIGN)}
     dimensions = _dimensions(state)

@@ -8,7 +8,7 @@ from typing import Any
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.semantics.sampling import INTERPOLATION_MODES
-from semantic_matcher_core.settings import check_registration
+from semantic_matcher_core.settings import check_registration, check_whole, is_whole
 
 _DIMENSIONS = ("extractor_features_dim", "semantic_features_dim", "features_dim", "n_attention_layers", "num_heads")
 _CHOICES = {
@@ -55,16 +55,14 @@ class ReasonerConfig:
 
     def __post_init__(self) -> None:
         for name in _DIMENSIONS:
-            value = getattr(self, name)
-            if not _is_whole(value) or value < 1:
-                raise ConfigError(f"{name} must be a whole number from 1 up, got {value!r}")
+            check_whole(name, getattr(self, name))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(f"unknown {name} {getattr(self, name)!r}; use {' or '.join(map(repr, choices))}")
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")
-        if not _is_whole(self.fix_dino_size):
+        if not is_whole(self.fix_dino_size):
             raise ConfigError(f"fix_dino_size must be a whole number of pixels, or -1, got {self.fix_dino_size!r}")
         if self.features_dim % self.num_heads:
             raise ConfigError(f"num_heads {self.num_heads} does not divide features_dim {self.features_dim}")
@@ -142,10 +140,6 @@ class ModelConfig:
             "activate_timers": False,
             "registration": self.registration,
         }
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

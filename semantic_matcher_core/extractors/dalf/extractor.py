@@ -29,6 +29,9 @@ from semantic_matcher_core.extractors.selection import (
     zero_padding,
 )
 from semantic_matcher_core.inference import evaluating
+from semantic_matcher_core.inputs import as_image_batch
+from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.settings import check_whole
 from semantic_matcher_core.types import Features
 
 # Below this the decoder's unpadded convolutions have nothing left to work on.
@@ -73,12 +76,10 @@ class Dalf(Extractor):
         super().__init__(max_keypoints)
         if mode not in MODES:
             raise ConfigError(f"unknown DALF mode {mode!r}; use one of {', '.join(MODES)}")
-        if remove_borders < 0:
-            raise ConfigError(f"remove_borders must be 0 or more pixels, got {remove_borders}")
         self.mode = mode
         self.threshold = threshold
         self.multi_scale = multi_scale
-        self.remove_borders = remove_borders
+        self.remove_borders = check_whole("remove_borders", remove_borders, 0, unit=" of pixels")
         self.margin = margin
         self.max_side = check_max_side(max_side)
         self.layout = MODES[mode]
@@ -140,20 +141,15 @@ class Dalf(Extractor):
             the size at which the image was seen.
         """
         if isinstance(image, (str, Path)):
-            from semantic_matcher_core.io.images import read_image
-
             image = read_image(image)
         chosen = {"max_keypoints": top_k, "threshold": threshold, "multi_scale": multi_scale}
         configured = self.configured(**{name: value for name, value in chosen.items() if value is not None})
         keypoints, descriptors = super(Dalf, configured).detectAndCompute(image, mask)
         if not return_map:
             return keypoints, descriptors
-        from semantic_matcher_core.inputs import as_image_batch
-
         with torch.inference_mode():
-            heat = evaluating(self).heat_map(fit_long_side(as_image_batch(image, self.device), None, self.max_side)[0])[
-                0
-            ]
+            seen, _ = fit_long_side(as_image_batch(image, self.device), None, self.max_side)
+            heat = evaluating(self).heat_map(seen)[0]
         return keypoints, descriptors, heat.float().cpu().numpy()
 
     def _at_full_size(self, images: Tensor, masks: Tensor | None, max_keypoints: int) -> Features:
