@@ -221,7 +221,7 @@ class _Residual(nn.Module):
         return F.relu_(self.layer["3"](F.relu_(self.layer["0"](x))).add_(self.skip(x)))
 
 
-def fold_norms(state: dict[str, Tensor], eps: float = _NORM_EPS) -> dict[str, Tensor]:
+def fold_norms(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Fold each batch normalisation ``….n`` of a state dict into the convolution ``….(n - 1)``, which has no bias.
 
     Raises:
@@ -232,7 +232,7 @@ def fold_norms(state: dict[str, Tensor], eps: float = _NORM_EPS) -> dict[str, Te
         norm = name.removesuffix("running_var")
         parent, _, index = norm[:-1].rpartition(".")
         conv = f"{parent}.{int(index) - 1}."
-        scale = state.pop(norm + "weight") / (state.pop(name) + eps).sqrt()
+        scale = state.pop(norm + "weight") / (state.pop(name) + _NORM_EPS).sqrt()
         state[conv + "bias"] = state.pop(norm + "bias") - state.pop(norm + "running_mean") * scale
         state[conv + "weight"] = state[conv + "weight"] * scale[:, None, None, None]
         state.pop(norm + "num_batches_tracked", None)

@@ -17,6 +17,7 @@ from semantic_matcher_core.errors import ShapeError
 
 # Points evaluated at once: bounds the kernel matrix to about 64 MB with 1000 control points in float64.
 _CHUNK = 8192
+_TOLERANCE_PX = 1e-3
 
 
 def kernel(points: Tensor, control: Tensor) -> Tensor:
@@ -130,20 +131,20 @@ class ThinPlateSpline:
         ]
         return (torch.cat(moved) * self.scale + self.centre).to(points.dtype)
 
-    def inverse_points(self, points: Tensor, iterations: int = 20, tolerance_px: float = 1e-3) -> Tensor:
-        """Return where the map takes ``points`` from: ``P x 2`` pixels, by damped fixed-point iteration.
+    def inverse_points(self, points: Tensor) -> Tensor:
+        """Return where the map takes ``points`` from: ``P x 2`` pixels, by Newton's method.
 
-        It converges where the map does not fold; what has not converged to ``tolerance_px`` comes back as NaN.
+        It converges where the map does not fold; what has not converged to a hundredth of a pixel comes back as NaN.
         """
         wanted = points.double()
         guess = wanted.clone()
-        for _ in range(iterations):
+        for _ in range(20):
             error = wanted - self(guess)
-            if float(error.abs().max() if error.numel() else 0.0) <= tolerance_px:
+            if float(error.abs().max() if error.numel() else 0.0) <= _TOLERANCE_PX:
                 break
             guess = guess + self._inverse_jacobian(guess, error)
         error = (wanted - self(guess)).norm(dim=-1, keepdim=True)
-        return torch.where(error <= 10 * tolerance_px, guess, torch.nan).to(points.dtype)
+        return torch.where(error <= 10 * _TOLERANCE_PX, guess, torch.nan).to(points.dtype)
 
     def bending_energy(self) -> float:
         """Return how much the map bends: ``wᵀ K w`` summed over x and y, in normalised coordinates; 0 for an affine

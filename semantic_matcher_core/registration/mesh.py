@@ -9,6 +9,9 @@ from scipy import sparse
 
 from semantic_matcher_core.errors import ConfigError, ImageError
 
+# As a share of the depth: a larger difference is an edge of something, which no triangle spans.
+_JUMP = 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
@@ -63,12 +66,12 @@ def back_project(pixels: np.ndarray, depth: np.ndarray, K: np.ndarray) -> np.nda
     return np.stack([x * depth, y * depth, depth], axis=-1)
 
 
-def sample_depth(depth: np.ndarray, pixels: np.ndarray, jump: float = 0.05) -> np.ndarray:
+def sample_depth(depth: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """Return ``N`` depths at ``N x 2`` pixels, bilinear; NaN outside, at holes, and across jumps.
 
     Args:
         depth: ``H x W``, NaN at holes.
-        jump: as a share of the depth: more between the four pixels around is an edge of something.
+        pixels: (x, y).
     """
     height, width = depth.shape
     inside = np.all((pixels >= 0) & (pixels <= np.array([width - 1, height - 1])), axis=1)
@@ -78,7 +81,7 @@ def sample_depth(depth: np.ndarray, pixels: np.ndarray, jump: float = 0.05) -> n
     corners = np.stack([depth[top, left], depth[top, right], depth[bottom, left], depth[bottom, right]])
     fx, fy = x - left, y - top
     value = (corners[0] * (1 - fx) + corners[1] * fx) * (1 - fy) + (corners[2] * (1 - fx) + corners[3] * fx) * fy
-    smooth = corners.max(axis=0) - corners.min(axis=0) <= jump * value
+    smooth = corners.max(axis=0) - corners.min(axis=0) <= _JUMP * value
     return np.where(inside & smooth, value, np.nan)
 
 
@@ -138,14 +141,13 @@ class DepthMesh:
         return DepthMesh(mesh, renamed[self.index], self.step, self.pixels[used])
 
 
-def mesh_of_depth(image: np.ndarray, depth: np.ndarray, K: np.ndarray, step: int = 8, jump: float = 0.05) -> DepthMesh:
+def mesh_of_depth(image: np.ndarray, depth: np.ndarray, K: np.ndarray, step: int) -> DepthMesh:
     """Return a mesh with a vertex every ``step`` pixels where there is depth.
 
     Args:
         image: ``H x W x 3`` uint8, for the colours.
         depth: ``H x W`` metres, NaN at holes.
         K: ``3 x 3`` camera matrix.
-        jump: no triangle spans a larger difference of depth, as a share of the depth.
     """
     y, x = np.meshgrid(np.arange(0, depth.shape[0], step), np.arange(0, depth.shape[1], step), indexing="ij")
     z = depth[y, x]
@@ -155,6 +157,6 @@ def mesh_of_depth(image: np.ndarray, depth: np.ndarray, K: np.ndarray, step: int
     triangles = [(top_left, bottom_left, top_right), (top_right, bottom_left, bottom_right)]
     faces = np.concatenate([np.stack([c.reshape(-1) for c in corners], axis=1) for corners in triangles])
     spans = z.reshape(-1)[faces]
-    kept = faces[spans.max(axis=1) - spans.min(axis=1) <= jump * spans.mean(axis=1)]  # false for holes, which are NaN
+    kept = faces[spans.max(axis=1) - spans.min(axis=1) <= _JUMP * spans.mean(axis=1)]  # false for holes, which are NaN
     mesh = Mesh(back_project(pixels, z.reshape(-1), K), kept, image[y, x].reshape(-1, 3))
     return DepthMesh(mesh, index, step, pixels).without(np.zeros(z.size, bool))

@@ -103,7 +103,7 @@ def test_index_out_of_range_and_from_the_end():
 
 def test_to_moves_every_tensor():
     features = make_features(3, valid=torch.ones(1, 3, dtype=torch.bool), reasoned=torch.zeros(1, 3, 4)).to("meta")
-    assert {t.device.type for _, t in features._tensors()} == {"meta"}
+    assert {t.device.type for t in features.tensors().values()} == {"meta"}
     assert features.image_size == (48, 64)
     matches = Matches(torch.zeros(2, 2).long(), torch.zeros(2, 2), torch.zeros(2, 2), torch.zeros(2)).to("meta")
     assert matches.indices.device == matches.confidence.device == torch.device("meta")
