@@ -8,6 +8,7 @@ anything else surface as the defect it is.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 
 
@@ -85,6 +86,22 @@ class MissingPackageError(SemanticMatcherError, ImportError):
 
 class OutputError(SemanticMatcherError, OSError):
     """A result cannot be written (folder missing, no permission, disk full); nothing is left under its final name."""
+
+
+def of_the_machine(error: BaseException) -> str:
+    """Return one sentence for what the machine does not allow, a file or memory; "" for any other error.
+
+    For the end of a program: whoever knows more of what failed tells it before.
+    """
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+        return f"out of memory ({error}); smaller images, fewer keypoints or a smaller variant take less"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return ""
+
+
+# Of torch on the CPU, of CUDA, of OpenCV.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Insufficient memory")
 
 
 def unknown_name(

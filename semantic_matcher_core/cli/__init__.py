@@ -43,14 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Whoever read our output (head, less) has seen enough.
             _forget_output()
             return 1
-        except OSError as error:
+        except Exception as error:
+            from semantic_matcher_core.errors import of_the_machine
             from semantic_matcher_core.io.atomic import is_write_failure
 
+            reason = of_the_machine(error)
             # Only what is printed is written without a name.
-            if error.filename is not None or not is_write_failure(error):
+            if not reason and isinstance(error, OSError) and is_write_failure(error):
+                _forget_output()
+                reason = f"cannot write the output: {error.strerror}"
+            if not reason:
                 raise
-            _forget_output()
-            _complain(f"cannot write the output: {error.strerror}")
+            _complain(reason)
             return 1
 
 

@@ -24,7 +24,7 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     check_output(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = temporary_name(path)
     remove(temporary)
     try:
         yield temporary
@@ -35,6 +35,11 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         raise output_error(path, error) from error
     finally:
         remove(temporary)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return what the file beside ``path`` is called that becomes it; no longer than names may be, if ``path`` is."""
+    return path.with_name(f".{path.stem[:40]}.{os.getpid()}.part{path.suffix}")
 
 
 def check_output(path: Path, inputs: Iterable[Path | None] = ()) -> None:

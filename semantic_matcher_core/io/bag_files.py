@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +26,7 @@ _KINDS = (
     "an MCAP file, a rosbag2 sqlite3 file (.db3), a ROS 1 .bag, one of these compressed with zstd, or a folder of them"
 )
 _COPY_BYTES = 1 << 22
+_log = logging.getLogger(__name__)
 
 
 def bag_files(path: Path, report: Report) -> tuple[list[Path], dict[str, int]]:
@@ -32,34 +35,49 @@ def bag_files(path: Path, report: Report) -> tuple[list[Path], dict[str, int]]:
 
     Args:
         path: a file, or a rosbag2 folder, with or without its ``metadata.yaml``.
-        report: is told where something is not as a recorder leaves it.
+        report: is told which files of it are missing. That ``metadata.yaml`` is, or that it leaves files out, loses
+            nothing of what is read: the log says so.
 
     Raises:
-        BagError: no such bag, a file of it is missing, or it is a folder of something else.
+        BagError: no such bag, or it is a folder of something else, or of several bags.
     """
     if path.is_file():
         return [path], {}
     if not path.is_dir():
         raise BagError("no such bag" if not path.exists() else "it is neither a file nor a folder")
-    metadata = _metadata(path, report) if (path / _METADATA).is_file() else None
-    if metadata is not None:
-        # Some recorders write paths below another folder; the files lie beside metadata.yaml.
-        files = [path / PurePosixPath(str(name)).name for name in metadata["relative_file_paths"]]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise BagError(f"of the files that its {_METADATA} names, these are missing: {', '.join(missing)}")
-        return files, _counts(metadata)
     files = sorted((p for p in path.iterdir() if _is_bag_file(p)), key=lambda p: natural_key(p.name))
+    metadata = _metadata(path)
+    counts = _counts(metadata) if metadata else {}
+    # Some recorders write paths below another folder; the files lie beside metadata.yaml.
+    named = [path / PurePosixPath(str(name)).name for name in metadata["relative_file_paths"]] if metadata else []
+    there = [file for file in named if file.is_file()]
+    if there:
+        if missing := [file.name for file in named if file not in there]:
+            report(f"of the files that its {_METADATA} names, these are missing: {', '.join(missing)}")
+        if others := [file.name for file in files if file not in there]:
+            _say(f"bag {path}: its {_METADATA} does not name these files, which are not read: {', '.join(others)}")
+        return there, counts
     if not files:
-        raise BagError(
-            f"it is a folder without {_METADATA} and without a file of {' '.join(_SUFFIXES)}; expected {_KINDS}"
-        )
+        names = ", ".join(file.name for file in named)
+        has = f"with a {_METADATA} that names {names}, but" if named else f"without {_METADATA} and"
+        raise BagError(f"it is a folder {has} without a file of {' '.join(_SUFFIXES)}; expected {_KINDS}")
     if len({_series(file) for file in files}) > 1:
         raise BagError(
             f"it is a folder without {_METADATA} and with several bags; name one: {', '.join(f.name for f in files)}"
         )
-    report(f"it has no {_METADATA} that can be read (the recorder did not finish?); its files are read as they are")
-    return files, {}
+    reason = (
+        f"its {_METADATA} names none of its files (they were renamed?)"
+        if named
+        else f"it has no {_METADATA} that can be read (the recorder did not finish?)"
+    )
+    _say(f"bag {path}: {reason}; its files are read as they are")
+    return files, counts
+
+
+@lru_cache(maxsize=256)
+def _say(text: str) -> None:
+    # Once, although a bag is opened several times.
+    _log.warning(text)
 
 
 def open_part(file: Path, scratch: Path, report: Report) -> Part:
@@ -139,16 +157,16 @@ def _unpacked_blocks(file: Path, report: Report) -> Iterator[bytes]:
             report(f"{file.name} is cut short: its compressed data does not end")
 
 
-def _metadata(folder: Path, report: Report) -> dict[str, Any] | None:
+def _metadata(folder: Path) -> dict[str, Any] | None:
+    """Return what ``metadata.yaml`` says, or ``None`` where there is none that can be used."""
     try:
         content = yaml.safe_load((folder / _METADATA).read_text(encoding="utf-8", errors="replace"))
         metadata = content["rosbag2_bagfile_information"]
         names = metadata["relative_file_paths"]
         if isinstance(names, list) and names:
             return metadata
-    except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError):
-        pass
-    report(f"its {_METADATA} is damaged or empty")
+    except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, RecursionError):
+        return None
     return None
 
 

@@ -78,6 +78,7 @@ class McapPart(Part):
         self._pieces: list[_Piece] = []
         self._statistics: Any = None
         self._cache: OrderedDict[int, memoryview] = OrderedDict()
+        self._data_end = 0
         self._file: BinaryIO = path.open("rb")
         try:
             self._open()
@@ -123,6 +124,8 @@ class McapPart(Part):
         if self._file.read(len(MAGIC)) != MAGIC:
             raise BagError(f"{self._path.name} is no MCAP file: it does not begin like one")
         sound_to = self._walk(size)
+        if sound_to is None:
+            size = self._end(size)
         summary = self._read_summary(size)
         if not self._has_footer(size):
             self._report(f"it is cut short after {size} bytes: its end is missing")
@@ -171,6 +174,7 @@ class McapPart(Part):
                     self._pieces.append(_Piece(first, start, size - start, True, True))
                 return offset
             if kind in (_DATA_END, _FOOTER):
+                self._data_end = offset
                 return None
             if kind == 0:
                 return offset
@@ -187,11 +191,27 @@ class McapPart(Part):
                 self._note(record)
             offset = start + length
 
+    def _end(self, size: int) -> int:
+        """Return where the file ends by its own account, behind its footer, and tell of what follows there."""
+        offset = self._data_end
+        while offset + _FOOTER_BYTES + len(MAGIC) <= size:
+            self._file.seek(offset)
+            kind, length = _PREFIX.unpack(self._file.read(_PREFIX.size))
+            offset += _PREFIX.size + length
+            if kind == _FOOTER and length == _FOOTER_BYTES - _PREFIX.size:
+                self._file.seek(offset + len(MAGIC))
+                # Zeros are room that was set aside; anything else may be another recording.
+                if self._file.read(_CACHE_BYTES).strip(b"\0"):
+                    rest = size - offset - len(MAGIC)
+                    self._report(f"{plural(rest, 'byte')} follow its end and are not read (two files put together?)")
+                return offset + len(MAGIC)
+        return size
+
     def _has_footer(self, size: int) -> bool:
         if size < len(MAGIC) * 2 + _FOOTER_BYTES:
             return False
         self._file.seek(size - len(MAGIC) - _FOOTER_BYTES)
-        data = self._file.read()
+        data = self._file.read(_FOOTER_BYTES + len(MAGIC))
         return data[0] == _FOOTER and data.endswith(MAGIC)
 
     def _read_summary(self, size: int) -> list[Any] | None:

@@ -196,8 +196,14 @@ class BagReader:
                 for number, file in enumerate(files):
                     folder = Path(scratch) / str(number)
                     folder.mkdir()
-                    parts.append(open_part(file, folder, self._report))
-                    stack.callback(parts[-1].close)
+                    try:
+                        parts.append(open_part(file, folder, self._report))
+                    except BagError as error:
+                        if len(files) == 1:
+                            raise
+                        self._report(f"{error}; this file of it is left out")
+                    else:
+                        stack.callback(parts[-1].close)
             except BagError as error:
                 raise self._failed(error) from error
             if self.problems and not any(part.counts for part in parts):

@@ -67,7 +67,7 @@ def read_camera_info(path: str | Path, camera: str = "") -> SimpleNamespace:
         return _ros(content) if "camera_matrix" in content else _kalibr(content)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ConfigError(
             f"{path} is no calibration file: expected the YAML of camera_calibration or OpenCV (image_width, "
             "image_height, camera_matrix, distortion_model, distortion_coefficients, projection_matrix), or of EuRoC "
@@ -91,7 +91,7 @@ def _content(path: Path) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe one
     except ImageError as error:
         raise ConfigError(str(error)) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} is no calibration file: not a readable YAML file: {error}") from error
 
 

@@ -82,7 +82,9 @@ class Intrinsics:
             raise ConfigError(f"unknown camera model {self.model!r}; use one of {', '.join(CAMERA_MODELS)}")
         expected = CAMERA_MODELS[self.model][1]
         if len(self.params) != expected or not all(math.isfinite(value) for value in self.params):
-            raise ConfigError(f"camera model {self.model} has {expected} parameters, got {list(self.params)}")
+            raise ConfigError(
+                f"camera model {self.model} has {expected} parameters, finite numbers; got {list(self.params)}"
+            )
         if not self.params[0] > 0:
             raise ConfigError(f"the focal length must be above 0 pixels, got {self.params[0]:g}")
 

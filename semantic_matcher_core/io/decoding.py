@@ -104,7 +104,7 @@ _KINDS: dict[str, Callable[[bytes], bool]] = {
     "an AVIF picture that is not decoded here, or damaged: convert it to JPEG or PNG first": lambda data: (
         data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
     ),
-    "a video: give it to a command that takes videos": lambda data: (
+    "a video or a piece of one, no picture: `semantic-matcher video` takes video files": lambda data: (
         data[4:8] == b"ftyp" or data.startswith((b"\x1aE\xdf\xa3", b"\0\0\0\1g", b"\0\0\0\1@", b"\0\0\1g"))
     ),
     "a JPEG XL picture, which is not decoded here: convert it to JPEG or PNG first": lambda data: data.startswith(

@@ -38,7 +38,7 @@ class Hdf5Writer:
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(atomic_output(self.path))
             stack.push(self._check_at_end)
-            self._disk = stack.enter_context(_ErrorKeepingFile(temporary))
+            self._disk = stack.enter_context(_ErrorKeepingFile(temporary.open("w+b", buffering=0)))
             self._file = stack.enter_context(h5py.File(self._disk, "w"))
             self._file.attrs.update(self._attributes)
             self._stack = stack.pop_all()
@@ -78,10 +78,10 @@ class _ErrorKeepingFile(io.RawIOBase):
     when the interpreter ends. So it is told that all went well, and whoever writes asks for the error afterwards.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: io.FileIO) -> None:
         super().__init__()
         self.error: OSError | None = None
-        self._file = path.open("w+b", buffering=0)
+        self._file = file
 
     def readable(self) -> bool:
         return True

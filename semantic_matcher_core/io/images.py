@@ -27,6 +27,7 @@ from semantic_matcher_core.io.decoding import decode, holds_several
 from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.exif import read_exif, upright
 from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
+from semantic_matcher_core.io.names import readable
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 # Of pictures too, but not taken from folders: not decoded everywhere, or not at all.
@@ -53,11 +54,7 @@ def read_image(path: str | Path, *, orientation: str = "exif", full_scale: float
             neither 8 nor 16 bit.
         ConfigError: ``orientation`` is neither of the two, or ``full_scale`` is not positive.
     """
-    data = read_bytes(path)
-    image = decode_image(data, name=str(path), orientation=orientation, full_scale=full_scale)
-    if holds_several(data):
-        _say(f"{path} holds more than one picture, an animation or pages; the first is taken")
-    return image
+    return decode_image(read_bytes(path), name=str(path), orientation=orientation, full_scale=full_scale)
 
 
 def read_bytes(path: str | Path, what: str = "image") -> bytes:
@@ -101,6 +98,8 @@ def decode_image(
     if orientation not in ORIENTATIONS:
         raise ConfigError(f"unknown orientation {orientation!r}; use one of {', '.join(ORIENTATIONS)}")
     image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION, name)
+    if holds_several(data):
+        _say(f"{name} holds more than one picture, an animation or pages; the first is taken")
     if image.dtype == np.uint16:
         image = to_8_bit(image, FULL_SCALE_16, full_scale, "16-bit image files")
     elif image.dtype != np.uint8:
@@ -138,13 +137,21 @@ def list_images(folder: str | Path) -> list[Path]:
     found = [p for p in inside if is_image_file(p)]
     say_what_is_passed_over(folder, inside)
     if not found:
-        raise ImageError(f"no image in folder {folder}; files with these suffixes count: {_suffix_list()}")
+        folders = sorted(p.name for p in inside if p.is_dir())
+        hint = f"; folders in it are not searched: {', '.join(folders[:5])}" if folders else ""
+        raise ImageError(f"no image in folder {folder}; files with these suffixes count: {_suffix_list()}{hint}")
     return sorted(found, key=lambda p: natural_key(p.name))
 
 
 def say_what_is_passed_over(folder: Path, inside: Iterable[Path]) -> None:
-    """Warn of pictures in a folder whose suffixes do not count, so that nobody misses them in the result."""
+    """Warn of pictures in a folder (or of a pattern) whose suffixes do not count, and of links that lead nowhere, so
+    that nobody misses them in the result.
+    """
+    inside = list(inside)
     others = [p.suffix.lower() for p in inside if p.suffix.lower() in _OTHER_PICTURES]
+    broken = [p.name for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.exists()]
+    if broken:
+        _say(f"passed over in {folder}: {len(broken)} links whose files are not there, such as {readable(broken[0])}")
     if others:
         kinds = " ".join(sorted(set(others)))
         files = "1 file" if len(others) == 1 else f"{len(others)} files"

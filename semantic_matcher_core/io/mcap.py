@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from semantic_matcher_core.errors import BagError, OutputError
-from semantic_matcher_core.io.atomic import check_output, output_error, remove
+from semantic_matcher_core.io.atomic import check_output, output_error, remove, temporary_name
 from semantic_matcher_core.io.messages import import_rosbags, typestore
 
 
@@ -37,7 +37,7 @@ class McapWriter:
         self._connections: dict[tuple[str, str], Any] = {}
         self._writer: Any = None
         # rosbags makes a bag folder; the one file in it is a whole bag, and carries the metadata as a record.
-        self._work = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part")
+        self._work = temporary_name(self.path)
         self._bag = self._work / self.path.stem
 
     def open(self) -> McapWriter:

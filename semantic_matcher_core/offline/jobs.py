@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semantic_matcher_core.errors import SemanticMatcherError
+from semantic_matcher_core.errors import SemanticMatcherError, of_the_machine
 from semantic_matcher_core.offline.exports import Exports
 from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.run import Progress, RunHooks, run
@@ -130,6 +130,11 @@ def _do(job: Job, progress: Callable[[Progress], None], notice: Callable[[str], 
         )
     except SemanticMatcherError as error:
         return Outcome(job, latest, error)
+    except Exception as error:
+        # A full disk or a lack of memory is no reason to stop the other recordings; a defect is.
+        if reason := of_the_machine(error):
+            return Outcome(job, latest, SemanticMatcherError(reason))
+        raise
     return Outcome(job, done)
 
 

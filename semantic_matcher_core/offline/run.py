@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # Of a run's progress, what a later run goes on counting from.
 _COUNTS = ("frames", "pairs", "matches", "empty", "left_out")
+# Of images that cannot be used: a recording may be full of them, all for one reason.
+_MOST_NAMED = 20
 
 
 @dataclass(kw_only=True)
@@ -235,9 +237,13 @@ def _give(
     try:
         result = work_on()
     except ImageError as error:
-        hooks.notice(f"left out: {error}")
+        count = progress.left_out.get("unreadable", 0) + 1
         progress.unreadable = str(error)
-        progress.left_out["unreadable"] = progress.left_out.get("unreadable", 0) + 1
+        progress.left_out["unreadable"] = count
+        if count <= _MOST_NAMED:
+            hooks.notice(f"left out: {error}")
+        elif count == _MOST_NAMED + 1:
+            hooks.notice("left out: more than these; they are only counted from here on")
         return
     if result is not None:
         publisher.publish(result, mode)

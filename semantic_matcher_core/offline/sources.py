@@ -138,7 +138,7 @@ class BagSource(ImageSource):
             found = bag.require_images(topics) if topics else [bag.only_image_topic([t.name for t in depths])]
         self.streams = tuple(topic.name for topic in found)
         self.depth = depths[0].name if depths else ""
-        if self.depth in self.streams:
+        if depths and self.depth in self.streams:
             raise ConfigError(f"{self.depth} is the topic of the images and of their depth; name two topics")
         self.total = sum(topic.count for topic in [*found, *depths])
 
@@ -251,6 +251,10 @@ class FilesSource(ImageSource):
             )
         if not 0 < fps <= _MOST_FPS:
             raise ConfigError(f"fps must be above 0 and at most {_MOST_FPS:g}, got {fps}: stamps are nanoseconds")
+        if (len(sequences[0]) - 1) / fps >= _STAMP_END / 1e9:
+            raise ConfigError(
+                f"{len(sequences[0])} images at {fps:g} a second take longer than stamps can tell, 68 years"
+            )
         self.path = sequences[0][0][1].parent
         self.depth = "depth" if depths else ""
         self.total = sum(len(sequence) for sequence in sequences) + len(depths)

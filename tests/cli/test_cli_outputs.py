@@ -73,6 +73,48 @@ def test_a_full_disk_under_the_output_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == "error: cannot write the output: No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/far/away"), "error: /far/away: Permission denied"),
+        (OSError(36, "File name too long", b"a.png"), "error: a.png: File name too long"),
+        (MemoryError("Unable to allocate 14.0 GiB"), "error: out of memory (Unable to allocate 14.0 GiB); smaller"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "error: out of memory (CUDA out of memory."),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: out of memory (DefaultCPU"),
+    ],
+    ids=["folder", "name", "numpy", "cuda", "torch"],
+)
+def test_what_the_machine_does_not_allow_is_one_line(
+    place: Path, error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("semantic_matcher_core.pipeline.SemanticMatcher.extract", fail)
+    assert main(["extract", "a.png", *SIFT, "-o", "d.h5"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(line) and said.count("\n") == 1
+    # Of several recordings it costs the one that it befell.
+    monkeypatch.setattr("semantic_matcher_core.offline.jobs.run", fail)
+    assert main(["bag", "bag.mcap", "results.html", *SIFT, "-o", "out"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 2 and "Traceback" not in said
+
+
+def test_names_of_the_greatest_length(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stem = "n" * 250
+    assert main(["match", "a.png", "b.png", *SIFT, "-o", f"{stem}.png", "--npz", f"{stem}.npz"]) == 0
+    assert main(["extract", "a.png", *SIFT, "-o", f"{stem}.h5"]) == 0
+    assert all((place / f"{stem}{suffix}").is_file() for suffix in (".png", ".npz", ".h5"))
+    capsys.readouterr()
+    for arguments in (
+        ["match", "a.png", "b.png", *SIFT, "-o", f"{stem}nn.png"],
+        ["extract", f"{stem}nn.png", "-o", "d.h5"],
+    ):
+        assert main(arguments) in (1, 2)
+        assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_closed_streams_are_no_files(place: Path) -> None:
     command = f"{sys.executable} -m semantic_matcher_core.cli match a.png b.png {' '.join(SIFT)} -o m.png <&- 2>&-"
     done = subprocess.run(["sh", "-c", command], cwd=place, stdout=subprocess.PIPE, text=True, check=False, timeout=60)

@@ -331,7 +331,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
     folder = write_ros2(tmp_path / "bag", StoragePlugin.SQLITE3)
     single_file(folder, ".db3").unlink()
-    with pytest.raises(BagError, match=r"these are missing: bag\.db3"), BagReader(folder):
+    with pytest.raises(BagError, match=r"that names bag\.db3"), BagReader(folder):
         pass
     shutil.rmtree(folder)
 

@@ -75,24 +75,71 @@ def test_one_file_out_of_a_compressed_bag(tmp_path: Path, storage: StoragePlugin
     (folder / "metadata.yaml").unlink()
     with BagReader(folder) as bag:
         assert len(list(bag.images(["/camera/image"]))) == 5
-        assert len(bag.problems) == 1 and "no metadata.yaml" in bag.problems[0]
+        assert not bag.problems
 
 
-def test_a_split_bag_without_metadata(tmp_path: Path, textured_image: np.ndarray) -> None:
+def test_a_split_bag_without_metadata_is_read_and_not_called_incomplete(
+    tmp_path: Path, textured_image: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "drive"
     folder.mkdir()
     # Ten and more: natural order, not that of characters.
     for i in range(12):
         write_mcap(folder / f"drive_{i}.mcap", textured_image, order=[2 * i, 2 * i + 1])
-    problems: list[str] = []
-    assert stamps(folder, problems) == list(range(24)) and "no metadata.yaml" in problems[0]
-    (folder / "metadata.yaml").write_text("rosbag2_bagfile_information:\n  version")
-    problems.clear()
-    assert stamps(folder, problems) == list(range(24)) and "damaged or empty" in problems[0]
+    assert stamps(folder) == list(range(24)) and "no metadata.yaml that can be read" in caplog.text
+    for damaged in ("rosbag2_bagfile_information:\n  version", "", "[" * 3000):
+        (folder / "metadata.yaml").write_text(damaged)
+        assert stamps(folder) == list(range(24))
     (folder / "metadata.yaml").unlink()
     shutil.copy(folder / "drive_0.mcap", folder / "other.mcap")
     with pytest.raises(BagError, match=r"several bags; name one: drive_0\.mcap, .*other\.mcap"), BagReader(folder):
         pass
+
+
+def test_a_folder_is_read_as_far_as_it_is_there(
+    tmp_path: Path, textured_image: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    for i in range(3):
+        write_mcap(folder / f"drive_{i}.mcap", textured_image, order=[2 * i, 2 * i + 1])
+
+    def with_metadata(*names: str) -> None:
+        text = f"rosbag2_bagfile_information:\n  relative_file_paths: [{', '.join(names)}]\n"
+        (folder / "metadata.yaml").write_text(text)
+
+    # A file that was not copied, and one that the recorder did not get to write, cost themselves.
+    problems: list[str] = []
+    with_metadata("drive_0.mcap", "drive_1.mcap", "drive_2.mcap", "drive_3.mcap")
+    assert stamps(folder, problems) == list(range(6))
+    assert len(problems) == 1 and "these are missing: drive_3.mcap" in problems[0]
+    with_metadata("drive_0.mcap", "drive_1.mcap", "drive_2.mcap")
+    (folder / "drive_1.mcap").rename(tmp_path / "aside")
+    (folder / "drive_1.mcap").touch()
+    problems.clear()
+    assert stamps(folder, problems) == [0, 1, 4, 5]
+    assert len(problems) == 1 and "drive_1.mcap is empty (0 bytes); this file of it is left out" in problems[0]
+    (tmp_path / "aside").rename(folder / "drive_1.mcap")
+    # Files that are not named, and files under other names, lose nothing of the recording, but it is said.
+    with_metadata("drive_0.mcap")
+    assert stamps(folder) == [0, 1] and "which are not read: drive_1.mcap, drive_2.mcap" in caplog.text
+    with_metadata("before_0.mcap", "before_1.mcap")
+    assert stamps(folder) == list(range(6)) and "names none of its files" in caplog.text
+    for path in folder.glob("*.mcap"):
+        path.write_bytes(b"")
+    with pytest.raises(BagError, match=r"no message of it can be read: drive_0\.mcap is empty"), BagReader(folder):
+        pass
+
+
+def test_what_follows_the_end_of_a_file(tmp_path: Path, textured_image: np.ndarray) -> None:
+    path = write_mcap(tmp_path / "in.mcap", textured_image)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(3000))
+    assert stamps(path) == list(range(8))
+    path.write_bytes(whole + whole)
+    problems: list[str] = []
+    assert stamps(path, problems) == list(range(8))
+    assert len(problems) == 1 and f"{len(whole)} bytes follow its end" in problems[0]
 
 
 def test_files_that_overlap_in_time_are_merged(tmp_path: Path, textured_image: np.ndarray) -> None:
@@ -100,7 +147,7 @@ def test_files_that_overlap_in_time_are_merged(tmp_path: Path, textured_image: n
     folder.mkdir()
     write_mcap(folder / "drive_0.mcap", textured_image, order=[0, 2, 4, 6])
     write_mcap(folder / "drive_1.mcap", textured_image, order=[1, 3, 5, 7])
-    assert stamps(folder, []) == list(range(8))
+    assert stamps(folder) == list(range(8))
 
 
 def test_metadata_that_counts_more_than_the_files_hold_is_said(tmp_path: Path) -> None:

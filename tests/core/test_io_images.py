@@ -187,6 +187,17 @@ def test_list_images_in_natural_order(tmp_path: Path) -> None:
         list_images(tmp_path / "absent")
 
 
+def test_why_a_folder_shows_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # A data set lies one folder deeper, or is of links to a disk that is not there.
+    (tmp_path / "cam0" / "data").mkdir(parents=True)
+    with pytest.raises(ImageError, match=r"folders in it are not searched: data$"):
+        list_images(tmp_path / "cam0")
+    (tmp_path / "1.png").symlink_to("gone.png")
+    with pytest.raises(ImageError, match="no image in folder"):
+        list_images(tmp_path)
+    assert f"passed over in {tmp_path}: 1 links whose files are not there, such as 1.png" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -241,7 +252,7 @@ def test_pictures_after_the_first_are_told(
         first = read_image(path)
     except ImageError:
         pytest.skip(f"OpenCV here reads no {suffix}")
-    assert abs(int(first[0, 0, 0]) - 20) < 3
+    assert abs(int(first[0, 0, 0]) - 20) < 3 and np.array_equal(first, decode_image(path.read_bytes(), name=str(path)))
     assert ("more than one picture" in caplog.text) == (count > 1)
 
 

@@ -195,6 +195,8 @@ def test_calibrations_are_read(tmp_path):
         ("[1, 2]", "is no calibration file"),
         ("a: [", "not a readable YAML"),
         ("", "is no calibration file"),
+        (ROS_YAML.replace("image_width: 640", "image_width: .inf"), "is no calibration file"),
+        ("[" * 3000, "is no calibration file"),
     ],
 )
 def test_files_that_are_no_calibration_are_named(tmp_path, text, named):

@@ -65,6 +65,22 @@ def test_other_names_are_one_sentence(name: str) -> None:
         stamps_in_names([path])
 
 
+def test_a_pattern_of_any_suffix_is_taken_at_its_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jp2", "b.jp2", "c.png"):
+        (tmp_path / name).touch()
+    assert [key for key, _ in collect_images([str(tmp_path / "*.jp2")])] == ["a.jp2", "b.jp2"]
+    caplog.clear()
+    assert [key for key, _ in collect_images([str(tmp_path / "*.*")])] == ["c.png"]
+    assert "passed over" in caplog.text and "2 files of .jp2" in caplog.text
+
+
+def test_stamps_end_after_68_years() -> None:
+    frames = [(str(i), Path(f"{i}.png")) for i in range(8)]
+    assert FilesSource([frames], fps=1e-8).total == 8
+    with pytest.raises(ConfigError, match="8 images at 1e-09 a second take longer"):
+        FilesSource([frames], fps=1e-9)
+
+
 @given(st.lists(st.text(alphabet="0123456789.²٣ex-", min_size=1, max_size=25), min_size=1, max_size=3))
 def test_any_name_is_a_stamp_or_a_sentence(names: list[str]) -> None:
     try:
