@@ -96,7 +96,8 @@ def of_the_machine(error: BaseException) -> str:
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
         return f"out of memory ({error}); smaller images, fewer keypoints or a smaller variant take less"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return f"{name}: {error.strerror}"
     return ""
 
 

@@ -30,7 +30,9 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if isinstance(error, OutputError) or not is_write_failure(error):
+        # What the block reads may fail as well; the error names it then.
+        elsewhere = error.filename is not None and not Path(str(error.filename)).is_relative_to(temporary)
+        if isinstance(error, OutputError) or elsewhere or not is_write_failure(error):
             raise
         raise output_error(path, error) from error
     finally:
