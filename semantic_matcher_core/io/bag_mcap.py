@@ -226,7 +226,7 @@ class McapPart(Part):
             if not len(MAGIC) <= footer.summary_start <= size - len(MAGIC) - _FOOTER_BYTES:
                 raise ValueError("it is outside of the file")
             self._file.seek(footer.summary_start)
-            data = self._file.read()
+            data = self._file.read(size - footer.summary_start)
             if footer.summary_crc and zlib.crc32(data[: -len(MAGIC) - 4]) != footer.summary_crc:
                 raise ValueError("its checksum does not fit")
             return list(self._streams.StreamReader(BytesIO(data), skip_magic=True, emit_chunks=True).records)
