@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import CheckpointError
+from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.extractors.dkd import detect_keypoints
 from semantic_matcher_core.io.atomic import atomic_output, make_folder
@@ -268,12 +269,10 @@ def seen(
     logits, first = network.score_map(half, fine), before.score_map(half, fine)
     found = detect_keypoints(
         logits[:, 0].sigmoid(),
-        config.keypoints,
+        Limits(config.keypoints, fixed_size=True),
         radius=_RADIUS,
         suppression_radius=_RADIUS,
-        threshold=0.0,
         margins=(_RADIUS, _RADIUS),
-        fixed_size=True,
         iterations=0,
     )
     assert found.valid is not None
