@@ -121,10 +121,16 @@ _INTERFACES = {
     ),
     "ImageAnnotations": "PointsAnnotation[] points\n",
 }
+# What rclpy and Fast DDS ask for; the default generators would make as much again for C++.
 _CMAKE = """cmake_minimum_required(VERSION 3.8)
 project(foxglove_msgs)
 find_package(ament_cmake REQUIRED)
-find_package(rosidl_default_generators REQUIRED)
+find_package(rosidl_cmake REQUIRED)
+find_package(rosidl_generator_type_description REQUIRED)
+find_package(rosidl_generator_c REQUIRED)
+find_package(rosidl_typesupport_fastrtps_c REQUIRED)
+find_package(rosidl_typesupport_c REQUIRED)
+find_package(rosidl_generator_py REQUIRED)
 find_package(builtin_interfaces REQUIRED)
 rosidl_generate_interfaces(foxglove_msgs {files} DEPENDENCIES builtin_interfaces)
 ament_package()

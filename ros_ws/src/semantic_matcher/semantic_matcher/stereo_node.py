@@ -156,7 +156,9 @@ class StereoMatcher(MatcherNode):
             return found, confidence, colours, why_few
 
         found = self.calibration("points", points)
-        if found is not None:
+        if found is None:
+            self.set_problem("few points", "")
+        else:
             self.statistics.set("points", len(found[0]))
             cloud, confidence, colours, why_few = found
             # Told as one, whatever of its reasons is the first at the moment.
