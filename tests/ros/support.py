@@ -24,6 +24,9 @@ import numpy as np
 # What a machine with two busy cores may take; nothing waits that long when it works.
 TIMEOUT_S = 60.0
 READY = "active, waiting for"
+# How soon a node subscribes as a publisher offers it, and how much sooner a publisher may know of a subscriber than
+# the other way round.
+_FOLLOWS_S, _SETTLES_S = 1.0, 0.05
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT_S, every: float = 0.02) -> Any:
@@ -276,7 +279,20 @@ class Client:
         """A publisher that has found its subscribers."""
         publisher = self.node.create_publisher(message_type, topic, _qos(10, reliable))
         wait_until(lambda: publisher.get_subscription_count() >= subscribers, f"a subscriber of {topic}")
+        # Nodes subscribe anew as they find that a publisher is reliable; an image before that would be lost, and the
+        # test wait for nothing. Those that were told otherwise do not.
+        end = time.monotonic() + _FOLLOWS_S
+        while reliable and time.monotonic() < end and not self._followed(topic, subscribers):
+            time.sleep(0.01)
+        wait_until(lambda: publisher.get_subscription_count() >= subscribers, f"a subscriber of {topic}")
+        time.sleep(_SETTLES_S)
         return publisher
+
+    def _followed(self, topic: str, subscribers: int) -> bool:
+        from rclpy.qos import QoSReliabilityPolicy
+
+        infos = self.node.get_subscriptions_info_by_topic(topic)
+        return sum(i.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE for i in infos) >= subscribers
 
     def listen(self, message_type: type, topic: str, depth: int = 50) -> list[Any]:
         """The list that messages of a topic will be put into."""
