@@ -113,7 +113,7 @@ def test_transforms_where_tf_is_installed(ros: None, monkeypatch: pytest.MonkeyP
     node: Any = SimpleNamespace(
         create_publisher=lambda *given: made.append(given) or SimpleNamespace(publish=sent.append),
         destroy_publisher=lambda publisher: made.append(()),
-        set_problem=lambda *given, **named: pytest.fail(str(given)),
+        set_problem=lambda subject, text, **named: text and pytest.fail(text),
     )
     output = TransformOutput(node)
     assert made[0][1:] == ("/tf", 100)
