@@ -143,7 +143,10 @@ def one_channel(
     described = str(message.encoding)
     if described not in encodings:
         raise ImageError(f"{name} is of encoding {described!r}; expected one of {', '.join(encodings)}")
-    return _samples(message, _ENCODINGS[described], copy=True)
+    try:
+        return _samples(message, _ENCODINGS[described], copy=True)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
 
 
 def compressed_to_rgb(message: Any, *, full_scale: float | None = None) -> np.ndarray:

@@ -58,7 +58,10 @@ def test_the_depth_transport():
     ("message", "named"),
     [
         (raw(MILLIMETRES, "rgb8"), "rgb8"),
-        (SimpleNamespace(**{**vars(raw(MILLIMETRES, "16UC1")), "data": b"12"}), "holds 2 bytes, expected 12"),
+        (
+            SimpleNamespace(**{**vars(raw(MILLIMETRES, "16UC1")), "data": b"12"}),
+            "depth: the 3 x 2 image .* holds 2 bytes, expected 12",
+        ),
         (compressed(MILLIMETRES.astype(np.uint8), "16UC1; compressedDepth png", b"x" * 12), "16 bits"),
         (SimpleNamespace(format="16UC1; compressedDepth rvl", data=b"x" * 40), "RVL"),
         (SimpleNamespace(format="16UC1; compressedDepth png", data=b""), "no PNG"),

@@ -126,7 +126,7 @@ def test_any_channel_that_is_not_zero_is_wanted(tmp_path: Path, kind: str) -> No
 def test_masks_that_cannot_be_meant_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"black\.png is zero everywhere: nothing would be left"):
         read_mask(written(tmp_path / "black.png", np.zeros((3, 4), np.uint8)))
-    with pytest.raises(ImageError, match="no such image file"):
+    with pytest.raises(ImageError, match="no such mask file"):
         read_mask(tmp_path / "absent.png")
     (tmp_path / "text.png").write_text("mask")
     with pytest.raises(ImageError, match=r"the mask .*text\.png is text, not a picture"):
@@ -256,4 +256,4 @@ def test_extract_and_match_take_a_mask(
     with np.load(npz) as arrays:
         assert (arrays["keypoints1"][:, 0] >= 79.5).all()
     assert main(["match", image, image, *sift, "--mask", str(tmp_path / "absent.png")]) == 1
-    assert "error: no such image file" in capsys.readouterr().err
+    assert "error: no such mask file" in capsys.readouterr().err

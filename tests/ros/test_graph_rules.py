@@ -62,7 +62,15 @@ def test_a_problem_is_logged_once_and_its_end_too() -> None:
     # Back within seconds: shown again, not logged again.
     problems.set("silence", "no image for 5 s: 1 publisher", kind="1 publisher")
     assert problems.now() == ["no image for 5 s: 1 publisher"]
-    assert logged == [
+    # What keeps two things from being made is said once, and is over when it is over for both.
+    for subject in ("points", "odometry"):
+        problems.set(subject, "no camera_info")
+    assert problems.now()[1:] == ["no camera_info"]
+    problems.set("points", "")
+    assert problems.now()[1:] == ["no camera_info"]
+    problems.set("odometry", "")
+    assert logged[3:] == [("warning", "no camera_info"), ("info", "over: no camera_info")]
+    assert logged[:3] == [
         ("warning", "no image for 5 s"),
         ("warning", "no image for 8 s: 1 publisher"),
         ("info", "over: no image for 8 s: 1 publisher"),

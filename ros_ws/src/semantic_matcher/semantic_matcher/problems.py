@@ -70,9 +70,11 @@ class Problems:
         kind = kind or text
         with self._lock:
             before, old = self._kinds.get(subject, ""), self._texts.get(subject, "")
+            # One cause may keep several things from being made; it is said once.
+            known = any(text == other for name, other in self._texts.items() if name != subject)
             if text:
                 self._texts[subject], self._kinds[subject] = text, kind
-                quiet = time.monotonic() - self._ended.get((subject, kind), -_QUIET_S) < _QUIET_S
+                quiet = known or time.monotonic() - self._ended.get((subject, kind), -_QUIET_S) < _QUIET_S
             else:
                 self._texts.pop(subject, None)
                 self._kinds.pop(subject, None)
@@ -83,7 +85,7 @@ class Problems:
                 self._logger.error(text)
             else:
                 self._logger.warning(text)
-        elif before and not text:
+        elif before and not text and not any(old == other for other in self.now()):
             self._logger.info(f"over: {old}")
 
     def has(self, subject: str) -> bool:
@@ -92,9 +94,9 @@ class Problems:
             return subject in self._texts
 
     def now(self) -> list[str]:
-        """Return the texts of all problems, oldest first."""
+        """Return the texts of all problems, oldest first, each once."""
         with self._lock:
-            return list(self._texts.values())
+            return list(dict.fromkeys(self._texts.values()))
 
     def clear(self) -> None:
         """Forget all problems, as when the node stops working."""
