@@ -139,7 +139,8 @@ def match_command(
     stored = [size[::-1] if exchanged(turn) else size for size, turn in zip(sizes, turns, strict=True)]
     summary = _summary(matcher, (image0, image1), stored, (features0, features1), matches, kind, clock, written)
     if as_json:
-        typer.echo(json.dumps({**summary, **(_arrays(matches) if arrays else {})}, indent=None if arrays else 2))
+        lists = {name: array if array is None else array.tolist() for name, array in _arrays(matches).items()}
+        typer.echo(json.dumps({**summary, **(lists if arrays else {})}, indent=None if arrays else 2))
     else:
         typer.echo(_sentence(summary))
 
@@ -269,14 +270,10 @@ def _sentence(summary: dict[str, Any]) -> str:
     return text + "".join(f"\nwrote {path}" for path in summary["written"])
 
 
-def _arrays(matches: Matches) -> dict[str, Any]:
-    return {
-        "indices": matches.indices.tolist(),
-        "keypoints0": matches.keypoints0.tolist(),
-        "keypoints1": matches.keypoints1.tolist(),
-        "confidence": matches.confidence.tolist(),
-        "inlier": None if matches.inlier is None else matches.inlier.tolist(),
-    }
+def _arrays(matches: Matches, *more: str) -> dict[str, np.ndarray | None]:
+    names = ("indices", "keypoints0", "keypoints1", "confidence", "inlier", *more)
+    tensors = {name: getattr(matches, name) for name in names}
+    return {name: None if tensor is None else tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _write_npz(path: Path, matches: Matches) -> None:
@@ -284,10 +281,6 @@ def _write_npz(path: Path, matches: Matches) -> None:
 
     from semantic_matcher_core.io.atomic import atomic_output
 
-    arrays = {
-        name: getattr(matches, name).numpy()
-        for name in ("indices", "keypoints0", "keypoints1", "confidence", "inlier", "model")
-        if getattr(matches, name) is not None
-    }
+    arrays: dict[str, Any] = {name: array for name, array in _arrays(matches, "model").items() if array is not None}
     with atomic_output(path) as temporary:
         np.savez(temporary, **arrays)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,16 +47,8 @@ class MatchingOptions:
         Raises:
             ConfigError: an option out of range, or of another matcher.
         """
-        config = MatcherConfig(
-            matcher=self.matcher,
-            mutual=self.mutual,
-            ratio=self.ratio,
-            max_distance=self.max_distance,
-            min_similarity=self.min_similarity,
-            depth_confidence=self.depth_confidence,
-            width_confidence=self.width_confidence,
-        )
-        return config if self.filter_threshold is None else replace(config, filter_threshold=self.filter_threshold)
+        given = {item.name: getattr(self, item.name, None) for item in fields(MatcherConfig)}
+        return MatcherConfig(**{name: value for name, value in given.items() if value is not None})
 
     def kind(self, *, calibrated: bool = False) -> str | None:
         """Return the kind of check for :func:`~semantic_matcher_core.matching.verification.verify`; ``None`` for none.

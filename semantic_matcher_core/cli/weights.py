@@ -180,16 +180,12 @@ def _row(entry: Entry) -> dict[str, Any]:
     from semantic_matcher_core.weights.places import locate
 
     path = locate(entry)
+    names = ("licence", "must_accept", "sha256", "url", "source", "note")
     return {
         "name": entry.name,
         "kind": entry.kind,
         "size_mb": entry.megabytes,
-        "licence": entry.licence,
-        "must_accept": entry.must_accept,
-        "sha256": entry.sha256,
-        "url": entry.url,
-        "source": entry.source,
-        "note": entry.note,
+        **{name: getattr(entry, name) for name in names},
         "path": None if path is None else str(path),
     }
 
