@@ -16,8 +16,9 @@ pytestmark = pytest.mark.ros
 
 # Far beyond what any test waits for: who waits for the model fails.
 FOREVER_S = 600.0
-# Two seconds are promised; a machine busy with other tests may need longer to get round to it.
-ENDS_WITHIN_S = 5.0
+# Two seconds are promised; a machine busy with other work may need longer to get round to it: loading torch's libraries
+# alone, which nothing interrupts, takes as long there.
+ENDS_WITHIN_S = 15.0
 
 
 def give_it_an_image(client: Client, diagnostics: Diagnostics) -> None:
