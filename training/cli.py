@@ -9,15 +9,21 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from semantic_matcher_core.errors import SemanticMatcherError
+from semantic_matcher_core.errors import SemanticMatcherError, of_the_machine
+
+# Names of files and scenes may look like rich's markup.
+console = Console(stderr=True, markup=False)
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a typer application; anything but an error raised on purpose shows its traceback."""
+    """Run a typer application; anything but an error raised on purpose, or one of the machine, shows its traceback."""
     try:
         app()
-    except SemanticMatcherError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
+    except Exception as error:
+        reason = str(error) if isinstance(error, SemanticMatcherError) else of_the_machine(error)
+        if not reason:
+            raise
+        console.print(f"error: {reason}", style="red", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import track
 
 from semantic_matcher_core.io.atomic import make_folder
-from training.cli import run_app
+from training.cli import console, run_app
 from training.errors import DataError
 
 app = typer.Typer(
@@ -24,7 +23,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-console = Console(stderr=True)
 
 Methods = Annotated[list[str], typer.Argument(help="One or more methods; see above.", metavar="METHOD...")]
 Output = Annotated[Path, typer.Option(help="Folder for per-pair CSV files and the summary.")]

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from semantic_matcher_core.errors import ConfigError
-from training.cli import run_app
+from training.cli import console, run_app
 
 if TYPE_CHECKING:
     from training.features.export import ExportReport, Method
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-console = Console(stderr=True)
 
 
 @app.command()

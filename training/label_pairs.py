@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from training.cli import run_command
-
-console = Console(stderr=True)
+from training.cli import console, run_command
 
 
 def command(

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.atomic import make_folder
-from training.cli import run_app
+from training.cli import console, run_app
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-console = Console(stderr=True)
 # The catalogue's name of the bundled extractor's file.
 BUNDLED_FILE = "compact_extractor.safetensors"
 

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.cli import run_command
-
-console = Console(stderr=True)
+from training.cli import console, run_command
 
 
 def train(
@@ -71,7 +68,7 @@ def _run(settings: Any, data: Path) -> Path:
 
     trainer = DalfTrainer(settings, list_images(data))
     writer = _figures(settings.output)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:
         task = bars.add_task(settings.mode, total=settings.total_steps)
 

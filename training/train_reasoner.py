@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from training.cli import run_app
+from training.cli import console, run_app
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-console = Console(stderr=True)
 
 
 @app.command()

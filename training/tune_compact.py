@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from semantic_matcher_core.io.atomic import make_folder
-from training.cli import run_command
+from training.cli import console, run_command
 from training.train_compact import BUNDLED_FILE
-
-console = Console(stderr=True)
 
 
 def tune(

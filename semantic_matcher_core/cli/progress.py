@@ -118,7 +118,7 @@ def _bar(console: Any) -> Any:
             left = None if task.finished else task.time_remaining
             return Text(taken if left is None else f"{taken}, {timedelta(seconds=int(left))} left")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Times())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Times())
     return Progress(*columns, console=console)
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from semantic_matcher_core.cli import main
+from semantic_matcher_core.cli.progress import JobBars
+from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io.images import write_image
+from semantic_matcher_core.offline.run import Progress
 from tests.core.mcap_files import write_mcap
 from tests.core.test_process_pool import default_signals
+from training.cli import run_app
 
 SIFT = ["--variant", "plain:sift", "--device", "cpu", "--max-keypoints", "50"]
 
@@ -99,6 +105,30 @@ def test_what_the_machine_does_not_allow_is_one_line(
     assert main(["bag", "bag.mcap", "results.html", *SIFT, "-o", "out"]) == 1
     said = capsys.readouterr().err
     assert said.count("error: ") == 2 and "Traceback" not in said
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what it is sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_names_that_look_like_markup_are_names(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with JobBars(["[/red].mcap"]) as bars:
+        bars.progress(0, Progress(done=1, total=3))
+    assert "[/red].mcap" in terminal.getvalue()
+    for error, line in (
+        (ImageError("no such image file: [/x].png"), "error: no such image file: [/x].png"),
+        (PermissionError(13, "Permission denied", "[/x]"), "error: [/x]: Permission denied"),
+    ):
+        with pytest.raises(SystemExit):
+            run_app(mock.Mock(side_effect=error))
+        assert line in terminal.getvalue()
 
 
 def test_names_of_the_greatest_length(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,19 +14,17 @@ import h5py
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.io.atomic import make_folder
 from semantic_matcher_core.io.images import read_image
-from training.cli import run_command
+from training.cli import console, run_command
 from training.data.scene_file import SceneFileWriter
 from training.errors import DataError
 from training.projection import relative_pose
 from training.scannet.build_h5 import resized_view
 
-console = Console(stderr=True)
 _KEYS = ("image_paths", "depth_paths", "intrinsics", "poses", "pair_infos")
 
 

@@ -11,20 +11,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from semantic_matcher_core.errors import SemanticMatcherError
 from semantic_matcher_core.io.atomic import make_folder
 from semantic_matcher_core.process_pool import process_pool
-from training.cli import run_app
+from training.cli import console, run_app
 
 app = typer.Typer(
     help="Prepare ScanNet for training: download, extract, covisibility, build-h5, in this order.",
     no_args_is_help=True,
     add_completion=False,
 )
-console = Console(stderr=True)
 
 
 class OnDamage(StrEnum):
@@ -63,7 +61,7 @@ def download(
     kit.require_terms(accept_terms)
     url = base_url or kit.BASE_URL
     names = scene or _names_in(scenes) or kit.list_scenes(url)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:
         for position, name in enumerate(names, 1):
             task = bars.add_task(f"{name} ({position}/{len(names)})", total=None)
@@ -162,7 +160,7 @@ def _for_each(
     if not paths:
         console.print(f"nothing to do: {done} scenes are finished" if done else "no scenes found; check --data-path")
         raise typer.Exit(0 if done else 1)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     total, damaged = 0, []
     with Progress(*columns, console=console) as bars, process_pool(min(workers, len(paths)), _alone_on_a_core) as pool:
         task = bars.add_task("scenes", total=len(paths))
