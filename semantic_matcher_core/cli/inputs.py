@@ -74,9 +74,12 @@ def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
             raise ImageError(f"no such image file or folder: {name}")
         return [path], path.parent
     matched = [Path(p) for p in glob.glob(name, recursive=True)]
-    say_what_is_passed_over(Path(name), matched)
-    # Where it is a pattern of other suffixes it is taken at its word, as it is when a shell expands it.
-    found = [p for p in matched if is_image_file(p)] or [p for p in matched if p.is_file()]
+    found = [p for p in matched if is_image_file(p)]
+    if found:
+        say_what_is_passed_over(Path(name), matched)
+    else:
+        # A pattern of other suffixes is taken at its word, as it is when a shell expands it.
+        found = [p for p in matched if p.is_file()]
     found.sort(key=lambda p: natural_key(p.as_posix()))
     if not found:
         raise ImageError(f"no image matches {name!r}")

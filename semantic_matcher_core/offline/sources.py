@@ -156,7 +156,7 @@ class BagSource(ImageSource):
                     image.stamp_ns,
                     image.received_ns,
                     image.frame_id,
-                    image.depth if image.topic == self.depth else decode,
+                    image.depth if self.depth and image.topic == self.depth else decode,
                     image.encoded,
                     image.error and f"image {image.index} of {image.topic}: {image.error}",
                 )
