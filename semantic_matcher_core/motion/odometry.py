@@ -11,8 +11,14 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError, PoseError
 from semantic_matcher_core.motion.metric import MIN_INLIERS, PoseEstimate
 from semantic_matcher_core.motion.pairs import PairMatcher, pose_between
-from semantic_matcher_core.motion.pose import Pose, chained_covariance
+from semantic_matcher_core.motion.pose import Pose, chaining
 from semantic_matcher_core.motion.view import View
+from semantic_matcher_core.motion.window import Placed, Window
+
+# A tie is made where it lets expect errors that much smaller.
+_WORTH = 0.1
+# Ties that would move what is seen by a larger angle, in radians, are a loop to be closed or a wrong match.
+_FARTHEST = 0.1
 
 
 class OdometryStatus(Enum):
@@ -38,6 +44,7 @@ class OdometryOptions:
         keyframe_share: a keyframe is replaced when a smaller share of its points with depth is found again.
         keyframes: how many earlier keyframes a lost camera is looked for in.
         tries: how many of them one frame is compared with at most, which bounds the time a frame takes.
+        ties: how many other keyframes a new keyframe's pose is measured against as well; 0 for none.
         patience: frames that could begin anew, but are found in no keyframe, after which a new segment begins at the
             pose last known; 0 for never.
         max_speed: m/s; a pose that would need more is none. 0 for no limit.
@@ -50,6 +57,7 @@ class OdometryOptions:
     keyframe_share: float = 0.5
     keyframes: int = 20
     tries: int = 3
+    ties: int = 4
     patience: int = 10
     max_speed: float = 20.0
     max_turn_rate: float = 12.0
@@ -62,7 +70,7 @@ class OdometryOptions:
             raise ConfigError(f"min_inliers must be 6 or more, got {self.min_inliers!r}")
         if not 0 <= self.keyframe_share <= 1:
             raise ConfigError(f"keyframe_share must be from 0 to 1, got {self.keyframe_share!r}")
-        for name in ("keyframes", "tries", "patience"):
+        for name in ("keyframes", "tries", "ties", "patience"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")
         for name in ("max_speed", "max_turn_rate", "max_std"):
@@ -97,22 +105,13 @@ class OdometryStep:
     reason: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class _Placed:
-    """A view whose pose is known."""
-
-    view: View
-    pose: Pose
-    covariance: np.ndarray
-    segment: int
-
-
 class Odometry:
     """Follows a camera from view to view.
 
     Each view is matched with the keyframe, and its pose found from the keyframe's depth (and its own, where it has
-    some). Where that fails, with the frame before, and then with earlier keyframes; where all fail the camera is lost,
-    and says so, until one of them is seen again, or a new segment begins.
+    some). A new keyframe is tied to several earlier ones as well. Where a view is not found in the keyframe, it is
+    looked for in the frame before, and then in earlier keyframes; where all fail the camera is lost, and says so, until
+    one of them is seen again, or a new segment begins.
 
     Args:
         matcher: matches features.
@@ -126,9 +125,10 @@ class Odometry:
 
     def reset(self) -> None:
         """Forget everything: the next view begins at the origin, as segment 0."""
-        self._keyframe: _Placed | None = None
-        self._last: _Placed | None = None
-        self._earlier: deque[_Placed] = deque(maxlen=max(self.options.keyframes, 1))
+        self._keyframe: Placed | None = None
+        self._last: Placed | None = None
+        self._earlier: deque[Placed] = deque(maxlen=max(self.options.keyframes, 1))
+        self._window = Window()
         self._segment = -1
         self._lost = 0
         self._unfound = 0
@@ -160,7 +160,7 @@ class Odometry:
             return self._begin(view, self._last.pose, reason)
         return OdometryStep(view.stamp, OdometryStatus.LOST, self._segment, None, None, reason=reason)
 
-    def _candidates(self) -> list[_Placed]:
+    def _candidates(self) -> list[Placed]:
         """Return what a view is compared with, in turn: each frame that is lost looks at other earlier keyframes."""
         assert self._keyframe is not None and self._last is not None
         found = [self._keyframe]
@@ -172,7 +172,7 @@ class Odometry:
             found += (others[start:] + others[:start])[: self.options.tries]
         return found
 
-    def _against(self, candidate: _Placed, view: View) -> tuple[PoseEstimate, int]:
+    def _against(self, candidate: Placed, view: View) -> tuple[PoseEstimate, int]:
         estimate, matches = pose_between(
             self.matcher,
             candidate.view,
@@ -185,7 +185,7 @@ class Odometry:
             raise PoseError(f"the position is known to {std:.2g} m only")
         return estimate, len(matches)
 
-    def _placed(self, candidate: _Placed, estimate: PoseEstimate, view: View) -> _Placed:
+    def _placed(self, candidate: Placed, estimate: PoseEstimate, view: View) -> Placed:
         assert self._last is not None
         pose = candidate.pose @ estimate.pose
         seconds = (view.stamp - self._last.view.stamp) * 1e-9
@@ -199,23 +199,52 @@ class Odometry:
                     f"{np.degrees(turned):.0f} degrees in {seconds:.3f} s is a faster turn than "
                     f"{self.options.max_turn_rate:g} rad/s"
                 )
-        covariance = chained_covariance(candidate.pose, candidate.covariance, estimate.pose, estimate.covariance)
-        return _Placed(view, pose, covariance, candidate.segment)
+        return self._window.add(view, candidate, estimate)
 
-    def _follow(self, candidate: _Placed, placed: _Placed, estimate: PoseEstimate, matches: int) -> OdometryStep:
+    def _follow(self, candidate: Placed, placed: Placed, estimate: PoseEstimate, matches: int) -> OdometryStep:
         inliers = int(estimate.inliers.sum())
         becomes = inliers < self.options.keyframe_share * int(candidate.view.seen.known.sum()) and self._could_begin(
             placed.view
         )
-        self._keyframe = placed if becomes else candidate
         if becomes:
+            placed = self._tied(candidate, placed, estimate, inliers)
             self._earlier.append(placed)
+        self._keyframe = placed if becomes else candidate
         status = OdometryStatus.RECOVERED if self._lost else OdometryStatus.TRACKING
         self._last, self._segment = placed, placed.segment
+        self._window.keep([*self._earlier, self._keyframe, self._last])
         self._lost = self._unfound = self._next_try = 0
         return OdometryStep(
             placed.view.stamp, status, placed.segment, placed.pose, placed.covariance, inliers, matches, becomes
         )
+
+    def _tied(self, candidate: Placed, placed: Placed, estimate: PoseEstimate, inliers: int) -> Placed:
+        """Tie a new keyframe to those that add most to what is known of its pose."""
+        _, turned = chaining(candidate.pose, estimate.pose)
+        covariance, seen = turned @ estimate.covariance @ turned.T, _seen_again(candidate, placed)
+        left = {
+            i: (old, share)
+            for i, old in enumerate(self._earlier)
+            if old is not candidate
+            and old.segment == placed.segment
+            # Of what both should see, as many are found again as in the keyframe.
+            and (share := _seen_again(old, placed) / max(seen, 1)) * inliers >= 2 * self.options.min_inliers
+        }
+        for _ in range(self.options.ties):
+            worth = {i: self._window.worth(placed, old, covariance / share) for i, (old, share) in left.items()}
+            best = max(worth, key=lambda i: worth[i], default=None)
+            if best is None or worth[best] < _WORTH:
+                break
+            old, _ = left.pop(best)
+            try:
+                found, _ = self._against(old, placed.view)
+            except PoseError:
+                continue
+            change = placed.pose.change_to(old.pose @ found.pose)
+            nearness = float(np.median(placed.view.seen.inverse_depth[placed.view.seen.known]))
+            if np.linalg.norm(change[:3]) * nearness + np.linalg.norm(change[3:]) <= _FARTHEST:
+                placed = self._window.tie(placed, old, found)
+        return placed
 
     def _begin(self, view: View, pose: Pose, reason: str) -> OdometryStep:
         if not self._could_begin(view):
@@ -223,9 +252,10 @@ class Odometry:
             reason = f"{known} keypoints with depth; a keyframe needs {2 * self.options.min_inliers}"
             return OdometryStep(view.stamp, OdometryStatus.LOST, max(self._segment, 0), None, None, reason=reason)
         self._segment += 1
-        placed = _Placed(view, pose, np.zeros((6, 6)), self._segment)
+        placed = self._window.begin(view, pose, self._segment)
         self._keyframe = self._last = placed
         self._earlier.append(placed)
+        self._window.keep(list(self._earlier))
         self._lost = self._unfound = self._next_try = 0
         return OdometryStep(
             view.stamp, OdometryStatus.STARTED, self._segment, pose, placed.covariance, keyframe=True, reason=reason
@@ -233,3 +263,13 @@ class Odometry:
 
     def _could_begin(self, view: View) -> bool:
         return int(view.seen.known.sum()) >= 2 * self.options.min_inliers
+
+
+def _seen_again(old: Placed, placed: Placed) -> int:
+    """Count the points of an earlier view that lie within what another one sees."""
+    points = (placed.pose.inverse() @ old.pose).apply(old.view.seen[old.view.seen.known].points)
+    points = points[points[:, 2] > 0]
+    rays, view = points[:, :2] / points[:, 2:], placed.view.seen.rays
+    if not len(view):
+        return 0
+    return int(((rays >= view.min(axis=0)) & (rays <= view.max(axis=0))).all(axis=1).sum())

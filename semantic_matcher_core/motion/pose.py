@@ -176,12 +176,18 @@ def chained_covariance(
     Returns:
         ``6 x 6`` in the parent frame of ``first``.
     """
+    through, turned = chaining(first, second)
+    return through @ first_covariance @ through.T + turned @ second_covariance @ turned.T
+
+
+def chaining(first: Pose, second: Pose) -> tuple[np.ndarray, np.ndarray]:
+    """Return what small changes of each do to ``first @ second``: two matrices ``6 x 6``."""
     through = np.eye(6)
     # An error in the first rotation swings the second translation about.
     through[:3, 3:] = -skew(first.rotation @ second.translation)
     turned = np.zeros((6, 6))
     turned[:3, :3] = turned[3:, 3:] = first.rotation
-    return through @ first_covariance @ through.T + turned @ second_covariance @ turned.T
+    return through, turned
 
 
 def inverse_covariance(pose: Pose, covariance: np.ndarray) -> np.ndarray:

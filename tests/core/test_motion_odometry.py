@@ -109,6 +109,20 @@ def test_errors_are_as_large_as_their_covariances_say(room, matcher, way):
     assert 0.5 < np.mean(normalised) < 2
 
 
+def test_keyframes_are_tied_to_several_others(views, matcher, way):
+    """Each new keyframe hangs on all that see the same, and errors grow less than along a chain."""
+    final = {}
+    for ties in (0, 4):
+        odometry = Odometry(matcher, OdometryOptions(keyframe_share=1.0, ties=ties))
+        steps = [odometry.process(replace(view, patches=None)) for view in views[:8]]
+        assert all(step.keyframe for step in steps)
+        off = [step.pose.change_to(way[0].inverse() @ pose) for step, pose in zip(steps, way, strict=False)]
+        ratios = [o @ np.linalg.solve(s.covariance, o) / 6 for o, s in zip(off[1:], steps[1:], strict=True)]
+        final[ties] = np.sqrt(np.trace(steps[-1].covariance[:3, :3])), np.linalg.norm([o[:3] for o in off])
+        assert np.mean(ratios) < 3
+    assert final[4][0] < 0.8 * final[0][0] and final[4][1] < final[0][1]
+
+
 def test_turning_on_the_spot(room, matcher):
     poses = [Pose(exp_so3(np.array([0, 0.05 * i, 0])), np.array([0.2, 0, -0.5])) for i in range(6)]
     odometry = Odometry(matcher)
@@ -200,8 +214,8 @@ def test_without_depth_it_does_not_begin(views, matcher):
 
 def test_options_out_of_range_are_named():
     for name, value in (
-        ("threshold_px", 0), ("min_inliers", 3), ("keyframe_share", 1.5), ("tries", -1), ("max_speed", -1.0),
-        ("max_std", float("nan")),
+        ("threshold_px", 0), ("min_inliers", 3), ("keyframe_share", 1.5), ("tries", -1), ("ties", -1),
+        ("max_speed", -1.0), ("max_std", float("nan")),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=name):
             OdometryOptions(**{name: value})
