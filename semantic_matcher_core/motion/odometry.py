@@ -57,7 +57,7 @@ class OdometryOptions:
     keyframe_share: float = 0.5
     keyframes: int = 20
     tries: int = 3
-    ties: int = 4
+    ties: int = 1
     patience: int = 10
     max_speed: float = 20.0
     max_turn_rate: float = 12.0
