@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.weights.loading import read_state_dict
-from tests.conftest import make_textured_image
+from tests.conftest import REPOSITORY, make_textured_image
 from training.errors import DataError
 from training.student.beginning import network_in_use
-from training.student.config import DataConfig, LightConfig, TuneConfig
+from training.student.config import DataConfig, LightConfig, TuneConfig, read_tune_config
 from training.student.tune import Seen, correct_matches, matched_rightly, seen, tune, tuning_losses, windows_at
 from training.student.views import ViewMaker
+from training.tune_compact import tune as command
 
 _CPU = torch.device("cpu")
 
@@ -127,10 +130,11 @@ def test_it_learns_goes_on_and_is_used(photos: Path, tmp_path: Path) -> None:
     tuned = read_state_dict(final)
     learnt = {name for name in tuned if not torch.equal(tuned[name], state[name].half())}
     assert {name.split(".")[0] for name in learnt} == {"to2", "score", "head", "offsets"}
-    assert tune(config, device=_CPU, report=said.append) == final
+    # As a command: what is done already is copied.
+    (tmp_path / "tune.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(asdict(config)))))
     folder = tmp_path / "weights"
-    folder.mkdir()
-    (folder / "compact_extractor.safetensors").write_bytes(final.read_bytes())
+    command(tmp_path / "tune.yaml", None, None, "cpu", folder)
+    assert (folder / "compact_extractor.safetensors").read_bytes() == final.read_bytes()
     used = create_extractor("compact", 64, weights=folder, device="cpu")
     with torch.inference_mode():
         assert torch.isfinite(used(torch.rand(1, 3, 96, 96)).descriptors).all()
@@ -152,6 +156,8 @@ def create_weights(folder: Path) -> str:
 
 
 def test_what_cannot_be_tuned_is_said(photos: Path, tmp_path: Path) -> None:
+    given = read_tune_config(REPOSITORY / "training/configs/compact-tune.yaml", ["steps=7"])
+    assert (given.steps, given.start_from, given.data.view) == (7, "bundled", 448)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="no weights of the compact extractor"):
         network_in_use(str(tmp_path / "other.safetensors"))
