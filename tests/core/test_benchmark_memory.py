@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -38,10 +40,18 @@ def test_size_must_be_two_sides(size, capsys):
     assert "--size must be WIDTHxHEIGHT" in capsys.readouterr().err
 
 
-def test_memory_of_the_image_is_told_from_what_was_there():
+def measured() -> tuple[float, float, tuple[int, int], int]:
+    """Memory for a small and a large image, the large one's size and number of keypoints."""
     extractor, weights = memory.build("sift", 100, None, {})
     small = memory.measure(extractor, memory.large_image(200, 100), weights)[0]
     large, features = memory.measure(extractor, memory.large_image(2000, 1500), weights)
+    return small.extra_mib, large.extra_mib, features.image_size, large.keypoints
+
+
+def test_memory_of_the_image_is_told_from_what_was_there():
+    # In a process of its own, as the benchmark does it: one that freed memory before has room for the image already.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        small, large, size, keypoints = pool.submit(measured).result()
     # OpenCV works on an image of twice the size, in floats: 16 bytes for each pixel, 46 MiB, and more than one of them.
-    assert large.extra_mib > small.extra_mib + 40
-    assert features.image_size == (1500, 2000) and large.keypoints == 100
+    assert large > small + 40
+    assert size == (1500, 2000) and keypoints == 100
