@@ -105,7 +105,7 @@ class Window:
     def _apart(
         self, placed: Placed, anchor: Placed, pose: Pose, covariance: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Return how all errors enter the difference of two ways to a pose, ``6 x 6 n``; the second's noise; its row."""
+        """Return how all errors enter the difference of two ways to a pose, ``6 x 6 n``, the second's noise and row."""
         through, turned = chaining(anchor.pose, pose)
         apart = np.zeros((6, len(self._joint)))
         apart[:, self._rows(placed)] = np.eye(6)
