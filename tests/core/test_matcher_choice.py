@@ -81,7 +81,7 @@ def test_by_name_and_by_configuration(folder, matcher, pictures):
     assert len(matches) > 0
     assert_same(loose.match_images(*pictures), matches)
     features = [matcher.extract(picture) for picture in pictures]
-    assert_same(matcher.lightglue(*features, **LOOSE), matches)
+    assert_same(matcher.lightglue(*features, MatcherConfig(matcher="lightglue", **LOOSE)), matches)
     assert not matcher.lightglue.training
 
 
