@@ -40,15 +40,15 @@ class TurningFeatureMatcher(FeatureMatcher, Protocol):
 
 @runtime_checkable
 class SemanticFeatureMatcher(FeatureMatcher, Protocol):
-    """What the reuse of semantic maps needs besides."""
+    """What the reuse of semantic maps needs besides.
+
+    Whether there is an encoder is asked for apart: from Python 3.12 on ``isinstance`` sees no attribute that a module
+    of torch looks up.
+    """
 
     @property
     def device(self) -> torch.device:
         """Where images go."""
-
-    @property
-    def semantic_encoder(self) -> object | None:
-        """``None`` where there are no semantic maps."""
 
     def extract_with_map(
         self,

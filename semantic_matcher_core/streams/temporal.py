@@ -80,7 +80,8 @@ class TemporalStream:
         """
         matcher, reuse, reference = self.matcher, self._reuse, self.reference
         reuses = False
-        if reuse.every > 1 and isinstance(matcher, SemanticFeatureMatcher) and matcher.semantic_encoder is not None:
+        encodes = getattr(matcher, "semantic_encoder", None) is not None
+        if reuse.every > 1 and encodes and isinstance(matcher, SemanticFeatureMatcher):
             reuses = True
             features = reuse.extract(matcher, image, mask)[0]
             matches = [] if reference is None else [matcher.match(reference.features, features)]

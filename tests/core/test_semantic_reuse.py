@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from semantic_matcher_core.semantics import SemanticEncoder
 from semantic_matcher_core.semantics.semantic_map import SemanticMap
 from semantic_matcher_core.settings import Settings
 from semantic_matcher_core.streams import SemanticReuse, TemporalPairing, TemporalStream
+from semantic_matcher_core.streams.frames import SemanticFeatureMatcher, SteppingFeatureMatcher, TurningFeatureMatcher
 
 Render = Callable[..., np.ndarray]
 
@@ -45,6 +47,17 @@ def build() -> tuple[SemanticMatcher, MeanColour]:
     encoder = MeanColour().eval()
     reasoner = Reasoner(ReasonerConfig(128, 3, features_dim=32, n_attention_layers=2)).eval()
     return SemanticMatcher.from_parts(Sift(300), encoder, reasoner, device="cpu", semantic_size=448), encoder
+
+
+@pytest.mark.parametrize("protocol", [SteppingFeatureMatcher, TurningFeatureMatcher, SemanticFeatureMatcher])
+def test_what_streams_ask_of_a_matcher_is_found_on_every_python(protocol: type) -> None:
+    matcher, _ = build()
+    assert isinstance(matcher, protocol)
+    # Python 3.12 and later look members up statically.
+    names = [name for base in protocol.__mro__ for name in vars(base) if not name.startswith("_")]
+    assert len(names) >= 3
+    for name in names:
+        inspect.getattr_static(matcher, name)
 
 
 @pytest.fixture(scope="module")
