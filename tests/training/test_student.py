@@ -30,20 +30,13 @@ from training.student.config import DataConfig, LossConfig, StudentConfig, read_
 from training.student.loss import detection_loss, losses, place_loss
 from training.student.pictures import PictureBank, through
 from training.student.pool import PairMaker, Pairs, Pool
-from training.student.train import learning_rate, train_students
+from training.student.progress import learning_rate
+from training.student.train import train_students
 from training.student.views import ViewMaker
 from training.student.windows import first_views, second_views, similarity, through_corners, turns_of
 
 _CPU = torch.device("cpu")
 SMALL = Architecture((8, 16, 16, 24, 24), (1, 1, 1, 1, 1), fused=16, hidden=32, positions=2, descriptor_dim=128)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(8):
-        write_image(folder / f"{i}.png", make_textured_image(150, 190, i))
-    return folder
 
 
 @pytest.fixture(scope="module")

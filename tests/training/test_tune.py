@@ -26,14 +26,6 @@ from training.tune_compact import tune as command
 _CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(8):
-        write_image(folder / f"{i}.png", make_textured_image(150, 190, i))
-    return folder
-
-
 def config_of(photos: Path, folder: Path, **changes: object) -> TuneConfig:
     data = DataConfig(
         str(photos), holdout=4, side=190, view=96, shares=(0.8, 0.2, 0.0), scale=(0.6, 1.0), tilt=15.0, difficulty=0.3,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,16 @@ from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.extractors.registry import accepted_options
 from semantic_matcher_core.io.atomic import atomic_output, make_folder
-from semantic_matcher_core.io.images import list_images
 from semantic_matcher_core.layers import folded, standardised
-from training.errors import DataError
 from training.student import beginning
 from training.student.config import StudentConfig, TeacherConfig
 from training.student.light import Light
 from training.student.loss import Losses, losses
-from training.student.pictures import PictureBank
 from training.student.pool import PairMaker, Pairs, Pool
-from training.student.views import ViewMaker, split
+from training.student.progress import Schedule, check_finite, learning_rate, words
+from training.student.views import ViewMaker
 
 _LOG_EVERY, _SAVE_SECONDS = 50, 60.0
-# Before the end of a time budget: for the last checkpoint and the weights.
-_CLOSING_SECONDS = 5.0
 # Of the initial pool, in batches: training begins when this many are there.
 _FIRST_BATCHES = 8
 
@@ -75,7 +70,6 @@ def train_students(
     if len({state.step for state in states}) > 1:
         steps = ", ".join(f"{s.config.name} {s.step}" for s in states)
         raise CheckpointError(f"these runs stopped at different steps ({steps}); go on with each alone")
-    deadline = None if minutes is None else began + 60 * minutes
     generator = torch.Generator(device).manual_seed(common.seed * 1_000_003 + states[0].step)
     views = ViewMaker.of_files(common.data, device, generator)
     maker = PairMaker(views, _teacher(common.teacher, device))
@@ -89,21 +83,17 @@ def train_students(
     report(f"first {pool.filled} pairs, {time.monotonic() - began:.0f} s")
     light = Light(common.light.strength, generator)
     renew_every = max(1, round(common.data.chunk * common.data.uses / common.batch))
-    started = since = saved = time.monotonic()
-    # What is left of the budget is divided into the steps that are left of the schedule.
+    since = saved = time.monotonic()
     step = since_step = states[0].step
-    first_share = states[0].share
-    while step < common.steps and (deadline is None or time.monotonic() < deadline - _CLOSING_SECONDS):
-        share = step / common.steps
-        if deadline is not None:
-            clock = (time.monotonic() - started) / max(1e-6, deadline - _CLOSING_SECONDS - started)
-            share = max(share, first_share + (1 - first_share) * clock)
+    schedule = Schedule(common.steps, states[0].share, began, minutes)
+    while schedule.goes_on(step):
+        share = schedule.share(step)
         pairs = pool.draw(common.batch, generator)
         with torch.no_grad():
             images = light(pairs.images.flatten(0, 1).float() / 255, common.light.none)
             images = standardised(images).contiguous(memory_format=torch.channels_last)
         for state in states:
-            state.take_step(images, pairs, min(1.0, share))
+            state.take_step(images, pairs, share)
         step += 1
         if step % renew_every == 0:
             pool.renew(common.data.chunk)
@@ -113,7 +103,7 @@ def train_students(
             since, since_step = now, step
             for state in states:
                 means = state.log_means()
-                if step % (5 * _LOG_EVERY) == 0 or deadline is None:
+                if step % (5 * _LOG_EVERY) == 0 or minutes is None:
                     report(f"{state.config.name} {step}, {share:.0%}, {rate:.1f} steps/s{_busy(device)}: {means}")
         if time.monotonic() - saved > _SAVE_SECONDS:
             saved = time.monotonic()
@@ -215,8 +205,7 @@ class _State:
         assert self._sums is not None
         means = dict(zip(Losses._fields, (self._sums / self._summed).tolist(), strict=True))
         self._sums, self._summed = None, 0
-        if not all(math.isfinite(value) for value in means.values()):
-            raise DataError(f"the loss of {self.config.name} is not finite at step {self.step}: {means}; lower lr")
+        check_finite(means, self.config.name, self.step)
         self.log({"share": round(self.share, 4), **{name: round(value, 4) for name, value in means.items()}})
         return words(means)
 
@@ -277,12 +266,6 @@ class _State:
         self.step, self.share = content["step"], content["share"]
 
 
-def learning_rate(peak: float, share: float, step: int) -> float:
-    """Up over the first 200 steps, or 2 %, whichever is over first; down along a cosine."""
-    warm = min(1.0, max(share / 0.02, (step + 1) / 200))
-    return peak * warm * 0.5 * (1 + math.cos(math.pi * share))
-
-
 def _decisive(config: StudentConfig) -> dict[str, Any]:
     """Return what of the settings a checkpoint depends on. Where the pictures lie, how many steps there are and
     what the next ones learn may change: a checkpoint goes on with another recipe.
@@ -304,16 +287,13 @@ def _validation(config: StudentConfig, device: torch.device) -> tuple[Tensor, An
     """Return pairs of held-out photographs under fixed changes of light; drawn on the CPU, they are the same
     everywhere.
     """
-    held = split(list_images(config.data.photos), config.data.holdout)[1]
-    generator = torch.Generator(device).manual_seed(987_654)
-    bank = PictureBank.of_files(held, config.data.side, device)
-    data = replace(config.data, shares=(1.0, 0.0, 0.0), labels=())
-    maker = PairMaker(ViewMaker(bank, None, data, generator), _teacher(config.teacher, device))
-    count = min(128, 4 * len(held))
-    made = [maker.make(len(part)) for part in torch.arange(count).split(data.chunk)]
+    views = ViewMaker.held_out(config.data, device)
+    maker = PairMaker(views, _teacher(config.teacher, device))
+    count = min(128, 4 * len(views.photos))
+    made = [maker.make(len(part)) for part in torch.arange(count).split(config.data.chunk)]
     pairs = Pairs(*(torch.cat([getattr(part, f.name) for part in made]) for f in fields(Pairs)))
     with torch.no_grad():
-        images = Light(1.0, generator)(pairs.images.flatten(0, 1).float() / 255)
+        images = Light(1.0, views.generator)(pairs.images.flatten(0, 1).float() / 255)
     return images.unflatten(0, (count, 2)), pairs
 
 
@@ -325,8 +305,3 @@ def _busy(device: torch.device) -> str:
         return f", GPU {torch.cuda.utilization(device)} % busy, {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
     except (ModuleNotFoundError, RuntimeError):
         return f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
-
-
-def words(values: dict[str, float]) -> str:
-    """Return figures as a line of a report."""
-    return " ".join(f"{name} {value:.3f}" for name, value in values.items())

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,15 +27,13 @@ from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.extractors.dkd import detect_keypoints
 from semantic_matcher_core.io.atomic import atomic_output, make_folder
-from semantic_matcher_core.io.images import list_images
 from semantic_matcher_core.layers import standardised
 from training.errors import DataError
 from training.student.beginning import network_in_use
 from training.student.config import TuneConfig
 from training.student.light import Light
-from training.student.pictures import PictureBank
-from training.student.train import learning_rate, words
-from training.student.views import ViewMaker, Views, split
+from training.student.progress import Schedule, check_finite, learning_rate, words
+from training.student.views import ViewMaker, Views
 
 _RADIUS = 2
 # A match is right within the one, as evaluation counts; it is taught where the partner is within the other.
@@ -45,7 +42,7 @@ _RIGHT_PX, _TAUGHT_PX = 3.0, 2.0
 _CARRIED_PX = 3.0
 _RANKED = 2048
 _LEVEL = 0.1
-_SAVE_SECONDS, _CLOSING_SECONDS, _LOG_EVERY = 60.0, 5.0, 20
+_SAVE_SECONDS, _LOG_EVERY = 60.0, 20
 
 
 @dataclass(eq=False)
@@ -120,20 +117,16 @@ def tune(
         return run.final
     generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + run.step)
     views = ViewMaker.of_files(config.data, device, generator)
-    held = _held_out(config, device)
+    held = _held_out(run.before, config, device)
     light = Light(config.light.strength, generator)
     report(f"{len(views.photos)} photographs, on {device}, {time.monotonic() - began:.0f} s")
     report(f"as it was, held out: {words(correct_matches(run.average, held, config.keypoints))}")
     pool: Seen | None = None
     renew_every = max(1, round(config.data.chunk * config.data.uses / config.batch))
-    started = saved = time.monotonic()
-    deadline = None if minutes is None else began + 60 * minutes - _CLOSING_SECONDS
-    first_share = run.share
-    while run.step < config.steps and (deadline is None or time.monotonic() < deadline):
-        share = run.step / config.steps
-        if deadline is not None:
-            clock = (time.monotonic() - started) / max(1e-6, deadline - started)
-            share = max(share, first_share + (1 - first_share) * clock)
+    saved = time.monotonic()
+    schedule = Schedule(config.steps, run.share, began, minutes)
+    while schedule.goes_on(run.step):
+        share = schedule.share(run.step)
         if pool is None or run.step % renew_every == 0:
             fresh = [
                 seen(run.average, run.before, made, light, config)
@@ -144,7 +137,7 @@ def tune(
             if not len(pool):
                 raise DataError("no pair of views has keypoints in common; check the photographs and data.difficulty")
         pairs = pool[torch.randint(len(pool), (config.batch,), generator=generator, device=device)]
-        run.take_step(pairs, min(1.0, share))
+        run.take_step(pairs, share)
         if run.step % _LOG_EVERY == 0:
             report(f"{config.name} {run.step}, {share:.0%}: {run.log_means()}")
         if time.monotonic() - saved > _SAVE_SECONDS:
@@ -219,8 +212,7 @@ class _Run:
         """
         means = dict(zip(TuningLosses._fields, torch.stack(self._sums).mean(dim=0).tolist(), strict=True))
         self._sums = []
-        if not all(math.isfinite(value) for value in means.values()):
-            raise DataError(f"the loss of {self.config.name} is not finite at step {self.step}: {means}; lower lr")
+        check_finite(means, self.config.name, self.step)
         with open(self._figures, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": self.step, "share": round(self.share, 4), **means}) + "\n")
         return words(means)
@@ -425,17 +417,13 @@ def _followed(views: Views, keypoints: Tensor, side: int) -> tuple[Tensor, Tenso
     return moved, nearest < _CARRIED_PX
 
 
-def _held_out(config: TuneConfig, device: torch.device) -> list[Seen]:
+def _held_out(network: CompactNetwork, config: TuneConfig, device: torch.device) -> list[Seen]:
     """Return warped views of held-out photographs in other light, the same in every run."""
-    files = split(list_images(config.data.photos), config.data.holdout)[1]
-    generator = torch.Generator(device).manual_seed(987_654)
-    data = replace(config.data, shares=(1.0, 0.0, 0.0), labels=())
-    views = ViewMaker(PictureBank.of_files(files, data.side, device), None, data, generator)
-    network = network_in_use(config.start_from).to(device)
-    light = Light(1.0, generator)
-    count = min(32, 2 * len(files))
+    views = ViewMaker.held_out(config.data, device)
+    light = Light(1.0, views.generator)
+    count = min(32, 2 * len(views.photos))
     return [
         seen(network, network, made, light, config)
-        for part in torch.arange(count).split(data.chunk)
+        for part in torch.arange(count).split(config.data.chunk)
         for made in views.make(len(part))
     ]

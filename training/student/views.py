@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,6 +93,14 @@ class ViewMaker:
                 parts.append(points)
             labelled = PictureBank.of_arrays(pictures, device), LabelledPoints.joined(parts)
         return cls(photos, labelled, config, generator)
+
+    @classmethod
+    def held_out(cls, config: DataConfig, device: torch.device) -> ViewMaker:
+        """Take the photographs that are held out, warped; drawn with one seed, the views are the same in every run."""
+        files = split(list_images(config.photos), config.holdout)[1]
+        bank = PictureBank.of_files(files, config.side, device)
+        warped = replace(config, shares=(1.0, 0.0, 0.0), labels=())
+        return cls(bank, None, warped, torch.Generator(device).manual_seed(987_654))
 
     def make(self, count: int) -> list[Views]:
         """Return pairs; the three sources have their shares in them."""
