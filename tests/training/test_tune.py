@@ -45,7 +45,7 @@ def pairs(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     config = config_of(photos, tmp_path_factory.mktemp("runs"))
     network = network_in_use("bundled")
     made = [seen(network, network, v, None, config) for v in views_of(config, (1.0, 0.0, 0.0)).make(5)]
-    return Seen.joined(made, 5)
+    return Seen.joined(made)
 
 
 def test_keypoints_are_the_extractors_own_and_partners_are_where_they_moved(pairs: Seen, photos: Path) -> None:

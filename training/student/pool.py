@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from semantic_matcher_core.extractors.base import Extractor
+from training.student.batched import Batched
 from training.student.views import ViewMaker, Views
 
 # The teacher sees a keypoint again where it has one this near to its place; of one whose place is not known it is open.
@@ -15,7 +16,7 @@ _AGAIN_PX = 2.0
 
 
 @dataclass(eq=False)
-class Pairs:
+class Pairs(Batched):
     """B pairs of views.
 
     Attributes:
@@ -37,12 +38,6 @@ class Pairs:
     trusted: Tensor
     points: Tensor
     known: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, which: Tensor) -> Pairs:
-        return Pairs(*(getattr(self, f.name)[which] for f in fields(self)))
 
 
 class PairMaker:
@@ -146,10 +141,10 @@ class Pool:
         chunk = self.maker.make(count)
         if self.pairs is None:
             self.pairs = Pairs(
-                *(torch.zeros(self.size, *v.shape[1:], dtype=v.dtype, device=v.device) for v in _values(chunk))
+                *(torch.zeros(self.size, *v.shape[1:], dtype=v.dtype, device=v.device) for v in chunk.tensors())
             )
         places = (torch.arange(len(chunk), device=chunk.images.device) + self.next) % self.size
-        for old, new in zip(_values(self.pairs), _values(chunk), strict=True):
+        for old, new in zip(self.pairs.tensors(), chunk.tensors(), strict=True):
             old[places] = new
         self.next = (self.next + len(chunk)) % self.size
         self.filled = min(self.size, self.filled + len(chunk))
@@ -159,7 +154,3 @@ class Pool:
         assert self.pairs is not None
         which = torch.randint(self.filled, (count,), generator=generator, device=generator.device)
         return self.pairs[which]
-
-
-def _values(pairs: Pairs) -> list[Tensor]:
-    return [getattr(pairs, f.name) for f in fields(pairs)]

@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +291,7 @@ def _validation(config: StudentConfig, device: torch.device) -> tuple[Tensor, An
     maker = PairMaker(views, _teacher(config.teacher, device))
     count = min(128, 4 * len(views.photos))
     made = [maker.make(len(part)) for part in torch.arange(count).split(config.data.chunk)]
-    pairs = Pairs(*(torch.cat([getattr(part, f.name) for part in made]) for f in fields(Pairs)))
+    pairs = Pairs.joined(made)
     with torch.no_grad():
         images = Light(1.0, views.generator)(pairs.images.flatten(0, 1).float() / 255)
     return images.unflatten(0, (count, 2)), pairs

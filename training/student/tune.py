@@ -13,7 +13,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from semantic_matcher_core.extractors.dkd import detect_keypoints
 from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from semantic_matcher_core.layers import standardised
 from training.errors import DataError
+from training.student.batched import Batched
 from training.student.beginning import network_in_use
 from training.student.config import TuneConfig
 from training.student.light import Light
@@ -46,7 +47,7 @@ _SAVE_SECONDS, _LOG_EVERY = 60.0, 20
 
 
 @dataclass(eq=False)
-class Seen:
+class Seen(Batched):
     """B pairs of views as the frozen layers see them, with the network's keypoints; K rows for each view.
 
     Attributes:
@@ -70,17 +71,6 @@ class Seen:
     known: Tensor
     partner: Tensor
     window: Tensor
-
-    def __len__(self) -> int:
-        return len(self.half)
-
-    def __getitem__(self, which: Tensor) -> Seen:
-        return Seen(*(getattr(self, f.name)[which] for f in fields(self)))
-
-    @classmethod
-    def joined(cls, parts: list[Seen], most: int) -> Seen:
-        """Return the last ``most`` pairs of all."""
-        return cls(*(torch.cat([getattr(p, f.name) for p in parts])[-most:] for f in fields(cls)))
 
 
 class TuningLosses(NamedTuple):
@@ -133,7 +123,8 @@ def tune(
                 for _ in range(1 if pool else max(1, config.batch // config.data.chunk))
                 for made in views.make(config.data.chunk)
             ]
-            pool = Seen.joined([*([pool] if pool else []), *fresh], config.data.pool)
+            pool = Seen.joined([*([pool] if pool else []), *fresh])
+            pool = pool[torch.arange(len(pool), device=device)[-config.data.pool :]]
             if not len(pool):
                 raise DataError("no pair of views has keypoints in common; check the photographs and data.difficulty")
         pairs = pool[torch.randint(len(pool), (config.batch,), generator=generator, device=device)]
@@ -345,13 +336,18 @@ def matched_rightly(similarity: Tensor, pairs: Seen) -> Tensor:
         similarity: ``B x K x K`` of the keypoints of both views.
         pairs: where they are.
     """
-    best, back = similarity.argmax(dim=2), similarity.argmax(dim=1)
-    rows = torch.arange(best.shape[1], device=best.device)
+    best, mutual = _mutual(similarity)
     there = pairs.keypoints[:, 1].gather(1, best[..., None].expand(-1, -1, 2))
-    right = (back.gather(1, best) == rows) & pairs.known[:, 0]
+    right = mutual & pairs.known[:, 0]
     right &= (there - pairs.moved[:, 0]).norm(dim=-1) < _RIGHT_PX
     other = torch.zeros_like(right).scatter_reduce_(1, best, right, "amax")
     return torch.stack((right, other), dim=1)
+
+
+def _mutual(similarity: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``B x K`` which column is the best of each row, and whether the row is the best of that column."""
+    best, back = similarity.argmax(dim=2), similarity.argmax(dim=1)
+    return best, back.gather(1, best) == torch.arange(best.shape[1], device=best.device)
 
 
 def windows_at(logits: Tensor, pixels: Tensor) -> Tensor:
@@ -384,11 +380,9 @@ def correct_matches(network: CompactNetwork, held: list[Seen], keypoints: int) -
         described = network.describe(fine, coarse, points).unflatten(0, (-1, 2))
         similarity = described[:, 0] @ described[:, 1].mT
         similarity = similarity.masked_fill(~(kept[:, 0, :, None] & kept[:, 1, None]), -10.0)
-        row, column = similarity.argmax(dim=2), similarity.argmax(dim=1)
-        mutual = (column.gather(1, row) == torch.arange(row.shape[1], device=row.device)) & kept[:, 0]
         right += int((matched_rightly(similarity, part)[:, 0] & kept[:, 0]).sum())
         # Only what could be right counts as wrong: places that are known.
-        every += int((mutual & part.known[:, 0]).sum())
+        every += int((_mutual(similarity)[1] & kept[:, 0] & part.known[:, 0]).sum())
         pairs += len(part)
     return {"right": right / max(1, pairs), "share": right / max(1, every)}
 
