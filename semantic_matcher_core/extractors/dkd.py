@@ -70,15 +70,24 @@ def soft_argmax(score_map: Tensor, keypoints: Tensor, radius: int) -> Tensor:
     Returns:
         ``B x N x 2`` float32 (x, y).
     """
+    weights = (windows_at(score_map, keypoints, radius) / _TEMPERATURE).softmax(dim=-1)
+    return keypoints + weights @ _window(radius, keypoints).to(score_map.dtype)
+
+
+def windows_at(score_map: Tensor, keypoints: Tensor, radius: int) -> Tensor:
+    """Return ``B x N x (2 radius + 1)²`` values of ``B x H x W`` maps round ``B x N x 2`` int64 (x, y) pixels, row by
+    row; beyond the border it counts.
+    """
     height, width = score_map.shape[-2:]
-    steps = range(-radius, radius + 1)
-    offsets = constant(tuple(v for y in steps for x in steps for v in (x, y)), keypoints).view(-1, 2)  # K x 2 (x, y)
-    window = keypoints[:, :, None] + offsets
+    window = keypoints[:, :, None] + _window(radius, keypoints)
     # Padding rows stand at (0, 0); what they read does not matter, where they read must exist.
     x, y = window[..., 0].clamp(0, width - 1), window[..., 1].clamp(0, height - 1)
-    scores = score_map.flatten(1).gather(1, (y * width + x).flatten(1)).unflatten(1, x.shape[1:])
-    weights = (scores / _TEMPERATURE).softmax(dim=-1)
-    return keypoints + weights @ offsets.to(score_map.dtype)
+    return score_map.flatten(1).gather(1, (y * width + x).flatten(1)).unflatten(1, x.shape[1:])
+
+
+def _window(radius: int, like: Tensor) -> Tensor:
+    steps = range(-radius, radius + 1)
+    return constant(tuple(v for y in steps for x in steps for v in (x, y)), like).view(-1, 2)  # K x 2 (x, y)
 
 
 def _read(score_map: Tensor, keypoints: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
+from semantic_matcher_core.extractors.dkd import windows_at
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.weights.loading import read_state_dict
 from tests.conftest import REPOSITORY, make_textured_image
 from training.errors import DataError
 from training.student.beginning import network_in_use
 from training.student.config import DataConfig, LightConfig, TuneConfig, read_tune_config
-from training.student.tune import Seen, correct_matches, matched_rightly, seen, tune, tuning_losses, windows_at
+from training.student.tune import Seen, correct_matches, matched_rightly, seen, tune, tuning_losses
 from training.student.views import ViewMaker
 from training.tune_compact import tune as command
 
@@ -71,8 +72,8 @@ def test_keypoints_are_the_extractors_own_and_partners_are_where_they_moved(pair
 
 def test_windows_are_the_values_round_a_pixel() -> None:
     values = torch.arange(2 * 7 * 9.0).view(2, 7, 9)
-    pixels = torch.tensor([[3 * 9 + 4, 0], [2 * 9 + 6, 6 * 9 + 8]])
-    found = windows_at(values, pixels)
+    pixels = torch.tensor([[[4, 3], [0, 0]], [[6, 2], [8, 6]]])
+    found = windows_at(values, pixels, 2)
     torch.testing.assert_close(found[0, 0].view(5, 5), values[0, 1:6, 2:7])
     torch.testing.assert_close(found[1, 0].view(5, 5), values[1, 0:5, 4:9])
     assert found[0, 1].view(5, 5)[0, 0] == values[0, 0, 0] and found[1, 1].view(5, 5)[-1, -1] == values[1, -1, -1]

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.compact_network import CompactNetwork
-from semantic_matcher_core.extractors.dkd import detect_keypoints
+from semantic_matcher_core.extractors.dkd import detect_keypoints, windows_at
 from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from semantic_matcher_core.layers import standardised
 from training.errors import DataError
@@ -53,7 +53,6 @@ class Seen(Batched):
     Attributes:
         half, fine, coarse: ``B x 2 x C x …`` float16 maps at strides 2, 4 and 8.
         keypoints: ``B x 2 x K x 2`` (x, y) pixels.
-        pixels: ``B x 2 x K`` int64, the whole pixels they are nearest to, row-major.
         valid: ``B x 2 x K`` bool, false in rows that pad.
         moved: ``B x 2 x K x 2`` their places in the other view.
         known: ``B x 2 x K`` bool, whether that is known and inside it.
@@ -65,7 +64,6 @@ class Seen(Batched):
     fine: Tensor
     coarse: Tensor
     keypoints: Tensor
-    pixels: Tensor
     valid: Tensor
     moved: Tensor
     known: Tensor
@@ -259,8 +257,7 @@ def seen(
         iterations=0,
     )
     assert found.valid is not None
-    x, y = found.keypoints.round().long().unbind(-1)
-    window = windows_at(first[:, 0], y * logits.shape[-1] + x).half()
+    window = windows_at(first[:, 0], found.keypoints.round().long(), _RADIUS).half()
     paired = [part.unflatten(0, (-1, 2)) for part in (half, fine, coarse, found.keypoints, found.valid, window)]
     half, fine, coarse, keypoints, valid, window = paired
     moved, known = (
@@ -272,8 +269,7 @@ def seen(
     back = distance.argmin(dim=1).gather(1, partner)
     same = known[:, 0] & (nearest < _TAUGHT_PX) & (back == torch.arange(back.shape[1], device=back.device))
     partner = torch.where(same, partner, -1)
-    pixels = (y * logits.shape[-1] + x).unflatten(0, (-1, 2))
-    result = Seen(half.half(), fine.half(), coarse.half(), keypoints, pixels, valid, moved, known, partner, window)
+    result = Seen(half.half(), fine.half(), coarse.half(), keypoints, valid, moved, known, partner, window)
     return result[same.any(dim=1)]
 
 
@@ -299,7 +295,8 @@ def tuning_losses(network: CompactNetwork, pairs: Seen, temperature: float) -> T
     match = torch.cat(surprises).mean()
 
     right = matched_rightly(similarity, pairs)
-    windows = windows_at(network.score_map(half, fine)[:, 0], pairs.pixels.flatten(0, 1)).unflatten(0, (-1, 2))
+    windows = windows_at(network.score_map(half, fine)[:, 0], keypoints.round().long(), _RADIUS)
+    windows = windows.unflatten(0, (-1, 2))
     before, middle = pairs.window.float(), windows.shape[-1] // 2
     scores, scores_before = windows[..., middle], before[..., middle]
     usable = pairs.valid.float()
@@ -350,15 +347,6 @@ def _mutual(similarity: Tensor) -> tuple[Tensor, Tensor]:
     return best, back.gather(1, best) == torch.arange(best.shape[1], device=best.device)
 
 
-def windows_at(logits: Tensor, pixels: Tensor) -> Tensor:
-    """Return ``B x K x 25`` values of ``B x H x W`` maps round ``B x K`` row-major pixels; borders repeat."""
-    height, width = logits.shape[-2:]
-    steps = torch.arange(-_RADIUS, _RADIUS + 1, device=logits.device)
-    y = (pixels[..., None] // width + steps.repeat_interleave(len(steps))).clamp(0, height - 1)
-    x = (pixels[..., None] % width + steps.repeat(len(steps))).clamp(0, width - 1)
-    return logits.flatten(1).gather(1, (y * width + x).flatten(1)).view(y.shape)
-
-
 @torch.no_grad()
 def correct_matches(network: CompactNetwork, held: list[Seen], keypoints: int) -> dict[str, float]:
     """Return right matches a pair of the best half of keypoints, by the network's score, and their share of all.
@@ -373,7 +361,7 @@ def correct_matches(network: CompactNetwork, held: list[Seen], keypoints: int) -
         half, fine, coarse, points = (
             v.flatten(0, 1).float() for v in (part.half, part.fine, part.coarse, part.keypoints)
         )
-        score = network.score_map(half, fine)[:, 0].flatten(1).gather(1, part.pixels.flatten(0, 1))
+        score = windows_at(network.score_map(half, fine)[:, 0], points.round().long(), 0)[..., 0]
         score = score.masked_fill(~part.valid.flatten(0, 1), -torch.inf)
         best = score.topk(max(1, keypoints // 2), dim=1).indices.sort(dim=1).values
         kept = torch.zeros_like(score, dtype=torch.bool).scatter_(1, best, True).unflatten(0, (-1, 2)) & part.valid
