@@ -82,6 +82,7 @@ REQUIRED_PACKAGES = {
     "typer": "typer",
     "rich": "rich",
     "poselib": "poselib",
+    "simplejpeg": "simplejpeg",
 }
 
 

@@ -18,7 +18,7 @@ from tools.messages import SetupError, run_main, say
 from tools.setup_venv import REPOSITORY, REQUIREMENTS
 
 # What the core needs and such a machine lacks; versions from requirements/lock.txt.
-WHEELS = ("kornia", "kornia_rs", "poselib")
+WHEELS = ("kornia", "kornia_rs", "poselib", "simplejpeg")
 LIMIT_MB = 45
 _NOT_NEEDED = ("docs/", "docker/", "ros_ws/", "examples/", "launch")
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ImageError
+from semantic_matcher_core.io import jpeg
 
 # Beyond it nothing here could work with the image; headers that say more are damaged or hostile.
 MAX_PIXELS = 2**28
@@ -34,8 +35,8 @@ def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.n
     if array.size == 0:
         raise ImageError(f"{name} is empty (0 bytes)")
     view = np.ascontiguousarray(array).data.cast("B")
-    # OpenCV fills what is missing of a JPEG with grey and reports success.
-    if bytes(view[:2]) == b"\xff\xd8" and not _jpeg_is_complete(view):
+    is_jpeg = bytes(view[:2]) == jpeg.MAGIC
+    if is_jpeg and jpeg.end_of_picture(view) < 0:
         raise ImageError(f"{name} is a JPEG cut short ({len(view)} bytes, no end marker)")
     size = _stated_size(view)
     if size is not None:
@@ -45,6 +46,8 @@ def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.n
                 f"{name} says that it has {size[0]} x {size[1]} pixels, too many for its {len(view)} bytes "
                 f"or for any use (at most {MAX_PIXELS}); its header is damaged"
             )
+    if is_jpeg and (picture := jpeg.decode_jpeg(view, name, grey=flags == cv2.IMREAD_UNCHANGED)) is not None:
+        return picture
     with _quiet():
         try:
             image = cv2.imdecode(array, flags)
@@ -110,8 +113,12 @@ _KINDS: dict[str, Callable[[bytes], bool]] = {
     "a JPEG XL picture, which is not decoded here: convert it to JPEG or PNG first": lambda data: data.startswith(
         (b"\xff\x0a", b"\0\0\0\x0cJXL ")
     ),
-    "a JPEG, but damaged": lambda data: data.startswith(b"\xff\xd8\xff"),
+    "a JPEG, but damaged, or of a kind that is not decoded here (lossless, 12 bits)": lambda data: data.startswith(
+        b"\xff\xd8\xff"
+    ),
     "a PNG, but damaged or cut short": lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
+    "a WebP, but damaged or cut short": lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP",
+    "a BMP, but damaged or cut short": lambda data: data.startswith(b"BM"),
     "a GIF, but damaged or cut short": lambda data: data.startswith((b"GIF87a", b"GIF89a")),
     "a TIFF of a kind that is not decoded here (a camera's raw file?), or damaged: convert it to PNG first": (
         lambda data: data.startswith((b"II*\0", b"MM\0*"))
@@ -136,9 +143,9 @@ def _stated_size(data: memoryview) -> tuple[int, int] | None:
     if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and bytes(data[12:16]) == b"IHDR" and len(data) >= 24:
         width, height = struct.unpack(">II", data[16:24])
         return width, height
-    if bytes(data[:2]) != b"\xff\xd8":
+    if bytes(data[:2]) != jpeg.MAGIC:
         return None
-    for marker, content in jpeg_segments(data):
+    for marker, content in jpeg.jpeg_segments(data):
         # Start of frame of any kind; C4, C8 and CC are others.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(content) >= 5:
             height, width = struct.unpack(">HH", content[1:5])
@@ -194,35 +201,3 @@ def _has_pages(data: bytes) -> bool:
         pages += not smaller
         (place,) = struct.unpack_from(order + "I", data, end)
     return pages > 1
-
-
-def jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield (marker, content) of each segment up to the first scan (ITU T.81, annex B)."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        yield marker, data[position + 4 : position + 2 + length]
-        if marker == 0xDA:
-            return
-        position += 2 + length
-
-
-def _jpeg_is_complete(data: memoryview) -> bool:
-    # An end marker counts only after the first scan: thumbnails in the header have their own. Inside a scan 0xFF is
-    # always followed by 0x00 or a restart marker, so the two bytes cannot occur by chance (ITU T.81, annex B).
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return True  # not the layout expected; leave the verdict to the decoder
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        if marker == 0xDA:
-            return bytes(data[position:]).find(b"\xff\xd9") >= 0
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from semantic_matcher_core.io.decoding import jpeg_segments
+from semantic_matcher_core.io.jpeg import jpeg_segments
 
 _ORIENTATION, _EXIF_FOLDER, _FOCAL_35MM = 0x0112, 0x8769, 0xA405
 _SHORT, _LONG = 3, 4

@@ -1,0 +1,92 @@
+"""JPEG pictures: the pixels are OpenCV's, damage within is told, and what encoders do is not called damage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from semantic_matcher_core.errors import ImageError
+from semantic_matcher_core.io.decoding import decode
+from semantic_matcher_core.io.image_messages import compressed_to_rgb
+from semantic_matcher_core.io.images import read_image
+from tests.core.test_image_messages import CompressedImage
+
+COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+END = b"\xff\xd9"
+KINDS = {
+    "plain": [],
+    "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+    "restarts": [cv2.IMWRITE_JPEG_RST_INTERVAL, 4],
+    "4:4:4": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+    "4:1:1": [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411],
+    "poor": [cv2.IMWRITE_JPEG_QUALITY, 3],
+}
+
+
+def picture(height: int = 121, width: int = 163) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 2)
+
+
+def encode(image: np.ndarray, kind: str = "plain") -> bytes:
+    return cv2.imencode(".jpg", image, KINDS[kind])[1].tobytes()
+
+
+def without_tables(data: bytes) -> bytes:
+    """A frame of motion JPEG, as USB cameras send it: the usual Huffman tables are left out."""
+    position, kept = 2, data[:2]
+    while True:
+        length = 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if data[position + 1] == 0xDA:
+            return kept + data[position:]
+        kept += b"" if data[position + 1] == 0xC4 else data[position : position + length]
+        position += length
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("flags", [COLOUR, cv2.IMREAD_UNCHANGED])
+def test_pixels_are_those_of_opencv(kind: str, grey: bool, flags: int) -> None:
+    data = encode(picture()[..., 0] if grey else picture(), kind)
+    np.testing.assert_array_equal(decode(data, flags, "x"), cv2.imdecode(np.frombuffer(data, np.uint8), flags))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_tables,
+        lambda data: data + b"\0" * 300,
+        lambda data: data + b"trailer" + encode(picture(8, 8)),
+        lambda data: data[:-2] + b"\0" * 4 + END,
+        lambda data: data[:-2] + b"\0" * 300 + END + b"\0" * 7,
+        lambda data: data[:-2] + b"\x12\x34\x56\x78" + END,
+    ],
+    ids=["no tables", "zeros behind", "pictures behind", "padded", "padded much", "padded with something"],
+)
+def test_what_encoders_and_cameras_do_is_not_damage(change: object) -> None:
+    data = encode(picture())
+    np.testing.assert_array_equal(decode(change(data), COLOUR, "x"), decode(data, COLOUR, "x"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", ["zeros", "gap", "noise"])
+def test_damage_within_is_told(kind: str, damage: str) -> None:
+    data = encode(picture(241, 323), kind)
+    at, size = len(data) // 2, len(data) // 5
+    noise = np.random.default_rng(1).integers(0, 256, size).astype(np.uint8).tobytes()
+    inserted = {"zeros": b"\0" * size, "gap": b"", "noise": noise}[damage]
+    with pytest.raises(ImageError, match=r"^frame\.jpg is a JPEG, but damaged within"):
+        decode(data[:at] + inserted + data[at + size :], COLOUR, "frame.jpg")
+
+
+def test_files_and_messages_have_the_same_rule(tmp_path: Path) -> None:
+    data = encode(picture())
+    damaged = data[: len(data) // 2] + data[len(data) // 2 + 200 :]
+    (tmp_path / "gap.jpg").write_bytes(damaged)
+    with pytest.raises(ImageError, match=r"gap\.jpg is a JPEG, but damaged within"):
+        read_image(tmp_path / "gap.jpg")
+    with pytest.raises(ImageError, match="damaged within"):
+        compressed_to_rgb(CompressedImage("bgr8; jpeg compressed bgr8", damaged))
