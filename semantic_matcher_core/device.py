@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from semantic_matcher_core.errors import ConfigError, DeviceError, UnknownDeviceError
+from semantic_matcher_core.errors import DeviceError, UnknownDeviceError, check_choice
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -51,8 +51,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         ConfigError: not one of ``fp32``, ``fp16``, ``bf16``.
         DeviceError: ``fp16`` on the CPU, where torch's kernels for it are slow or missing.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}")
+    check_choice("precision", precision, PRECISIONS)
     if precision == "fp16" and device.type == "cpu":
         raise DeviceError("precision 'fp16' needs a GPU; on the CPU use 'bf16' or 'fp32'")
     return PRECISIONS[precision]

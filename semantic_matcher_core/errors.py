@@ -105,6 +105,16 @@ def of_the_machine(error: BaseException) -> str:
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "Insufficient memory")
 
 
+def check_choice(what: str, value: object, known: Iterable[str]) -> None:
+    """Let a value pass that is one of a few.
+
+    Raises:
+        ConfigError: it is none of ``known``; the message names them, and the value as a ``what``.
+    """
+    if value not in (choices := tuple(known)):
+        raise ConfigError(f"unknown {what} {value!r}; use one of {', '.join(choices)}")
+
+
 def unknown_name(
     what: str, name: str, known: Iterable[str], more: str = "", also: Mapping[str, str] | None = None
 ) -> UnknownNameError:

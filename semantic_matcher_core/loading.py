@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from semantic_matcher_core.device import resolve_device
-from semantic_matcher_core.errors import CheckpointError, ConfigError, WeightsNotFoundError
+from semantic_matcher_core.errors import CheckpointError, ConfigError, WeightsNotFoundError, check_choice
 from semantic_matcher_core.extractors import Extractor, create_extractor
 from semantic_matcher_core.extractors.registry import ALIASES, accepted_options
 from semantic_matcher_core.matching.learned import PUBLISHED, create_lightglue, published_for
@@ -21,7 +21,7 @@ from semantic_matcher_core.networks.networks import eager_networks
 from semantic_matcher_core.networks.onnx_files import onnx_folder as usual_onnx_folder
 from semantic_matcher_core.reasoning import ModelConfig, load_reasoner
 from semantic_matcher_core.semantics import create_semantic_encoder
-from semantic_matcher_core.settings import check_backend
+from semantic_matcher_core.settings import BACKENDS
 from semantic_matcher_core.variants.names import PLAIN, is_path, unknown_variant
 from semantic_matcher_core.weights import find_weights, get_entry, list_entries
 from semantic_matcher_core.weights.checkpoints import unpack_local
@@ -136,7 +136,7 @@ def make_networks(
         DeviceError: ``"tensorrt"`` without a GPU.
         CheckpointError: the graphs are of other weights.
     """
-    check_backend(backend)
+    check_choice("backend", backend, BACKENDS)
     if backend == "onnx":
         from semantic_matcher_core.networks.onnx import onnx_networks
 

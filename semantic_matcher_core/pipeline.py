@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semantic_matcher_core import extraction
 from semantic_matcher_core.device import is_slow, resolve_device, resolve_precision
-from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.errors import ConfigError, ShapeError, check_choice
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.inference import evaluating, inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
@@ -26,7 +26,7 @@ from semantic_matcher_core.networks.graphs import RecordedExtraction
 from semantic_matcher_core.reasoning import Reasoner
 from semantic_matcher_core.semantics import SemanticEncoder
 from semantic_matcher_core.semantics.semantic_map import SemanticMap
-from semantic_matcher_core.settings import Settings, check_backend, turns_of
+from semantic_matcher_core.settings import BACKENDS, Settings, turns_of
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.variants.names import DEFAULT_VARIANT
 
@@ -104,7 +104,7 @@ class SemanticMatcher(nn.Module):
             ConfigError, ShapeError: the parts or settings do not fit together.
             DeviceError: device or precision are not available here.
         """
-        check_backend(backend)
+        check_choice("backend", backend, BACKENDS)
         resolved = resolve_device(device)
         resolve_precision(precision, resolved)
         parts = Parts(extractor, semantic_encoder, reasoner, lightglue).on(resolved)
@@ -152,7 +152,7 @@ class SemanticMatcher(nn.Module):
                 alternative.
             CheckpointError: the checkpoint is damaged or does not fit.
         """
-        check_backend(backend)
+        check_choice("backend", backend, BACKENDS)
         resolved = resolve_device(device)
         resolve_precision(precision, resolved)
         if matcher is not None:

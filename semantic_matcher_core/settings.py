@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, check_choice
 
 MATCHERS = ("nearest", "lightglue")
 FUSIONS = ("product", "sum", "concat")
@@ -69,8 +69,7 @@ class MatcherConfig:
     width_confidence: float | None = None
 
     def __post_init__(self) -> None:
-        if self.matcher not in MATCHERS:
-            raise ConfigError(f"unknown matcher {self.matcher!r}; use one of {', '.join(MATCHERS)}")
+        check_choice("matcher", self.matcher, MATCHERS)
         if not isinstance(self.mutual, bool):
             raise ConfigError(f"mutual must be true or false, got {self.mutual!r}")
         if self.ratio is not None and not (_is_number(self.ratio) and 0 < self.ratio <= 1):
@@ -84,8 +83,7 @@ class MatcherConfig:
             raise ConfigError(f"min_similarity must be at most 1, got {self.min_similarity!r}: no match is as similar")
         if self.band_px is not None and not (_is_number(self.band_px) and self.band_px >= 0):
             raise ConfigError(f"band_px must be 0 or more pixels, got {self.band_px!r}; leave it out for no band")
-        if self.fusion not in FUSIONS:
-            raise ConfigError(f"unknown fusion {self.fusion!r}; use one of {', '.join(FUSIONS)}")
+        check_choice("fusion", self.fusion, FUSIONS)
         if not isinstance(self.weights, (tuple, list)) or len(self.weights) != 2:
             raise ConfigError(f"weights must be two numbers (of reasoned and semantic), got {self.weights!r}")
         if not all(_is_number(w) and w >= 0 for w in self.weights) or not any(self.weights):
@@ -141,9 +139,8 @@ class Settings:
         if self.detection_threshold is not None and not _is_number(self.detection_threshold):
             raise ConfigError(f"detection_threshold must be a number or None, got {self.detection_threshold!r}")
         check_whole("semantic_size", self.semantic_size, unit=" of pixels")
-        check_registration(self.registration)
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"unknown precision {self.precision!r}; use one of {', '.join(PRECISIONS)}")
+        check_choice("registration", self.registration, REGISTRATIONS)
+        check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.matching, MatcherConfig):
             raise ConfigError(f"matching must be a MatcherConfig, got {type(self.matching).__name__}")
 
@@ -159,8 +156,7 @@ def turns_of(rotation: str) -> tuple[int, ...]:
     Raises:
         ConfigError: it is none of :data:`ROTATIONS`.
     """
-    if rotation not in ROTATIONS:
-        raise ConfigError(f"unknown rotation {rotation!r}; use one of {', '.join(ROTATIONS)}")
+    check_choice("rotation", rotation, ROTATIONS)
     return ROTATIONS[rotation]
 
 
@@ -187,23 +183,6 @@ def check_whole(name: str, value: Any, least: int = 1, *, unit: str = "", otherw
     if not is_whole(value) or value < least:
         raise ConfigError(f"{name} must be a whole number{unit} from {least} up{otherwise}, got {value!r}")
     return value
-
-
-def check_registration(registration: str) -> None:
-    """Raise ConfigError unless ``registration`` is one of ``REGISTRATIONS``."""
-    if registration not in REGISTRATIONS:
-        raise ConfigError(f"unknown registration {registration!r}; use one of {', '.join(REGISTRATIONS)}")
-
-
-def check_backend(backend: str) -> str:
-    """Return the name of a backend as given.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if backend not in BACKENDS:
-        raise ConfigError(f"unknown backend {backend!r}; use one of {', '.join(BACKENDS)}")
-    return backend
 
 
 def is_whole(value: Any) -> bool:

@@ -147,14 +147,10 @@ def match_command(
 
 def _check_view(view: str, theme: str, kind: str | None, point: str | None) -> tuple[float, float] | None:
     """Return the point as numbers; refuses before the work what the picture could not show after it."""
-    from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.errors import ConfigError, check_choice
 
-    for name, value, known in (
-        ("view", view, ("lines", "arrows", "warp", "epipolar", "semantics")),
-        ("theme", theme, ("dark", "light")),
-    ):
-        if value not in known:
-            raise ConfigError(f"unknown --{name} {value!r}; use one of {', '.join(known)}")
+    check_choice("--view", view, ("lines", "arrows", "warp", "epipolar", "semantics"))
+    check_choice("--theme", theme, ("dark", "light"))
     needed = {"warp": "homography", "epipolar": "fundamental"}.get(view)
     if needed and kind != needed:
         raise ConfigError(f"--view {view} shows a {needed}; add --geometry {needed}")

@@ -59,17 +59,14 @@ class MatchingOptions:
         Raises:
             ConfigError: an unknown kind or backend, or a threshold that is not positive.
         """
-        from semantic_matcher_core.errors import ConfigError
+        from semantic_matcher_core.errors import ConfigError, check_choice
 
         kinds = ["none", "homography", "fundamental", *(["essential"] if calibrated else [])]
         if self.geometry not in kinds:
             raise ConfigError(f"unknown --geometry {self.geometry!r}; use {', '.join(kinds[:-1])} or {kinds[-1]}")
         if not self.geometry_threshold > 0:
             raise ConfigError(f"--geometry-threshold must be above 0 pixels, got {self.geometry_threshold}")
-        if self.geometry_backend not in GEOMETRY_BACKENDS:
-            raise ConfigError(
-                f"unknown --geometry-backend {self.geometry_backend!r}; use {' or '.join(GEOMETRY_BACKENDS)}"
-            )
+        check_choice("--geometry-backend", self.geometry_backend, GEOMETRY_BACKENDS)
         return None if self.geometry == "none" else self.geometry
 
 
@@ -169,10 +166,9 @@ class ModelOptions:
 
     def _graphs(self, name: str) -> Path | None:
         """Return the folder of the variant's ONNX graphs, or ``None`` for another backend."""
-        from semantic_matcher_core.errors import ConfigError
+        from semantic_matcher_core.errors import ConfigError, check_choice
 
-        if self.backend not in BACKENDS:
-            raise ConfigError(f"unknown --backend {self.backend!r}; use {', '.join(BACKENDS)}")
+        check_choice("--backend", self.backend, BACKENDS)
         if self.backend != "onnx":
             if self.onnx_folder is not None:
                 raise ConfigError("--onnx-folder is for --backend onnx; give both")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.errors import ShapeError, check_choice
 from semantic_matcher_core.inference import inference
 from semantic_matcher_core.matching.learned import create_lightglue
 from semantic_matcher_core.settings import MatcherConfig
@@ -62,8 +62,7 @@ class LightGlue(nn.Module):
         fetch: bool = False,
     ) -> None:
         super().__init__()
-        if features not in _NAMES:
-            raise ConfigError(f"unknown features {features!r}; use one of {', '.join(_NAMES)}")
+        check_choice("features", features, _NAMES)
         self.matcher = create_lightglue(_NAMES[features], weights=weights, device=device, fetch=fetch)
         self.config = MatcherConfig(
             matcher="lightglue",

@@ -16,7 +16,7 @@ from kornia.feature import DISK
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, check_choice
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.options import check_nms_radius
@@ -59,8 +59,7 @@ class Disk(DenseExtractor):
         super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         if not math.isfinite(detection_threshold):
             raise ConfigError(f"detection_threshold must be a finite number, got {detection_threshold!r}")
-        if border not in BORDERS:
-            raise ConfigError(f"unknown border {border!r}; use one of {', '.join(BORDERS)}")
+        check_choice("border", border, BORDERS)
         self.detection_threshold = detection_threshold
         self.nms_radius = check_nms_radius(nms_radius)
         self.border = border

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, check_choice
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.extractors.options import check_max_side
 from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
@@ -65,8 +65,7 @@ class Sift(Extractor):
         ):
             if not low <= value < float("inf"):
                 raise ConfigError(f"{option} must be {low} or more, got {value!r}")
-        if orientations not in ORIENTATIONS:
-            raise ConfigError(f"unknown orientations {orientations!r}; use one of {', '.join(ORIENTATIONS)}")
+        check_choice("orientations", orientations, ORIENTATIONS)
         self.contrast_threshold = float(contrast_threshold)
         self.edge_threshold = float(edge_threshold)
         self.octave_layers = int(octave_layers)

@@ -13,7 +13,7 @@ from kornia.feature.xfeat import XFeatModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import check_choice
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
@@ -66,8 +66,7 @@ class XFeat(DenseExtractor):
     ) -> None:
         super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
         threshold = check_detection_threshold(detection_threshold)
-        if border not in BORDERS:
-            raise ConfigError(f"unknown border {border!r}; use one of {', '.join(BORDERS)}")
+        check_choice("border", border, BORDERS)
         self.detection_threshold = 0.0 if force_num_keypoints else threshold
         self.nms_radius = check_nms_radius(nms_radius)
         self.border = border

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.errors import ConfigError, ShapeError, check_choice
 
 # What drivers and calibration tools call the distortion models besides their ROS names.
 _ALIASES = {
@@ -58,9 +58,7 @@ class Camera:
             return
         if not np.isfinite(self.distortion).all():
             raise ConfigError(f"distortion coefficients must be finite numbers, got {self.distortion.tolist()}")
-        if self.distortion_model not in _COEFFICIENTS:
-            known = ", ".join(_COEFFICIENTS)
-            raise ConfigError(f"unknown distortion model {self.distortion_model!r}; use one of {known}")
+        check_choice("distortion model", self.distortion_model, _COEFFICIENTS)
         counts = _COEFFICIENTS[self.distortion_model]
         if len(self.distortion) not in counts:
             # Drivers send arrays of a fixed length: five for equidistant's four, the last of them zero.

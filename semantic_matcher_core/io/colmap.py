@@ -14,7 +14,7 @@ from types import TracebackType
 
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, OutputError
+from semantic_matcher_core.errors import ConfigError, OutputError, check_choice
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.io.atomic import check_output, output_error, remove
 
@@ -78,8 +78,7 @@ class Intrinsics:
     known: bool = True
 
     def __post_init__(self) -> None:
-        if self.model not in CAMERA_MODELS:
-            raise ConfigError(f"unknown camera model {self.model!r}; use one of {', '.join(CAMERA_MODELS)}")
+        check_choice("camera model", self.model, CAMERA_MODELS)
         expected = CAMERA_MODELS[self.model][1]
         if len(self.params) != expected or not all(math.isfinite(value) for value in self.params):
             raise ConfigError(

@@ -21,7 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.errors import ImageError, check_choice
 from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.io.decoding import decode, holds_several
 from semantic_matcher_core.io.encoding import encode_image
@@ -95,8 +95,7 @@ def decode_image(
     data: bytes, *, name: str = "image", orientation: str = "exif", full_scale: float | None = None
 ) -> np.ndarray:
     """Return ``H x W x 3`` uint8 RGB of an encoded image; see :func:`read_image`. ``name`` is what errors call it."""
-    if orientation not in ORIENTATIONS:
-        raise ConfigError(f"unknown orientation {orientation!r}; use one of {', '.join(ORIENTATIONS)}")
+    check_choice("orientation", orientation, ORIENTATIONS)
     image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION, name)
     if holds_several(data):
         _say(f"{name} holds more than one picture, an animation or pages; the first is taken")

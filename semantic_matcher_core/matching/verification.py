@@ -16,7 +16,7 @@ import poselib
 import torch
 from torch import Tensor
 
-from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.errors import ConfigError, ShapeError, check_choice
 from semantic_matcher_core.settings import GEOMETRIES as KINDS
 from semantic_matcher_core.settings import GEOMETRY_BACKENDS as BACKENDS
 from semantic_matcher_core.types import Matches
@@ -63,11 +63,9 @@ def verify(
             needlessly.
         ShapeError: a camera matrix is not ``3 x 3``.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"unknown geometry {kind!r}; use one of {', '.join(KINDS)}")
+    check_choice("geometry", kind, KINDS)
     backend = _ALIASES.get(backend, backend)
-    if backend not in BACKENDS:
-        raise ConfigError(f"unknown verification backend {backend!r}; use one of {', '.join(BACKENDS)}")
+    check_choice("verification backend", backend, BACKENDS)
     if not (np.isfinite(threshold_px) and threshold_px > 0):
         raise ConfigError(f"threshold_px must be a positive number of pixels, got {threshold_px!r}")
     cameras = _cameras(kind, K0, K1)

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import dataclass_transform
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, check_choice
 from semantic_matcher_core.options import (
     GEOMETRY,
     MASKS,
@@ -103,8 +103,7 @@ class RunOptions:
                 f"namespace {self.namespace!r} is none: parts are of letters, digits and _, no digit first, as in "
                 "robot/front"
             )
-        if self.mode not in MODES:
-            raise ConfigError(f"unknown mode {self.mode!r}; use one of {', '.join(MODES)}")
+        check_choice("mode", self.mode, MODES)
         slop_of(self.sync, self.slop_s)
         turns_of(self.rotation)
         if self.geometry not in (None, "homography", "fundamental", "essential"):
@@ -115,7 +114,6 @@ class RunOptions:
             raise ConfigError(f"depth_units must be a positive number of values per metre, got {self.depth_units}")
         if self.geometry == "essential" and self.mode == "reference":
             raise ConfigError("geometry 'essential' needs the calibration of both cameras; stored images have none")
-        if self.images not in IMAGE_CHOICES:
-            raise ConfigError(f"unknown choice of images {self.images!r}; use one of {', '.join(IMAGE_CHOICES)}")
+        check_choice("choice of images", self.images, IMAGE_CHOICES)
         if not 1 <= self.jpeg_quality <= 100:
             raise ConfigError(f"jpeg_quality must be from 1 to 100, got {self.jpeg_quality}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, check_choice
 
 PAIR_CHOICES = ("matched", "exhaustive", "window", "list")
 # With all pairs of this many images the exports take minutes, not hours.
@@ -34,8 +34,7 @@ class PairChoice:
     listed: frozenset[tuple[str, str]] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.kind not in PAIR_CHOICES:
-            raise ConfigError(f"unknown choice of pairs {self.kind!r}; use one of {', '.join(PAIR_CHOICES)}")
+        check_choice("choice of pairs", self.kind, PAIR_CHOICES)
         if self.window < 1:
             raise ConfigError(f"a window of pairs must be a whole number from 1 up, got {self.window}")
 

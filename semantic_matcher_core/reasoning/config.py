@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, check_choice
 from semantic_matcher_core.semantics.sampling import INTERPOLATION_MODES
-from semantic_matcher_core.settings import check_registration, check_whole, is_whole
+from semantic_matcher_core.settings import REGISTRATIONS, check_whole, is_whole
 
 _DIMENSIONS = ("extractor_features_dim", "semantic_features_dim", "features_dim", "n_attention_layers", "num_heads")
 _CHOICES = {
@@ -91,7 +91,7 @@ class ModelConfig:
     registration: str = "published"
 
     def __post_init__(self) -> None:
-        check_registration(self.registration)
+        check_choice("registration", self.registration, REGISTRATIONS)
 
     @staticmethod
     def from_mapping(content: Any, dimensions: Mapping[str, int] | None = None) -> ModelConfig:

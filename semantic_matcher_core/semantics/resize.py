@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from semantic_matcher_core.errors import ConfigError, ShapeError
-from semantic_matcher_core.settings import check_registration
+from semantic_matcher_core.errors import ConfigError, ShapeError, check_choice
+from semantic_matcher_core.settings import REGISTRATIONS
 
 
 def long_side_size(height: int, width: int, long_side: int) -> tuple[int, int]:
@@ -53,7 +53,7 @@ def resize_for_encoder(images: Tensor, long_side: int, patch: int, *, registrati
         ConfigError: ``registration`` is unknown or ``long_side`` is below one patch.
         ShapeError: ``images`` has no pixels or not four dimensions.
     """
-    check_registration(registration)
+    check_choice("registration", registration, REGISTRATIONS)
     if long_side < patch:
         raise ConfigError(f"the long side must be at least one patch of {patch} px, got {long_side}")
     if images.ndim != 4 or 0 in images.shape[-2:]:

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semantic_matcher_core.constants import constant
-from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.errors import ShapeError, check_choice
 from semantic_matcher_core.semantics.interpolation import sample_points
-from semantic_matcher_core.settings import check_registration
+from semantic_matcher_core.settings import REGISTRATIONS
 
 INTERPOLATION_MODES = ("bicubic", "bilinear", "nearest")
 
@@ -62,9 +62,8 @@ def sample_at_keypoints(
         ConfigError: ``registration`` or ``mode`` is unknown.
         ShapeError: shapes are not as above or batch sizes differ.
     """
-    check_registration(registration)
-    if mode not in INTERPOLATION_MODES:
-        raise ConfigError(f"unknown interpolation mode {mode!r}; use one of {', '.join(INTERPOLATION_MODES)}")
+    check_choice("registration", registration, REGISTRATIONS)
+    check_choice("interpolation mode", mode, INTERPOLATION_MODES)
     if feature_map.ndim != 4:
         raise ShapeError(f"feature_map must be B x C x h x w, got {tuple(feature_map.shape)}")
     if keypoints.ndim != 3 or keypoints.shape[-1] != 2 or keypoints.shape[0] != feature_map.shape[0]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, check_choice
 from semantic_matcher_core.streams.frames import MatchedPair
 
 REFERENCE_POLICIES = ("previous", "every_nth", "keyframe")
@@ -33,8 +33,7 @@ class TemporalPairing:
     min_overlap: float = 0.4
 
     def __post_init__(self) -> None:
-        if self.policy not in REFERENCE_POLICIES:
-            raise ConfigError(f"unknown reference policy {self.policy!r}; use one of {', '.join(REFERENCE_POLICIES)}")
+        check_choice("reference policy", self.policy, REFERENCE_POLICIES)
         if self.every_nth < 1:
             raise ConfigError(f"every_nth must be a whole number from 1 up, got {self.every_nth!r}")
         for name in ("min_inlier_share", "min_overlap"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Generic, TypeVar
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, check_choice
 from semantic_matcher_core.streams.stamps import StampMonitor, StampOrder
 
 T = TypeVar("T")
@@ -32,8 +32,7 @@ def slop_of(sync: str, slop_s: float) -> int | None:
     Raises:
         ConfigError: an unknown ``sync``, or a slop with ``exact``, which has none.
     """
-    if sync not in SYNC:
-        raise ConfigError(f"unknown sync {sync!r}; use one of {', '.join(SYNC)}")
+    check_choice("sync", sync, SYNC)
     if sync == "exact":
         if slop_s > 0:
             raise ConfigError(

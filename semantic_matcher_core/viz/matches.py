@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.errors import ConfigError, ShapeError, check_choice
 from semantic_matcher_core.inputs import as_picture
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.viz.canvas import crosses, dots, layout, lines
@@ -134,9 +134,9 @@ def draw_matches(
 
 def _checked(matches: Matches, colour: str, view: str, theme: str, max_lines: int, height: int) -> str:
     """Return what ``colour`` stands for, after all arguments were found possible."""
-    for what, value, known in (("colour", colour, COLOURS), ("view", view, VIEWS), ("theme", theme, tuple(THEMES))):
-        if value not in known:
-            raise ConfigError(f"unknown {what} {value!r}; use one of {', '.join(known)}")
+    check_choice("colour", colour, COLOURS)
+    check_choice("view", view, VIEWS)
+    check_choice("theme", theme, THEMES)
     if colour == "inlier" and matches.inlier is None:
         raise ConfigError("colour 'inlier' needs matches that a geometric check has seen (`verify`)")
     if max_lines < 0 or not 32 <= height <= 8192:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.device import resolve_device
-from semantic_matcher_core.errors import CheckpointError, ConfigError
+from semantic_matcher_core.errors import CheckpointError, ConfigError, check_choice
 from semantic_matcher_core.extractors.dalf import MODES, Dalf, mode_of_state_dict
 from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from semantic_matcher_core.weights import read_state_dict
@@ -64,8 +64,7 @@ class DalfTraining:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"unknown mode {self.mode!r}; use one of {', '.join(MODES)}")
+        check_choice("mode", self.mode, MODES)
         if self.mode in SECOND_STAGE and self.pretrained is None:
             raise ConfigError(f"mode {self.mode} goes on from a first stage: give its weights (mode ts1) as pretrained")
 

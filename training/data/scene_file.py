@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.errors import ImageError, check_choice
 from semantic_matcher_core.io.hdf5 import Hdf5Writer
 from semantic_matcher_core.io.images import decode_image
 from training.data.hdf5_reading import GroupReader
@@ -45,8 +45,7 @@ class SceneFileWriter(Hdf5Writer):
     """
 
     def __init__(self, path: str | Path, *, storage: str = "published") -> None:
-        if storage not in STORAGES:
-            raise ConfigError(f"unknown storage {storage!r}; use one of {', '.join(STORAGES)}")
+        check_choice("storage", storage, STORAGES)
         super().__init__(path)
         self._storage = storage
 

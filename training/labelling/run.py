@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semantic_matcher_core.errors import CheckpointError, ConfigError
+from semantic_matcher_core.errors import CheckpointError, check_choice
 from semantic_matcher_core.io.atomic import atomic_output, check_output, make_folder
 from semantic_matcher_core.io.images import decode_image, write_image
 from semantic_matcher_core.types import Matches
@@ -55,8 +55,7 @@ class LabelConfig:
     check: CheckConfig = field(default_factory=CheckConfig)
 
     def __post_init__(self) -> None:
-        if self.choose not in CHOICES:
-            raise ConfigError(f"unknown way to choose pairs {self.choose!r}; use one of {', '.join(CHOICES)}")
+        check_choice("way to choose pairs", self.choose, CHOICES)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import check_choice
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.extractors.dalf.backbone import UNet
 from semantic_matcher_core.extractors.dalf.modes import MODES, mode_of_state_dict
@@ -74,8 +74,7 @@ class Dalf(Extractor):
         max_side: int | None = 2048,
     ) -> None:
         super().__init__(max_keypoints)
-        if mode not in MODES:
-            raise ConfigError(f"unknown DALF mode {mode!r}; use one of {', '.join(MODES)}")
+        check_choice("DALF mode", mode, MODES)
         self.mode = mode
         self.threshold = threshold
         self.multi_scale = multi_scale
