@@ -96,7 +96,7 @@ def open_part(file: Path, scratch: Path, report: Report) -> Part:
         if begin.startswith(bag_sqlite.MAGIC):
             return bag_sqlite.SqlitePart(file, scratch, report)
         if begin.startswith(bag_ros1.MAGIC):
-            return bag_ros1.Ros1Part(file, report)
+            return bag_ros1.open_ros1(file, report)
     except OSError as error:
         raise BagError(f"{file.name} cannot be read: {error.strerror or error}") from error
     if not begin:

@@ -1,41 +1,58 @@
-"""Reading ROS 1 bags, through rosbags."""
+"""Reading ROS 1 bags, through rosbags; without their index where that is missing or damaged."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from semantic_matcher_core.errors import BagError
-from semantic_matcher_core.io.bag_part import Channel, Part, Report
+from semantic_matcher_core.io.bag_part import Channel, Part, Report, plural
+from semantic_matcher_core.io.bag_ros1_rest import Ros1RestPart
 from semantic_matcher_core.io.messages import import_rosbags
 
 MAGIC = b"#ROSBAG V"
 
 
-class Ros1Part(Part):
-    """One ROS 1 bag.
+def open_ros1(path: Path, report: Report) -> Part:
+    """Return a ROS 1 bag, open for reading: by its index, or what is left of it.
 
     Args:
         path: the file.
         report: is told what is missing.
 
     Raises:
-        BagError: the bag is of an old version, was not closed, or is damaged.
+        BagError: the bag is of an old version, encrypted, or nothing of it can be read.
+    """
+    with path.open("rb") as file:
+        version = file.readline(32).strip()
+    if version != b"#ROSBAG V2.0":
+        found = version.decode("ascii", errors="replace").removeprefix("#ROSBAG ")
+        raise BagError(f"it is a ROS 1 bag of version {found}, and 2.0 is read; `rosbag migrate` makes it one")
+    reader = import_rosbags("rosbag1").Reader(path)
+    try:
+        reader.open()
+    except Exception:  # noqa: BLE001 - whatever rosbags raises for bytes that are not as they should be
+        report("it has no index that can be used (its recorder did not finish, or it is cut short); its rest is read")
+        return Ros1RestPart(path, report)
+    return Ros1Part(reader, path, report)
+
+
+class Ros1Part(Part):
+    """One ROS 1 bag with its index.
+
+    Args:
+        reader: the open ``rosbags.rosbag1.Reader``.
+        path: the file.
+        report: is told what is missing.
     """
 
-    def __init__(self, path: Path, report: Report) -> None:
-        with path.open("rb") as file:
-            version = file.readline(32).strip()
-        if version != b"#ROSBAG V2.0":
-            found = version.decode("ascii", errors="replace").removeprefix("#ROSBAG ")
-            raise BagError(f"it is a ROS 1 bag of version {found}, and 2.0 is read; `rosbag migrate` makes it one")
+    def __init__(self, reader: Any, path: Path, report: Report) -> None:
+        self._path = path
         self._report = report
-        self._reader = import_rosbags("rosbag1").Reader(path)
-        try:
-            self._reader.open()
-        except Exception as error:
-            raise _failed(error) from error
+        self._reader = reader
+        self._rest: Part | None = None
         self._channels = {
             connection.id: Channel(
                 connection.topic, connection.msgtype, "ros1", "ros1msg", str(connection.msgdef.data or "")
@@ -51,22 +68,32 @@ class Ros1Part(Part):
 
     def close(self) -> None:
         self._reader.close()
+        if self._rest is not None:
+            self._rest.close()
 
     def messages(self, topics: Collection[str]) -> Iterator[tuple[Channel, int, Any]]:
         wanted = [c for c in self._reader.connections if c.topic in topics]
         if not wanted:
             return
+        last, given, read = -1, Counter[str](), Counter[str]()
         try:
             for connection, stamp, data in self._reader.messages(connections=wanted):
+                given = given if stamp == last else Counter()
+                last = stamp
+                given[connection.topic] += 1
+                read[connection.topic] += 1
                 yield self._channels[connection.id], stamp, data
-        except Exception as error:
-            raise _failed(error) from error
-
-
-def _failed(error: Exception) -> BagError:
-    # Whatever rosbags, bz2 or lz4 raise for bytes that are not as they should be.
-    lines = str(error).strip().splitlines()
-    reason = lines[0].rstrip(".") if lines else type(error).__name__
-    return BagError(
-        f"it is cut short or damaged, or its recorder did not finish ({reason}); `rosbag reindex` may save what is left"
-    )
+            return
+        except Exception:  # noqa: BLE001 - whatever rosbags, bz2 or lz4 raise for damaged bytes
+            self._rest = self._rest or Ros1RestPart(self._path, self._report)
+        # From where it stopped.
+        for channel, stamp, data in self._rest.messages(topics):
+            if stamp > last or (stamp == last and given[channel.topic] <= 0):
+                read[channel.topic] += 1
+                yield channel, stamp, data
+            elif stamp == last:
+                given[channel.topic] -= 1
+        for topic in sorted({connection.topic for connection in wanted}):
+            expected = sum(count for channel, count in self.counts.items() if channel.topic == topic)
+            if read[topic] < expected:
+                self._report(f"it counts {plural(expected, 'message')} on {topic}, of which {read[topic]} can be read")
