@@ -17,6 +17,8 @@ from semantic_matcher_core.types import Features, Matches
 _EDGE_SHARE = 0.05
 # A disparity of less than this tells little more than "far", which is enough to know the rotation by.
 _LEAST_DISPARITY_PX = 0.3
+# Depth of fewer pixels a side is none that a camera takes; of more, its sides are the image's by one factor, rounded.
+_LEAST_DEPTH_PX, _ROUNDING_SHARE = 8, 0.02
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,11 @@ def depth_view(
     if depth.ndim != 2 or not depth.size or depth.dtype.kind not in "uif":
         raise ImageError(f"a depth image is H x W of integers (millimetres) or floats (metres), got {depth.shape}")
     factor = depth.shape[1] / width
-    if abs(depth.shape[0] - height * factor) > 1:
+    rounding = min(1.0, _ROUNDING_SHARE * depth.shape[0])
+    if min(depth.shape) < _LEAST_DEPTH_PX or abs(depth.shape[0] - height * factor) > rounding:
         raise ImageError(
             f"depth of {depth.shape[1]} x {depth.shape[0]} does not belong to an image of {width} x {height}: "
-            "it must be registered to it"
+            "it must be registered to it, of its size or of its proportions"
         )
     metres = scale if scale is not None else (1.0 if depth.dtype.kind == "f" else 0.001)
     pixels = _pixels(features)

@@ -66,8 +66,11 @@ def test_depth_that_is_not_known_stays_unknown():
 
 def test_depth_that_does_not_belong_is_named():
     some = features_at(np.zeros((1, 2)))
-    with pytest.raises(ImageError, match="must be registered"):
-        depth_view(some, np.ones((100, 320)), Camera(K))
+    for shape in ((100, 320), (1, 1), (3, 4), (15, 21), (240, 316), (320, 240), (244, 320)):
+        with pytest.raises(ImageError, match=f"depth of {shape[1]} x {shape[0]} does not belong .* 320 x 240: it must"):
+            depth_view(some, np.ones(shape), Camera(K))
+    for shape in ((240, 320), (480, 640), (120, 160), (40, 53), (80, 107), (239, 320)):
+        assert depth_view(some, np.ones(shape), Camera(K)).seen.known.all()
     for wrong in (np.ones((240, 320, 3)), np.zeros((0, 0)), np.ones((240, 320), bool)):
         with pytest.raises(ImageError, match="a depth image is"):
             depth_view(some, wrong, Camera(K))
