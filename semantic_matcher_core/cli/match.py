@@ -263,6 +263,9 @@ def _sentence(summary: dict[str, Any]) -> str:
         share, model = found["inlier_share"], _MODELS[found["kind"]]
         text += f", {found['inliers']} of them ({share:.0%}) agree with {model}"
     text += f" ({summary['variant']} on {summary['device']})"
+    empty = [f"{im['path']} ({im['width']} x {im['height']})" for im in summary["images"] if not im["keypoints"]]
+    if empty:
+        text += f"; nothing is found in {' and '.join(dict.fromkeys(empty))}: flat, blurred, too small, or masked"
     return text + "".join(f"\nwrote {path}" for path in summary["written"])
 
 

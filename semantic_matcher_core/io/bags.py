@@ -275,19 +275,23 @@ class BagReader:
         """
         found = [topic for topic in self.image_topics if topic.count and topic.name not in besides]
         if not found:
-            raise BagError(f"{self.path} holds no images; {self.describe_topics()}")
+            kinds = "sensor_msgs Image and CompressedImage"
+            raise BagError(f"{self.path} holds no images that are read here ({kinds}); {self.describe_topics()}")
         if len(found) > 1:
             raise BagError(f"{self.path} has several image topics, name one; {self.describe_topics()}")
         return found[0]
 
     def describe_topics(self) -> str:
-        """Return one line that says what the bag holds, image topics first."""
+        """Return one line that says what the bag holds, image topics first, and what is missing of it."""
         topics = self.topics
         images = ", ".join(f"{t.name} ({t.count} of {t.msgtype.rpartition('/')[2]})" for t in topics if t.is_image)
         others = ", ".join(f"{t.name} ({t.kind})" for t in topics if not t.is_image)
         if not topics:
-            return "the bag is empty"
-        return f"image topics: {images or 'none'}" + (f"; other topics: {others}" if others else "")
+            text = "the bag is empty"
+        else:
+            text = f"image topics: {images or 'none'}" + (f"; other topics: {others}" if others else "")
+        # What is not there may be among what is lost.
+        return "; ".join([text, *(problem.removeprefix(f"bag {self.path}: ") for problem in self.problems)])
 
     def images(self, topics: Sequence[str]) -> Iterator[BagImage]:
         """Yield images of these topics in the order of their recording, not decoded yet.

@@ -142,6 +142,8 @@ def test_images_without_a_keypoint(tmp_path: Path, capsys: pytest.CaptureFixture
     assert result["matches"] == 0 and result["mean_confidence"] is None
     assert result["geometry"] == {"kind": "homography", "inliers": 0, "inlier_share": 0.0, "model": None}
     assert picture.exists()
+    assert main(["match", black, black, *SIFT]) == 0
+    assert f"; nothing is found in {black} (80 x 60): flat, blurred, too small, or masked" in capsys.readouterr().out
 
 
 def test_weights_that_are_not_here_name_the_command(

@@ -170,7 +170,10 @@ def test_bags_that_cannot_work(tmp_path: Path, textured_image: np.ndarray, capsy
         writer.write("/chatter", typestore().types["std_msgs/msg/String"]("hello"), 1)
     assert main(["bag", str(tmp_path / "text.mcap"), "-o", str(tmp_path / "no.mcap"), *SIFT]) == 1
     error = capsys.readouterr().err
-    assert "holds no images; image topics: none; other topics: /chatter (std_msgs/msg/String)" in error
+    assert (
+        "(sensor_msgs Image and CompressedImage); image topics: none; other topics: /chatter (std_msgs/msg/String)"
+        in error
+    )
 
 
 def test_defaults_are_those_of_the_nodes() -> None:

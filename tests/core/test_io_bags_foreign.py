@@ -10,6 +10,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mcap.writer import CompressionType
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from semantic_matcher_core.errors import BagError, ImageError
@@ -49,6 +50,15 @@ def test_names_decide_nothing(tmp_path: Path, textured_image: np.ndarray, name: 
     single_file(folder, ".db3").rename(moved)
     with BagReader(moved) as bag:
         assert len(list(bag.images(["/camera/image"]))) == 5
+
+
+def test_where_no_image_is_left_the_error_says_what_is_missing(tmp_path: Path, textured_image: np.ndarray) -> None:
+    path = write_mcap(tmp_path / "in.mcap", textured_image, compression=CompressionType.NONE)
+    data = path.read_bytes()
+    # The channel is there, its first message is not whole.
+    path.write_bytes(data[: data.index(image_bytes(textured_image, 0)) + 1000])
+    with pytest.raises(BagError, match=r"\(0 of Image\); it is cut short after \d+ bytes"), BagReader(path) as bag:
+        bag.only_image_topic()
 
 
 def test_foreign_channels_are_described_as_they_are(tmp_path: Path, textured_image: np.ndarray) -> None:

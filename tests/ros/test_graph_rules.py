@@ -454,3 +454,80 @@ def test_transforms_without_frames_are_not_published(frame: str, child: str, wor
     output.publish(Header(frame_id=frame), child, Pose())
     assert (len(sent), len(node.texts())) == ((0, 1) if words else (1, 0))
     assert not words or words in node.texts()[0]
+
+
+@pytest.mark.parametrize(
+    ("base", "topic", "kind", "hint"),
+    [
+        ("/camera/image", "/camera/image/compressed", "CompressedImage", "image_transport:=compressed"),
+        ("/camera/image", "/camera/image/compressed", "PointCloud2", ""),
+        ("/camera/image/compressed", "/camera/image", "Image", "image_transport:=raw"),
+    ],
+)
+def test_images_of_another_transport_are_named_with_the_parameter(base: str, topic: str, kind: str, hint: str) -> None:
+    from semantic_matcher.image_input import ImageInput
+
+    node = _Judged(no_image_warning_period=5.0)
+    published = {topic: [SimpleNamespace(topic_type=f"sensor_msgs/msg/{kind}")]}
+    vars(node).update(
+        get_publishers_info_by_topic=lambda name: published.get(name, []),
+        get_fully_qualified_name=lambda: "/node",
+        count_publishers=lambda name: name in published,
+        get_topic_names_and_types=lambda: [(name, [info.topic_type]) for name, (info,) in published.items()],
+    )
+    images = ImageInput.__new__(ImageInput)
+    vars(images).update(
+        _node=node, _name="image", base=base.removesuffix("/compressed"), topic=base, _opened_at=0.0,
+        _subscription=SimpleNamespace(is_open=True, publishers=list),
+    )  # fmt: skip
+    node.seconds += 60.0
+    images._warn_of_silence()
+    (text,) = node.texts()
+    assert text.startswith(f"no image on {base} for ") and "nobody publishes on it" in text
+    assert (f"start this node with {hint}, the images are on {topic}" in text) if hint else "remap it" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "values", "said"),
+    [
+        ({"publish_tf": True, "mount": "0 0 1 0 0 0"}, {"odometry": False}, "unless there is odometry:=true"),
+        ({"publish_tf": True}, {"odometry": True}, ""),
+        ({"publish_tf": False}, {"odometry": False}, ""),
+        ({"publish_tf": True}, {"reference_width": 0.0}, "unless there is reference_width"),
+        ({"variant": "xfeat", "descriptor": "alike-t"}, {"variant": "xfeat"}, "descriptor 'alike-t' is without effect"),
+    ],
+)
+def test_parameters_that_do_nothing_because_of_others_are_named(
+    given: dict[str, Any], values: dict[str, Any], said: str
+) -> None:
+    from semantic_matcher.declared_parameters import ignored
+
+    node: Any = SimpleNamespace(_parameter_overrides={n: SimpleNamespace(value=v) for n, v in given.items()})
+    texts = ignored(node, SimpleNamespace(**values))
+    assert len(texts) == (len(given) - ("variant" in given) if said else 0)
+    assert all(said in text for text in texts)
+    assert "variant" in given or all(text.split()[0] in given for text in texts)
+
+
+def test_what_a_lowered_queue_size_gives_up_is_counted() -> None:
+    from std_msgs.msg import Header
+
+    from semantic_matcher.node_statistics import Statistics
+    from semantic_matcher.stereo_pairing import StereoPairing
+
+    def image(number: int) -> Any:
+        header = Header()
+        header.stamp.sec, header.stamp.nanosec = divmod(10**18 + number * 33_000_000, 10**9)
+        return SimpleNamespace(header=header, number=number)
+
+    statistics = Statistics()
+    pairing = StereoPairing(SimpleNamespace(sync="exact", slop=0.0, queue_size=10), statistics)
+    for number in range(8):
+        assert pairing.add("left", image(number)) is None
+    assert statistics.recent("unpaired") == 0
+    pairing.take(SimpleNamespace(sync="exact", slop=0.0, queue_size=3))
+    pairing.add("left", image(8))
+    assert statistics.recent("unpaired") == 6
+    # The newest three still wait.
+    pair = pairing.add("right", image(7))
+    assert pair is not None and pair[0].number == 7
