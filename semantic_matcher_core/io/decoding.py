@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ MAX_PIXELS = 2**28
 # What a byte can hold at the most: deflate makes 1032 of one, baseline JPEG needs 2 bits for a block of 64.
 _MOST_PIXELS_PER_BYTE = 2048
 _SPARE_PIXELS = 2**20
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.ndarray:
@@ -48,6 +50,8 @@ def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.n
             )
     if is_jpeg and (picture := jpeg.decode_jpeg(view, name, grey=flags == cv2.IMREAD_UNCHANGED)) is not None:
         return picture
+    if bytes(view[:8]) == _PNG and (trouble := _png_trouble(view)):
+        raise ImageError(f"{name} is a PNG, but {trouble}")
     with _quiet():
         try:
             image = cv2.imdecode(array, flags)
@@ -116,7 +120,7 @@ _KINDS: dict[str, Callable[[bytes], bool]] = {
     "a JPEG, but damaged, or of a kind that is not decoded here (lossless, 12 bits)": lambda data: data.startswith(
         b"\xff\xd8\xff"
     ),
-    "a PNG, but damaged or cut short": lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
+    "a PNG, but damaged or cut short": lambda data: data.startswith(_PNG),
     "a WebP, but damaged or cut short": lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP",
     "a BMP, but damaged or cut short": lambda data: data.startswith(b"BM"),
     "a GIF, but damaged or cut short": lambda data: data.startswith((b"GIF87a", b"GIF89a")),
@@ -140,7 +144,7 @@ def _reason(error: Exception) -> str:
 
 def _stated_size(data: memoryview) -> tuple[int, int] | None:
     """Return (width, height) in the header of a PNG or JPEG."""
-    if bytes(data[:8]) == b"\x89PNG\r\n\x1a\n" and bytes(data[12:16]) == b"IHDR" and len(data) >= 24:
+    if bytes(data[:8]) == _PNG and bytes(data[12:16]) == b"IHDR" and len(data) >= 24:
         width, height = struct.unpack(">II", data[16:24])
         return width, height
     if bytes(data[:2]) != jpeg.MAGIC:
@@ -153,6 +157,25 @@ def _stated_size(data: memoryview) -> tuple[int, int] | None:
     return None
 
 
+def _png_trouble(data: memoryview) -> str:
+    """Return what is wrong with the chunks that make the picture, by their checksums; empty where nothing is.
+
+    libpng would find the same, and print it beside the exception. Other chunks (PNG 3, 5.4) may be as they like.
+    """
+    place = len(_PNG)
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        kind = bytes(data[place + 4 : place + 8])
+        if end + 4 > len(data):
+            break
+        if kind[:1].isupper() and zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return f"damaged within: the checksum of its part {kind!r} at byte {place} does not fit"
+        if kind == b"IEND":
+            return ""
+        place = end + 4
+    return f"cut short ({len(data)} bytes, no end)"
+
+
 def holds_several(data: bytes) -> bool:
     """Return whether a file says that it holds more pictures than the one that is decoded: animations, pages.
 
@@ -163,7 +186,7 @@ def holds_several(data: bytes) -> bool:
         return _gif_images(data) > 1
     if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
         return len(data) > 20 and bool(data[20] & 2)
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    if data[:8] == _PNG:
         return b"acTL" in data[: max(0, data.find(b"IDAT"))]
     return data[:4] in (b"II*\0", b"MM\0*") and _has_pages(data)
 

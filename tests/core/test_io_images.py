@@ -107,6 +107,25 @@ def test_unreadable_files_are_named(tmp_path: Path, content: bytes | None, messa
     assert "broken.jpg" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_damaged_png_is_told_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    png = encode(".png", gradient(200, 300))
+    comment = struct.pack(">I", 4) + b"tEXtword" + b"\0\0\0\0"
+    (tmp_path / "note.png").write_bytes(png[:-12] + comment + png[-12:] + b"behind")
+    assert np.array_equal(read_image(tmp_path / "note.png"), cv2.imdecode(np.frombuffer(png, np.uint8), 1)[..., ::-1])
+    capfd.readouterr()
+    place = len(png) // 2
+    for data, words in (
+        (png[:place] + bytes(20) + png[place + 20 :], r"damaged within: the checksum of its part b'IDAT' at byte \d+"),
+        (png[:-1], rf"cut short \({len(png) - 1} bytes, no end"),
+        (png[:30], "cut short"),
+    ):
+        (tmp_path / "bad.png").write_bytes(data)
+        with pytest.raises(ImageError, match=rf"bad\.png is a PNG, but {words}"):
+            read_image(tmp_path / "bad.png")
+    # libpng has nothing to add.
+    assert capfd.readouterr() == ("", "")
+
+
 def test_complete_jpegs_with_thumbnail_or_trailer_are_read(tmp_path: Path) -> None:
     jpeg = encode(".jpg", gradient(200, 300))
     thumbnail = encode(".jpg", gradient(8, 8))
@@ -209,7 +228,7 @@ def test_why_a_folder_shows_nothing_is_said(tmp_path: Path, caplog: pytest.LogCa
         (b"\xef\xbb\xbf  <svg xmlns=''/>", "is a drawing"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         (b"PK\x03\x04" + bytes(50), "is an archive"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), "is a PNG, but damaged"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "is a PNG, but cut short"),
         (b"hello\n", "is text, not a picture"),
         (bytes(50), "is no image that can be decoded"),
     ],
