@@ -38,8 +38,6 @@ class XFeat(DenseExtractor):
     Args:
         max_keypoints: keep at most this many keypoints of each image.
         detection_threshold: of the heat map, in [0, 1). 0.05 is XFeat's own, 0.0 that of the published reasoners.
-        force_num_keypoints: take the best maxima whatever ``detection_threshold`` says; the name is that of published
-            configurations. An image with too few maxima still gives fewer keypoints: none are made up.
         nms_radius: radius in pixels of non-maximum suppression; 2 is XFeat's 5 x 5 window.
         border: ``"clipped"`` as published, or ``"valid"`` as kornia; see ``selection.local_maxima``.
         max_side: an image with a longer side is seen at no more than this one, which bounds memory; ``None``, as
@@ -58,16 +56,14 @@ class XFeat(DenseExtractor):
         max_keypoints: int = 2048,
         *,
         detection_threshold: float = 0.05,
-        force_num_keypoints: bool = False,
         nms_radius: int = 2,
         border: str = "clipped",
         max_side: int | None = None,
         fixed_size: bool = False,
     ) -> None:
         super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
-        threshold = check_detection_threshold(detection_threshold)
         check_choice("border", border, BORDERS)
-        self.detection_threshold = 0.0 if force_num_keypoints else threshold
+        self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius)
         self.border = border
         self.net = XFeatModel()

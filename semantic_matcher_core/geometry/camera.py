@@ -35,7 +35,8 @@ class Camera:
 
     Raises:
         ShapeError: ``matrix`` is not ``3 x 3``.
-        ConfigError: focal lengths that are not positive, an unknown model, or a wrong number of coefficients.
+        ConfigError: focal lengths that are not positive, a last row other than (0, 0, 1), an unknown model, or a wrong
+            number of coefficients.
     """
 
     matrix: np.ndarray
@@ -54,6 +55,8 @@ class Camera:
                 f"no camera matrix: focal lengths {self.matrix[0, 0]:g} and {self.matrix[1, 1]:g} pixels; "
                 "calibrate the camera"
             )
+        if self.matrix[2].tolist() != [0, 0, 1]:
+            raise ConfigError(f"a camera matrix is [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {self.matrix.tolist()}")
         if not self.distorts:
             return
         if not np.isfinite(self.distortion).all():

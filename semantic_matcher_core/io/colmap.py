@@ -6,17 +6,19 @@ top-left pixel, so half a pixel is added to our keypoints.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, OutputError, check_choice
 from semantic_matcher_core.geometry.camera import Camera
-from semantic_matcher_core.io.atomic import check_output, output_error, remove
+from semantic_matcher_core.io.atomic import atomic_output, check_output
 
 # src/colmap/scene/database.cc of release 3.9, pose_priors of 3.11; the numbers are of its enumerations.
 _SCHEMA = """
@@ -89,14 +91,14 @@ class Intrinsics:
 
     @classmethod
     def guessed(cls, size: tuple[int, int], focal_35mm: float = 0.0) -> Intrinsics:
-        """Of an image of (width, height) pixels of which EXIF knows the focal length, or nothing is known."""
+        """Return those of an image of (width, height) pixels; EXIF tells its focal length, or nothing is known (0)."""
         known = focal_35mm > 0
         focal = focal_35mm / _FILM_DIAGONAL_MM * math.hypot(*size) if known else _FOCAL_OF_LONG_SIDE * max(size)
         return cls("SIMPLE_RADIAL", (focal, size[0] / 2, size[1] / 2, 0.0), known)
 
     @classmethod
     def of_camera(cls, camera: Camera) -> Intrinsics:
-        """Of a calibrated camera."""
+        """Return those of a calibrated camera."""
         k = camera.matrix
         pinhole = (float(k[0, 0]), float(k[1, 1]), float(k[0, 2]) + 0.5, float(k[1, 2]) + 0.5)
         if not camera.distorts:
@@ -125,20 +127,18 @@ class ColmapWriter:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         check_output(self.path)
-        self._temporary = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
         self._database: sqlite3.Connection | None = None
         self._images: dict[str, int] = {}
         self._cameras: dict[tuple[str, int, int, Intrinsics], int] = {}
         self._pairs: set[int] = set()
 
     def __enter__(self) -> ColmapWriter:
-        try:
-            remove(self._temporary)
-            self._database = sqlite3.connect(self._temporary)
+        with contextlib.ExitStack() as stack, self._writing():
+            temporary = stack.enter_context(atomic_output(self.path))
+            self._database = stack.enter_context(contextlib.closing(sqlite3.connect(temporary)))
             self._database.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            remove(self._temporary)
-            raise self._failed(error) from error
+            stack.push(self._commit_at_end)
+            self._stack = stack.pop_all()
         return self
 
     def add_image(
@@ -239,37 +239,29 @@ class ColmapWriter:
             (pair_id, len(kept), kept.tobytes(), _CONFIGS[model_type], np.ascontiguousarray(matrix).tobytes()),
         )
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._database is not None
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def _commit_at_end(self, kind: type[BaseException] | None, *_: object) -> None:
         database, self._database = self._database, None
-        try:
-            if error is None:
+        if kind is None and database is not None:
+            with self._writing():
                 database.commit()
-            database.close()
-            if error is None:
-                self._temporary.replace(self.path)
-        except sqlite3.Error as failure:
-            raise self._failed(failure) from failure
-        except OSError as failure:
-            raise output_error(self.path, failure) from failure
-        finally:
-            database.close()
-            remove(self._temporary)
 
     def _insert(self, statement: str, values: tuple[object, ...]) -> int:
         if self._database is None:
             raise OutputError(f"{self.path} is not open for writing")
-        try:
+        with self._writing():
             return int(self._database.execute(statement, values).lastrowid or 0)
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
 
-    def _failed(self, error: sqlite3.Error) -> OutputError:
-        full = "full" in str(error)
-        reason = "the disk is full; free some space or write elsewhere" if full else str(error)
-        return OutputError(f"cannot write {self.path}: {reason}")
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            full = "full" in str(error)
+            reason = "the disk is full; free some space or write elsewhere" if full else str(error)
+            raise OutputError(f"cannot write {self.path}: {reason}") from error
 
 
 def to_colmap_pixels(model: np.ndarray, model_type: str) -> np.ndarray:

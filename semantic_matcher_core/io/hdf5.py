@@ -6,7 +6,6 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import h5py
@@ -44,11 +43,9 @@ class Hdf5Writer:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._file = None
-        self._stack.__exit__(kind, error, traceback)
+        self._stack.__exit__(*error)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[h5py.File]:

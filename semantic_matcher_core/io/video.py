@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -173,17 +173,15 @@ class VideoWriter:
             raise ImageError(f"frame is {size[0]}x{size[1]}, but the video is {self._size}; resize frames first")
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
         self._temporary = None
         if self._writer is not None:
             self._writer.release()
-        elif error is None:
+        elif kind is None:
             nothing = OutputError(f"cannot write {self.path}: no frame was given")
             self._context.__exit__(OutputError, nothing, None)
             raise nothing
-        self._context.__exit__(kind, error, traceback)
+        self._context.__exit__(kind, *more)
 
 
 def _open(path: Path) -> cv2.VideoCapture:

@@ -153,7 +153,7 @@ def log_so3(rotation: np.ndarray) -> np.ndarray:
 
 
 def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
-    """Return the rotation closest to a ``3 x 3`` matrix.
+    """Return the rotation closest to each of ``… x 3 x 3`` matrices (Kabsch 1976).
 
     Raises:
         ShapeError: values that are not finite.
@@ -161,7 +161,9 @@ def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
     if not np.isfinite(matrix).all():
         raise ShapeError(f"not a rotation: {np.asarray(matrix).tolist()}")
     u, _, vt = np.linalg.svd(matrix)
-    return u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+    # A reflection is never meant: the axis that matters least is turned.
+    u[..., :, 2] *= np.sign(np.linalg.det(u @ vt))[..., None]
+    return u @ vt
 
 
 def chained_covariance(

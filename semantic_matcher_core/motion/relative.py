@@ -9,7 +9,7 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError, PoseError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.motion.metric import leverage
-from semantic_matcher_core.motion.pose import Pose, skew
+from semantic_matcher_core.motion.pose import Pose, nearest_rotation, skew
 from semantic_matcher_core.motion.view import observation
 from semantic_matcher_core.types import Matches
 
@@ -281,8 +281,7 @@ def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     weight = np.ones(len(source))
     rotation = np.eye(3)
     for _ in range(10):
-        u, _, vt = np.linalg.svd((x[1] * weight[:, None]).T @ x[0])
-        rotation = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+        rotation = nearest_rotation((x[1] * weight[:, None]).T @ x[0])
         distance = ((x[0] @ rotation.T - x[1]) ** 2).sum(axis=1)
         weight = 1 / (1 + distance / (4 * np.median(distance) + 1e-18))
     return rotation

@@ -15,6 +15,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+from semantic_matcher_core.motion.pose import nearest_rotation
+
 # Keeps what no point constrains, and what the weights leave almost loose, at the starting pose.
 _ANCHOR = 1e-6
 
@@ -86,24 +88,8 @@ class ArapSolver:
     def _rotations(self, positions: np.ndarray) -> np.ndarray:
         moved = positions[self.first] - positions[self.second]
         covariance = np.zeros((len(positions), 3, 3))
-        np.add.at(covariance, self.first, self.weight[:, None, None] * self.rest[:, :, None] * moved[:, None, :])
-        return rotation_of(covariance)
-
-
-def rotation_of(covariance: np.ndarray) -> np.ndarray:
-    """Return ``… x 3 x 3`` rotations R that maximise trace(R C) (Kabsch 1976), C being sums of rest · movedᵀ."""
-    left, _, right = np.linalg.svd(covariance)
-    rotation = np.swapaxes(left @ right, -1, -2)
-    # A reflection is never meant: the axis that matters least is turned.
-    left[..., :, 2] *= np.where(np.linalg.det(rotation) < 0, -1.0, 1.0)[..., None]
-    return np.swapaxes(left @ right, -1, -2)
-
-
-def rigid_motion(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return rotation ``3 x 3`` and translation ``3`` that bring ``N x 3`` points nearest to others, N >= 3."""
-    centre0, centre1 = source.mean(axis=0), target.mean(axis=0)
-    rotation = rotation_of((source - centre0).T @ (target - centre1))
-    return rotation, centre1 - rotation @ centre0
+        np.add.at(covariance, self.first, self.weight[:, None, None] * moved[:, :, None] * self.rest[:, None, :])
+        return nearest_rotation(covariance)
 
 
 def _apply(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.errors import ImageError
 
 # As a share of the depth: a larger difference is an edge of something, which no triangle spans.
 _JUMP = 0.05
@@ -47,42 +47,11 @@ def check_depth(depth: np.ndarray, size: tuple[int, int], name: str) -> np.ndarr
     return np.where(np.isfinite(metres) & (metres > 0), metres, np.nan)
 
 
-def check_intrinsics(matrix: np.ndarray) -> np.ndarray:
-    """Return ``3 x 3`` float64 camera matrix.
-
-    Raises:
-        ConfigError: it is no camera matrix.
-    """
-    K = np.asarray(matrix, np.float64)
-    if K.shape != (3, 3) or not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0 or K[2].tolist() != [0, 0, 1]:
-        raise ConfigError(f"a camera matrix is [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] in pixels, got {K.tolist()}")
-    return K
-
-
 def back_project(pixels: np.ndarray, depth: np.ndarray, K: np.ndarray) -> np.ndarray:
     """Return ``… x 3`` points of ``… x 2`` pixels (x, y) at ``…`` depths along the optical axis."""
     x = (pixels[..., 0] - K[0, 2]) / K[0, 0]
     y = (pixels[..., 1] - K[1, 2]) / K[1, 1]
     return np.stack([x * depth, y * depth, depth], axis=-1)
-
-
-def sample_depth(depth: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Return ``N`` depths at ``N x 2`` pixels, bilinear; NaN outside, at holes, and across jumps.
-
-    Args:
-        depth: ``H x W``, NaN at holes.
-        pixels: (x, y).
-    """
-    height, width = depth.shape
-    inside = np.all((pixels >= 0) & (pixels <= np.array([width - 1, height - 1])), axis=1)
-    x, y = np.where(inside[:, None], pixels, 0.0).T
-    left, top = np.minimum(x.astype(int), max(0, width - 2)), np.minimum(y.astype(int), max(0, height - 2))
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    corners = np.stack([depth[top, left], depth[top, right], depth[bottom, left], depth[bottom, right]])
-    fx, fy = x - left, y - top
-    value = (corners[0] * (1 - fx) + corners[1] * fx) * (1 - fy) + (corners[2] * (1 - fx) + corners[3] * fx) * fy
-    smooth = corners.max(axis=0) - corners.min(axis=0) <= _JUMP * value
-    return np.where(inside & smooth, value, np.nan)
 
 
 @dataclass(frozen=True, eq=False)

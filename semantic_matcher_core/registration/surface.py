@@ -14,16 +14,18 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from semantic_matcher_core.errors import ConfigError, RegistrationError
-from semantic_matcher_core.registration.arap import ArapSolver, Constraints, rigid_motion
+from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.geometry.depth import sample_depth
+from semantic_matcher_core.motion.pose import Pose
+from semantic_matcher_core.motion.trajectories import alignment
+from semantic_matcher_core.registration.arap import ArapSolver, Constraints
 from semantic_matcher_core.registration.config import RegistrationConfig
 from semantic_matcher_core.registration.mesh import (
     DepthMesh,
     Mesh,
     back_project,
     check_depth,
-    check_intrinsics,
     mesh_of_depth,
-    sample_depth,
 )
 from semantic_matcher_core.registration.pair import smooth_matches
 from semantic_matcher_core.registration.template import ImageMatcher, Template, as_rgb, extract_features
@@ -108,15 +110,15 @@ def register_surfaces(
 
     Raises:
         ImageError: an image cannot be used, or a depth is of another size or type.
-        ConfigError: a camera matrix is none.
+        ConfigError, ShapeError: a camera matrix is none.
         RegistrationError: too little texture, too few matches, or too few of them with depth in both images.
     """
     config, surface = config or RegistrationConfig(), surface or SurfaceConfig()
     image0, image1 = as_rgb(image0), as_rgb(image1)
     z0 = check_depth(depth0, image0.shape[:2], "first image")
     z1 = check_depth(depth1, image1.shape[:2], "second image")
-    K0 = check_intrinsics(K0)
-    K1 = K0 if K1 is None else check_intrinsics(K1)
+    K0 = Camera(K0).matrix
+    K1 = K0 if K1 is None else Camera(K1).matrix
     template = Template.from_image(matcher, image0, mask=mask, config=config)
     if mask is not None:
         z0 = np.where(np.asarray(mask) != 0, z0, np.nan)
@@ -127,8 +129,7 @@ def register_surfaces(
     targets = pairs.points[attached]
     mesh = grid.mesh
     points = attachment @ mesh.vertices
-    rotation, translation = _robust_rigid_motion(points, targets)
-    positions = mesh.vertices @ rotation.T + translation
+    positions = _rigid_motion(points, targets).apply(mesh.vertices)
     matched = Constraints(attachment, targets, surface.outlier_m)
     rigid_residual = float(np.median(matched.residuals(positions)))
 
@@ -203,14 +204,14 @@ def _constrained_parts(grid: DepthMesh, pixels: np.ndarray, least: int) -> Depth
     )
 
 
-def _robust_rigid_motion(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rigid_motion(source: np.ndarray, target: np.ndarray) -> Pose:
     """Return the rigid motion of most pairs: those far off, by the median's measure, are left out in turns."""
     kept = np.ones(len(source), bool)
     for _ in range(5):
-        rotation, translation = rigid_motion(source[kept], target[kept])
-        distance = np.linalg.norm(source @ rotation.T + translation - target, axis=1)
+        motion = alignment(source[kept], target[kept])
+        distance = np.linalg.norm(motion.apply(source) - target, axis=1)
         kept = distance <= 3 * np.median(distance)
-    return rotation, translation
+    return motion
 
 
 class _Depth:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -89,10 +88,8 @@ class RetrievalIndex:
             raise FeaturesFileError(f"index {self.path} is damaged: {error}") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._reader.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> None:
+        self._reader.__exit__(*error)
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -72,8 +72,3 @@ def amount(share: float) -> Colour:
     """Return the colour of one amount."""
     red, green, blue = amount_colours(np.array(share)).tolist()
     return red, green, blue
-
-
-def css(colour: Colour) -> str:
-    """Return the colour as ``#rrggbb``."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)

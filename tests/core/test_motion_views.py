@@ -9,9 +9,10 @@ import torch
 
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.geometry.camera import Camera
+from semantic_matcher_core.geometry.depth import sample_depth
 from semantic_matcher_core.io.camera_file import read_calibration
 from semantic_matcher_core.motion.patches import PatchImage, align_patches
-from semantic_matcher_core.motion.view import DepthNoise, depth_view, sample_depth
+from semantic_matcher_core.motion.view import DepthNoise, depth_view
 from semantic_matcher_core.types import Features
 
 K = np.array([[300.0, 0, 160], [0, 310.0, 120], [0, 0, 1]])

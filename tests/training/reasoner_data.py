@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from training.data.scene_file import SceneFileWriter
 from training.features.cache import LOCAL_GROUPS, SEMANTIC_GROUPS, FeatureCacheWriter, cache_path
-from training.reasoner.config import ExperimentConfig, config_from_mapping
+from training.reasoner.config import ExperimentConfig
+from training.strict_mapping import from_mapping
 
 SIDE = 64
 EXTRACTOR_CACHE, SEMANTIC_CACHE = "sift-scannet-n24", "semantic"
@@ -96,4 +97,4 @@ def tiny_experiment(root: Path, name: str, **sections: dict[str, Any]) -> Experi
     }
     for section, values in sections.items():
         content[section] = {**content[section], **values}
-    return config_from_mapping(content)
+    return from_mapping(ExperimentConfig, content)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from semantic_matcher_core.errors import ConfigError
-from training.reasoner.config import config_from_mapping, load_config
+from training.reasoner.config import ExperimentConfig, load_config
+from training.strict_mapping import from_mapping
 
 CONFIGS = Path(__file__).resolve().parents[2] / "training" / "configs"
 LEAST = {"data": {"source": "scenes", "root": "x"}}
@@ -17,7 +18,7 @@ LEAST = {"data": {"source": "scenes", "root": "x"}}
 def test_shipped_experiments_are_valid_and_survive_a_round_trip(name: str) -> None:
     config = load_config(CONFIGS / f"{name}.yaml")
     assert config.name == name
-    assert config_from_mapping(config.to_mapping()) == config
+    assert from_mapping(ExperimentConfig, config.to_mapping()) == config
 
 
 def test_the_published_experiment_has_the_published_values() -> None:
@@ -38,11 +39,14 @@ def test_the_published_experiment_has_the_published_values() -> None:
         ({"optimizer": {"lr": "fast"}}, r"optimizer\.lr must be float, got 'fast'"),
         ({"run": {"steps": 1.5}}, r"run\.steps must be int, got 1\.5"),
         ({"run": {"steps": 0}}, r"run\.steps must be 1 or more, got 0"),
-        ({"run": {"precision": "8-bit"}}, r"run\.precision must be one of 32-true"),
+        ({"run": {"precision": "8-bit"}}, r"run\.precision '8-bit'; use one of 32-true"),
         ({"model": {"semantic_conditioning": 1}}, r"semantic_conditioning must be bool, got 1"),
         ({"model": 3}, r"section 'model' must hold keys and values, got 3"),
         ({"data": {"source": "scenes"}}, r"'data\.root' is missing"),
-        ({"data": {"source": "films", "root": "x"}}, r"data\.source must be one of scenes, photos, rendered"),
+        (
+            {"data": {"source": "films", "root": "x"}},
+            r"data\.source 'films'; use one of scenes, photos, rendered",
+        ),
         ({"data": {"source": "scenes", "root": "x", "semantic_cache": "y"}}, r"needs data\.extractor_cache"),
         ({"data": {"source": "photos", "root": "x", "extractor_cache": "y"}}, r"nothing to cache"),
         ({"optimizer": {"final_lr": 0.1}}, r"only of use together"),
@@ -50,7 +54,7 @@ def test_the_published_experiment_has_the_published_values() -> None:
 )
 def test_mistakes_are_named(content: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        config_from_mapping({**LEAST, **content})
+        from_mapping(ExperimentConfig, {**LEAST, **content})
 
 
 def test_overrides_win_and_are_checked_too(tmp_path: Path) -> None:

@@ -31,10 +31,11 @@ from training.errors import DataError
 from training.features.cache import cache_path
 from training.reasoner import callbacks as callbacks_module
 from training.reasoner import module as module_module
-from training.reasoner.config import ExperimentConfig, config_from_mapping, load_config
+from training.reasoner.config import ExperimentConfig, load_config
 from training.reasoner.repro import TrainingDiverged
 from training.reasoner.run import TrainingResult, placement, train
 from training.reasoner.sampler import StepSampler
+from training.strict_mapping import from_mapping
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Lightning has things to say of few workers, of missing loggers and of dependencies' deprecations.
@@ -141,7 +142,8 @@ def test_the_checkpoint_loads_and_matches(tmp_path: Path, textured: Any) -> None
 
 def test_training_computes_features_as_inference_does(tmp_path: Path) -> None:
     # Images with something to detect.
-    config = config_from_mapping(
+    config = from_mapping(
+        ExperimentConfig,
         {
             "name": "fly",
             "output": str(tmp_path),
@@ -196,7 +198,8 @@ def test_photos_become_a_trained_model(tmp_path: Path, textured: Any) -> None:
     (tmp_path / "photos").mkdir()
     for i in range(3):
         write_image(tmp_path / "photos" / f"{i}.png", textured(90, 110, seed=i))
-    config = config_from_mapping(
+    config = from_mapping(
+        ExperimentConfig,
         {
             "name": "photos",
             "output": str(tmp_path),
@@ -434,7 +437,7 @@ def test_numbers_that_are_not_finite_stop_it_and_can_be_looked_at(scenes: Path, 
     assert kept["step"] == 3
     assert len(kept["names"]) == len(kept["places"]) == 2
     assert torch.isnan(kept["batch"]["view0.descriptors"]).sum() == 1
-    assert config_from_mapping(kept["config"]) == config
+    assert from_mapping(ExperimentConfig, kept["config"]) == config
     from training.reasoner.model import model_config, new_reasoner
 
     reasoner = new_reasoner(config, model_config(config, (128, 8)))

@@ -43,9 +43,3 @@ def hard_negative_loss(
     if anchor_swap:
         hardest = torch.minimum(hardest, negatives.amin(dim=0))
     return (margin + distance.diagonal() - hardest).clamp(min=0).mean()
-
-
-def dual_hard_negative_loss(anchors: Tensor, positives: Tensor, **options: object) -> Tensor:
-    """Return mean of :func:`hard_negative_loss` in both directions."""
-    forward = hard_negative_loss(anchors, positives, **options)  # type: ignore[arg-type]
-    return (forward + hard_negative_loss(positives, anchors, **options)) / 2  # type: ignore[arg-type]

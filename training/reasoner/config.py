@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from semantic_matcher_core.errors import ConfigError
-from training.strict_mapping import from_mapping, load_dataclass
+from semantic_matcher_core.errors import ConfigError, check_choice
+from training.strict_mapping import load_dataclass
 
 SOURCES = ("scenes", "photos", "rendered")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -91,8 +91,8 @@ class DataConfig:
     rendered: RenderedConfig = field(default_factory=RenderedConfig)
 
     def __post_init__(self) -> None:
-        _one_of("data.source", self.source, SOURCES)
-        _one_of("data.on_damage", self.on_damage, ("fail", "skip"))
+        check_choice("data.source", self.source, SOURCES)
+        check_choice("data.on_damage", self.on_damage, ("fail", "skip"))
         if self.semantic_cache and not self.extractor_cache:
             raise ConfigError(
                 "data.semantic_cache needs data.extractor_cache: its maps are sampled at keypoints when they are read"
@@ -180,9 +180,9 @@ class RunConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        _one_of("run.precision", self.precision, PRECISIONS)
-        _one_of("run.best_by", self.best_by, METRICS)
-        _one_of("run.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
+        check_choice("run.precision", self.precision, PRECISIONS)
+        check_choice("run.best_by", self.best_by, METRICS)
+        check_choice("run.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         for name in ("steps", "batch_size", "accumulation", "log_every", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"run.{name} must be 1 or more, got {getattr(self, name)}")
@@ -229,16 +229,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
             wrong type, or an override is no ``key=value``.
     """
     return load_dataclass(ExperimentConfig, path, overrides)
-
-
-def config_from_mapping(content: Mapping[str, Any]) -> ExperimentConfig:
-    """Return an experiment from nested plain containers; errors as :func:`load_config`."""
-    return from_mapping(ExperimentConfig, content)
-
-
-def _one_of(key: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}")
 
 
 def _plain(value: Any) -> Any:
