@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 
 from semantic_matcher_core.errors import SemanticMatcherError, of_the_machine
+from semantic_matcher_core.io.atomic import make_folder
 
 # Names of files and scenes may look like rich's markup.
 console = Console(stderr=True, markup=False)
+
+
+def say(line: str) -> None:
+    """Print a line of progress, as it is."""
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def deliver(weights: Path, folder: Path | None, name: str) -> None:
+    """Copy the weights of a run into a folder under a name, where a folder is given, and say where they lie."""
+    if folder is not None:
+        make_folder(folder)
+        weights = Path(shutil.copyfile(weights, folder / name))
+    say(f"wrote {weights} ({weights.stat().st_size / 1e6:.2f} MB)")
 
 
 def run_app(app: typer.Typer) -> None:

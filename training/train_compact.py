@@ -5,15 +5,13 @@ Several configurations are trained side by side, on the same views. Interrupted,
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.io.atomic import make_folder
-from training.cli import console, run_app
+from training.cli import deliver, run_app, say
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 # The catalogue's name of the bundled extractor's file.
@@ -44,18 +42,10 @@ def train(
         # This process trains and does nothing else: shapes never change, and losses need no full float32 product.
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    made = train_students(settings, device=where, report=_say, minutes=minutes)
+    made = train_students(settings, device=where, report=say, minutes=minutes)
     for file, setting in zip(made, settings, strict=True):
-        if output is not None:
-            make_folder(output)
-            # One alone is a folder of weights as it is; of several each has its name.
-            name = BUNDLED_FILE if len(made) == 1 else f"{setting.name}.safetensors"
-            file = Path(shutil.copyfile(file, output / name))
-        _say(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
-
-
-def _say(line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
+        # One alone makes a folder of weights that can be used as it is; of several each has its name.
+        deliver(file, output, BUNDLED_FILE if len(made) == 1 else f"{setting.name}.safetensors")
 
 
 def main() -> None:

@@ -5,14 +5,12 @@ Interrupted, the same command goes on where it was.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from semantic_matcher_core.io.atomic import make_folder
-from training.cli import console, run_command
+from training.cli import deliver, run_command, say
 from training.train_compact import BUNDLED_FILE
 
 
@@ -28,14 +26,8 @@ def tune(
     from training.student.config import read_tune_config
     from training.student.tune import tune as run
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True)
-
     file = run(read_tune_config(config, overrides or []), device=resolve_device(device), report=say, minutes=minutes)
-    if output is not None:
-        make_folder(output)
-        file = Path(shutil.copyfile(file, output / BUNDLED_FILE))
-    say(f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)")
+    deliver(file, output, BUNDLED_FILE)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, check_choice
 from semantic_matcher_core.extractors.compact_network import Architecture
 from training.strict_mapping import load_dataclass
 
@@ -119,82 +118,80 @@ class LightConfig:
 
 
 @dataclass(frozen=True)
-class StudentConfig:
-    """A whole distillation.
+class RunConfig:
+    """What every training of the extractor is told.
 
     Attributes:
+        data: pictures and views.
         name, folder: the run lies in ``<folder>/<name>``.
-        start_from: checkpoint or weights to begin with, of the same architecture; ``bundled`` for the extractor that
-            comes with the package.
         seed: with the step it decides everything random.
-        precision: ``bf16`` or ``fp32``: what the network computes in.
         steps, batch: optimisation steps, and pairs in each. With a time budget the schedule follows the clock.
-        lr, weight_decay: of AdamW; the rate rises over the first 2 % and falls along a cosine.
+        lr: highest learning rate of AdamW; it rises over the first 2 % and falls along a cosine.
         average: of the weights that are kept, for each step (exponential moving average).
+        light: changes of light.
     """
 
     data: DataConfig
     name: str = "student"
     folder: str = "runs"
-    start_from: str | None = None
     seed: int = 0
-    precision: str = "bf16"
     steps: int = 20_000
     batch: int = 32
     lr: float = 2e-3
-    weight_decay: float = 1e-4
     average: float = 0.998
-    network: Architecture = field(default_factory=Architecture)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
     light: LightConfig = field(default_factory=LightConfig)
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise ConfigError(f"precision must be bf16 or fp32, got {self.precision!r}")
 
     @property
     def run_folder(self) -> Path:
         """Everything a run writes lies below it."""
         return Path(self.folder) / self.name
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class StudentConfig(RunConfig):
+    """A whole distillation.
+
+    Attributes:
+        start_from: checkpoint or weights to begin with, of the same architecture; ``bundled`` for the extractor that
+            comes with the package.
+        precision: ``bf16`` or ``fp32``: what the network computes in.
+        weight_decay: of AdamW.
+        network, teacher, loss: what learns, from whom, and how.
+    """
+
+    start_from: str | None = None
+    precision: str = "bf16"
+    weight_decay: float = 1e-4
+    network: Architecture = field(default_factory=Architecture)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, ("bf16", "fp32"))
 
 
 @dataclass(frozen=True)
-class TuneConfig:
-    """The last stage, on the network's own keypoints (``training.student.tune``).
+class TuneConfig(RunConfig):
+    """The last stage, on the network's own keypoints (``training.student.tune``); there is no teacher.
 
     Attributes:
-        data: of the views; there is no teacher.
-        name, folder: the run lies in ``<folder>/<name>``.
         start_from: weights to tune, as they are used; ``bundled`` for the extractor that comes with the package.
-        seed: with the step it decides everything random.
-        steps, batch: optimisation steps, and pairs in each. With a time budget the schedule follows the clock.
-        lr, score_lr: of the descriptor head and of the score's layers; as in ``StudentConfig``.
-        average: of the weights that are kept, for each step (exponential moving average).
+        lr, score_lr: of the descriptor head and of the score's layers.
         keypoints: candidates of each view.
         temperature: of the dual softmax.
         shape: weight of the loss that holds the score's shape round each keypoint.
-        light: changes of light.
     """
 
-    data: DataConfig
     name: str = "tuned"
-    folder: str = "runs"
-    start_from: str = "bundled"
-    seed: int = 0
     steps: int = 400
     batch: int = 4
     lr: float = 3e-4
-    score_lr: float = 4e-3
     average: float = 0.98
+    start_from: str = "bundled"
+    score_lr: float = 4e-3
     keypoints: int = 2048
     temperature: float = 0.025
     shape: float = 0.3
-    light: LightConfig = field(default_factory=LightConfig)
 
     def __post_init__(self) -> None:
         if self.keypoints < 2:

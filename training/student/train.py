@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,22 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.extractors.registry import accepted_options
-from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from semantic_matcher_core.layers import folded, standardised
 from training.student import beginning
 from training.student.config import StudentConfig, TeacherConfig
 from training.student.light import Light
 from training.student.loss import Losses, losses
 from training.student.pool import PairMaker, Pairs, Pool
-from training.student.progress import Schedule, check_finite, learning_rate, words
+from training.student.progress import Schedule, learning_rate, words
+from training.student.run import Run
 from training.student.views import ViewMaker
 
 _LOG_EVERY, _SAVE_SECONDS = 50, 60.0
@@ -114,7 +111,7 @@ def train_students(
         state.share = 1.0
         state.save()
         report(f"{state.config.name} {step}, validation: {words(state.validate(validation))}")
-    return [state.finish() for state in states]
+    return [state.finish(folded(state.average)) for state in states]
 
 
 def _common(configs: Sequence[StudentConfig]) -> StudentConfig:
@@ -131,31 +128,22 @@ def _common(configs: Sequence[StudentConfig]) -> StudentConfig:
     return first
 
 
-class _State:
-    """Network, average, optimizer and random numbers of a run, and its folder."""
+class _State(Run):
+    """A student and its run."""
 
     def __init__(self, config: StudentConfig, device: torch.device) -> None:
         self.config = config
         self.device = device
-        self._folder = config.run_folder
-        make_folder(self._folder)
-        self.final = self._folder / "final.safetensors"
-        self._sums: Tensor | None = None
-        self._summed = 0
         torch.manual_seed(config.seed)
         network = CompactNetwork(config.network, batch_norm=True)
         # Weights in use, whose batch normalisation is put back when there are images.
         self._folded = None if config.start_from is None else beginning.load(network, config.start_from)
-        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.network)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda"
+        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.AdamW(
+            network.parameters(), config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda"
         )
-        self.step, self.share = 0, 0.0
-        self._restore()
-        kept, new = (list(n.state_dict().values()) for n in (self.average, self.network))
-        floats = [(a, b) for a, b in zip(kept, new, strict=True) if a.is_floating_point()]
-        self._kept, self._new = ([pair[i] for pair in floats] for i in (0, 1))
+        decisive = {"network": asdict(config.network), "seed": config.seed}
+        super().__init__(config, network, optimizer, Losses._fields, decisive)
 
     def begin(self, images: Tensor) -> None:
         """Before the first step: put batch normalisation back into weights that had it folded in.
@@ -177,41 +165,15 @@ class _State:
             share: of the schedule.
         """
         config, self.share = self.config, share
-        rate = learning_rate(config.lr, share, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             maps = self.network(images)
         found = losses(self.network, maps, pairs, config.loss)
-        self.optimizer.zero_grad(set_to_none=True)
-        found.total(config.loss).backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        with torch.no_grad():
-            weight = min(config.average, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(self._kept, self._new, 1 - weight)
-            values = torch.stack([*found])
-            self._sums = values if self._sums is None else self._sums + values
-            self._summed += 1
-
-    def log_means(self) -> str:
-        """Append the mean losses since the last time, and say them.
-
-        Raises:
-            DataError: one is not finite.
-        """
-        assert self._sums is not None
-        means = dict(zip(Losses._fields, (self._sums / self._summed).tolist(), strict=True))
-        self._sums, self._summed = None, 0
-        check_finite(means, self.config.name, self.step)
-        self.log({"share": round(self.share, 4), **{name: round(value, 4) for name, value in means.items()}})
-        return words(means)
+        self.learn(found.total(config.loss), found, [learning_rate(config.lr, share, self.step)])
 
     @torch.inference_mode()
     def validate(self, held: tuple[Tensor, Any]) -> dict[str, float]:
-        """Losses of the averaged network on pairs of held-out photographs, under fixed changes of light."""
+        """Measure losses of the averaged network on held-out photographs, under fixed changes of light."""
         images, pairs = held
         network = self.average.eval()
         sums: list[Tensor] = []
@@ -220,57 +182,8 @@ class _State:
             some = standardised(images[part].flatten(0, 1)).contiguous(memory_format=torch.channels_last)
             sums.append(torch.stack([*losses(network, network(some), pairs[part], self.config.loss)]) * len(part))
         values = dict(zip(Losses._fields, (torch.stack(sums).sum(dim=0) / len(pairs)).tolist(), strict=True))
-        self.log({"validation": {name: round(value, 4) for name, value in values.items()}})
+        self.log({"validation": values})
         return values
-
-    def log(self, values: dict[str, Any]) -> None:
-        """Append a line of figures."""
-        with open(self._folder / "figures.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step, **values}) + "\n")
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        content = {
-            "settings": json.dumps(_decisive(self.config), sort_keys=True),
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "share": self.share,
-        }
-        with atomic_output(self._folder / "checkpoint.pt") as temporary:
-            torch.save(content, temporary)
-
-    def finish(self) -> Path:
-        """Write the averaged weights as they are used."""
-        network = folded(self.average)
-        tensors = {name: value.half().cpu().contiguous() for name, value in network.state_dict().items()}
-        with atomic_output(self.final) as temporary:
-            save_file(tensors, temporary)
-        return self.final
-
-    def _restore(self) -> None:
-        path = self._folder / "checkpoint.pt"
-        if not path.is_file():
-            return
-        content = torch.load(path, map_location=self.device, weights_only=True)
-        before, now = json.loads(content["settings"]), json.loads(json.dumps(_decisive(self.config)))
-        if before != now:
-            keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-            raise CheckpointError(
-                f"{path} was trained with other settings ({', '.join(keys)}); give the run another name, or remove it"
-            )
-        self.network.load_state_dict(content["network"])
-        self.average.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step, self.share = content["step"], content["share"]
-
-
-def _decisive(config: StudentConfig) -> dict[str, Any]:
-    """Return what of the settings a checkpoint depends on. Where the pictures lie, how many steps there are and
-    what the next ones learn may change: a checkpoint goes on with another recipe.
-    """
-    return {"network": asdict(config.network), "seed": config.seed}
 
 
 def _teacher(config: TeacherConfig, device: torch.device) -> Extractor:

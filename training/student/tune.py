@@ -10,7 +10,6 @@ each keypoint, on which suppression and sub-pixel places depend, is held.
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,22 +17,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.extractors.dkd import detect_keypoints, windows_at
-from semantic_matcher_core.io.atomic import atomic_output, make_folder
 from semantic_matcher_core.layers import standardised
 from training.errors import DataError
 from training.student.batched import Batched
 from training.student.beginning import network_in_use
 from training.student.config import TuneConfig
 from training.student.light import Light
-from training.student.progress import Schedule, check_finite, learning_rate, words
+from training.student.progress import Schedule, learning_rate, words
+from training.student.run import Run
 from training.student.views import ViewMaker, Views
 
 _RADIUS = 2
@@ -135,96 +132,32 @@ def tune(
     run.share = 1.0
     run.save()
     report(f"{config.name} {run.step}, held out: {words(correct_matches(run.average, held, config.keypoints))}")
-    return run.finish()
+    return run.finish(run.average)
 
 
-class _Run:
-    """Network, its average, optimizer and folder."""
+class _Run(Run):
+    """Tuning of a network's last layers, and its run."""
 
     def __init__(self, config: TuneConfig, device: torch.device) -> None:
         self.config = config
-        folder = Path(config.folder) / config.name
-        make_folder(folder)
-        self.final, self._checkpoint, self._figures = (
-            folder / name for name in ("final.safetensors", "checkpoint.pt", "figures.jsonl")
-        )
         self.before = network_in_use(config.start_from).to(device).requires_grad_(False)
-        self.network = copy.deepcopy(self.before)
-        score = [*self.network.to2.parameters(), *self.network.score.parameters()]
-        head = [*self.network.head.parameters()]
-        if self.network.architecture.positions:
-            head += [*self.network.offsets.parameters()]
-        self._learnt = [*score, *head]
-        for parameter in self._learnt:
+        network = copy.deepcopy(self.before)
+        score = [*network.to2.parameters(), *network.score.parameters()]
+        head = [*network.head.parameters()]
+        if network.architecture.positions:
+            head += [*network.offsets.parameters()]
+        for parameter in (*score, *head):
             parameter.requires_grad_(True)
-        self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self._peaks = (config.score_lr, config.lr)
-        groups = [{"params": score}, {"params": head}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0)
-        self.step, self.share = 0, 0.0
-        self._sums: list[Tensor] = []
-        self._decisive = json.dumps({"seed": config.seed, "start_from": config.start_from})
-        if self._checkpoint.is_file():
-            content = torch.load(self._checkpoint, map_location=device, weights_only=True)
-            if content["settings"] != self._decisive:
-                raise CheckpointError(
-                    f"{self._checkpoint} was tuned from other weights or with another seed; give the run another name, "
-                    "or remove it"
-                )
-            self.network.load_state_dict(content["network"])
-            self.average.load_state_dict(content["average"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.step, self.share = content["step"], content["share"]
+        optimizer = torch.optim.AdamW([{"params": score}, {"params": head}], lr=config.lr, weight_decay=0.0)
+        decisive = {"seed": config.seed, "start_from": config.start_from}
+        super().__init__(config, network, optimizer, TuningLosses._fields, decisive)
 
     def take_step(self, pairs: Seen, share: float) -> None:
         """Take one optimisation step at a share of the schedule."""
-        self.share = share
-        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = learning_rate(peak, share, 4 * self.step)
-        found = tuning_losses(self.network, pairs, self.config.temperature)
-        self.optimizer.zero_grad(set_to_none=True)
-        (found.match + found.rank + self.config.shape * found.shape).backward()
-        nn.utils.clip_grad_norm_(self._learnt, 1.0)
-        self.optimizer.step()
-        self.step += 1
-        weight = min(self.config.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for kept, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                kept.lerp_(new, 1 - weight)
-        self._sums.append(torch.stack([*found]).detach())
-
-    def log_means(self) -> str:
-        """Append the mean losses since the last time, and say them.
-
-        Raises:
-            DataError: one is not finite.
-        """
-        means = dict(zip(TuningLosses._fields, torch.stack(self._sums).mean(dim=0).tolist(), strict=True))
-        self._sums = []
-        check_finite(means, self.config.name, self.step)
-        with open(self._figures, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step, "share": round(self.share, 4), **means}) + "\n")
-        return words(means)
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        content = {
-            "settings": self._decisive,
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "share": self.share,
-        }
-        with atomic_output(self._checkpoint) as temporary:
-            torch.save(content, temporary)
-
-    def finish(self) -> Path:
-        """Write the averaged weights as they are used."""
-        tensors = {name: value.half().cpu().contiguous() for name, value in self.average.state_dict().items()}
-        with atomic_output(self.final) as temporary:
-            save_file(tensors, temporary)
-        return self.final
+        config, self.share = self.config, share
+        found = tuning_losses(self.network, pairs, config.temperature)
+        rates = [learning_rate(peak, share, 4 * self.step) for peak in (config.score_lr, config.lr)]
+        self.learn(found.match + found.rank + config.shape * found.shape, found, rates)
 
 
 @torch.no_grad()
