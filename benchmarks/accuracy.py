@@ -142,7 +142,7 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def markdown(results: dict[str, Result]) -> str:
-    """Tables: one for each pair, the stereo pair and each sequence; methods are rows."""
+    """Return tables: one for each pair, the stereo pair and each sequence; methods are rows."""
     return "\n\n".join(_tables(results))
 
 

@@ -41,7 +41,7 @@ class Way:
 
 
 def ways(device: torch.device) -> list[Way]:
-    """Eager fp32 first."""
+    """Return ways to run, eager fp32 first."""
     half = "fp16" if device.type == "cuda" else "bf16"
     found = [Way("eager"), Way("eager", half), Way("compile"), Way("compile", half)]
     if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):

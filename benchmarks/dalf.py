@@ -91,7 +91,7 @@ CASES = {
 
 
 def build(keypoints: int) -> tuple[Dalf, str]:
-    """DALF that finds as many keypoints as asked for, and where its weights are from."""
+    """Build DALF that finds as many keypoints as asked for, and say where its weights are from."""
     try:
         dalf = create_extractor("dalf", keypoints, device=CPU, threshold=-1e9, max_side=None)
         assert isinstance(dalf, Dalf)

@@ -45,7 +45,7 @@ class Ceilings:
 def measure_ceilings(
     device: torch.device, precisions: tuple[str, ...], clock: Callable[[], float] = time.perf_counter
 ) -> Ceilings:
-    """Best of several products of 2048 × 2048 matrices (8192 on a GPU) and of several copies."""
+    """Measure the best of several products of 2048 × 2048 matrices (8192 on a GPU) and of several copies."""
     side, elements = (8192, 1 << 28) if device.type == "cuda" else (2048, 1 << 25)
     flops = {}
     for precision in dict.fromkeys(("fp32", *precisions)):
@@ -99,7 +99,7 @@ def stage_work(matcher: SemanticMatcher, case: Case, count: int) -> dict[str, Wo
 
 
 def whole(floors: dict[str, float]) -> dict[str, float]:
-    """Floors of a new frame of a stream and of an isolated pair, from those of the stages."""
+    """Return floors of a new frame of a stream and of an isolated pair, from those of the stages."""
     frame = sum(floors.values())
     return {"new frame of a stream": frame, "isolated pair": 2 * frame - floors["match"]}
 

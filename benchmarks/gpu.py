@@ -97,7 +97,7 @@ class Setting:
         return self.precisions[0]
 
     def wait(self) -> None:
-        """Until the card has done all it was given."""
+        """Wait until the card has done all it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -156,7 +156,7 @@ def temporal(setting: Setting) -> Iterator[str]:
 
 
 def beside(setting: Setting) -> Iterator[str]:
-    """Time new frame and isolated pair beside the published formulation, LightGlue and the floor."""
+    """Time a new frame and an isolated pair beside the published formulation, LightGlue and the floor."""
     ceilings = ceilings_of(setting)
     rates = ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in ceilings.flops.items())
     yield f"Ceilings measured: {rates}, copies {ceilings.bandwidth / 1e9:.0f} GB/s.\n"
@@ -196,7 +196,7 @@ def beside(setting: Setting) -> Iterator[str]:
 
 
 def parity(setting: Setting) -> Iterator[str]:
-    """Agreement with plain fp32 by precision and by what is turned off, then of whole variants by precision."""
+    """Measure agreement with plain fp32 by precision and by what is turned off, then of whole variants by precision."""
     images = setting.images
 
     def found(make: Callable[[], SemanticMatcher], names: str) -> set[tuple[int, ...]]:
@@ -254,7 +254,7 @@ def switches(setting: Setting) -> Iterator[str]:
 
 
 def compiled(setting: Setting) -> Iterator[str]:
-    """DINOv2 and the reasoner: eager, recorded, and through torch.compile with its own graphs."""
+    """Compare DINOv2 and the reasoner: eager, recorded, and through torch.compile with its own graphs."""
     matcher = setting.matcher(setting.half)
     encoder, reasoner = matcher.semantic_encoder, matcher.reasoner
     assert encoder is not None and reasoner is not None
@@ -320,7 +320,7 @@ def profile(setting: Setting) -> Iterator[str]:
 
 
 def memory(setting: Setting) -> Iterator[str]:
-    """Memory over a long stream, and waits a frame."""
+    """Measure memory over a long stream, and waits a frame."""
     matcher = setting.named("plain:compact", setting.half)
     step = stream(matcher, setting.images)
     for _ in range(20):

@@ -93,7 +93,7 @@ def large_image(width: int, height: int) -> np.ndarray:
 
 
 def in_own_process(name: str, args: argparse.Namespace) -> Peak | str:
-    """Figures of one extractor, or why there are none."""
+    """Measure one extractor in a process of its own, or return why there are no figures."""
     command = [sys.executable, "-m", "benchmarks.memory", "--here", "--extractors", name, "--size", args.size]
     command += ["--keypoints", str(args.keypoints), "--threads", str(args.threads)]
     command += [] if args.weights is None else ["--weights", str(args.weights)]

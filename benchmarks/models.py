@@ -56,7 +56,7 @@ class Case:
 def build_matcher(
     case: Case, device: torch.device, weights: str | None = None
 ) -> tuple[SemanticMatcher, dict[str, str]]:
-    """XFeat, DINOv2 and a reasoner of 5 layers of 256, and where the weights of each came from."""
+    """Build XFeat, DINOv2 and a reasoner of 5 layers of 256, and say where the weights of each came from."""
     torch.manual_seed(0)
     origin = {"reasoner": "random"}
 
@@ -123,7 +123,7 @@ def add_common_options(parser: argparse.ArgumentParser, *, repeats: int) -> None
 
 
 def common_setting(args: argparse.Namespace) -> tuple[torch.device, tuple[np.ndarray, np.ndarray]]:
-    """Device and images that :func:`add_common_options` were given, with the threads set."""
+    """Return device and images that :func:`add_common_options` were given, with the threads set."""
     if args.threads:
         torch.set_num_threads(args.threads)
     device = resolve_device(args.device)

@@ -69,7 +69,7 @@ def lightglue(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[
 def kornia(
     matcher: LightGlueMatcher, first: Features, second: Features
 ) -> tuple[KorniaLightGlue, dict[str, dict[str, torch.Tensor]]]:
-    """kornia's LightGlue with the same weights, and its input."""
+    """Return kornia's LightGlue with the same weights, and its input."""
     a = matcher.published.architecture
     sizes: dict[str, Any] = {
         "input_dim": a.input_dim,

@@ -160,7 +160,7 @@ def sweep_cases(base: Case, precisions: tuple[str, ...], quick: bool) -> Iterato
 
 
 def peak_memory(case: Case, args: argparse.Namespace, device: torch.device, way: str) -> float:
-    """Megabytes that one pair adds at its peak, in a process of its own: resident memory on the CPU, else the GPU's."""
+    """Measure the peak megabytes of one pair, in a process of its own: resident on the CPU, else the GPU's."""
     command = [sys.executable, "-m", "benchmarks.pipeline", "--peak-of", way, "--device", str(device)]
     command += ["--size", f"{case.size[1]}x{case.size[0]}", "--keypoints", str(case.keypoints), "--dino", case.dino]
     command += ["--semantic-size", str(case.semantic_size), "--precision", case.precision, "--batch", str(case.batch)]
@@ -188,7 +188,7 @@ def _report_peak(case: Case, args: argparse.Namespace, device: torch.device) -> 
 
 
 def _resident(field: str) -> float:
-    """Megabytes of this process, from Linux's account."""
+    """Return megabytes of this process, from Linux's account."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024

@@ -23,7 +23,7 @@ _DINO_SIZES = {"dinov2_vits14": (384, 12, 6), "dinov2_vitb14": (768, 12, 12), "d
 
 
 def reference_xfeat(extractor: XFeat, device: torch.device) -> Any:
-    """kornia's ``XFeat`` with the same network weights: its ``detectAndCompute`` loops over images."""
+    """Return kornia's ``XFeat`` with the same network weights: its ``detectAndCompute`` loops over images."""
     from kornia.feature import XFeat as KorniaXFeat
 
     model = KorniaXFeat(top_k=extractor.max_keypoints, detection_threshold=0.0)
@@ -32,7 +32,7 @@ def reference_xfeat(extractor: XFeat, device: torch.device) -> Any:
 
 
 def reference_dino(encoder: DinoV2, device: torch.device) -> nn.Module:
-    """kornia's ``DinoVisionTransformer`` with the same weights; S, B and L."""
+    """Return kornia's ``DinoVisionTransformer`` with the same weights; S, B and L."""
     from kornia.feature.dedode.transformer.dinov2 import DinoVisionTransformer
 
     dim, depth, heads = _DINO_SIZES[encoder.name]
@@ -84,7 +84,7 @@ class ReferenceReasoner(nn.Module):
 
 
 def reference_match(t0: Tensor, t1: Tensor, s0: Tensor | None, s1: Tensor | None) -> Tensor:
-    """Mutual nearest neighbours over written-out similarity matrices; ``M x 2`` indices of a single pair."""
+    """Find mutual nearest neighbours over written-out similarity matrices; ``M x 2`` indices of a single pair."""
     similarity = F.normalize(t0, dim=-1) @ F.normalize(t1, dim=-1).transpose(-1, -2)
     if s0 is not None and s1 is not None:
         similarity = similarity * (F.normalize(s0, dim=-1) @ F.normalize(s1, dim=-1).transpose(-1, -2))

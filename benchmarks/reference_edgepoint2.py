@@ -53,7 +53,7 @@ class ReferenceEdgePoint2(nn.Module):
         self.eval()
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Dense descriptors ``B x D x H/4 x W/4`` and score logits ``B x 1 x H x W`` of ``B x 3 x H x W`` in [0, 1]."""
+        """Return descriptors ``B x D x H/4 x W/4`` and logits ``B x 1 x H x W`` of ``B x 3 x H x W`` in [0, 1]."""
         grey = F.instance_norm(images.mean(1, keepdim=True))
         half = self.block1(grey)
         quarter = F.avg_pool2d(half, 2)

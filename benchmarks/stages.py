@@ -22,7 +22,7 @@ Candidates = dict[str, Callable[[], Any]]
 
 
 def our_stages(matcher: SemanticMatcher, case: Case, images: tuple[np.ndarray, np.ndarray]) -> dict[str, Candidates]:
-    """Per stage the call to time; intermediate results are made beforehand."""
+    """Return for each stage the call to time; intermediate results are made beforehand."""
     device, extractor, encoder, reasoner = (
         matcher.device,
         matcher.extractor,
@@ -66,7 +66,7 @@ def _message(matches: Any) -> dict[str, Candidates]:
 def reference_pair(
     matcher: SemanticMatcher, case: Case, images: tuple[np.ndarray, np.ndarray]
 ) -> Callable[[], torch.Tensor]:
-    """Both images the straightforward way, in float32, one at a time; gives ``M x 4`` places of the matches.
+    """Match both images the straightforward way, in float32, one at a time; gives ``M x 4`` places of the matches.
 
     Args:
         matcher: in fp32; the straightforward networks get its weights.
@@ -140,7 +140,7 @@ def reference_stages(
 def lightglue_pair(
     matcher: SemanticMatcher, case: Case, images: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, Callable[[], Any]]:
-    """kornia's LightGlue on XFeat's keypoints of both images; random weights, and no layer or keypoint left out early.
+    """Run kornia's LightGlue on XFeat's keypoints of both images; random weights, no layer or keypoint left out early.
 
     A new frame costs one extraction and a whole LightGlue: it looks at both images at once.
     """

@@ -94,7 +94,7 @@ class Suite:
         return lambda: matcher.match(before, matcher.extract(self.images[1]))
 
     def works(self) -> dict[str, list[Work]]:
-        """Of each optimisation that applies to the device."""
+        """Return the work that each optimisation which applies to the device is measured by."""
         if self.device.type == "cuda":
             return {
                 name: [Work("new frame, fp16", lambda: self.frame("fp16"))]

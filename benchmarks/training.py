@@ -124,7 +124,7 @@ def keypoint_truth(batch: int, keypoints: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def measure_loss(args: argparse.Namespace) -> Results:
-    """Loss and gradient of five layers' outputs."""
+    """Measure loss and gradient of five layers' outputs."""
     generator = torch.Generator().manual_seed(0)
     sides: list[list[tuple[Any, ...]]] = [
         [
@@ -159,7 +159,7 @@ def measure_loss(args: argparse.Namespace) -> Results:
 
 
 def measure_step(args: argparse.Namespace) -> Results:
-    """Forward pass of both views, loss, gradients and Adam's step, from cached features."""
+    """Measure forward pass of both views, loss, gradients and Adam's step, from cached features."""
     from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 
     torch.manual_seed(0)
@@ -266,7 +266,7 @@ def _measure_cached(
 
 
 def measure_export(path: Path, folder: Path, args: argparse.Namespace) -> Results:
-    """XFeat with 2048 keypoints and DINOv2 S, with random weights, which take as long."""
+    """Measure XFeat with 2048 keypoints and DINOv2 S, with random weights, which take as long."""
     from semantic_matcher_core.extractors.xfeat import XFeat
     from semantic_matcher_core.semantics.dinov2 import DinoV2
     from training.features.export import LocalFeatures, SemanticFeatures, export_scenes

@@ -75,7 +75,7 @@ def crate(seed: int, label: str) -> np.ndarray:
 
 
 def floor() -> np.ndarray:
-    """Tiles, and a yellow line to follow."""
+    """Draw tiles, and a yellow line to follow."""
     surface = plaster(900, 900, (95, 95, 100), 10, 77)
     for at in range(0, 900, 75):
         cv2.line(surface, (at, 0), (at, 900), (60, 60, 64), 3)
@@ -85,7 +85,7 @@ def floor() -> np.ndarray:
 
 
 def hall() -> list[Plane]:
-    """Planes, the farthest first: a corner, where the right and the lower side lead to in metres, and the texture.
+    """Draw planes, the farthest first: a corner, where the right and the lower side lead to in metres, and the texture.
 
     x right, y down, z forward.
     """

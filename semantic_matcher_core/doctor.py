@@ -266,7 +266,7 @@ def _package(name: str, module: str, without: Status, purpose: str = "", root: P
 
 
 def _ros(root: Path | None, installed: bool) -> list[Finding]:
-    """rclpy and where it comes from, the message package, and how images travel."""
+    """Describe rclpy and where it comes from, the message package, and how images travel."""
     # Without a checkout the library is used on its own, and ROS is an addition.
     lacking = Status.ABSENT if root is None else Status.TODO
     distribution = os.environ.get("ROS_DISTRO", "")

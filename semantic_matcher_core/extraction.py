@@ -168,7 +168,7 @@ def reason(networks: Networks, features: Features, semantic: Tensor) -> Features
 
 
 def _autocast(part: nn.Module, settings: Settings, device: torch.device) -> torch.autocast:
-    """For parts whose weights are float32 at every precision, and which do not want to run in float32."""
+    """Return autocast for parts whose weights are float32 at every precision, and which need not run in float32."""
     dtype = resolve_precision(settings.precision, device)
     wanted = dtype is not torch.float32 and not has_narrow_weights(part) and not getattr(part, "full_precision", False)
     return torch.autocast(device.type, dtype=dtype, enabled=wanted)

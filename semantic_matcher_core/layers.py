@@ -23,7 +23,7 @@ _QUERIES, _BLOCKS, _MOST_WEIGHTS = 128, 66, 1 << 25
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, attended: Tensor | None = None, *, fused: bool = True) -> Tensor:
-    """Scaled dot-product attention (Vaswani et al., 2017).
+    """Compute scaled dot-product attention (Vaswani et al., 2017).
 
     Args:
         q: ``B x heads x N x D``.

@@ -37,7 +37,7 @@ def pinned(lock: str, names: tuple[str, ...] = WHEELS) -> list[str]:
 
 
 def download_wheels(folder: Path, python_version: str) -> list[Path]:
-    """Wheels of :data:`WHEELS` for Linux on x86-64.
+    """Download wheels of :data:`WHEELS` for Linux on x86-64.
 
     Raises:
         SetupError: pip could not bring them.

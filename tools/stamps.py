@@ -33,7 +33,7 @@ def read_stamp(path: Path) -> dict[str, Any]:
 
 
 def write_stamp(path: Path, content: dict[str, Any]) -> None:
-    """Written under a temporary name and renamed: a stamp is there whole or not at all."""
+    """Write under a temporary name and rename: a stamp is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")

@@ -98,7 +98,7 @@ class PlanarCorrespondence(_TensorBatch):
         return keypoints + displacement(self.theta, self.control, keypoints / extent) * extent
 
     def _unbent(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Inverse of :meth:`bent` by Newton's method, and where it arrived within a hundredth of a pixel."""
+        """Invert :meth:`bent` by Newton's method; also return where it arrived within a hundredth of a pixel."""
         if not bool(self.theta.any()):
             return wanted, torch.ones_like(wanted[..., 0], dtype=torch.bool)
         guess, step = wanted, 0.5

@@ -49,7 +49,7 @@ def pose(
     weights: Weights = None,
     limit: Limit = 0,
 ) -> None:
-    """Relative pose: AUC at 5, 10 and 20 degrees over the published RANSAC thresholds, the best one named."""
+    """Measure relative pose: AUC at 5, 10 and 20 degrees over the published RANSAC thresholds, the best one named."""
     from training.evaluation.methods import file_states, match_function, shrunk
     from training.evaluation.pose import (
         RANSAC_THRESHOLDS_PX,
@@ -142,7 +142,7 @@ def nonrigid(
     weights: Weights = None,
     limit: Limit = 0,
 ) -> None:
-    """Non-rigid benchmark: matching score, matching accuracy and inliers.
+    """Run the non-rigid benchmark: matching score, matching accuracy and inliers.
 
     An extractor that is no variant needs no plain: before its name (dalf, sift). Of a Python function only matches are
     known: it gets inliers and their share.
@@ -203,7 +203,7 @@ def suite(
     limit: Annotated[int, typer.Option(min=0, help="Only the first N photos; 0 for all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the homographies.")] = 0,
 ) -> None:
-    """Methods side by side: known homographies of photos, real pairs, a sequence at several gaps, a stereo pair.
+    """Compare methods: known homographies of photos, real pairs, a sequence at several gaps, a stereo pair.
 
     Correct matches and their share of all, for each of what is given. training.evaluation.opencv_methods:orb is
     OpenCV's ORB; plain:sift is RootSIFT. Extractors with a threshold give all keypoints up to the number asked for.
@@ -278,7 +278,7 @@ def odometry(
     max_keypoints: Keypoints = 1024,
     weights: Weights = None,
 ) -> None:
-    """Odometry with depth: absolute (ATE) and relative (RPE) errors of trajectories.
+    """Measure odometry with depth: absolute (ATE) and relative (RPE) errors of trajectories.
 
     opencv:orb+pnp is the textbook's: ORB, mutual nearest neighbours, PnP with RANSAC from frame to frame.
     """

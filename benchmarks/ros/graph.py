@@ -26,7 +26,7 @@ def machine_load() -> str:
 
 
 def resident_mb(pid: int) -> float:
-    """Resident set size of a process in MB (10^6 bytes)."""
+    """Return resident set size of a process in MB (10^6 bytes)."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

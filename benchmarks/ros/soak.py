@@ -17,7 +17,7 @@ from benchmarks.ros.graph import Peer, image_message, machine_load, node_process
 
 
 def views(count: int = 16) -> list[np.ndarray]:
-    """Windows of one picture of blobs, each a little further."""
+    """Yield windows of one picture of blobs, each a little further."""
     random = np.random.default_rng(0)
     picture = np.kron(random.integers(0, 256, (60, 60, 3), np.uint8), np.ones((5, 5, 1), np.uint8))
     return [np.ascontiguousarray(picture[2 * i : 2 * i + 120, 3 * i : 3 * i + 160]) for i in range(count)]

@@ -80,7 +80,7 @@ class ReasoningBase(nn.Module):
         self.eval()
 
     def forward(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Reasoned features, not normalised.
+        """Compute reasoned features, not normalised.
 
         Args:
             data: ``keypoints`` B x N x 2, ``descriptors`` B x N x De, ``semantic_features`` B x N x Ds; and ``valid``
@@ -111,7 +111,7 @@ class ReasoningBase(nn.Module):
 
     @torch.inference_mode()
     def match(self, data: Any, pred: Mapping[str, Any]) -> dict[str, list[Tensor]]:
-        """Mutual nearest neighbours.
+        """Find mutual nearest neighbours.
 
         Args:
             data: not used; published code passes the images here.

@@ -81,7 +81,7 @@ class Alike(DenseExtractor):
         return F.pad(images, (0, -images.shape[-1] % _STRIDE, 0, -images.shape[-2] % _STRIDE))
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
+        """Return four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
         (images,) = inputs
         return tuple(self.net(images))
 

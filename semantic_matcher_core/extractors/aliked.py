@@ -83,7 +83,7 @@ class Aliked(DenseExtractor):
         return F.pad(images, _padding(images.shape[-2], images.shape[-1]), mode="replicate")
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
+        """Return four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
         (images,) = inputs
         net = self.net
         x1 = net.block1(images)

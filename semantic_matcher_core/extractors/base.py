@@ -150,7 +150,11 @@ class Extractor(nn.Module, ABC):
     def detectAndCompute(
         self, image: np.ndarray, mask: np.ndarray | None = None
     ) -> tuple[list[cv2.KeyPoint], np.ndarray]:
-        """OpenCV's calling convention: one RGB (or grey) uint8 image, and a mask that is zero where nothing is wanted.
+        """Extract by OpenCV's calling convention.
+
+        Args:
+            image: one RGB (or grey) uint8 image.
+            mask: zero where nothing is wanted.
 
         Returns:
             A list of N ``cv2.KeyPoint`` and an ``N x D`` float32 array of descriptors.

@@ -64,7 +64,7 @@ class Compact(DenseExtractor):
 
     @staticmethod
     def options_of_state_dict(state: dict[str, Tensor]) -> dict[str, Any]:
-        """Sizes of the network that a weights file is of; those of another layout say nothing."""
+        """Return sizes of the network that a weights file is of; none for those of another layout."""
         architecture = architecture_of(state)
         return {} if architecture is None else {"architecture": architecture}
 

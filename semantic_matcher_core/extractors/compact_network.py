@@ -43,7 +43,7 @@ class Architecture:
     descriptor_dim: int = 128
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values, for YAML and the metadata of weights."""
+        """Return plain values, for YAML and the metadata of weights."""
         return asdict(self)
 
 
@@ -88,7 +88,9 @@ class CompactNetwork(nn.Module):
             self.offsets.bias.data = ring.flatten()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Args:
+        """Compute the maps of images.
+
+        Args:
             images: ``B x 3 x H x W``, zero mean and unit variance, H and W multiples of 32.
 
         Returns:
@@ -112,7 +114,7 @@ class CompactNetwork(nn.Module):
         return F.pixel_shuffle(self.score(F.relu(half + _doubled(self.to2(fine)))), 2)
 
     def describe(self, fine: Tensor, coarse: Tensor, keypoints: Tensor) -> Tensor:
-        """L2-normalised descriptors at keypoints.
+        """Compute L2-normalised descriptors at keypoints.
 
         Args:
             fine, coarse: the maps of :meth:`forward`, float32.

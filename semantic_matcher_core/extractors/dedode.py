@@ -179,7 +179,7 @@ class DeDoDe(DenseExtractor):
 
 
 def spread_scores(scores: Tensor) -> Tensor:
-    """Scores divided by the square root of their local density, so that keypoints are spread over the image.
+    """Divide scores by the square root of their local density, so that keypoints are spread over the image.
 
     Args:
         scores: ``B x H x W`` float32, a probability over each image.
@@ -209,7 +209,7 @@ def hidden_features(refiner: ConvRefiner, features: Tensor) -> Tensor:
 
 
 def _parts(refiner: ConvRefiner, outputs: int) -> list[int]:
-    """Channels of a scale's output: ``outputs`` of result, the rest is context for the next scale."""
+    """Return channels of a scale's output: ``outputs`` of result, the rest is context for the next scale."""
     return [outputs, refiner.out_conv.out_channels - outputs]
 
 

@@ -125,7 +125,7 @@ class EasyLocalFeature(Extractor):
         return keypoints, detected.scores[0][origin], self._rows(described[1])
 
     def _rows(self, values: Any, columns: int | None = None) -> Tensor:
-        """Float rows on the right device, from what methods return: with or without a batch dimension, or empty."""
+        """Convert what methods return, with or without a batch dimension or empty, to float rows on the device."""
         rows = torch.as_tensor(values, dtype=torch.float32, device=self.device)
         if rows.numel() == 0:
             return rows.new_zeros((0, columns or self.descriptor_dim or 1))

@@ -69,7 +69,7 @@ def corner_grid(positions: Tensor, height: int, width: int) -> Tensor:
 def interpolate_normalized(
     pixel_values: Callable[[Tensor], Tensor], positions: Tensor, height: int, width: int
 ) -> Tensor:
-    """Bilinear interpolation of an L2-normalised map given as a function of whole pixels; the map is zero outside.
+    """Interpolate an L2-normalised map, given as a function of whole pixels, bilinearly; it is zero outside.
 
     Args:
         pixel_values: ``B x N x 2`` int64 (x, y), inside the map, to ``B x C x N``, before normalisation; called once.

@@ -111,7 +111,7 @@ def highest_neighbour(score_map: Tensor, radius: int, beyond: float) -> Tensor:
 
 
 def iterative_maxima(score_map: Tensor, radius: int, iterations: int = 2) -> Tensor:
-    """Maxima that also come back where only a suppressed position stood above them (SuperPoint, DeTone et al. 2018).
+    """Find maxima, also those that only a suppressed position stood above (SuperPoint, DeTone et al. 2018).
 
     A maximum suppresses its window; what is left is searched again, ``iterations`` times. Windows are clipped at the
     border of the map and plateaus are taken whole, as in the published code of SuperPoint and ALIKE.
@@ -184,7 +184,7 @@ def best_candidates(
 
 
 def mask_at_size(masks: Tensor, height: int, width: int) -> Tensor:
-    """Masks of the image as given, seen by a network that works at another size.
+    """Resize masks of the image as given to the size that a network works at.
 
     Args:
         masks: ``B x H x W`` bool.
@@ -270,7 +270,7 @@ def zero_padding(tensor: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _sliding_maximum(x: Tensor, window: int, dim: int) -> Tensor:
-    """Maxima of all whole windows along ``dim``, by doubling: a window of 5 takes three element-wise maxima."""
+    """Find maxima of all whole windows along ``dim`` by doubling: a window of 5 takes three element-wise maxima."""
     covered = 1
     while covered < window:
         step = min(covered, window - covered)
@@ -336,7 +336,7 @@ def _ranked(
 
 
 def _ranking_keys(scores: Tensor, index: Tensor) -> Tensor:
-    """int64 keys, all different, that sort as (score descending, index ascending): top-k is then deterministic."""
+    """Return int64 keys, all different, that sort by falling score, then rising index: top-k is then deterministic."""
     bits = (scores + 0.0).contiguous().view(torch.int32)  # adding 0 turns -0.0 into 0.0
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # IEEE 754 bits in the order of their values
     return (ordered.to(torch.int64) << 32) | (_LOW_BITS - index)

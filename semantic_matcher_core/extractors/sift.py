@@ -102,7 +102,7 @@ class Sift(Extractor):
     def _detect_and_describe(
         self, grey: np.ndarray, area: np.ndarray | None
     ) -> tuple[Sequence[cv2.KeyPoint], np.ndarray]:
-        """OpenCV's keypoints and its descriptors ``N x 128`` float32, best first."""
+        """Return OpenCV's keypoints and its descriptors ``N x 128`` float32, best first."""
         kept: Sequence[cv2.KeyPoint]
         descriptors: np.ndarray | None
         if self.orientations == "upright":
@@ -145,7 +145,7 @@ class Sift(Extractor):
 
 
 def root_sift(descriptors: np.ndarray) -> np.ndarray:
-    """RootSIFT: L1-normalised, then the square root of each element, which makes rows of unit length.
+    """Compute RootSIFT: L1-normalised, then the square root of each element, which makes rows of unit length.
 
     Args:
         descriptors: ``N x D``, not negative; a row of zeros stays one.

@@ -76,7 +76,7 @@ class SuperPoint(DenseExtractor):
         return (images * self.get_buffer("luma")).sum(dim=1, keepdim=True)
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Logits and descriptor map at an eighth of the size, see :class:`SuperPointNet`."""
+        """Return logits and descriptor map at an eighth of the size, see :class:`SuperPointNet`."""
         (grey,) = inputs
         return self.net(grey)
 
@@ -120,7 +120,7 @@ class SuperPointNet(nn.Module):
         self.convDb = nn.Conv2d(256, 256, 1)
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
-        """From ``B x 1 x H x W`` in [0, 1].
+        """Compute maps of ``B x 1 x H x W`` in [0, 1].
 
         Returns:
             ``B x 65 x H/8 x W/8`` logits (channel ``8 y + x`` is pixel (x, y) of the cell, the last one "none"), and
@@ -149,6 +149,6 @@ def sampling_grid(keypoints: Tensor, height: int, width: int, legacy: bool) -> T
 
 
 def _cropped(masks: Tensor, height: int, width: int) -> Tensor:
-    """Masks at the size of the area of cells; images below one cell are masked out anyway."""
+    """Return masks at the size of the area of cells; images below one cell are masked out anyway."""
     masks = masks[:, :height, :width]
     return F.pad(masks, (0, width - masks.shape[2], 0, height - masks.shape[1]))

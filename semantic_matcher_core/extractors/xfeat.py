@@ -86,7 +86,7 @@ class XFeat(DenseExtractor):
         return images, None if masks is None else mask_at_size(masks, height, width)
 
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Descriptor map, keypoint logits and reliability at an eighth of the size."""
+        """Return descriptor map, keypoint logits and reliability at an eighth of the size."""
         (images,) = inputs
         return self.net(images)
 
@@ -126,7 +126,7 @@ class _ImageNorm(nn.InstanceNorm2d):
 
 
 def detection_heat_map(logits: Tensor) -> Tensor:
-    """Probability that a pixel is a keypoint, from the logits of its 8 x 8 cell and the cell's "none" class.
+    """Compute the probability that a pixel is a keypoint, by the logits of its 8 x 8 cell and the cell's "none" class.
 
     Args:
         logits: ``B x 65 x H/8 x W/8``; channel ``8 y + x`` is pixel (x, y) of the cell, the last one "none".

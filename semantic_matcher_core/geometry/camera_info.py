@@ -62,7 +62,7 @@ def _field(info: Any, name: str) -> Any:
 
 
 def _size_sent(info: Any) -> tuple[int, int]:
-    """Height and width of the image that is sent: a region of the sensor, with pixels put together."""
+    """Return height and width of the image that is sent: a region of the sensor, with pixels put together."""
     height, width = info.roi.height or info.height, info.roi.width or info.width
     return height // max(info.binning_y, 1), width // max(info.binning_x, 1)
 

@@ -235,7 +235,7 @@ class McapPart(Part):
             return None
 
     def _add_indexed_chunks(self, summary: list[Any] | None, size: int) -> None:
-        """Chunks behind a damaged place, which only the summary finds."""
+        """Add chunks behind a damaged place, which only the summary finds."""
         found = {piece.offset for piece in self._pieces if piece.is_chunk and not piece.is_cut}
         for record in summary or []:
             if not isinstance(record, self._records.ChunkIndex):

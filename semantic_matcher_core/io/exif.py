@@ -29,7 +29,7 @@ class Exif:
 
 
 def read_exif(data: bytes | memoryview) -> Exif:
-    """EXIF of an encoded JPEG, PNG or WebP; damaged or missing EXIF says nothing."""
+    """Read EXIF of an encoded JPEG, PNG or WebP; empty where it is damaged or missing."""
     block = _block(memoryview(data))
     if block is None:
         return Exif()

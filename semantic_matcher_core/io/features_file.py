@@ -179,7 +179,7 @@ class FeaturesReader:
             raise FeaturesFileError(f"image {key!r} of {self.path} is not laid out as expected: {error}") from error
 
     def attached(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Arrays (strings as lists) and attributes of the group ``@name``, see :meth:`FeaturesWriter.attach`.
+        """Return arrays (strings as lists) and attributes of the group ``@name``, see :meth:`FeaturesWriter.attach`.
 
         Raises:
             FeaturesFileError: there is no such group.

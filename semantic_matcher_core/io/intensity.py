@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 def to_8_bit(
     samples: np.ndarray, usual_scale: float, full_scale: float | None = None, what: str = "images"
 ) -> np.ndarray:
-    """uint8 of uint16 or float samples.
+    """Convert uint16 or float samples to uint8.
 
     Args:
         samples: of any shape. NaN and -inf become 0, +inf becomes 255.

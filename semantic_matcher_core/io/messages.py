@@ -98,7 +98,7 @@ def header_message(stamp_ns: int, frame_id: str = "") -> Any:
 
 
 def stamp_of(header: Any) -> int:
-    """Nanoseconds since the epoch of a header's stamp (of rosbags, rclpy or ROS 1)."""
+    """Return nanoseconds since the epoch of a header's stamp (of rosbags, rclpy or ROS 1)."""
     stamp = header.stamp
     nanoseconds = stamp.nanosec if hasattr(stamp, "nanosec") else stamp.nsec
     return int(stamp.sec) * 1_000_000_000 + int(nanoseconds)
@@ -160,7 +160,7 @@ def descriptors_message(
 
 
 def half_bits(values: np.ndarray) -> np.ndarray:
-    """Numbers as the bits of half-precision ones: flat uint16."""
+    """Convert numbers to the bits of half-precision ones: flat uint16."""
     return np.ascontiguousarray(values, dtype=np.float16).reshape(-1).view(np.uint16)
 
 

@@ -54,7 +54,7 @@ class VideoInfo:
 
 
 def video_info(path: str | Path) -> VideoInfo:
-    """Size, rate and (claimed) length of a video file.
+    """Read size, rate and (claimed) length of a video file.
 
     Raises:
         ImageError: there is no such file, or OpenCV cannot open it as a video.

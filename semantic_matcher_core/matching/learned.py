@@ -176,7 +176,7 @@ class LightGlueMatcher(nn.Module):
         return rows0[best0], rows1[best1], confidence
 
     def _inputs(self, features: Features, image: int, degrees: int | None = None) -> _Inputs:
-        """Usable rows of an image (of one turn), and what the network takes of them, as the turned image shows them."""
+        """Return usable rows of an image (of one turn), and what the network takes, as the turned image shows them."""
         dim = self.published.architecture.input_dim
         if features.descriptors.shape[-1] != dim:
             raise ShapeError(

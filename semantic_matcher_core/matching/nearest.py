@@ -124,7 +124,7 @@ def _second(block: Tensor, best: Tensor, dim: int) -> Tensor:
 
 
 def _merged(first: _Best, later: _Best) -> _Best:
-    """Best of two blocks, the first of which has the lower indices."""
+    """Return the best of two blocks, the first of which has the lower indices."""
     replace = later.value > first.value
     second = None
     if first.second is not None and later.second is not None:

@@ -65,7 +65,7 @@ def _normalised(points: Tensor) -> Tensor:
 
 
 def _planes(points: Tensor, hypotheses: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Origins ``H x 4`` and orthonormal axes ``H x 2 x 4`` of planes through three random points each."""
+    """Return origins ``H x 4`` and orthonormal axes ``H x 2 x 4`` of planes through three random points each."""
     generator = torch.Generator().manual_seed(seed)
     picked = points[torch.randint(len(points), (hypotheses, _MINIMUM), generator=generator).to(points.device)]
     origin = picked[:, 0]

@@ -100,7 +100,7 @@ def metric_pose(
     seed: int = 0,
     found: tuple[Pose, np.ndarray, np.ndarray] | None = None,
 ) -> PoseEstimate:
-    """Pose of the current view in the reference's frame, in metres.
+    """Estimate the pose of the current view in the reference's frame, in metres.
 
     Args:
         reference: ``M`` matched points; those without depth are of no use here.
@@ -332,8 +332,9 @@ class _Matched:
         return (self.points - pose.translation) @ pose.rotation[:, 2] > 0
 
     def linearised(self, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Residuals ``M x 3`` (two of rays, one of inverse depth); how they change, ``M x 3 x 3``, with the point in
-        the first view's frame; and ``M x 3`` points relative to the second camera, in that frame."""
+        """Return residuals ``M x 3`` (two of rays, one of inverse depth); how they change, ``M x 3 x 3``, with the
+        point in the first view's frame; and ``M x 3`` points relative to the second camera, in that frame.
+        """
         turned = self.points - pose.translation
         points = turned @ pose.rotation
         inverse = 1.0 / np.where(np.abs(points[:, 2]) > 1e-6, points[:, 2], 1e-6)
@@ -371,7 +372,7 @@ class _Matched:
         return replace(self, variance=self.variance * [factor, factor, 1.0], across=self.across * factor)
 
     def whitened(self, pose: Pose, whitening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Residuals ``M x 3`` and their Jacobian ``M x 3 x 6`` by the pose's small change, both whitened."""
+        """Return residuals ``M x 3`` and their Jacobian ``M x 3 x 6`` by the pose's small change, both whitened."""
         residual, change, turned = self.linearised(pose)
         whitened = whitening @ change
         jacobian = np.concatenate([-whitened, whitened @ skew(turned)], axis=2)

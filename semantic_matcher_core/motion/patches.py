@@ -127,7 +127,7 @@ def align_patches(
 
 
 def _inverted(warps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inverses, and where they are sane: neither mirrored nor squeezed flat."""
+    """Return inverses, and which are usable: neither mirrored nor squeezed flat."""
     finite = np.isfinite(warps).all(axis=(1, 2))
     warps = np.where(finite[:, None, None], warps, 0.0)
     determinant = np.linalg.det(warps)

@@ -169,7 +169,7 @@ def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
 def chained_covariance(
     first: Pose, first_covariance: np.ndarray, second: Pose, second_covariance: np.ndarray
 ) -> np.ndarray:
-    """Covariance of ``first @ second``, whose errors are independent of each other.
+    """Compute the covariance of ``first @ second``, whose errors are independent of each other.
 
     Args:
         first, second: the poses.
@@ -193,7 +193,7 @@ def chaining(first: Pose, second: Pose) -> tuple[np.ndarray, np.ndarray]:
 
 
 def inverse_covariance(pose: Pose, covariance: np.ndarray) -> np.ndarray:
-    """Covariance of ``pose.inverse()``, ``6 x 6`` in its parent's frame."""
+    """Compute the covariance of ``pose.inverse()``, ``6 x 6`` in its parent's frame."""
     # δ of the inverse: rotation -Rᵀ δθ, translation -Rᵀ (δt + [t]× δθ).
     jacobian = np.zeros((6, 6))
     jacobian[:3, :3] = jacobian[3:, 3:] = -pose.rotation.T

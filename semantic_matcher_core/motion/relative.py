@@ -209,7 +209,7 @@ def _away(pose: Pose, first: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _linearised(pose: Pose, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sampson distances ``M``, their Jacobian ``M x 5``, and the basis ``6 x 5`` of the changes it is of."""
+    """Return Sampson distances ``M``, their Jacobian ``M x 5``, and the basis ``6 x 5`` of the changes it is of."""
     # Two directions across the translation, and three of the rotation: what the matches can tell.
     basis = np.zeros((6, 5))
     basis[:3, :2] = np.linalg.svd(pose.translation[None])[2][1:].T

@@ -62,7 +62,7 @@ class View:
 def observation(
     keypoints: np.ndarray, camera: Camera, inverse_depth: np.ndarray | None = None, std: np.ndarray | None = None
 ) -> Observation:
-    """Rays of keypoints, with depth where it is given.
+    """Return rays of keypoints, with depth where it is given.
 
     Args:
         keypoints: ``N x 2`` pixels of the image as given.

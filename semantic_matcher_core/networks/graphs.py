@@ -194,7 +194,7 @@ class RecordedExtraction:
         return _first_rows(features, (count,)), [_matches(side, keypoints) for side in sides]
 
     def _padded(self, networks: Networks, settings: Settings, images: Tensor) -> tuple[Features, Tensor] | None:
-        """Features of a fixed size, and ``B x 2``: how many rows are real, and where the last of them ends."""
+        """Return features of a fixed size, and ``B x 2``: how many rows are real, and where the last of them ends."""
         if not can_be_recorded(networks):
             return None
 

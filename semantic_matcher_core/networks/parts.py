@@ -145,7 +145,7 @@ class Parts:
 
 
 def _narrow_extractor(extractor: Extractor, dtype: torch.dtype) -> Extractor:
-    """On a GPU, one that can in float16, whichever narrow type is wanted: bfloat16 would move its keypoints."""
+    """Choose float16 on a GPU for one that can, whichever narrow type is wanted: bfloat16 would move its keypoints."""
     if not has_narrow_weights(extractor) or extractor.device.type != "cuda":
         return extractor
     narrow = {p.dtype for p in extractor.parameters()} - {torch.float32}

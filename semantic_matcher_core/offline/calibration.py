@@ -72,7 +72,7 @@ class Calibrations:
         return projection_of(self.infos[stream], size, name=_name(stream))
 
     def intrinsics(self, rectified: bool) -> dict[str, Intrinsics]:
-        """Of all streams that are calibrated, as COLMAP has them."""
+        """Return those of all calibrated streams, as COLMAP has them."""
         found = {}
         for stream, info in self.infos.items():
             size = (int(info.height), int(info.width))

@@ -52,7 +52,7 @@ class Reasoner(nn.Module):
         *,
         semantic_branch: bool | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Reasoned descriptors: the last layer's outputs, not normalised.
+        """Compute reasoned descriptors: the last layer's outputs, not normalised.
 
         Args:
             descriptors: ``B x N x De`` local descriptors, N from 0 up.

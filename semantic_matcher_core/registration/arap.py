@@ -97,7 +97,7 @@ def _apply(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def _edges(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Directed edges and their cotangent weights, each at least a hundredth so that none pushes apart."""
+    """Return directed edges and their cotangent weights, each at least a hundredth so that none pushes apart."""
     first, second, cotangent = [], [], []
     for corner in range(3):
         apex, a, b = (faces[:, (corner + k) % 3] for k in range(3))

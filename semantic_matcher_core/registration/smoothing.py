@@ -55,5 +55,5 @@ class OneEuroFilter:
 
 
 def _weight(cutoff_hz: np.ndarray | float, elapsed: float) -> np.ndarray | float:
-    """Of the new value, for a first-order low-pass filter sampled every ``elapsed`` seconds."""
+    """Return the weight of the new value, for a first-order low-pass filter sampled every ``elapsed`` seconds."""
     return 1.0 / (1.0 + 1.0 / (2 * math.pi * cutoff_hz * elapsed))

@@ -102,7 +102,7 @@ class RetrievalIndex:
         return self._reader.variant
 
     def features(self, name: str) -> Features:
-        """Local features of an image of the index, on the CPU."""
+        """Return local features of an image of the index, on the CPU."""
         return self._reader.read(name)
 
     def query(

@@ -111,7 +111,7 @@ class DinoV2(NetworkEncoder):
         return self.norm(tokens[:, 1 + self.registers :]).transpose(1, 2).unflatten(2, (rows, columns))
 
     def interpolate_pos_encoding(self, rows: int, columns: int) -> Tensor:
-        """Position encoding for another number of patches, as the published hub models make it.
+        """Interpolate the position encoding for another number of patches, as the published hub models do.
 
         Bicubic; without antialiasing, with the offset in the *scale* (not the size) that the weights expect; those with
         registers expect antialiasing, and no offset.

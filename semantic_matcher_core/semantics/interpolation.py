@@ -51,7 +51,7 @@ def sample_points(feature_map: Tensor, grid: Tensor, mode: str) -> Tensor:
 
 
 def _cubic(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Offsets of the four cells around a point on each axis, and their weights; ``t`` is its place between two."""
+    """Return offsets of the four cells around a point on each axis, and weights; ``t`` is its place between two."""
     near, far = torch.stack([t, 1 - t], dim=-1), torch.stack([t + 1, 2 - t], dim=-1)
     inner = ((_A + 2) * near - (_A + 3)) * near * near + 1
     outer = ((_A * far - 5 * _A) * far + 8 * _A) * far - 4 * _A

@@ -105,7 +105,7 @@ class SemanticReuse:
 
 
 def _homography(matches: Matches) -> np.ndarray | None:
-    """From the first to the second side; ``None`` where too few matches agree on one."""
+    """Fit a homography from the first to the second side; ``None`` where too few matches agree on one."""
     if matches.model_type != "homography":
         if len(matches) < _FEWEST_INLIERS:
             return None

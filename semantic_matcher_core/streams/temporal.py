@@ -60,7 +60,7 @@ class TemporalStream:
             self._reuse = SemanticReuse(every)
 
     def admit(self, stamp: int) -> StampOrder:
-        """To be asked before each frame: whether it is usable. A restart forgets the reference."""
+        """Return whether a frame is usable; to be called before each. A restart forgets the reference."""
         order = self._monitor.admit(stamp)
         if order is StampOrder.RESTARTED:
             self.reset()

@@ -144,5 +144,5 @@ def text(
 
 
 def text_width(words: str, size: float) -> int:
-    """Width of text in pixels."""
+    """Measure the width of text in pixels."""
     return cv2.getTextSize(words, FONT, size, 1)[0][0]

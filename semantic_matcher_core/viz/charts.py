@@ -115,7 +115,7 @@ def _nice_range(least: float, most: float) -> tuple[float, float]:
 def thin_out(
     positions: np.ndarray, values: np.ndarray, limit: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Position, mean, least and most of runs of neighbours, at most ``limit`` of them; NaN where a run has none."""
+    """Return position, mean, least and most of runs of neighbours, at most ``limit``; NaN where a run has none."""
     if len(values) <= limit:
         return positions, values, values, values
     groups = np.array_split(np.arange(len(values)), limit)

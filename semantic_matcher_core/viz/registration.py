@@ -122,7 +122,7 @@ def _text_size(text: str, width: int, wanted: float) -> float:
 
 
 def _caption(canvas: np.ndarray, text: str, size: float) -> None:
-    """Text on a dark band along the lower edge."""
+    """Draw text on a dark band along the lower edge."""
     text = text.encode("ascii", "replace").decode()  # Hershey fonts have no glyphs beyond ASCII
     size = _text_size(text, canvas.shape[1], size)
     (_, ascent), baseline = cv2.getTextSize(text, _FONT, size, 1)

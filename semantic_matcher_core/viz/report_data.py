@@ -242,7 +242,7 @@ def histogram(points: np.ndarray, size: tuple[int, int], rows: int, columns: int
 
 
 def _choose(stream: MatchStream) -> None:
-    """Best, median and worst pair by inliers where checked, else by matches; each once."""
+    """Choose the best, median and worst pair by inliers where checked, else by matches; each once."""
     series = stream.series
     scores = np.array(series.inliers if stream.checked else series.matches)
     order = np.lexsort((np.arange(len(scores)), scores))

@@ -8,7 +8,7 @@ import numpy as np
 def spread(
     points: np.ndarray, confidence: np.ndarray, good: np.ndarray, limit: int, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Up to ``limit`` of the matches, the surest of every part of the first image in turn; the surest drawn last.
+    """Choose up to ``limit`` matches, the surest of every part of the first image in turn; the surest are drawn last.
 
     With a geometric check, inliers and outliers are shown in the share that they have.
     """

@@ -68,7 +68,7 @@ class _Beside:
 
 
 def trajectory_figures(topic: str, number: int, track: Track, truth: Truth | None = None) -> str:
-    """Figures of a trajectory; nothing where it has fewer than two positions.
+    """Compute figures of a trajectory; none where it has fewer than two positions.
 
     Args:
         topic: where it comes from.

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def sha256_of(path: Path) -> str:
-    """Lower-case hexadecimal SHA-256 of a file's content."""
+    """Compute the lower-case hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_weights(module: nn.Module) -> str:
-    """Lower-case hexadecimal SHA-256 of a network's parameters and buffers; "" for one that has none.
+    """Compute the lower-case hexadecimal SHA-256 of a network's parameters and buffers; "" for one that has none.
 
     It depends on their names, shapes, types and values alone: not on the file they came from, nor on the device.
     """

@@ -23,7 +23,7 @@ class Sampled(NamedTuple):
 
 
 def sample_keypoints(logits: Tensor, generator: torch.Generator | None = None) -> list[Sampled]:
-    """At most one keypoint in each 8 x 8 cell: a place by the cell's softmax, kept by the sigmoid of its own logit.
+    """Draw at most one keypoint of each 8 x 8 cell: a place by the cell's softmax, kept by the sigmoid of its logit.
 
     Args:
         logits: ``B x H x W`` heat map.
@@ -66,7 +66,7 @@ class Found(NamedTuple):
 def found_again(
     keypoints0: Tensor, keypoints1: Tensor, truth: PlanarCorrespondence, within_px: float = REWARD_PX
 ) -> Found:
-    """Mutual nearest keypoints of two views, within a distance of each other in view 0.
+    """Find mutual nearest keypoints of two views, within a distance of each other in view 0.
 
     Args:
         keypoints0, keypoints1: ``N x 2`` and ``M x 2``.
@@ -87,7 +87,7 @@ def found_again(
 def detection_loss(
     sampled0: Sampled, sampled1: Sampled, found: Found, keypoint_penalty: float, wrong: Tensor, wrong_penalty: float
 ) -> Tensor:
-    """Minus the expected reward of one pair, for gradient descent.
+    """Return minus the expected reward of one pair, for gradient descent.
 
     Every pair of keypoints has a log-probability, the sum of its two; those found again are rewarded with 1, those of
     keypoints whose descriptors mismatch are charged ``wrong_penalty``. Each keypoint is charged ``keypoint_penalty``.

@@ -47,7 +47,7 @@ def training_step(
     wrong_penalty: float,
     generator: torch.Generator | None = None,
 ) -> StepResult:
-    """Losses of a batch.
+    """Compute the losses of a batch.
 
     Args:
         dalf: in training mode.

@@ -112,7 +112,7 @@ def render_views(picture: Tensor, truth: PlanarCorrespondence) -> tuple[Tensor, 
 
 
 def photometric_change(view: Tensor, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast, saturation, hue, blur and noise, by ``kornia.augmentation``; ``3 x H x W`` in [0, 1]."""
+    """Change brightness, contrast, saturation, hue, blur and noise, of ``3 x H x W`` in [0, 1]."""
     changes = augmentation.AugmentationSequential(
         augmentation.ColorJitter(0.3, 0.3, 0.3, 0.05, p=0.9),
         augmentation.RandomGaussianBlur((5, 5), (0.1, 1.5), p=0.3),

@@ -34,7 +34,7 @@ def as_matches(points0: np.ndarray, points1: np.ndarray) -> Matches:
 
 
 def epipolar_figures(matches: Matches) -> dict[str, float]:
-    """Figures of a pair of views of a rigid scene.
+    """Compute figures of a pair of views of a rigid scene.
 
     Returns:
         ``matches``; ``epipolar``, inliers of MAGSAC's epipolar geometry (1 px, Sampson); ``precision@3px``, the share
@@ -54,7 +54,7 @@ def epipolar_figures(matches: Matches) -> dict[str, float]:
 
 
 def pair_figures(matches: Matches) -> dict[str, float]:
-    """Figures of one pair: those of :func:`epipolar_figures`, and besides
+    """Compute figures of one pair: those of :func:`epipolar_figures`, and others.
 
     Returns:
         ``homography``, inliers of MAGSAC's homography (3 px); ``deformation``, matches that one smooth deformation
@@ -86,7 +86,7 @@ def held_out_share(matches: Matches, seed: int = 0) -> float:
 
 
 def rectified_figures(matches: Matches) -> dict[str, float]:
-    """Figures of a rectified stereo pair, left first: the right match is on the same row, not right of the left one.
+    """Compute figures of a rectified stereo pair, left first: right matches are on the same row, not to the right.
 
     Returns:
         ``matches``; ``on_row``, the share within 2 px of the row; ``correct``, the share that also has a disparity

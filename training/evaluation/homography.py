@@ -55,7 +55,7 @@ def homography_pairs(root: str | Path) -> Iterator[HomographyPair]:
 
 
 def evaluate_homography_pair(pair: HomographyPair, match: MatchFunction) -> dict[str, float | int | str]:
-    """Figures of one pair: matches, share of them within each threshold, and the mean corner error of a RANSAC fit."""
+    """Compute figures of one pair: matches, share of them within each threshold, mean corner error of a RANSAC fit."""
     image0, image1 = read_image(pair.image0), read_image(pair.image1)
     points0, points1 = match(image0, image1)
     size = (image0.shape[0], image0.shape[1])
@@ -70,7 +70,7 @@ def evaluate_homography_pair(pair: HomographyPair, match: MatchFunction) -> dict
 def homography_figures(
     points0: np.ndarray, points1: np.ndarray, homography: np.ndarray, size: tuple[int, int]
 ) -> dict[str, float | int | str]:
-    """Figures of ``N x 2`` matched points whose images are a ``3 x 3`` homography apart; the first has ``size``."""
+    """Compute figures of ``N x 2`` matches whose images are a ``3 x 3`` homography apart; the first has ``size``."""
     points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
     row: dict[str, float | int | str] = {"matches": len(points0)}
     estimate = None
@@ -89,7 +89,7 @@ def homography_figures(
 
 
 def summarise_homography(rows: list[dict[str, float | int | str]]) -> dict[str, float]:
-    """Means over pairs of the matching accuracies, and AUC of the corner errors."""
+    """Average the matching accuracies over pairs, and compute the AUC of the corner errors."""
     summary = {"pairs": float(len(rows)), "matches": float(np.mean([float(row["matches"]) for row in rows]))}
     for threshold in MATCH_THRESHOLDS_PX:
         summary[f"MMA@{threshold:g}"] = float(np.mean([float(row[f"MMA@{threshold:g}"]) for row in rows]))

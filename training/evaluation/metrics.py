@@ -8,7 +8,7 @@ import numpy as np
 
 
 def pose_errors(truth: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> tuple[float, float]:
-    """Angles in degrees between a true and an estimated relative pose, whose translation has no scale and no sign.
+    """Compute angles in degrees between a true and an estimated relative pose, whose translation has no scale or sign.
 
     Args:
         truth: ``3 x 4`` or ``4 x 4``.
@@ -28,7 +28,7 @@ def pose_errors(truth: np.ndarray, rotation: np.ndarray, translation: np.ndarray
 
 
 def area_under_curve(errors: Sequence[float] | np.ndarray, thresholds: Sequence[float]) -> list[float]:
-    """Area under the recall curve up to each threshold, as a share of the best possible (SuperGlue's protocol).
+    """Compute the area under the recall curve up to each threshold, as a share of the best possible, as SuperGlue does.
 
     Args:
         errors: one for each pair; infinite where nothing was estimated.

@@ -73,7 +73,7 @@ def nonrigid_pairs(images: str | Path, tps: str | Path) -> Iterator[NonrigidPair
 
 
 def evaluate_nonrigid_pair(pair: NonrigidPair, matcher: SemanticMatcher) -> Row:
-    """Figures of one pair, by the descriptors of a matcher (of a reasoner's, where it has one).
+    """Compute figures of one pair, by the descriptors of a matcher (of a reasoner's, where it has one).
 
     Of the keypoints on the object, ``K`` pairs correspond by the spline (nearest within 3 px, each master keypoint
     once). ``inliers``: how many of those have each other as nearest descriptor, master to target; ``MS``: inliers over
@@ -105,7 +105,7 @@ def evaluate_nonrigid_pair(pair: NonrigidPair, matcher: SemanticMatcher) -> Row:
 
 
 def evaluate_nonrigid_matches(pair: NonrigidPair, match: MatchFunction) -> Row:
-    """Figures of one pair for a function that gives matches alone, whose keypoints are not known.
+    """Compute figures of one pair for a function that gives matches alone, whose keypoints are not known.
 
     ``matches``: those that lie on the object in both pictures; ``inliers``: how many of them the spline takes to within
     3 px; ``precision``: their share.

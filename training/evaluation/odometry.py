@@ -82,7 +82,7 @@ def read_sequence(folder: Path, period_s: float = 0.1) -> Sequence:
 
 
 def follow(sequence: Sequence, matcher: Any) -> list[Pose | None]:
-    """Odometry of this library: the camera's pose in each image, ``None`` where it is lost or began anew."""
+    """Follow the camera by this library's odometry; ``None`` for images where it is lost or began anew."""
     odometry, poses = Odometry(matcher), []
     for path, depth, stamp in zip(sequence.images, sequence.depths, sequence.stamps, strict=True):
         image = read_image(path)

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def orb(image0: np.ndarray, image1: np.ndarray, max_keypoints: int = 2048) -> tuple[np.ndarray, np.ndarray]:
-    """ORB (Rublee et al., ICCV 2011) and mutual nearest neighbours by Hamming distance.
+    """Match by ORB (Rublee et al., ICCV 2011) and mutual nearest neighbours by Hamming distance.
 
     Args:
         image0, image1: ``H x W x 3`` uint8 RGB.

@@ -74,7 +74,7 @@ class Case:
 
 
 def held_out_photos(folder: Path, *, every: int = 10, holdout_list: Path | None = None) -> list[Path]:
-    """Photos that training did not see: those listed, or every n-th of the folder as training holds them out.
+    """Return photos that training did not see: those listed, or every n-th of the folder as training holds them out.
 
     Raises:
         DataError: the list cannot be read, is empty, or names a file that is not there.
@@ -107,7 +107,7 @@ def photo_cases(
 
 
 def pair_cases(folder: Path) -> Iterator[Case]:
-    """Real pairs of a folder, and each first picture with the second of the next pair."""
+    """Return real pairs of a folder, and each first picture with the second of the next pair."""
     pairs = find_pairs(folder)
     if not pairs:
         raise DataError(f"{folder} has no pairs of images named like fox1.png and fox2.png, or x_ref.png and x_tgt.png")
@@ -133,7 +133,7 @@ def sequence_cases(folder: Path, gaps: Sequence[int] = (1, 5, 10, 15)) -> Iterat
 
 
 def stereo_cases(folder: Path) -> Iterator[Case]:
-    """Rectified pairs of a folder, left first: ``left.png`` and ``right.png``, or ``a_left.png``, ``a_right.png`` …"""
+    """Return rectified pairs of a folder, left first: ``left.png`` and ``right.png``, or ``a_left.png`` …"""
     pair = find_stereo(folder)
     pairs = find_pairs(folder) if pair is None else {"stereo": pair}
     if not pairs:
@@ -149,7 +149,7 @@ def run_cases(cases: Iterable[Case], match: MatchFunction) -> Iterator[Row]:
 
 
 def summarise_suite(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Means over the cases of each group; of corner errors the area under the curve up to 5 px."""
+    """Average over the cases of each group; of corner errors the area under the curve up to 5 px."""
     summary: dict[str, dict[str, float]] = {}
     for group in dict.fromkeys(str(row["group"]) for row in rows):
         members = [row for row in rows if row["group"] == group]

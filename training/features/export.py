@@ -229,7 +229,7 @@ def _export_scene(
 
 
 def _read_ahead(scene: SceneFile, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Batches of images of one size, the next being read while one is worked on."""
+    """Yield batches of images of one size, the next being read while one is worked on."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         batches = [scene.image_keys[i : i + batch_size] for i in range(0, len(scene.image_keys), batch_size)]
         waiting = [pool.submit(_read, scene, keys) for keys in batches[:1]]

@@ -142,7 +142,7 @@ def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
 
 
 def _parts(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Arrays that were put one after the other."""
+    """Return arrays that were put one after the other."""
     if lengths.sum() != len(values):
         raise ValueError(f"{len(values)} rows where {lengths.sum()} are announced")
     return np.split(values, np.cumsum(lengths)[:-1])

@@ -90,7 +90,7 @@ class Teacher:
         *,
         sure: float = 0.9,
     ) -> TeacherMatches:
-        """LightGlue's matches, all layers and keypoints to the end, and what it is sure has none.
+        """Match by LightGlue, all layers and keypoints to the end; also return what it is sure has no match.
 
         Args:
             features0, features1: of both pictures.

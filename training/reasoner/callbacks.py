@@ -212,7 +212,7 @@ def picture_of_matches(
 
 
 def generator_states() -> dict[str, Any]:
-    """States of Python's, NumPy's and torch's global random generators, as tensors and plain containers."""
+    """Return states of Python's, NumPy's and torch's global random generators, as tensors and plain containers."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - others' code draws from it
     return {

@@ -157,7 +157,7 @@ class PairData(L.LightningDataModule):
 
 
 def render_rooms(folder: Path, config: RenderedConfig, rooms: int, first: int, seed: int) -> None:
-    """Scene files of rooms, numbered from ``first``; those that are there are left as they are."""
+    """Render scene files of rooms, numbered from ``first``; those that are there are left as they are."""
     make_folder(folder)
     missing = [i for i in range(first, first + rooms) if not (folder / f"room{i:04d}.h5").is_file()]
     if not missing:

@@ -47,7 +47,7 @@ def match_errors(matches0: Tensor, warped: Warped, keypoints1: Tensor) -> Tensor
 
 
 def figures(counts: Tensor) -> dict[str, float]:
-    """Figures of merit from the summed :class:`MatchCounts`.
+    """Compute figures of merit from the summed :class:`MatchCounts`.
 
     Returns:
         ``precision``: correct matches among those whose truth is known; ``recall``: among the true ones; ``correct``

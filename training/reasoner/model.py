@@ -16,7 +16,7 @@ from training.reasoner.sources import PairSource, ScenePairs
 def frozen_parts(
     config: ExperimentConfig, pairs: PairSource, extractor: Extractor | None, encoder: SemanticEncoder | None
 ) -> tuple[Extractor | None, SemanticEncoder | None, tuple[int, int]]:
-    """Extractor and encoder where features are computed on the fly, and the dimensions of both kinds of features.
+    """Return extractor and encoder where features are computed on the fly, and the dimensions of both features.
 
     Args:
         config: of the experiment.

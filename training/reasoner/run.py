@@ -134,7 +134,7 @@ def _trainer(config: ExperimentConfig, callbacks: list[L.Callback]) -> L.Trainer
 
 
 def placement(devices: str | int, nodes: str | int) -> tuple[str | int, int]:
-    """Devices per node and nodes, from what started this process where they are ``auto``."""
+    """Choose devices per node and nodes, from what started this process where they are ``auto``."""
     environment = os.environ
     if "LOCAL_WORLD_SIZE" in environment:
         local = int(environment["LOCAL_WORLD_SIZE"])

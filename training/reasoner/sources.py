@@ -41,7 +41,7 @@ class PairSource(Dataset[Pair]):
 
     @abstractmethod
     def images(self, place: Place) -> tuple[Tensor, Tensor]:
-        """Both ``3 x H x W`` images of a pair, in [0, 1]."""
+        """Return both ``3 x H x W`` images of a pair, in [0, 1]."""
 
 
 class ScenePairs(PairSource):
@@ -102,7 +102,7 @@ class ScenePairs(PairSource):
         return scene.image(first), scene.image(second)
 
     def feature_dims(self) -> tuple[int | None, int | None]:
-        """Dimensions of cached descriptors and semantic features, ``None`` for what is not cached."""
+        """Return dimensions of cached descriptors and semantic features, ``None`` for what is not cached."""
         scene, local, semantic = self._scenes[0]
         key = scene.image_keys[0]
         return (
@@ -193,7 +193,7 @@ def _check_shapes(scene: SceneFile, local: FeatureCache, semantic: FeatureCache 
 
 
 def evenly(places: Iterable[Place], most: int) -> list[Place]:
-    """At most ``most`` of some places, evenly spread."""
+    """Return at most ``most`` of some places, evenly spread."""
     every = list(places)
     if len(every) <= most:
         return every

@@ -181,7 +181,7 @@ def _for_each(
 
 
 def _alone_on_a_core() -> None:
-    """Scenes are what runs side by side; threads of each besides would be in each other's way."""
+    """Limit this process to one thread: scenes run side by side, and threads of each besides would only compete."""
     import cv2
     import torch
 

@@ -74,13 +74,13 @@ class Light:
 
 
 def exposure(light: Light, images: Tensor) -> Tensor:
-    """Brighter or darker, clipped where it is too bright, with another gamma in each channel."""
+    """Make brighter or darker, clipped where it is too bright, with another gamma in each channel."""
     gamma = torch.exp(light.spread(images, 0.4) + light.spread(images, 0.2, 3))
     return images.clamp(min=1e-4).pow(gamma) * torch.exp(light.spread(images, 0.5))
 
 
 def temperature(light: Light, images: Tensor) -> Tensor:
-    """Warmer or colder light, and more or less colour; one in six loses it."""
+    """Make the light warmer or colder, and change saturation; one in six loses its colour."""
     warm, tint = light.spread(images, 0.35), light.spread(images, 0.12)
     images = images * torch.exp(torch.cat((warm, tint, -warm), dim=1))
     colour = (1 + light.spread(images, 0.6)).clamp(min=0)
@@ -89,13 +89,13 @@ def temperature(light: Light, images: Tensor) -> Tensor:
 
 
 def contrast(light: Light, images: Tensor) -> Tensor:
-    """More or less contrast about the mean."""
+    """Change contrast about the mean."""
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return (images - mean) * torch.exp(light.spread(images, 0.5)) + mean + light.spread(images, 0.1)
 
 
 def field(light: Light, images: Tensor) -> Tensor:
-    """Light that varies smoothly over the picture."""
+    """Vary the light smoothly over the picture."""
     amount = light.uniform(len(images), 0, 1.1, 1, 1, 1) * light.strength
     return images * torch.exp(amount * (light.smooth(images, 3) + 0.3 * light.smooth(images, 6)))
 
@@ -116,7 +116,7 @@ def shadow(light: Light, images: Tensor) -> Tensor:
 
 
 def spots(light: Light, images: Tensor) -> Tensor:
-    """Lamps: bright places with a colour that also wash out what they cover."""
+    """Add lamps: bright places with a colour that also wash out what they cover."""
     x, y = _places(images)
     glow = torch.zeros_like(images[:, :1])
     for _ in range(2):
@@ -129,7 +129,7 @@ def spots(light: Light, images: Tensor) -> Tensor:
 
 
 def night(light: Light, images: Tensor) -> Tensor:
-    """Little light, brought up again by the sensor with its noise, a colour cast and lamps."""
+    """Darken, then brighten as a sensor does, with its noise, a colour cast and lamps."""
     dark = torch.exp(light.uniform(len(images), -3.0, -1.0, 1, 1, 1) * light.strength)
     dim = images.clamp(min=1e-4).pow(1.3) * dark * torch.exp(0.8 * light.smooth(images, 4))
     dim = dim * torch.exp(light.uniform(len(images), -0.4, 0.4, 3, 1, 1))
@@ -141,7 +141,7 @@ def night(light: Light, images: Tensor) -> Tensor:
 
 
 def infrared(light: Light, images: Tensor) -> Tensor:
-    """Another sensor: the channels in other shares, one of them perhaps negative, as plants shine in near infrared."""
+    """Imitate another sensor: other shares of the channels, one perhaps negative, as plants shine in near infrared."""
     weights = light.uniform(len(images), -0.8, 1.0, 3, 1, 1)
     grey = (images * weights).sum(dim=1, keepdim=True)
     low, high = grey.amin(dim=(2, 3), keepdim=True), grey.amax(dim=(2, 3), keepdim=True)
@@ -149,7 +149,7 @@ def infrared(light: Light, images: Tensor) -> Tensor:
 
 
 def inversion(light: Light, images: Tensor) -> Tensor:
-    """Part of the range of values turned over: bright becomes dark where the picture is above or below some grey."""
+    """Invert part of the range of values: bright becomes dark where the picture is above or below some grey."""
     turning = light.uniform(len(images), 0.25, 0.75, 1, 1, 1)
     folded = 1 - (images - turning).abs() / torch.maximum(turning, 1 - turning)
     share = light.uniform(len(images), 0.3, 1.0, 1, 1, 1) * min(1.0, light.strength)
@@ -157,14 +157,14 @@ def inversion(light: Light, images: Tensor) -> Tensor:
 
 
 def fog(light: Light, images: Tensor) -> Tensor:
-    """Fog of varying thickness: less contrast, more grey."""
+    """Add fog of varying thickness: less contrast, more grey."""
     thick = (light.uniform(len(images), 0.2, 0.75, 1, 1, 1) + 0.15 * light.smooth(images, 3)) * min(1.0, light.strength)
     colour = light.uniform(len(images), 0.5, 0.95, 1, 1, 1) + light.uniform(len(images), -0.05, 0.05, 3, 1, 1)
     return torch.lerp(images, colour.expand_as(images), thick.clamp(0, 0.9))
 
 
 def blur(light: Light, images: Tensor) -> Tensor:
-    """Out of focus: a Gaussian of up to two pixels."""
+    """Blur as out of focus: a Gaussian of up to two pixels."""
     sigma = light.uniform(len(images), 0.3, 2.0) * light.strength
     reach = torch.arange(-5, 6, device=images.device)
     line = torch.exp(-(reach**2) / (2 * sigma[:, None].clamp(min=0.1) ** 2))
@@ -173,12 +173,12 @@ def blur(light: Light, images: Tensor) -> Tensor:
 
 
 def motion(light: Light, images: Tensor) -> Tensor:
-    """Motion blur of up to eleven pixels, the middle of the exposure being the image's place."""
+    """Blur by motion, up to eleven pixels, the middle of the exposure being the image's place."""
     return _filtered(images, _streaks(light, len(images), 5))
 
 
 def rain(light: Light, images: Tensor) -> Tensor:
-    """Bright streaks that fall in one direction, and a little haze."""
+    """Add bright streaks that fall in one direction, and a little haze."""
     drops = (light.uniform(len(images), 0, 1, 1, *images.shape[-2:]) > 0.995).float()
     streaks = _filtered(drops, _streaks(light, len(images), 5, upright=True)) * 4
     strong = light.uniform(len(images), 0.3, 0.9, 1, 1, 1) * light.strength
@@ -186,7 +186,7 @@ def rain(light: Light, images: Tensor) -> Tensor:
 
 
 def noise(light: Light, images: Tensor) -> Tensor:
-    """Noise of the sensor."""
+    """Add noise of the sensor."""
     return images + light.noise(images) * light.uniform(len(images), 0, 0.06, 1, 1, 1) * light.strength
 
 

@@ -112,8 +112,9 @@ def _across(
 
 
 def detection_loss(logits: Tensor, keypoints: Tensor, real: Tensor, worth: Tensor | None = None) -> Tensor:
-    """Quality focal loss (Li et al., NeurIPS 2020, arXiv 2006.04388) of the scores, a keypoint's target being a small
-    Gaussian about its sub-pixel place; per keypoint.
+    """Compute the quality focal loss (Li et al., NeurIPS 2020, arXiv 2006.04388) of the scores, per keypoint.
+
+    A keypoint's target is a small Gaussian about its sub-pixel place.
 
     Args:
         logits: ``B x S x S`` of the scores.

@@ -33,7 +33,7 @@ class PictureBank:
 
     @classmethod
     def of_arrays(cls, arrays: Sequence[np.ndarray], device: torch.device) -> PictureBank:
-        """From ``H x W x 3`` uint8 arrays."""
+        """Make a bank of ``H x W x 3`` uint8 arrays."""
         side = max(max(array.shape[:2]) for array in arrays)
         pixels = torch.zeros(len(arrays), 3, side, side, dtype=torch.uint8)
         for i, array in enumerate(arrays):
@@ -43,7 +43,7 @@ class PictureBank:
 
     @classmethod
     def of_files(cls, files: Sequence[Path], max_side: int, device: torch.device, workers: int = 8) -> PictureBank:
-        """From image files, made smaller where their long side is above ``max_side``.
+        """Make a bank of image files, made smaller where their long side is above ``max_side``.
 
         Raises:
             ImageError: one cannot be read.

@@ -42,7 +42,7 @@ class Schedule:
 
 
 def learning_rate(peak: float, share: float, step: int) -> float:
-    """Up over the first 200 steps, or 2 %, whichever is over first; down along a cosine."""
+    """Return the rate: up over the first 200 steps, or 2 %, whichever is over first; down along a cosine."""
     warm = min(1.0, max(share / 0.02, (step + 1) / 200))
     return peak * warm * 0.5 * (1 + math.cos(math.pi * share))
 

@@ -69,7 +69,7 @@ class Cameras:
 
 
 def random_scenes(count: int, textures: int, generator: torch.Generator, device: torch.device) -> Scenes:
-    """Rooms (two in three) and open ground with hills, with boxes and cylinders that stand on it."""
+    """Make rooms (two in three) and open ground with hills, with boxes and cylinders that stand on it."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(count, *shape, generator=generator, device=device)

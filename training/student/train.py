@@ -146,7 +146,7 @@ class _State(Run):
         super().__init__(config, network, optimizer, Losses._fields, decisive)
 
     def begin(self, images: Tensor) -> None:
-        """Before the first step: put batch normalisation back into weights that had it folded in.
+        """Put batch normalisation back, before the first step, into weights that had it folded in.
 
         Args:
             images: ``B x 3 x S x S`` standardised views.

@@ -114,7 +114,7 @@ class ViewMaker:
         return made
 
     def _warped(self, count: int) -> list[Views]:
-        """Photographs, and as many of the labelled pictures, through two homographies."""
+        """Return photographs, and as many of the labelled pictures, through two homographies."""
         banks = [self.photos, *([self.labelled[0]] if self.labelled else [])]
         counts = [count - count // 3, count // 3] if len(banks) > 1 else [count]
         images, second = [], second_views(count, self.config, self.generator, self.device)
@@ -151,7 +151,7 @@ class ViewMaker:
         return made
 
     def _real(self, count: int) -> list[Views]:
-        """Windows of labelled pairs about one of their matches, at scales of their own."""
+        """Return windows of labelled pairs about one of their matches, at scales of their own."""
         assert self.labelled is not None
         bank, labels = self.labelled
         pair = torch.randint(len(labels.images), (count,), generator=self.generator, device=self.device)
@@ -185,7 +185,7 @@ class LabelledPoints:
 
     @classmethod
     def of_labels(cls, labels: Labels, scale: list[float], device: torch.device, most: int = 1024) -> LabelledPoints:
-        """From a label file; ``scale`` is what each picture was made smaller by."""
+        """Take the points of a label file; ``scale`` is what each picture was made smaller by."""
         count = torch.tensor([min(most, len(pair.indices)) for _, _, pair in labels.pairs])
         points = torch.zeros(len(labels.pairs), 2, int(count.max()), 2)
         for row, (first, second, pair) in enumerate(labels.pairs):
@@ -208,5 +208,5 @@ class LabelledPoints:
 
 
 def split(files: Sequence[Path], holdout: int) -> tuple[list[Path], list[Path]]:
-    """Pictures to train on, and every ``holdout``-th for validation."""
+    """Split off pictures to train on, and every ``holdout``-th for validation."""
     return [f for i, f in enumerate(files) if i % holdout], [f for i, f in enumerate(files) if i % holdout == 0]

@@ -71,7 +71,7 @@ class PolarPatches(nn.Module):
         return self.fcn(feature_map)
 
     def forward(self, parameter_map: Tensor, grey: Tensor, keypoints: Tensor) -> Tensor:
-        """Patches around keypoints.
+        """Return patches around keypoints.
 
         Args:
             parameter_map: ``B x 2C x h x w``, see :meth:`parameter_map`.

@@ -38,7 +38,7 @@ def profile_path(name: str = PROFILE_NAME) -> Path:
 
 
 def large_message_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables to add to a process's environment; none where the user has a profile already.
+    """Return variables to add to a process's environment; none where the user has a profile already.
 
     Args:
         environment: the environment it will be added to; ``None`` for this process's.
@@ -50,7 +50,7 @@ def large_message_environment(environment: Mapping[str, str] | None = None) -> d
 
 
 def node_environment(environment: Mapping[str, str] | None = None, socket_limit: int | None = None) -> dict[str, str]:
-    """Variables to add to the environment of a node before DDS is loaded; none where the user has chosen transports.
+    """Return variables to add to a node's environment before DDS is loaded; none where the user has chosen transports.
 
     Args:
         environment: as of :func:`large_message_environment`.

@@ -165,7 +165,7 @@ def _rviz(executable: str, namespace: str, name: str) -> Node:
 def _remappings(
     topics: Iterable[TopicArgument], given: Mapping[str, str], cameras: Iterable[str]
 ) -> list[tuple[str, str]]:
-    """Of the node's topic names to those given; with several cameras, of each camera's to those below its name."""
+    """Return remappings of the node's topics to those given; with cameras, of each camera's to those below its name."""
     cameras = list(cameras)
     changed = [t for t in topics if given[t.name] not in ("", t.topic)]
     if not cameras:

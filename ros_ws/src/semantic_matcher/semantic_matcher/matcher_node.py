@@ -388,7 +388,7 @@ class MatcherNode(LifecycleNode):
 
     @_transition("unconfigured")
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After a defect in a transition: free everything, so that the node can be configured again."""
+        """Free everything after a defect in a transition, so that the node can be configured again."""
         self._free()
         return super().on_error(state)
 

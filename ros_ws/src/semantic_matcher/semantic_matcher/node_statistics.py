@@ -33,7 +33,7 @@ class Statistics:
         self._last_error_at = -float("inf")
 
     def count(self, event: str, times: int = 1) -> None:
-        """Something happened."""
+        """Count one event."""
         with self._lock:
             self._counts[event] += times
             if times > 0:

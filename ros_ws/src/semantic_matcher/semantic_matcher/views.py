@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def view_types(node: Node) -> dict[str, type]:
-    """Topic below ``~`` -> message type; logs, once in a process, where there are no annotations."""
+    """Return topic below ``~`` -> message type; logs, once in a process, where there are no annotations."""
     types: dict[str, type] = {"debug_image": Image, "debug_image/compressed": CompressedImage}
     foxglove = foxglove_messages()
     if foxglove is None:

@@ -166,7 +166,7 @@ def _camera_arguments(options: argparse.Namespace, source: Path | None) -> tuple
 
 
 def _progress(name: str, sent: int) -> None:
-    """Rewrites one line where somebody watches; an empty name ends it."""
+    """Rewrite one line on a terminal; an empty name ends it."""
     if sys.stdout.isatty():
         print(f"\r\033[K{name}: {sent} frames sent" if name else "\r\033[K", end="", flush=True)
 

@@ -43,7 +43,7 @@ def own_domain(wanted: int | None = None) -> Iterator[int]:
 
 
 def graph_environment(domain: int) -> dict[str, str]:
-    """This process's environment with that domain, on this machine alone, and with Fast DDS set up for images."""
+    """Return this process's environment with that domain, on this machine alone, and with Fast DDS set up for images."""
     from semantic_matcher.fastdds_profile import large_message_environment
 
     environment = {**os.environ, **large_message_environment()}

@@ -48,7 +48,7 @@ def hall(photograph: np.ndarray) -> Scene:
 
 
 def _along(texture: np.ndarray, corner: tuple[float, float, float], width: float) -> Iterator[Layer]:
-    """Floor or ceiling, whose rows go from far to near, in strips that are the coarser the farther they are."""
+    """Return floor or ceiling, whose rows go from far to near, in strips that are the coarser the farther they are."""
     for rows, coarser in _strips(texture.shape[0]):
         part = _shrunk(texture[rows], coarser)
         start = _FAR - rows.start / _RESOLUTION
@@ -72,7 +72,7 @@ def _wall(texture: np.ndarray, x: float) -> Iterator[Layer]:
 
 
 def _strips(count: int) -> Iterator[tuple[slice, int]]:
-    """Ranges of ``count`` texture pixels from far to near, each a little under the next one, and their coarseness."""
+    """Return ranges of ``count`` texture pixels from far to near, each a little under the next one, and their coarseness."""
     ends = [round((_FAR - z) * _RESOLUTION) for z, _ in reversed(_COARSER)]
     ends[-1] = count
     start = 0

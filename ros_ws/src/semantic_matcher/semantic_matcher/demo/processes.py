@@ -179,7 +179,7 @@ class Processes:
 
 
 def _begin() -> None:
-    """In the new process: the signals' own actions, and an end when the demo is killed, so that none is left behind."""
+    """Set up the new process: the signals' own actions, and an end when the demo is killed, so that none is left over."""
     # What nohup, cron or a shell's & have the demo ignore would be ignored here as well.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
