@@ -91,7 +91,7 @@ class OutputError(SemanticMatcherError, OSError):
 def of_the_machine(error: BaseException) -> str:
     """Return one sentence for what the machine does not allow, a file or memory; "" for any other error.
 
-    For the end of a program: whoever knows more of what failed tells it before.
+    For the end of a program: what knows more of the failure says so earlier.
     """
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
         return f"out of memory ({error}); smaller images, fewer keypoints or a smaller variant take less"

@@ -104,7 +104,7 @@ def local_features(
     # A broken row goes: attention would spread it to all others.
     usable = finite if masks is None else finite & is_wanted(features.keypoints, masks)
     if fixed_size:
-        # In their places: whoever trims them sees that real rows do not come first, and extracts without recording.
+        # In their places: what trims them sees that real rows do not come first, and extracts without recording.
         return replace(features, valid=usable if features.valid is None else usable & features.valid)
     return features if bool(usable.all()) else keep_rows(features, usable)
 

@@ -144,7 +144,7 @@ def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
 
 
 def _sent(image: Tensor, device: torch.device | str) -> Tensor:
-    """Put an image on its device; to a GPU through pinned memory, which nobody waits for."""
+    """Put an image on its device; to a GPU through pinned memory, without waiting."""
     if torch.device(device).type != "cuda" or image.device.type != "cpu":
         return image.to(device)
     return image.pin_memory().to(device, non_blocking=True)

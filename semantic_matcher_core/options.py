@@ -194,7 +194,7 @@ INPUT = (
     ParameterSpec("image_reliability", "auto",
         "Reliability that images are subscribed with: auto, that of their publishers; reliable; best_effort",
         choices=("auto", "reliable", "best_effort")),
-    ParameterSpec("lazy", True, "Take images only while somebody subscribes to an output; false: always", dynamic=True),
+    ParameterSpec("lazy", True, "Take images only while an output has a subscriber; false: always", dynamic=True),
     ParameterSpec("image_full_scale", 0.0,
         "Value of 16-bit and float images that becomes white, e.g. 4096 for 12 bits; 0 for the encoding's own, or what "
         "the image fills where that is less", 0.0, dynamic=True),
@@ -246,7 +246,7 @@ STEREO_RECTIFIED = (
         "Matches of a smaller disparity, in pixels, become no points: their depth says little",
         0.01, 1000.0, dynamic=True),
     ParameterSpec("publish_points", True,
-        "Publish the matches as points in space while somebody subscribes; needs rectified images and camera_info",
+        "Publish the matches as points in space while there is a subscriber; needs rectified images and camera_info",
         dynamic=True),
     ParameterSpec("color_points", False,
         "Give the points in space the field rgb, the colour of the left image, as PCL and RViz have it", dynamic=True),
@@ -303,7 +303,7 @@ TRACKING = (
     ParameterSpec("grid_columns", 17, "Points across of the grid that is published", 2, 1000, dynamic=True),
     ParameterSpec("marker_scale", 0.001,
         "Metres that a pixel becomes in ~/grid_marker, for RViz", 1e-6, 1000.0, dynamic=True),
-    ParameterSpec("publish_rectified", True, "Publish the rectified image while somebody subscribes", dynamic=True),
+    ParameterSpec("publish_rectified", True, "Publish the rectified image while there is a subscriber", dynamic=True),
 )
 
 DESCRIPTORS = (
@@ -314,10 +314,10 @@ DESCRIPTORS = (
 
 OUTPUT = (
     *DESCRIPTORS,
-    ParameterSpec("publish_keypoints", True, "Publish keypoints while somebody subscribes", dynamic=True),
-    ParameterSpec("publish_descriptors", True, "Publish descriptors while somebody subscribes", dynamic=True),
-    ParameterSpec("publish_debug_image", True, "Draw the debug image while somebody subscribes", dynamic=True),
-    ParameterSpec("publish_annotations", True, "Publish annotations while somebody subscribes", dynamic=True),
+    ParameterSpec("publish_keypoints", True, "Publish keypoints while there is a subscriber", dynamic=True),
+    ParameterSpec("publish_descriptors", True, "Publish descriptors while there is a subscriber", dynamic=True),
+    ParameterSpec("publish_debug_image", True, "Draw the debug image while there is a subscriber", dynamic=True),
+    ParameterSpec("publish_annotations", True, "Publish annotations while there is a subscriber", dynamic=True),
     ParameterSpec("debug_max_matches", 200, "Lines drawn in the debug image at most", 0, 100000, dynamic=True),
     ParameterSpec("debug_height", 480, "Height of the images in the debug image, in pixels", 32, 8192, dynamic=True),
     ParameterSpec("debug_jpeg_quality", 80, "JPEG quality of the compressed debug image", 1, 100, dynamic=True),
@@ -416,7 +416,7 @@ COMMAND_LINE: dict[str, CommandLine] = {
     "reference_images": CommandLine("a command takes it as one of its arguments"),
     "weights": CommandLine("it is a path there"),
     "semantic_every": CommandLine("results would depend on where a run was cut off"),
-    "queue_size": CommandLine("a recording waits for nobody"),
+    "queue_size": CommandLine("frames of a recording do not queue"),
     "publish_tf": CommandLine("a recording's poses are in its odometry messages"),
 }  # fmt: skip
 """Option -> what is different on the command line; of those that are not here, nothing is."""

@@ -30,7 +30,7 @@ def process_pool(
     """
     # Spawned, not forked: threads of torch and CUDA do not survive a fork.
     context = get_context("spawn")
-    # The pipe is closed by what ends this process; nobody writes into it.
+    # The pipe is closed by what ends this process; nothing is written into it.
     reader, writer = context.Pipe(duplex=False)
     with (
         contextlib.closing(writer),

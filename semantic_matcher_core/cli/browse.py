@@ -34,7 +34,7 @@ def app_command(
     for name in offered:
         resolve_variant(name, None, None)
     if host not in ("127.0.0.1", "::1", "localhost"):
-        typer.echo(f"anybody who reaches {host}:{port} can use this page and this machine's processor", err=True)
+        typer.echo(f"everyone who reaches {host}:{port} can use this page and this machine's processor", err=True)
     import threading
 
     from semantic_matcher_core.app.page import serving

@@ -1,4 +1,4 @@
-"""Telling whoever waits how far the work is: bars and spinners where somebody watches, nothing in a pipe or a log."""
+"""Progress of the work: bars and spinners on a terminal, nothing in a pipe or a log."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Where nobody watches (a pipe, a log) lines are as long as their content.
+# Off a terminal (a pipe, a log) lines are as long as their content.
 _WIDE = 10_000
 
 

@@ -92,7 +92,7 @@ def fetch_command(
     names = [entry for name in names for entry in _of_plain(name)]
     wanted = with_requirements(names)
     for name in wanted:
-        # Before the first byte: nobody wants to hear of a licence after half an hour of downloading.
+        # Before the first byte, not after half an hour of downloading.
         if locate(get_entry(name)) is None:
             require_acceptance(get_entry(name), accept=accept_license)
     for name in wanted:

@@ -72,7 +72,7 @@ class _ErrorKeepingFile(io.RawIOBase):
     """A file that keeps its first write error instead of raising it.
 
     HDF5 does not survive a write that fails: it reports the failure again for every object it closes, and crashes
-    when the interpreter ends. So it is told that all went well, and whoever writes asks for the error afterwards.
+    when the interpreter ends. So it is told that all went well, and the writer asks for the error afterwards.
     """
 
     def __init__(self, file: io.FileIO) -> None:

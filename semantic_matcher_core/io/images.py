@@ -83,7 +83,7 @@ def read_bytes(path: str | Path, what: str = "image") -> bytes:
 
 
 def _is_piped(path: Path, mode: int) -> bool:
-    """Return whether it is a pipe that a shell has open already, so that somebody writes into it."""
+    """Return whether it is a pipe that a shell has open already, so that it is written into."""
     return stat.S_ISFIFO(mode) and path.parts[:2] in (("/", "dev"), ("/", "proc"))
 
 
@@ -144,7 +144,7 @@ def list_images(folder: str | Path) -> list[Path]:
 
 def say_what_is_passed_over(folder: Path, inside: Iterable[Path]) -> None:
     """Warn of pictures in a folder (or of a pattern) whose suffixes do not count, and of links that lead nowhere, so
-    that nobody misses them in the result.
+    that their absence from the result is explained.
     """
     inside = list(inside)
     others = [p.suffix.lower() for p in inside if p.suffix.lower() in _OTHER_PICTURES]

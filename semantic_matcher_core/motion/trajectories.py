@@ -15,7 +15,7 @@ import numpy as np
 from semantic_matcher_core.errors import PoseError, ShapeError
 from semantic_matcher_core.motion.pose import Pose, exp_so3, log_so3, nearest_rotation
 
-# Between true poses farther apart than this nobody knows where the camera was.
+# Between true poses farther apart than this the camera's place is not known.
 _LARGEST_GAP_NS = 250_000_000
 
 

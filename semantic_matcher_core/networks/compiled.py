@@ -57,7 +57,7 @@ class Compiled:
     """A method of a network, compiled; a copy compiles anew.
 
     Args:
-        network: a view, whose mode nobody else sets: the compiler would follow it.
+        network: a view, whose mode nothing else sets: the compiler would follow it.
         method: its name.
         prepare: name of the network's method that makes the inputs of ``method``; ``None`` where they are given.
         dynamic, options: of ``torch.compile``.

@@ -75,7 +75,7 @@ class Entry:
 
     @property
     def megabytes(self) -> float | None:
-        """Size in MB (10^6 bytes), or ``None`` where nobody published it."""
+        """Size in MB (10^6 bytes), or ``None`` where none is published."""
         return self.size / 1e6 if self.size is not None else self.size_mb
 
 

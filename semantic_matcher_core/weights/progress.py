@@ -1,4 +1,4 @@
-"""Download progress: a bar where somebody watches, two log lines elsewhere."""
+"""Download progress: a bar on a terminal, two log lines elsewhere."""
 
 from __future__ import annotations
 

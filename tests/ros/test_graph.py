@@ -66,7 +66,7 @@ def test_the_subscription_follows_those_who_publish_and_those_who_listen(
         return image_message(pixels, 0)
 
     with running("temporal_matcher", log, PLAIN_SIFT) as node:
-        assert "and for somebody to subscribe to an output" in node.output
+        assert "and for a subscriber of an output" in node.output
         camera = client.node.create_publisher(Image, "/image", profile())
         status = diagnostics.wait_for(NAME, lambda s: s.message.startswith("idle"), "idle")
         assert status.level == 0 and asked_for(client, "/image") == []

@@ -144,5 +144,5 @@ def test_a_node_without_images_tells_where_images_are(client: Client, log: Path)
     camera = client.node.create_publisher(Image, "/camera/image_raw", 10)
     client.listen(Keypoints, "/temporal_matcher/keypoints")
     with running("temporal_matcher", log, {**PLAIN_SIFT, "no_image_warning_period": 0.3}) as node:
-        node.wait_for("nobody publishes on it (remap it with -r image:=<your topic>; images are on /camera/image_raw)")
+        node.wait_for("it has no publisher (remap it with -r image:=<your topic>; images are on /camera/image_raw)")
     client.node.destroy_publisher(camera)

@@ -7,7 +7,7 @@
   ``confidence`` and ``match_count``, ``unmatchable0`` and ``unmatchable1`` (bool for each keypoint of the images of
   each pair: sure to have no partner), ``projection_error`` (P, median pixels, NaN where unknown).
 
-So anybody can train from the file alone.
+So the file alone is enough to train from.
 """
 
 from __future__ import annotations

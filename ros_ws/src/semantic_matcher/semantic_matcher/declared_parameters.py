@@ -64,7 +64,7 @@ class Parameters:
         return SetParametersResult(successful=not reason, reason=reason)
 
     def _take(self, parameters: list[Parameter]) -> None:
-        # A new object each time: whoever holds the old one keeps a consistent set.
+        # A new object each time: what holds the old one keeps a consistent set.
         values = self._changed(parameters)
         if values != self.values:
             self.values = values

@@ -69,7 +69,7 @@ class DepthInput:
             why = (
                 f"{count} publisher(s) on it, of stamps that fit no image"
                 if count
-                else "nobody publishes on it (remap it with -r depth:=<your registered depth>)"
+                else "it has no publisher (remap it with -r depth:=<your registered depth>)"
             )
             text = f"no depth on {self.topic} for {self._alone} images: {why}"
         self._node.set_problem("depth", text, kind="depth" if text else "")

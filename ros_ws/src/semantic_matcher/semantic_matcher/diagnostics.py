@@ -17,7 +17,7 @@ _COUNTERS = {
     "received": "images received",
     "processed": "images processed",
     "dropped": "images dropped (a newer one came first)",
-    "unwanted": "images not needed (nobody subscribed to an output)",
+    "unwanted": "images not needed (no output had a subscriber)",
     "lost": "images lost on the way (message_lost)",
     "overrun": "images that newer ones replaced before they were taken",
     "stale": "images skipped (older than max_image_age)",
@@ -50,12 +50,12 @@ def diagnostic_array(
         node_name: the fully qualified name of the node, without the first slash.
         statistics: what is shown.
         state: the lifecycle state.
-        idle: nobody listens to what is made of images, so none are taken.
+        idle: no output has a subscriber, so no images are taken.
         problems: what makes it a warning.
         errors: what makes it an error.
     """
     level = DiagnosticStatus.ERROR if errors else DiagnosticStatus.WARN if problems else DiagnosticStatus.OK
-    active = "idle: nobody subscribes to an output" if idle else f"{statistics.rate('processed'):.1f} images/s"
+    active = "idle: no output has a subscriber" if idle else f"{statistics.rate('processed'):.1f} images/s"
     message = "; ".join([*errors, *problems]) or (active if state == "active" else state)
     status = DiagnosticStatus(level=level, name=node_name, message=message, hardware_id="semantic_matcher")
     pairs = {"state": state, **statistics.values()}

@@ -32,7 +32,7 @@ class ImageInput:
         node: the node it belongs to.
         name: the topic's relative name, which remapping may change.
         on_message: called with each message; must return at once.
-        wanted: whether somebody listens to what becomes of the images; asked again and again.
+        wanted: whether an output made of the images has a subscriber; called again and again.
         on_open: called when images begin to come, again after each pause.
     """
 
@@ -123,9 +123,9 @@ class ImageInput:
         if count:
             why = f"{count} publisher(s) on it"
         elif other := self._other_transport():
-            why = f"nobody publishes on it; start this node with {other}"
+            why = f"it has no publisher; start this node with {other}"
         else:
-            why = f"nobody publishes on it (remap it with -r {self._name}:=<your topic>; {self._published_images()})"
+            why = f"it has no publisher (remap it with -r {self._name}:=<your topic>; {self._published_images()})"
         self._node.set_problem(text, f"{text} for {silence:.0f} s: {why}", kind=why)
 
     def _other_transport(self) -> str:

@@ -181,7 +181,7 @@ class MatcherNode(LifecycleNode):
             source: what they are offered as, unless ``receive`` is given.
             prefix: of the outputs.
             receive: called with each instead.
-            keep: subscribe also while nobody listens.
+            keep: subscribe also while there is no subscriber.
         """
         return ImageInput(
             self,
@@ -222,7 +222,7 @@ class MatcherNode(LifecycleNode):
         full_scale = self._settings.image_full_scale or None
         if isinstance(message, CompressedImage):
             return compressed_to_rgb(message, full_scale=full_scale)
-        # Nobody else has the message, and nobody writes to images.
+        # No other code has the message, and images are never written to.
         return image_to_rgb(message, full_scale=full_scale, copy=False)
 
     def mask_of(self, prefix: str, header: Any, pixels: Any) -> Any:
@@ -360,7 +360,7 @@ class MatcherNode(LifecycleNode):
         result = super().on_activate(state)
         self.started()
         self._review_inputs()
-        idle = "" if any(i.is_open for i in self._image_inputs()) else " and for somebody to subscribe to an output"
+        idle = "" if any(i.is_open for i in self._image_inputs()) else " and for a subscriber of an output"
         self.get_logger().info(f"active, waiting for {' and '.join(i.topic for i in self._image_inputs())}{idle}")
         for text in self.qos_overrides.without_effect():
             self.get_logger().warning(text)

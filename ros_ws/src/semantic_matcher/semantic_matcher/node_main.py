@@ -106,7 +106,7 @@ class _Runner(threading.Thread):
             traceback.print_exc()
             raise
         finally:
-            # After a signal nobody reads this any more.
+            # After a signal this is not read any more.
             self._endings.put(FAILED)
 
     def _run(self) -> None:
@@ -163,8 +163,8 @@ class _Runner(threading.Thread):
             self.stopping.set()
             raise
         if not started:
-            # The reason is in the log. Whoever watches the diagnostics is to get it as well, and DDS needs a second or
-            # two to find those who do.
+            # The reason is in the log. Subscribers of the diagnostics are to get it as well, and DDS needs a second or
+            # two to find them.
             for _ in range(_LAST_REPORTS):
                 node.report_now()
                 self.stopping.wait(_LAST_REPORTS_EVERY_S)

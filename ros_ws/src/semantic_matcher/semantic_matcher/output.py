@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """A publisher whose messages are built only while somebody subscribes and the node is active.
+    """A publisher whose messages are built only while there is a subscriber and the node is active.
 
     Args:
         node: the node it belongs to.
         message_type: the class of its messages.
         topic: the topic's name, ``~/…``.
-        latched: this many messages are published even when nobody subscribes, and given to those who subscribe later;
+        latched: this many messages are published even without a subscriber, and given to those who subscribe later;
             0 for what is made of the images, of which nothing is kept unless a parameter ``qos_overrides.…`` says so.
     """
 
@@ -54,7 +54,7 @@ class Output:
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody subscribes, or may do so later and will get what is published now."""
+        """Whether there is a subscriber, or may do so later and will get what is published now."""
         keeps = self._qos.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
         return bool(self._publisher.is_activated and (keeps or self._publisher.get_subscription_count() > 0))
 
@@ -76,7 +76,7 @@ class Output:
             self._node.set_problem(f"QoS of {self._topic}", text, kind=text.partition(":")[0])
 
     def publish(self, build: Callable[[], Any]) -> bool:
-        """Build and publish a message if somebody subscribes; whether that was so."""
+        """Build and publish a message if there is a subscriber; return whether there was."""
         if not self.wanted:
             return False
         self._publisher.publish(build())

@@ -61,7 +61,7 @@ def publish_pairs(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], 
 
 
 def publish_pictures(node: MatcherNode, prefix: str, pairs: Sequence[MatchedPair], mode: str) -> None:
-    """Publish views of the pair with the most matches, where somebody looks; after the results, which need not wait."""
+    """Publish views of the pair with the most matches, for subscribers; after the results, which need not wait."""
     best = best_of(pairs)
     if best is not None:
         publish_views(node, prefix, best, mode)

@@ -71,7 +71,7 @@ class ReferenceMatcher(MatcherNode):
 
     def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
         images = {
-            # Kept while nobody listens: the service may be asked to take the newest image.
+            # Kept while there is no subscriber: the service may be asked to take the newest image.
             camera: self.image_input(
                 f"{prefix_of(camera)}image", camera, receive=functools.partial(self._receive, camera), keep=True
             )

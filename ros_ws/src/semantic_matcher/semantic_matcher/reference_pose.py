@@ -42,7 +42,7 @@ class PlanePoses:
 
     @property
     def always(self) -> bool:
-        """Whether poses are wanted though nobody subscribes: TF has subscribers that nobody counts."""
+        """Whether poses are wanted even without a subscriber: TF subscribers cannot be counted."""
         values = self._node.parameters.values
         return bool(values.publish_tf and values.reference_width > 0)
 

@@ -90,7 +90,7 @@ class StereoMatcher(MatcherNode):
         self.set_problem("pairs", self._pairing.trouble() if both else "", kind="pairs" if both else "")
 
     def wanted(self, prefix: str = "") -> bool:
-        # TF has subscribers that nobody counts.
+        # TF subscribers cannot be counted.
         values = self.parameters.values
         return (values.odometry and values.publish_tf) or super().wanted(prefix)
 

@@ -85,7 +85,7 @@ class TemplateTrackerNode(MatcherNode):
         return {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
 
     def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
-        # Kept while nobody listens: the service may be asked to take the newest image.
+        # Kept while there is no subscriber: the service may be asked to take the newest image.
         image = self.image_input("image", "image", receive=self._receive, keep=True)
         self._info = CameraInfoInput(self, "camera_info", image.base)
         return [image, self._info]

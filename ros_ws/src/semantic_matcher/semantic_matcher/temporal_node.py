@@ -84,7 +84,7 @@ class TemporalMatcher(MatcherNode):
         self._anew.add(source)
 
     def wanted(self, prefix: str = "") -> bool:
-        # TF has subscribers that nobody counts.
+        # TF subscribers cannot be counted.
         values = self.parameters.values
         return (values.odometry and values.publish_tf) or super().wanted(prefix)
 
@@ -99,7 +99,7 @@ class TemporalMatcher(MatcherNode):
         stream = self._streams[source]
         item, depth = item if self._depth is not None else (item, None)
         if source in self._anew:
-            # The frame before is that from before a pause in which nobody listened.
+            # The frame before is that from before a pause without subscribers.
             self._anew.discard(source)
             stream.reset()
         if self.is_stale(item.header, source):

@@ -1,6 +1,6 @@
 """What a node publishes to be looked at: a picture of the matches, raw and compressed, and annotations for Foxglove.
 
-All of it is made only while somebody subscribes, and the picture once for both of its topics.
+All of it is made only while there is a subscriber, and the picture once for both of its topics.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from semantic_matcher.demo.errors import DemoError
 
-# Above 101 the UDP ports of a domain meet Linux's range of ephemeral ports; 0 is everybody's.
+# Above 101 the UDP ports of a domain meet Linux's range of ephemeral ports; 0 is the default of every program.
 _DOMAINS = range(1, 102)
 
 
@@ -20,7 +20,7 @@ def own_domain(wanted: int | None = None) -> Iterator[int]:
     """Hold a domain that no other demo or test on this machine holds, for the time of the block.
 
     Args:
-        wanted: a domain to use whoever else does.
+        wanted: a domain to use, whether or not it is in use already.
 
     Raises:
         DemoError: all are taken.
