@@ -266,6 +266,12 @@ ODOMETRY = (
     ParameterSpec("publish_tf", False, "Publish the transform from odom_frame to base_frame on /tf as well"),
 )
 
+RTABMAP = (
+    ParameterSpec("publish_rgbd", False,
+        "Publish ~/rgbd_image for RTAB-Map while somebody subscribes: image, depth or right image, and the features. "
+        "Needs the package rtabmap_msgs, and what odometry needs"),
+)
+
 REFERENCE_POSE = (
     ParameterSpec("reference_width", 0.0,
         "Width in metres of what a stored image shows, where that is flat and fills it: a poster, a page. Its pose in "
@@ -325,6 +331,9 @@ OUTPUT = (
 
 NODE = (
     ParameterSpec("autostart", True, "Configure and activate at start; false waits for the lifecycle services"),
+    ParameterSpec("bond_heartbeat_period", 0.0,
+        "Seconds between two signs of life for nav2's lifecycle manager, as its own nodes have it, 0.1 or 0.25 mostly; "
+        "0 for none. Needs the package bond", 0.0, 2.0),
     ParameterSpec("diagnostics_period", 1.0, "Seconds between two messages on /diagnostics", 0.05, 3600.0),
     ParameterSpec("no_image_warning_period", 5.0,
         "Seconds without an image after which the node warns; 0 for never", 0.0, 3600.0, dynamic=True),
@@ -335,11 +344,11 @@ NODE = (
 TABLES: dict[str, tuple[ParameterSpec, ...]] = {
     "temporal_matcher": (
         *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *TEMPORAL, *ODOMETRY,
-        *OUTPUT, *NODE,
+        *RTABMAP, *OUTPUT, *NODE,
     ),
     "stereo_matcher": (
         *MODEL, *MATCHING, *GEOMETRY_CALIBRATED, *GEOMETRY, *INPUT, *STEREO, *STEREO_RECTIFIED,
-        *ODOMETRY, *OUTPUT, *NODE,
+        *ODOMETRY, *RTABMAP, *OUTPUT, *NODE,
     ),
     "reference_matcher": (
         *MODEL, *MATCHING, *GEOMETRY_UNCALIBRATED, *GEOMETRY, *INPUT, *CAMERAS, *REFERENCE,
@@ -363,6 +372,7 @@ SUBJECTS: dict[str, tuple[ParameterSpec, ...]] = {
     "Pairing, `stereo_matcher` only": STEREO,
     "Rectified images, `stereo_matcher` only": STEREO_RECTIFIED,
     "Odometry, `temporal_matcher` and `stereo_matcher`": ODOMETRY,
+    "RTAB-Map, `temporal_matcher` and `stereo_matcher`": RTABMAP,
     "Pairing, `reference_matcher` only": REFERENCE,
     "Pose, `reference_matcher` and `template_tracker`": REFERENCE_POSE,
     "Tracking, `template_tracker` only (whose `descriptor` is `dalf` and `dino` is `none` by default)": TRACKING,
@@ -376,8 +386,8 @@ LAUNCH_ARGUMENTS = frozenset(
     {
         "variant", "descriptor", "dino", "weights", "device", "precision", "max_keypoints", "matcher", "cameras",
         "reference_images", "template_image", "rectified", "geometry", "image_transport", "image_reliability", "mask",
-        "sync", "slop", "lazy", "odometry", "odom_frame", "base_frame", "mount", "publish_tf", "reference_width",
-        "autostart",
+        "sync", "slop", "lazy", "odometry", "odom_frame", "base_frame", "mount", "publish_tf", "publish_rgbd",
+        "reference_width", "autostart", "bond_heartbeat_period",
     }
 )  # fmt: skip
 """Parameters that are launch arguments as well."""

@@ -14,6 +14,7 @@ import os
 import numpy as np
 
 from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core.io.rtabmap import descriptor_rows
 
 _matcher: SemanticMatcher | None = None
 
@@ -41,10 +42,6 @@ def detect(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if _matcher is None:
         raise RuntimeError("detect() was called before init()")
     features = _matcher.extract(np.asarray(image, np.uint8))
-    columns = [features.descriptors[0]] if features.reasoned is None else [features.reasoned[0]]
-    if features.semantic is not None:
-        columns.append(features.semantic[0])
     keypoints = np.hstack([features.keypoints[0].cpu().numpy(), features.scores[0, :, None].cpu().numpy()])
-    descriptors = np.hstack([c.cpu().numpy() for c in columns])
     # RTAB-Map reads the memory as it lies there.
-    return np.ascontiguousarray(keypoints, np.float32), np.ascontiguousarray(descriptors, np.float32)
+    return np.ascontiguousarray(keypoints, np.float32), np.ascontiguousarray(descriptor_rows(features))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tests.ros.interfaces import Interfaces
     from tests.ros.support import Client
 
 # Without semantics and on one thread: starts fast, and leaves cores to the other processes of the graph.
@@ -48,3 +49,18 @@ def client(ros: None) -> Iterator[Client]:
 def log(tmp_path: Path) -> Path:
     """A file for what a node prints."""
     return tmp_path / "node.log"
+
+
+@pytest.fixture(scope="session")
+def interfaces(ros: None, tmp_path_factory: pytest.TempPathFactory) -> Interfaces:
+    """Messages of packages that no wheel has, which takes some seconds to make; skips where that is not possible."""
+    from tests.ros.interfaces import build
+
+    return build(tmp_path_factory.mktemp("interfaces"))
+
+
+@pytest.fixture
+def interfaces_here(interfaces: Interfaces) -> Iterator[dict[str, str]]:
+    """The same, importable in this process; the environment of processes that have them."""
+    with interfaces.here():
+        yield interfaces.environment

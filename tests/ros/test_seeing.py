@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,96 +105,29 @@ def test_missing_annotations_are_stated_once(client: Client, log: Path) -> None:
         assert f"{NAME}/annotations" not in published(client, "temporal_matcher")
 
 
-# foxglove_msgs, as far as it is used.
-
-_INTERFACES = {
-    "Point2": "float64 x\nfloat64 y\n",
-    "Color": "float64 r\nfloat64 g\nfloat64 b\nfloat64 a\n",
-    "PointsAnnotation": (
-        "builtin_interfaces/Time timestamp\nuint8 POINTS=1\nuint8 LINE_LOOP=2\nuint8 LINE_STRIP=3\nuint8 LINE_LIST=4\n"
-        "uint8 type\nPoint2[] points\nColor outline_color\nColor[] outline_colors\nColor fill_color\n"
-        "float64 thickness\n"
-    ),
-    "ImageAnnotations": "PointsAnnotation[] points\n",
-}
-# What rclpy and Fast DDS ask for; the default generators would make as much again for C++.
-_CMAKE = """cmake_minimum_required(VERSION 3.8)
-project(foxglove_msgs)
-find_package(ament_cmake REQUIRED)
-find_package(rosidl_cmake REQUIRED)
-find_package(rosidl_generator_type_description REQUIRED)
-find_package(rosidl_generator_c REQUIRED)
-find_package(rosidl_typesupport_fastrtps_c REQUIRED)
-find_package(rosidl_typesupport_c REQUIRED)
-find_package(rosidl_generator_py REQUIRED)
-find_package(builtin_interfaces REQUIRED)
-rosidl_generate_interfaces(foxglove_msgs {files} DEPENDENCIES builtin_interfaces)
-ament_package()
-"""
-_MANIFEST = """<package format="3">
-  <name>foxglove_msgs</name><version>0.0.0</version><description>Stands in for the real one in tests.</description>
-  <maintainer email="semantic-matcher@example.org">The semantic_matcher developers</maintainer>
-  <license>Apache-2.0</license>
-  <buildtool_depend>ament_cmake</buildtool_depend><buildtool_depend>rosidl_default_generators</buildtool_depend>
-  <depend>builtin_interfaces</depend><exec_depend>rosidl_default_runtime</exec_depend>
-  <member_of_group>rosidl_interface_packages</member_of_group>
-  <export><build_type>ament_cmake</build_type></export>
-</package>
-"""
-
-
-@pytest.fixture(scope="module")
-def with_foxglove(ros: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which ``foxglove_msgs`` is built and sourced; skips where it cannot be built."""
-    missing = [tool for tool in ("colcon", "cmake", "g++") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"foxglove_msgs cannot be built here without {' and '.join(missing)}")
-    workspace = tmp_path_factory.mktemp("foxglove_ws")
-    source = workspace / "src" / "foxglove_msgs"
-    (source / "msg").mkdir(parents=True)
-    for name, text in _INTERFACES.items():
-        (source / "msg" / f"{name}.msg").write_text(text)
-    (source / "CMakeLists.txt").write_text(_CMAKE.format(files=" ".join(f"msg/{n}.msg" for n in _INTERFACES)))
-    (source / "package.xml").write_text(_MANIFEST)
-    options = [f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF", "-Wno-dev"]
-    done = subprocess.run(
-        ["colcon", "build", "--cmake-args", *options], cwd=workspace, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    prefix = workspace / "install" / "foxglove_msgs"
-    python = next(
-        p for pattern in ("lib/python3*/*-packages", "local/lib/python3*/*-packages") for p in prefix.glob(pattern)
-    )
-    front = {"AMENT_PREFIX_PATH": prefix, "PYTHONPATH": python, "LD_LIBRARY_PATH": prefix / "lib"}
-    return {name: f"{path}{os.pathsep}{os.environ.get(name, '')}" for name, path in front.items()}
-
-
 @pytest.mark.slow
 def test_annotations_agree_with_the_messages(
-    client: Client, log: Path, views: list[np.ndarray], with_foxglove: dict[str, str]
+    client: Client, log: Path, views: list[np.ndarray], interfaces_here: dict[str, str]
 ) -> None:
+    from foxglove_msgs.msg import ImageAnnotations
     from semantic_matcher_msgs.msg import Keypoints, Matches
     from sensor_msgs.msg import Image
 
     keypoints = client.listen(Keypoints, f"{NAME}/keypoints")
     matches = client.listen(Matches, f"{NAME}/matches")
-    with running("temporal_matcher", log, PLAIN_SIFT, environment=with_foxglove) as node:
+    annotations = client.listen(ImageAnnotations, f"{NAME}/annotations")
+    with running("temporal_matcher", log, PLAIN_SIFT, environment=interfaces_here) as node:
         camera = client.publisher(Image, "/image")
-        sink = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("annotation_sink.py")), f"{NAME}/annotations", "50"],
-            env={**os.environ, **with_foxglove},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        send_until(camera, views, lambda: sink.poll() is not None, "annotations")
-        assert sink.returncode == 0
-        points, lines = json.loads(sink.communicate()[0])
-        assert points["stamp"] == lines["stamp"]
-        k, m = (wait_until(lambda o=o: of_stamp(o, points["stamp"]), "the messages") for o in (keypoints, matches))
+        send_until(camera, views, lambda: bool(annotations), "annotations")
+        points, lines = annotations[0].points
+        assert points.timestamp == lines.timestamp
+        stamp = points.timestamp.sec * 10**9 + points.timestamp.nanosec
+        k, m = (wait_until(lambda o=o: of_stamp(o, stamp), "the messages") for o in (keypoints, matches))
         assert "foxglove_msgs is not installed" not in node.output
-    assert (points["type"], lines["type"]) == (1, 4)
-    np.testing.assert_allclose(points["xy"], floats(k.xy).reshape(-1, 2) + 0.5)
-    segments = np.asarray(lines["xy"]).reshape(-1, 2, 2)
+    assert (points.type, lines.type) == (1, 4)
+    dots, ends = (np.array([(p.x, p.y) for p in part.points]) for part in (points, lines))
+    np.testing.assert_allclose(dots, floats(k.xy).reshape(-1, 2) + 0.5)
+    segments = ends.reshape(-1, 2, 2)
     assert len(segments) > 30
     np.testing.assert_allclose(segments[:, 0], floats(m.xy0).reshape(-1, 2) + 0.5)
     np.testing.assert_allclose(segments[:, 1], floats(m.xy1).reshape(-1, 2) + 0.5)

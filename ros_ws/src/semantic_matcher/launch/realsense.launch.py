@@ -1,7 +1,9 @@
 """Odometry and matches of a RealSense with aligned depth; start the driver beside it.
 
 ros2 launch realsense2_camera rs_launch.py align_depth.enable:=true
-ros2 launch semantic_matcher realsense.launch.py base_frame:=base_link publish_tf:=true
+ros2 launch semantic_matcher realsense.launch.py base_frame:=camera_link publish_tf:=true
+
+On a robot whose URDF carries the camera: base_frame:=base_link.
 """
 
 from launch import LaunchDescription

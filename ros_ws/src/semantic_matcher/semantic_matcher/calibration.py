@@ -72,11 +72,23 @@ class CameraInfoInput:
             MissingCalibrationError: there is none yet.
             ConfigError: it is empty, or it is for images of another size; the message names the topic.
         """
-        return camera_of(self._message(), image_size, rectified=rectified, name=self.topic)
+        return camera_of(self.newest(), image_size, rectified=rectified, name=self.topic)
 
     def projection(self, image_size: tuple[int, int]) -> np.ndarray:
         """Return ``P``, ``3 x 4``, of the rectified image; raises as :meth:`camera`."""
-        return projection_of(self._message(), image_size, name=self.topic)
+        return projection_of(self.newest(), image_size, name=self.topic)
+
+    def newest(self) -> CameraInfo:
+        """Return the calibration as it came.
+
+        Raises:
+            MissingCalibrationError: there is none yet.
+        """
+        if self._newest is None:
+            count = len(self._current.publishers())
+            why = f"{count} publisher(s) on it" if count else f"remap it with -r {self._name}:=<your topic>"
+            raise MissingCalibrationError(f"no camera_info on {self.topic} yet: {why}")
+        return self._newest
 
     def destroy(self) -> None:
         """Unsubscribe."""
@@ -85,10 +97,3 @@ class CameraInfoInput:
 
     def _receive(self, message: CameraInfo) -> None:
         self._newest = message
-
-    def _message(self) -> CameraInfo:
-        if self._newest is None:
-            count = len(self._current.publishers())
-            why = f"{count} publisher(s) on it" if count else f"remap it with -r {self._name}:=<your topic>"
-            raise MissingCalibrationError(f"no camera_info on {self.topic} yet: {why}")
-        return self._newest

@@ -89,7 +89,8 @@ CAMERAS = {
     ),
     "zed": CameraDriver(
         "ZED",
-        "ros2 launch zed_wrapper zed_camera.launch.py camera_model:=zed2i",
+        # Its own odometry on /tf would make two parents of one frame.
+        "ros2 launch zed_wrapper zed_camera.launch.py camera_model:=zed2i publish_tf:=false",
         "temporal_matcher",
         {
             "image_topic": "/zed/zed_node/rgb/color/rect/image",
@@ -100,7 +101,7 @@ CAMERAS = {
     ),
     "oak": CameraDriver(
         "OAK-D",
-        "ros2 launch depthai_ros_driver camera.launch.py",
+        "ros2 launch depthai_ros_driver driver.launch.py",
         "temporal_matcher",
         {
             "image_topic": "/oak/rgb/image_raw",

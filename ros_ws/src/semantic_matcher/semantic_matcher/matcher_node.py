@@ -21,6 +21,7 @@ from semantic_matcher.declared_parameters import Parameters, ignored, unknown_ov
 from semantic_matcher.depth_input import DepthInput
 from semantic_matcher.diagnostics import diagnostic_array
 from semantic_matcher.image_input import ImageInput
+from semantic_matcher.lifecycle_bond import Bond, bond_messages
 from semantic_matcher.lifecycle_services import answer_impossible_transitions
 from semantic_matcher.mask_input import MaskInput
 from semantic_matcher.matching_model import MatchingModel, model_name, name_refusal
@@ -112,6 +113,7 @@ class MatcherNode(LifecycleNode):
         self._problems = Problems(self.get_logger())
         self._errors = Throttle(_LOG_EVERY_S)
         self._missing_since: dict[str, float] = {}
+        self._bond: Bond | None = None
         self._clock_moved = time.monotonic()
         self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
         self._dropped_before = 0
@@ -327,6 +329,8 @@ class MatcherNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, warm it up, create the publishers."""
         settings = self.parameters.values
+        if settings.bond_heartbeat_period > 0:
+            bond_messages()
         name = model_name(settings)
         self.get_logger().info(f"configuring: loading {name} for device {settings.device}")
         self.model = self._load_model(settings)
@@ -364,6 +368,8 @@ class MatcherNode(LifecycleNode):
         self.get_logger().info(f"active, waiting for {' and '.join(i.topic for i in self._image_inputs())}{idle}")
         for text in self.qos_overrides.without_effect():
             self.get_logger().warning(text)
+        if self._settings.bond_heartbeat_period > 0:
+            self._bond = Bond(self, self._settings.bond_heartbeat_period)
         return result
 
     @_transition("inactive")
@@ -398,12 +404,19 @@ class MatcherNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Take the node down, with what DDS has of it."""
+        self._end_bond()
         super().destroy_node()
         # rclpy forgets the state machine, which keeps the DDS participant alive, and with it 64 MB of shared memory
         # that a process leaves behind when it ends without finalisation.
         self._state_machine.destroy_when_not_in_use()
 
+    def _end_bond(self) -> None:
+        if self._bond is not None:
+            self._bond.destroy()
+        self._bond = None
+
     def _halt(self) -> None:
+        self._end_bond()
         for image_input in self._inputs:
             image_input.destroy()
         self._inputs = []

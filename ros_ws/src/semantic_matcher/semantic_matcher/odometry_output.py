@@ -17,8 +17,6 @@ from semantic_matcher_core.motion.odometry import Odometry, OdometryStatus, Odom
 from semantic_matcher_core.motion.pose import Pose, log_so3
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from semantic_matcher.matcher_node import MatcherNode
     from semantic_matcher.matching_model import MatchingModel
     from semantic_matcher_core.motion.view import View
@@ -63,17 +61,14 @@ class OdometryFollower:
         if self._settings.base_frame and self._mount is None:
             self._listen()
 
-    def process(self, build: Callable[[], View], header: Any) -> None:
+    def process(self, view: View, header: Any) -> None:
         """Publish where the camera of a view is, or say why that is not known.
 
         Args:
-            build: makes the view, with depth.
+            view: with depth.
             header: of its image.
-
-        Raises:
-            ConfigError: as ``build``.
         """
-        step = self._odometry.process(build())
+        step = self._odometry.process(view)
         statistics = self._node.statistics
         statistics.set("odometry", step.status.value)
         statistics.set("odometry segment", step.segment)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,12 +25,13 @@ from semantic_matcher.publishing import (
     publish_pairs,
     publish_pictures,
 )
+from semantic_matcher.rgbd_output import Side, rgbd_message, rgbd_types
 from semantic_matcher.stereo_pairing import StereoPairing
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.stereo import point_colours, sparse_points, why_few_points
 from semantic_matcher_core.motion.disparity import aligned_matches
-from semantic_matcher_core.motion.view import stereo_view
+from semantic_matcher_core.motion.view import View, stereo_view
 from semantic_matcher_core.streams import MatchedPair, StereoStream, slop_of
 
 _SIDES = ("left", "right")
@@ -40,7 +42,7 @@ class StereoMatcher(MatcherNode):
     """Subscribes ``image`` and ``camera_info`` below ``left`` and ``right``.
 
     Publishes ``~/left/keypoints``, ``~/left/descriptors``, the same of the right, ``~/matches``, ``~/debug_image`` and
-    ``~/points``; with ``odometry``, ``~/odometry``.
+    ``~/points``; with ``odometry``, ``~/odometry``; with ``publish_rgbd``, ``~/rgbd_image``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -54,6 +56,7 @@ class StereoMatcher(MatcherNode):
         types = frame_types("left/") | frame_types("right/") | pair_types(self, "") | {"points": PointCloud2}
         if self.parameters.values.odometry:
             types |= {"odometry": Odometry}
+        types |= rgbd_types(self.parameters.values)
         return {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
 
     def create_inputs(self) -> list[ImageInput | CameraInfoInput]:
@@ -113,9 +116,13 @@ class StereoMatcher(MatcherNode):
             publish_keypoints(self, prefix, frame)
         publish_pairs(self, "", [pair], "stereo")
         self.beside("points", lambda: self._publish_points(pair))
-        self.beside("odometry", lambda: self._follow(pair))
+        view = functools.cache(lambda: self._view(pair))
+        if self._follower is not None:
+            self.beside("odometry", lambda: self._follow(pair, view))
         for prefix, frame in sides.items():
             publish_descriptors(self, prefix, frame)
+        if "rgbd_image" in self.outputs:
+            self.beside("rgbd_image", lambda: self._publish_rgbd(item, pair, view))
         self.finished(source, right.header)
         publish_pictures(self, "", [pair], "stereo")
 
@@ -165,32 +172,41 @@ class StereoMatcher(MatcherNode):
             self.set_problem("few points", why_few, kind=why_few and "few points")
             output.publish(lambda: points_message(cloud, confidence, pair.reference.tag, colours))
 
-    def _follow(self, pair: MatchedPair) -> None:
-        follower = self._follower
-        if follower is None:
-            return
+    def _view(self, pair: MatchedPair) -> View:
         settings, frames = self.settings, (pair.reference, pair.current)
-
-        def follow() -> bool:
-            if not settings.rectified:
-                raise ConfigError("~/odometry needs rectified images: set the parameter rectified where they are")
-            left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
-            follower.process(
-                lambda: stereo_view(
-                    pair.matches,
-                    pair.reference.features,
-                    pair.reference.image,
-                    pair.current.image,
-                    left,
-                    right,
-                    max_row_difference=settings.epipolar_band or settings.geometry_threshold,
-                    stamp=pair.reference.stamp,
-                ),
-                pair.reference.tag,
+        if not settings.rectified:
+            raise ConfigError(
+                "~/odometry and ~/rgbd_image need rectified images: set the parameter rectified where they are"
             )
-            return True
+        left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
+        return stereo_view(
+            pair.matches,
+            pair.reference.features,
+            pair.reference.image,
+            pair.current.image,
+            left,
+            right,
+            max_row_difference=settings.epipolar_band or settings.geometry_threshold,
+            stamp=pair.reference.stamp,
+        )
 
-        self.calibration("odometry calibration", follow)
+    def _follow(self, pair: MatchedPair, view: Callable[[], View]) -> None:
+        assert self._follower is not None
+        if (seen := self.calibration("odometry calibration", view)) is not None:
+            self._follower.process(seen, pair.reference.tag)
+
+    def _publish_rgbd(self, images: tuple[Any, Any], pair: MatchedPair, view: Callable[[], View]) -> None:
+        output = self.outputs["rgbd_image"]
+        if not output.wanted:
+            self.set_problem("rgbd_image", "")
+            return
+        if (seen := self.calibration("rgbd_image", view)) is not None:
+            frames = pair.reference, pair.current
+            left, right = (
+                Side(image, info.newest(), frame.image)
+                for image, info, frame in zip(images, self._infos, frames, strict=True)
+            )
+            output.publish(lambda: rgbd_message(pair.reference, seen, left, right))
 
     def _receive(self, side: str, message: Any) -> None:
         pair = self._pairing.add(side, message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,9 +25,10 @@ from semantic_matcher.publishing import (
     publish_pairs,
     publish_pictures,
 )
+from semantic_matcher.rgbd_output import Side, rgbd_message, rgbd_types
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.io.depth_messages import depth_of, unit_doubt
-from semantic_matcher_core.motion.view import depth_view
+from semantic_matcher_core.motion.view import View, depth_view
 from semantic_matcher_core.options import named
 from semantic_matcher_core.streams import Frame, StampOrder, TemporalPairing, TemporalStream
 
@@ -34,8 +37,8 @@ class TemporalMatcher(MatcherNode):
     """Subscribes ``image`` and ``camera_info``.
 
     Publishes ``~/keypoints``, ``~/descriptors``, ``~/matches`` and ``~/debug_image``; of several cameras, each has
-    these below its own name. With ``odometry`` it subscribes ``depth`` as well, takes the images that have some, and
-    publishes ``~/odometry``.
+    these below its own name. With ``odometry`` or ``publish_rgbd`` it subscribes ``depth`` as well, takes the images
+    that have some, and publishes ``~/odometry`` or ``~/rgbd_image``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -54,11 +57,12 @@ class TemporalMatcher(MatcherNode):
             types |= frame_types(prefix) | pair_types(self, prefix)
         if self.parameters.values.odometry:
             types |= {"odometry": Odometry}
+        types |= rgbd_types(self.parameters.values)
         return {name: Output(self, type_, f"~/{name}") for name, type_ in types.items()}
 
     def create_inputs(self) -> list[ImageInput | CameraInfoInput | DepthInput]:
-        odometry = self.parameters.values.odometry
-        self._depth = DepthInput(self, lambda pair: self.offer("", pair), self.wanted) if odometry else None
+        asked = self.parameters.values.odometry or self.parameters.values.publish_rgbd
+        self._depth = DepthInput(self, lambda pair: self.offer("", pair), self.wanted) if asked else None
         receive = None if self._depth is None else self._depth.add_image
         images = {c: self.image_input(f"{prefix_of(c)}image", c, prefix_of(c), receive) for c in self._cameras}
         self._infos = {
@@ -118,33 +122,41 @@ class TemporalMatcher(MatcherNode):
         publish_keypoints(self, prefix, frame)
         if pair is not None:
             publish_pairs(self, prefix, [pair], "temporal")
-        if depth is not None:
-            self.beside("odometry", lambda: self._follow(source, frame, depth))
+        view = functools.cache(lambda: self._view(source, frame, depth))
+        if self._follower is not None:
+            self.beside("odometry", lambda: self._follow(frame, view))
         publish_descriptors(self, prefix, frame)
+        if "rgbd_image" in self.outputs:
+            self.beside("rgbd_image", lambda: self._publish_rgbd(source, item, depth, frame, view))
         self.finished(source, item.header)
         if pair is not None:
             publish_pictures(self, prefix, [pair], "temporal")
 
-    def _follow(self, source: str, frame: Frame, depth: Any) -> None:
-        follower = self._follower
-        assert follower is not None
+    def _view(self, source: str, frame: Frame, depth: Any) -> View:
+        camera = self._infos[source].camera(frame.features.image_size, self._rectified)
+        values = depth_of(depth)
+        doubt = unit_doubt(values)
+        self.set_problem("unit of depth", doubt, kind=doubt and "unit of depth")
+        return depth_view(frame.features, values, camera, image=frame.image, stamp=frame.stamp)
 
-        def follow() -> bool:
-            camera = self._infos[source].camera(frame.features.image_size, self._rectified)
-            values = depth_of(depth)
-            doubt = unit_doubt(values)
-            self.set_problem("unit of depth", doubt, kind=doubt and "unit of depth")
-            follower.process(
-                lambda: depth_view(frame.features, values, camera, image=frame.image, stamp=frame.stamp),
-                frame.tag,
-            )
-            return True
+    def _follow(self, frame: Frame, view: Callable[[], View]) -> None:
+        assert self._follower is not None
+        if (seen := self.calibration("odometry calibration", view)) is not None:
+            self._follower.process(seen, frame.tag)
 
-        self.calibration("odometry calibration", follow)
+    def _publish_rgbd(self, source: str, image: Any, depth: Any, frame: Frame, view: Callable[[], View]) -> None:
+        output = self.outputs["rgbd_image"]
+        if not output.wanted:
+            self.set_problem("rgbd_image", "")
+            return
+        if (seen := self.calibration("rgbd_image", view)) is not None:
+            info = self._infos[source].newest()
+            output.publish(lambda: rgbd_message(frame, seen, Side(image, info, frame.image), Side(depth, info)))
 
     def _refusal(self, values: SimpleNamespace) -> str:
-        if values.odometry and named(values.cameras):
-            return "odometry is of one camera: leave cameras empty, or start a node for each"
+        asked = [name for name in ("odometry", "publish_rgbd") if getattr(values, name)]
+        if asked and named(values.cameras):
+            return f"{asked[0]} is of one camera: leave cameras empty, or start a node for each"
         return odometry_refusal(values) or super()._refusal(values)
 
     def _calibrated(self, source: str, size: tuple[int, int]) -> tuple[Camera, Camera] | None:

@@ -1,17 +1,17 @@
-"""Poses on /tf, where the package tf2_msgs is installed; the ROS wheels of PyPI lack it."""
+"""Poses on /tf, where the package tf2_msgs is installed."""
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from geometry_msgs.msg import TransformStamped
 
+from semantic_matcher.optional_messages import optional_messages
+from semantic_matcher_core.errors import MissingPackageError
+
 if TYPE_CHECKING:
     from semantic_matcher.matcher_node import MatcherNode
     from semantic_matcher_core.motion.pose import Pose
-
-TF_MISSING = "TF needs tf2_msgs, which cannot be imported here (apt install ros-$ROS_DISTRO-tf2-msgs)"
 
 
 def tf_messages(node: MatcherNode, what: str) -> Any:
@@ -19,9 +19,9 @@ def tf_messages(node: MatcherNode, what: str) -> Any:
     installed.
     """
     try:
-        return importlib.import_module("tf2_msgs.msg")
-    except ImportError:
-        node.set_problem("TF", f"{what}: {TF_MISSING}", error=True)
+        return optional_messages("tf2_msgs", f"{what}: TF")
+    except MissingPackageError as error:
+        node.set_problem("TF", str(error), error=True)
         return None
 
 
