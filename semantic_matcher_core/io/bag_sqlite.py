@@ -1,4 +1,4 @@
-"""Reading rosbag2's sqlite3 files.
+"""Reading rosbag2's sqlite3 files, and what is left of those that are cut short or damaged in places.
 
 Tables: rosbag2_storage_sqlite3, schema versions 1 to 4; definitions of messages are there from version 4 on.
 """
@@ -16,6 +16,8 @@ from semantic_matcher_core.errors import BagError
 from semantic_matcher_core.io.bag_part import Channel, Part, Report, plural
 
 MAGIC = b"SQLite format 3\0"
+# Rows that cannot be read one after the other, from which on nothing more is expected: a page holds some hundred.
+_MOST_MISSES = 2000
 
 
 class SqlitePart(Part):
@@ -27,13 +29,15 @@ class SqlitePart(Part):
         report: is told what is missing.
 
     Raises:
-        BagError: the file is cut short, damaged, or no recording.
+        BagError: the file is no recording, or nothing of it can be read.
     """
 
     def __init__(self, path: Path, scratch: Path, report: Report) -> None:
         self._path = path
         self._report = report
-        _check_size(path)
+        # (time, id, topic) of each message, where the file's own order is not to be had.
+        self._rest: list[tuple[int, int, int]] | None = None
+        missing = _missing_bytes(path)
         log = path.with_name(f"{path.name}-wal")
         if log.is_file() and log.stat().st_size:
             copied = scratch / path.name
@@ -44,11 +48,18 @@ class SqlitePart(Part):
             # Immutable: nothing is written beside a file that may lie in a read-only place.
             self._database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
         self._database.text_factory = lambda text: text.decode("utf-8", errors="replace")
+        if missing:
+            # Otherwise sqlite refuses a file that is shorter than its header says.
+            self._database.execute("PRAGMA writable_schema = ON")
         try:
-            self._open()
+            self._open(missing)
         except (sqlite3.Error, ValueError, TypeError) as error:
             self._database.close()
-            raise self._damaged(error) from error
+            if missing:
+                raise self._unreadable(f"cut short: {plural(missing, 'byte')} of it are missing") from error
+            if isinstance(error, BagError):
+                raise
+            raise self._unreadable(f"damaged ({error})") from error
         except BaseException:
             self._database.close()
             raise
@@ -59,17 +70,9 @@ class SqlitePart(Part):
     def messages(self, topics: Collection[str]) -> Iterator[tuple[Channel, int, Any]]:
         wanted = {number: channel for number, channel in self._channels.items() if channel.topic in topics}
         read: Counter[Channel] = Counter()
-        marks = ",".join("?" * len(wanted))
-        try:
-            rows = self._database.execute(
-                f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp, id",
-                tuple(wanted),
-            )
-            for number, stamp, data in rows:
-                read[wanted[number]] += 1
-                yield wanted[number], int(stamp), data if isinstance(data, bytes) else b""
-        except (sqlite3.Error, ValueError, TypeError) as error:
-            raise self._damaged(error) from error
+        for number, stamp, data in self._rows(wanted):
+            read[wanted[number]] += 1
+            yield wanted[number], stamp, data
         for channel in set(wanted.values()):
             if read[channel] < self.counts[channel]:
                 self._report(
@@ -77,7 +80,45 @@ class SqlitePart(Part):
                     f"of which {read[channel]} can be read"
                 )
 
-    def _open(self) -> None:
+    def _rows(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (topic, time, data) of some topics in order of time."""
+        last = (-1, -1)
+        if self._rest is None:
+            marks = ",".join("?" * len(wanted))
+            query = f"SELECT timestamp, id, topic_id, data FROM messages WHERE topic_id IN ({marks})"
+            try:
+                for stamp, row, number, data in self._database.execute(f"{query} ORDER BY 1, 2", tuple(wanted)):
+                    last = int(stamp), row
+                    yield number, int(stamp), data if isinstance(data, bytes) else b""
+                return
+            except (sqlite3.Error, ValueError, TypeError):
+                self._rest = self._walk()
+        for stamp, row, number in self._rest:
+            if number not in wanted or (stamp, row) <= last:
+                continue
+            try:
+                ((data,),) = self._database.execute("SELECT data FROM messages WHERE id = ?", (row,))
+            except (sqlite3.Error, ValueError):
+                continue  # counted as one that cannot be read
+            yield number, stamp, data if isinstance(data, bytes) else b""
+
+    def _walk(self) -> list[tuple[int, int, int]]:
+        """Return (time, id, topic) of the messages that can be reached, in order of time."""
+        found, following, misses = [], 1, 0
+        while misses < _MOST_MISSES:
+            try:
+                rows = self._database.execute(
+                    "SELECT id, timestamp, topic_id FROM messages WHERE id >= ? ORDER BY id", (following,)
+                )
+                for row, stamp, number in rows:
+                    found.append((int(stamp), row, number))
+                    following, misses = row + 1, 0
+                break
+            except (sqlite3.Error, ValueError, TypeError):
+                following, misses = following + 1, misses + 1
+        return sorted(found)
+
+    def _open(self, missing: int) -> None:
         tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"topics", "messages"} <= tables:
             raise BagError(
@@ -97,26 +138,39 @@ class SqlitePart(Part):
                 "SELECT id, name, type, serialization_format FROM topics ORDER BY id"
             )
         }
-        counts = dict(self._database.execute("SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id"))
+        counts, (first, last) = self._counts(missing)
         self.counts = {}
         for number, channel in self._channels.items():
             self.counts[channel] = self.counts.get(channel, 0) + counts.get(number, 0)
         lost = sum(count for number, count in counts.items() if number not in self._channels)
         if lost:
             self._report(f"{self._path.name} has {plural(lost, 'message')} of topics that it does not describe")
-        first, last = next(self._database.execute("SELECT MIN(timestamp), MAX(timestamp) FROM messages"))
         self.start_ns, self.end_ns = int(first or 0), int(last or 0)
 
-    def _damaged(self, error: Exception) -> BagError:
-        return BagError(
-            f"{self._path.name} is damaged ({error}); `sqlite3 {self._path.name} .recover` may save what is left"
-        )
+    def _counts(self, missing: int) -> tuple[dict[int, int], tuple[Any, Any]]:
+        """Return the number of messages by topic, and the first and last time."""
+        try:
+            if not missing:
+                counts = dict(self._database.execute("SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id"))
+                return counts, next(self._database.execute("SELECT MIN(timestamp), MAX(timestamp) FROM messages"))
+            why = f"is cut short: {plural(missing, 'byte')} of it are missing"
+        except sqlite3.Error as error:
+            why = f"is damaged ({error})"
+        self._report(f"{self._path.name} {why}; what is whole in it is read")
+        self._rest = self._walk()
+        times = [stamp for stamp, _, _ in self._rest] or [0]
+        return Counter(number for _, _, number in self._rest), (times[0], times[-1])
+
+    def _unreadable(self, what: str) -> BagError:
+        name = self._path.name
+        return BagError(f"{name} is {what}; `sqlite3 {name} .recover` may save what is left")
 
 
-def _check_size(path: Path) -> None:
+def _missing_bytes(path: Path) -> int:
+    """Return how many bytes a file lacks of what its header says."""
     # sqlite reads a file that lacks its last pages without complaint, as far as the pages go.
     if path.with_name(f"{path.name}-wal").exists():
-        return
+        return 0
     with path.open("rb") as file:
         header = file.read(100)
     size = path.stat().st_size
@@ -125,9 +179,4 @@ def _check_size(path: Path) -> None:
     # https://www.sqlite.org/fileformat2.html#the_database_header: page size, size in pages, change counters.
     page_size = int.from_bytes(header[16:18], "big")
     pages = int.from_bytes(header[28:32], "big") if header[24:28] == header[92:96] else 0
-    expected = pages * (65536 if page_size == 1 else page_size)
-    if size < expected:
-        raise BagError(
-            f"{path.name} is cut short: it has {size} of {expected} bytes; "
-            f"`sqlite3 {path.name} .recover` may save what is left"
-        )
+    return max(0, pages * (65536 if page_size == 1 else page_size) - size)
