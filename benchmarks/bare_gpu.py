@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# What both stages of training write (training.train_compact); it is not imported, so that nothing loads torch here.
+FILE = "compact_extractor.safetensors"
 _TAIL = 40
 
 
@@ -49,31 +51,13 @@ def steps(out: Path, data: Path, weights: Path) -> list[Step]:
     bench = ("-m", "benchmarks.gpu", "--output", str(out), "--weights", str(weights))
     tests = ("-m", "pytest", "-q", "--maxfail=25", "-p", "no:cacheprovider", "tests/gpu", "-rf", "--tb=short")
     present = tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests" / "core").glob("test_cuda_*.py")))
-    train = (
-        "-m",
-        "training.train_compact",
-        "training/configs/compact.yaml",
-        f"data.photos={data / 'photos'}",
-        f"folder={out / 'runs'}",
-        "--output",
-        str(out),
-        "--minutes",
-        "{minutes}",
-    )
-    small = (
-        "data.labels=[]",
-        "data.shares=[1,0,0]",
-        "data.view=64",
-        "data.pool=8",
-        "data.chunk=2",
-        "data.holdout=2",
-        "batch=2",
-        "steps=2",
-        "teacher.extractor=compact",
-        "teacher.keypoints=32",
-        "--device",
-        "cpu",
-    )
+    stage = (f"data.photos={data / 'photos'}", f"folder={out / 'runs'}", "--output", str(out), "--minutes", "{minutes}")
+    train = ("-m", "training.train_compact", "training/configs/compact-further.yaml", *stage)
+    tune = ("-m", "training.tune_compact", "training/configs/compact-tune.yaml", *stage, "start_from={trained}")
+    labels = f"data.labels=[{data / 'pairs.h5'}]"
+    views = ("data.labels=[]", "data.shares=[1,0,0]", "data.view=64", "data.pool=8", "data.chunk=2", "data.holdout=2")
+    small = (*views, "batch=2", "steps=2", "--device", "cpu")
+    teacher = ("teacher.extractor=compact", "teacher.keypoints=32")
     return [
         Step(
             "headline",
@@ -94,7 +78,8 @@ def steps(out: Path, data: Path, weights: Path) -> list[Step]:
             (*bench, "--sections", "growth", "--tiny", "--device", "cpu"),
             80,
         ),
-        Step("train", (*train, f"data.labels=[{data / 'pairs.h5'}]", f"teacher.weights={weights}"), (*train, *small)),
+        Step("train", (*train, labels, f"teacher.weights={weights}"), (*train, *small, *teacher), keep=100),
+        Step("tune", (*tune, labels), (*tune, *small, "keypoints=32")),
     ]
 
 
@@ -155,7 +140,9 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 limit = min(left, step.seconds or left)
                 log = out / f"{step.name}.log"
-                what = run(step, step.rehearsal if args.rehearse else step.arguments, limit, log)
+                trained = str(out / FILE) if (out / FILE).is_file() else "bundled"
+                arguments = step.rehearsal if args.rehearse else step.arguments
+                what = run(step, [a.replace("{trained}", trained) for a in arguments], limit, log)
                 failed |= not what.startswith("done")
                 line = f"- {step.name}: {what}"
                 print(*log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:], sep="\n")

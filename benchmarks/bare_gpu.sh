@@ -5,7 +5,7 @@
 #
 # (`make gpu-bundle` makes the archive.) Installs the wheels that came along into a folder of its own, then runs, each
 # with its own time limit and its output written at once to RESULTS: the tests that need a GPU, parity and times
-# (benchmarks.gpu), and training of compact for the minutes that are left. `--rehearse` does the same on a CPU with tiny
+# (benchmarks.gpu), and both stages of training of compact for the minutes that are left. `--rehearse` does the same on a CPU with tiny
 # sizes.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

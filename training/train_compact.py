@@ -6,12 +6,15 @@ Several configurations are trained side by side, on the same views. Interrupted,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from semantic_matcher_core.errors import ConfigError
 from training.cli import deliver, run_app, say
+
+if TYPE_CHECKING:
+    import torch
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 # The catalogue's name of the bundled extractor's file.
@@ -26,9 +29,6 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to copy the weights to.")] = None,
 ) -> None:
     """Train the extractor as YAML files say."""
-    import torch
-
-    from semantic_matcher_core.device import resolve_device
     from training.student.config import read_config
     from training.student.train import train_students
 
@@ -37,15 +37,25 @@ def train(
     if not files:
         raise ConfigError("name a YAML file, e.g. training/configs/compact.yaml")
     settings = [read_config(file, overrides) for file in files]
-    where = resolve_device(device)
-    if where.type == "cuda":
-        # This process trains and does nothing else: shapes never change, and losses need no full float32 product.
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
+    where = training_device(device)
     made = train_students(settings, device=where, report=say, minutes=minutes)
     for file, setting in zip(made, settings, strict=True):
         # One alone makes a folder of weights that can be used as it is; of several each has its name.
         deliver(file, output, BUNDLED_FILE if len(made) == 1 else f"{setting.name}.safetensors")
+
+
+def training_device(name: str) -> torch.device:
+    """Return the device of a name, set up for a process that trains and does nothing else."""
+    import torch
+
+    from semantic_matcher_core.device import resolve_device
+
+    where = resolve_device(name)
+    if where.type == "cuda":
+        # Shapes never change, and losses need no full float32 product.
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    return where
 
 
 def main() -> None:

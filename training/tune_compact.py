@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from training.cli import deliver, run_command, say
-from training.train_compact import BUNDLED_FILE
+from training.train_compact import BUNDLED_FILE, training_device
 
 
 def tune(
@@ -22,11 +22,10 @@ def tune(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to copy the weights to.")] = None,
 ) -> None:
     """Tune which keypoints the extractor takes, and how it describes them, by what is matched rightly."""
-    from semantic_matcher_core.device import resolve_device
     from training.student.config import read_tune_config
     from training.student.tune import tune as run
 
-    file = run(read_tune_config(config, overrides or []), device=resolve_device(device), report=say, minutes=minutes)
+    file = run(read_tune_config(config, overrides or []), device=training_device(device), report=say, minutes=minutes)
     deliver(file, output, BUNDLED_FILE)
 
 

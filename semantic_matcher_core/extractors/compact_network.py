@@ -101,8 +101,15 @@ class CompactNetwork(nn.Module):
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``B x C x H/2 x W/2``, ``B x C x H/4 x W/4`` and ``B x F x H/8 x W/8`` features of images."""
+        return self.deep(*self.shallow(images))
+
+    def shallow(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first layers' features of images, at strides 2 and 4."""
         half = self.stride2(F.pixel_unshuffle(to_weight(images, self.from8.weight), 2))
-        quarter = self.stride4(half)
+        return half, self.stride4(half)
+
+    def deep(self, half: Tensor, quarter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return :meth:`maps` of what :meth:`shallow` returns."""
         eighth = self.stride8(quarter)
         sixteenth = self.stride16(eighth)
         coarse = self.from16(sixteenth) + _doubled(self.from32(self.stride32(sixteenth)))

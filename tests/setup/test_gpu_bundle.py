@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bare_gpu import FILE, Step, run
 from semantic_matcher_core.io.images import write_image
 from tests.conftest import REPOSITORY, make_textured_image
 from tools import gpu_bundle
@@ -81,16 +82,15 @@ def test_rehearsal(unpacked: Path, tmp_path: Path) -> None:
     done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
     summary = (tmp_path / "results" / "summary.md").read_text().splitlines()
     assert [line.split(",")[0] for line in summary] == [
-        f"- {name}: done" for name in ("headline", "tests", "parity", "detail", "train")
+        f"- {name}: done" for name in ("headline", "tests", "parity", "detail", "train", "tune")
     ], done.stdout
     assert done.returncode == 0
     assert "| plain:compact | fp32 |" in (tmp_path / "results" / "gpu.md").read_text()
-    assert (tmp_path / "results" / "compact_extractor.safetensors").is_file()
+    tuned, trained = (tmp_path / "results" / name for name in (FILE, "runs/compact-tune/final.safetensors"))
+    assert tuned.read_bytes() == trained.read_bytes()
 
 
 def test_a_step_out_of_time_costs_itself_alone(tmp_path: Path) -> None:
-    from benchmarks.bare_gpu import Step, run
-
     endless = Step("endless", (), ())
     log = tmp_path / "log"
     assert run(endless, ("-c", "print('begun', flush=True); import time; time.sleep(600)"), 3, log).startswith(

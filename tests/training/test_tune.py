@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
+from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.extractors.dkd import windows_at
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.weights.loading import read_state_dict
@@ -121,8 +122,8 @@ def test_it_learns_goes_on_and_is_used(photos: Path, tmp_path: Path) -> None:
 
     assert figure(said[-1]) > 1.15 * figure(said[1])
     tuned = read_state_dict(final)
-    learnt = {name for name in tuned if not torch.equal(tuned[name], state[name].half())}
-    assert {name.split(".")[0] for name in learnt} == {"to2", "score", "head", "offsets"}
+    frozen = {name.split(".")[0] for name in tuned if torch.equal(tuned[name], state[name].half())}
+    assert frozen == {"stride2", "stride4"}
     # As a command: what is done already is copied.
     (tmp_path / "tune.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(asdict(config)))))
     folder = tmp_path / "weights"
@@ -173,8 +174,8 @@ def test_held_out_matches_are_counted_as_matching_would(pairs: Seen) -> None:
 
 
 @torch.no_grad()
-def tuned_similarity(network: torch.nn.Module, pairs: Seen) -> torch.Tensor:
-    fine, coarse, keypoints = (v.flatten(0, 1).float() for v in (pairs.fine, pairs.coarse, pairs.keypoints))
-    described = network.describe(fine, coarse, keypoints).unflatten(0, (-1, 2))  # type: ignore[operator]
+def tuned_similarity(network: CompactNetwork, pairs: Seen) -> torch.Tensor:
+    _, fine, coarse = pairs.maps(network)
+    described = network.describe(fine, coarse, pairs.keypoints.flatten(0, 1)).unflatten(0, (-1, 2))
     hidden = ~(pairs.valid[:, 0, :, None] & pairs.valid[:, 1, None])
     return (described[:, 0] @ described[:, 1].mT).masked_fill(hidden, -10.0)

@@ -176,7 +176,7 @@ class TuneConfig(RunConfig):
 
     Attributes:
         start_from: weights to tune, as they are used; ``bundled`` for the extractor that comes with the package.
-        lr, score_lr: of the descriptor head and of the score's layers.
+        lr, score_lr, deep_lr: of the descriptor head, of the score's layers, and of those from stride 8 on.
         keypoints: candidates of each view.
         temperature: of the dual softmax.
         shape: weight of the loss that holds the score's shape round each keypoint.
@@ -189,6 +189,7 @@ class TuneConfig(RunConfig):
     average: float = 0.98
     start_from: str = "bundled"
     score_lr: float = 4e-3
+    deep_lr: float = 2e-4
     keypoints: int = 2048
     temperature: float = 0.025
     shape: float = 0.3

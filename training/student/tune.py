@@ -1,10 +1,10 @@
 """The last stage: which keypoints are taken, and how they are described, learnt from which are matched rightly.
 
-The network's own keypoints, as many as matching takes, stand where a teacher's stood. All but the last layers is
-frozen. The descriptor head learns the right match among all keypoints of the other view (dual softmax, as in LoFTR, Sun
-et al., CVPR 2021); the score learns to put keypoints that are matched rightly above those that both views show and that
-are not (the reward of DISK, Tyszkiewicz et al., NeurIPS 2020, as a pairwise logistic loss). The score's shape round
-each keypoint, on which suppression and sub-pixel places depend, is held.
+The network's own keypoints, as many as matching takes, stand where a teacher's stood. The layers at strides 2 and 4 are
+frozen. Descriptors learn the right match among all keypoints of the other view (dual softmax, as in LoFTR, Sun et al.,
+CVPR 2021); the score learns to put keypoints that are matched rightly above those that both views show and that are not
+(the reward of DISK, Tyszkiewicz et al., NeurIPS 2020, as a pairwise logistic loss). The score's shape round each
+keypoint, on which suppression and sub-pixel places depend, is held.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _RIGHT_PX, _TAUGHT_PX = 3.0, 2.0
 _CARRIED_PX = 3.0
 _RANKED = 2048
 _LEVEL = 0.1
+_DEEP = ("stride8", "stride16", "stride32", "from8", "from16", "from32", "fuse", "to4")
 _SAVE_SECONDS, _LOG_EVERY = 60.0, 20
 
 
@@ -48,7 +49,7 @@ class Seen(Batched):
     """B pairs of views as the frozen layers see them, with the network's keypoints; K rows for each view.
 
     Attributes:
-        half, fine, coarse: ``B x 2 x C x …`` float16 maps at strides 2, 4 and 8.
+        half, quarter: ``B x 2 x C x …`` float16 maps of the frozen layers, at strides 2 and 4.
         keypoints: ``B x 2 x K x 2`` (x, y) pixels.
         valid: ``B x 2 x K`` bool, false in rows that pad.
         moved: ``B x 2 x K x 2`` their places in the other view.
@@ -58,14 +59,17 @@ class Seen(Batched):
     """
 
     half: Tensor
-    fine: Tensor
-    coarse: Tensor
+    quarter: Tensor
     keypoints: Tensor
     valid: Tensor
     moved: Tensor
     known: Tensor
     partner: Tensor
     window: Tensor
+
+    def maps(self, network: CompactNetwork) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a network's maps of all 2B views, one pair's after the other's."""
+        return network.deep(self.half.flatten(0, 1).float(), self.quarter.flatten(0, 1).float())
 
 
 class TuningLosses(NamedTuple):
@@ -146,17 +150,19 @@ class _Run(Run):
         head = [*network.head.parameters()]
         if network.architecture.positions:
             head += [*network.offsets.parameters()]
-        for parameter in (*score, *head):
+        deep = [p for name in _DEEP for p in network.get_submodule(name).parameters()]
+        for parameter in (*score, *head, *deep):
             parameter.requires_grad_(True)
-        optimizer = torch.optim.AdamW([{"params": score}, {"params": head}], lr=config.lr, weight_decay=0.0)
-        decisive = {"seed": config.seed, "start_from": config.start_from}
+        groups = [{"params": part} for part in (score, head, deep)]
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0)
+        decisive = {"seed": config.seed, "start_from": config.start_from, "deep": _DEEP}
         super().__init__(config, network, optimizer, TuningLosses._fields, decisive)
 
     def take_step(self, pairs: Seen, share: float) -> None:
         """Take one optimisation step at a share of the schedule."""
         config, self.share = self.config, share
         found = tuning_losses(self.network, pairs, config.temperature)
-        rates = [learning_rate(peak, share, 4 * self.step) for peak in (config.score_lr, config.lr)]
+        rates = [learning_rate(peak, share, 4 * self.step) for peak in (config.score_lr, config.lr, config.deep_lr)]
         self.learn(found.match + found.rank + config.shape * found.shape, found, rates)
 
 
@@ -179,8 +185,8 @@ def seen(
     if light is not None:
         images = light(images, config.light.none)
     images = standardised(images)
-    half, fine, coarse = network.maps(images)
-    logits, first = network.score_map(half, fine), before.score_map(half, fine)
+    frozen = network.shallow(images)
+    logits, first = (n.score_map(*n.deep(*frozen)[:2]) for n in (network, before))
     found = detect_keypoints(
         logits[:, 0].sigmoid(),
         Limits(config.keypoints, fixed_size=True),
@@ -191,8 +197,8 @@ def seen(
     )
     assert found.valid is not None
     window = windows_at(first[:, 0], found.keypoints.round().long(), _RADIUS).half()
-    paired = [part.unflatten(0, (-1, 2)) for part in (half, fine, coarse, found.keypoints, found.valid, window)]
-    half, fine, coarse, keypoints, valid, window = paired
+    paired = [part.unflatten(0, (-1, 2)) for part in (*frozen, found.keypoints, found.valid, window)]
+    half, quarter, keypoints, valid, window = paired
     moved, known = (
         torch.stack(both, dim=1) for both in zip(*(_followed(views, keypoints, i) for i in (0, 1)), strict=True)
     )
@@ -202,7 +208,7 @@ def seen(
     back = distance.argmin(dim=1).gather(1, partner)
     same = known[:, 0] & (nearest < _TAUGHT_PX) & (back == torch.arange(back.shape[1], device=back.device))
     partner = torch.where(same, partner, -1)
-    result = Seen(half.half(), fine.half(), coarse.half(), keypoints, valid, moved, known, partner, window)
+    result = Seen(half.half(), quarter.half(), keypoints, valid, moved, known, partner, window)
     return result[same.any(dim=1)]
 
 
@@ -214,9 +220,8 @@ def tuning_losses(network: CompactNetwork, pairs: Seen, temperature: float) -> T
         pairs: as the frozen layers see them.
         temperature: of the dual softmax.
     """
-    half, fine, coarse, keypoints = (
-        part.flatten(0, 1).float() for part in (pairs.half, pairs.fine, pairs.coarse, pairs.keypoints)
-    )
+    keypoints = pairs.keypoints.flatten(0, 1)
+    half, fine, coarse = pairs.maps(network)
     described = network.describe(fine, coarse, keypoints).unflatten(0, (-1, 2))
     hidden = ~(pairs.valid[:, 0, :, None] & pairs.valid[:, 1, None])
     similarity = (described[:, 0] @ described[:, 1].mT).detach().masked_fill(hidden, -10.0)
@@ -291,9 +296,8 @@ def correct_matches(network: CompactNetwork, held: list[Seen], keypoints: int) -
     """
     right = every = pairs = 0
     for part in held:
-        half, fine, coarse, points = (
-            v.flatten(0, 1).float() for v in (part.half, part.fine, part.coarse, part.keypoints)
-        )
+        points = part.keypoints.flatten(0, 1)
+        half, fine, coarse = part.maps(network)
         score = windows_at(network.score_map(half, fine)[:, 0], points.round().long(), 0)[..., 0]
         score = score.masked_fill(~part.valid.flatten(0, 1), -torch.inf)
         best = score.topk(max(1, keypoints // 2), dim=1).indices.sort(dim=1).values
