@@ -194,7 +194,7 @@ def suite(
     turn: Annotated[
         list[float], typer.Option(help="Turn the second view by this many degrees, too; repeatable.")
     ] = _TURNS,
-    rendered: Annotated[int, typer.Option(min=0, help="So many rendered scenes with the photos as textures.")] = 0,
+    rendered: Annotated[int, typer.Option(min=0, help="Number of rendered scenes with the photos as textures.")] = 0,
     speed: Annotated[bool, typer.Option(help="Frames a second on the first --sequence.")] = False,
     output: Output = Path("evaluation"),
     device: Device = "auto",

@@ -7,7 +7,7 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.types import Matches
 
-# With so many matches, and a smaller share of them made points, something is amiss.
+# With at least this many matches, of which less than this share become points, the reason is reported.
 _ENOUGH_TO_TELL, _FEW = 20, 0.1
 
 

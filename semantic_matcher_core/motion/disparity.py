@@ -21,8 +21,8 @@ from semantic_matcher_core.types import Matches
 _RADIUS = 5
 _ITERATIONS = 6
 _SLANT_ITERATIONS = 4
-# Disparity changes by about so much from one pixel to the next where surfaces are slanted, and by so much at most;
-# and the noise of grey values against which little texture is weighed.
+# Typical and largest change of disparity from one pixel to the next on slanted surfaces; and the noise of grey values
+# against which little texture is weighed.
 _SLANT, _STEEPEST, _GREY_NOISE = 0.1, 0.4, 3.0
 # A step of less than this many pixels ends the iteration.
 _CONVERGED_PX = 0.01

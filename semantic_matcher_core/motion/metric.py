@@ -368,7 +368,7 @@ class _Matched:
         return float(np.median((rays * np.linalg.solve(noise, rays)).sum(axis=(1, 2)))) / _MEDIAN_2
 
     def with_rays(self, factor: float) -> _Matched:
-        """Return the same points, the noise of their rays so much larger, squared."""
+        """Return the same points with the variance of their rays multiplied by a factor."""
         return replace(self, variance=self.variance * [factor, factor, 1.0], across=self.across * factor)
 
     def whitened(self, pose: Pose, whitening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

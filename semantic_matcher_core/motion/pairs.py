@@ -12,10 +12,10 @@ from semantic_matcher_core.motion.patches import align_patches
 from semantic_matcher_core.motion.view import View, observation
 from semantic_matcher_core.types import Features, Matches
 
-# So many aligned patches determine a pose as well as all of them would, and bound the time.
+# This many aligned patches determine a pose as well as all of them would, and bound the time.
 _PATCHES = 200
 _ALIGNED_STD_PX = 0.1
-# Matches up to so many thresholds from their place are aligned.
+# Matches up to this many thresholds from their place are aligned.
 _NEAR = 2.0
 
 

@@ -19,7 +19,7 @@ _CONVERGED_PX = 0.02
 _SETTLED_SHARE = 0.9
 _MIN_CORRELATION = 0.75
 _MAX_STD_PX = 0.5
-# The patch of a keypoint may be seen from so much farther away at most, in levels of a pyramid of halves.
+# How much farther away a keypoint's patch may be seen from, in levels of a pyramid of halves.
 _LEVELS = 4
 
 

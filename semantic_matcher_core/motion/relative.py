@@ -15,7 +15,7 @@ from semantic_matcher_core.types import Matches
 
 MIN_INLIERS = 15
 # There is a step where a rotation alone leaves more than the epipolar geometry by this many standard deviations of what
-# chance does; squared residuals count up to so many times the noise.
+# chance does; squared residuals are clipped at the second number times the noise.
 _SIGNIFICANT, _CLIP = 12.0, 16.0
 # As in metric.py: Cauchy's weights, the gate, and the median of chi-squared with one degree of freedom.
 _CAUCHY, _GATE, _MEDIAN_1 = 2.385**2, 12.0, 0.455
@@ -27,7 +27,7 @@ _NEAREST = 15.0
 # Points this near to where the step leads to, in standard deviations of their noise, tell of it by chance: the line
 # that they should lie on turns about them with every change of the step.
 _NEAR_EPIPOLE = 20.0
-# The second derivative of the cost is that of steps of so many standard deviations.
+# The second derivative of the cost is taken by steps of this many standard deviations.
 _SHARE = 1.0
 # A cost that is flatter than that, as a share of what the points' own noise lets expect, has no minimum to speak of.
 _FLATTEST = 0.05

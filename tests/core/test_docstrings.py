@@ -8,10 +8,11 @@ import re
 from tests.conftest import REPOSITORY
 
 FOLDERS = ("semantic_matcher_core", "training", "benchmarks", "tools", "ros_ws/src/semantic_matcher/semantic_matcher")
-# A shape, a number, a question word, an article.
+# A shape, a number, a question word, an article, a preposition, or what functions here return.
 NO_VERB = re.compile(
     r"``|[(\d:]|(?:The|A|An|As|What|Whether|How|Where|Which|Who|Why|When|All|Each|Every|Some|No|One|Two|True|False|"
-    r"Called|Indices|Names|Places|Values|Points|Pixels|Rows)\b"
+    r"Called|Indices|Names|Places|Values|Points|Pixels|Rows|Of|From|In|At|On|To|For|Before|After|Another|More|Best|Mutual|"
+    r"Figures|Features|Keypoints|Masks|Maxima|Scores|Residuals|Numbers|Dimensions|Losses|Megabytes|Windows|Text|Args)\b"
 )
 
 

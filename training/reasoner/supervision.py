@@ -66,5 +66,5 @@ def _nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 def _rows_at_once(points: Tensor, others: Tensor) -> int:
     batch, count = points.shape[:2]
-    # All pairs of the batch go together, as so many columns more.
+    # All pairs of the batch go together, as more columns.
     return block_shape(points.device, 1, count, batch * others.shape[1])[1]

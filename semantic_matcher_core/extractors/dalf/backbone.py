@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
 from semantic_matcher_core.extractors.dalf.strips import in_strips, upsampled_in_strips
 
-# Channels innermost: convolutions, pooling and upsampling of so few channels are twice as fast on the CPU.
+# Channels innermost: convolutions, pooling and upsampling of few channels are twice as fast on the CPU.
 _sequence = partial(FoldedSequential, memory_format=torch.channels_last)
 
 

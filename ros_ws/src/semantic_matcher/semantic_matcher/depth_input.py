@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from semantic_matcher.matcher_node import MatcherNode
 
-# So many images without depth in a row are worth a warning, and this share of those of the last ten seconds.
+# A warning is given after this many images in a row without depth, or this share of those of the last ten seconds.
 _ALONE = 10
 _BEGIN, _END = 0.25, 0.1
 
