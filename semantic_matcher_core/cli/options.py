@@ -125,7 +125,7 @@ class ModelOptions:
         from semantic_matcher_core.variants import resolve_variant
 
         if self.variant and (self.descriptor or self.dino):
-            raise ConfigError("--variant names the whole; leave out --descriptor and --dino, or --variant")
+            raise ConfigError("give --variant, or --descriptor and --dino, not both")
         return resolve_variant(self.variant, self.descriptor, self.dino)
 
     def on_local_device(self) -> ModelOptions:

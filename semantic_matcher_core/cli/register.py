@@ -74,7 +74,7 @@ def register_command(
     if is_video != (output.suffix.lower() in VIDEO_SUFFIXES):
         name = "registered.mp4" if is_video else "registered.png"
         raise ConfigError(
-            f"of {target or template} comes a {'video' if is_video else 'picture'}: -o {name}, not {output}"
+            f"of {target or template} a {'video' if is_video else 'picture'} is made: give -o {name}, not {output}"
         )
     if is_video and warped is not None:
         raise ConfigError("--warped is for a single image; the video shows each frame on the template")

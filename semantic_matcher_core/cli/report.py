@@ -43,7 +43,7 @@ def report_command(
     if target.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--output {target} must end in .html")
     if ground_truth_topic and ground_truth is None:
-        raise ConfigError("--ground-truth-topic is of --ground-truth, the bag that has it")
+        raise ConfigError("--ground-truth-topic names a topic of the bag of --ground-truth; give both")
     from semantic_matcher_core.io.atomic import check_output
     from semantic_matcher_core.io.names import readable
     from semantic_matcher_core.io.trajectory import read_trajectory

@@ -104,7 +104,9 @@ def _fetch(entry: Entry, trust_new_hash: bool) -> Path:
         if not trust_new_hash:
             trust.check_sha256(entry, sha256)
         elif entry.sha256 not in (None, sha256):
-            raise HashMismatchError(f"{entry.url}: SHA-256 {sha256}, published {entry.sha256}; that is not reset")
+            raise HashMismatchError(
+                f"{entry.url}: SHA-256 {sha256}, published {entry.sha256}; a published one is never replaced"
+            )
         target = _install(entry, part, sha256)
     except SemanticMatcherError:
         discard(part)

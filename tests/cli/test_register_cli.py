@@ -82,8 +82,8 @@ def test_a_video_becomes_a_video_and_figures(
     ("arguments", "code", "message"),
     [
         (["flat.png", "-o", "out.png"], 2, "flat.png is no video"),
-        (["flat.png", "bent.png", "-o", "out.mp4"], 2, "comes a picture"),
-        (["video.avi", "-o", "out.png"], 2, "comes a video"),
+        (["flat.png", "bent.png", "-o", "out.mp4"], 2, "a picture is made"),
+        (["video.avi", "-o", "out.png"], 2, "a video is made"),
         (["flat.png", "video.avi", "-o", "out.mp4", "--warped", "w.png"], 2, "--warped is for a single image"),
         (["flat.png", "bent.png", "-o", "out.png", "--smooth"], 2, "are for videos"),
         (["flat.png", "bent.png", "-o", "out.png", "--threshold", "0"], 2, "threshold must be above 0"),

@@ -483,7 +483,7 @@ def test_images_of_another_transport_are_named_with_the_parameter(base: str, top
     node.seconds += 60.0
     images._warn_of_silence()
     (text,) = node.texts()
-    assert text.startswith(f"no image on {base} for ") and "nobody publishes on it" in text
+    assert text.startswith(f"no image on {base} for ") and "it has no publisher" in text
     assert (f"start this node with {hint}, the images are on {topic}" in text) if hint else "remap it" in text
 
 
