@@ -112,7 +112,8 @@ def check_choice(what: str, value: object, known: Iterable[str]) -> None:
         ConfigError: it is none of ``known``; the message names them, and the value as a ``what``.
     """
     if value not in (choices := tuple(known)):
-        raise ConfigError(f"unknown {what} {value!r}; use one of {', '.join(choices)}")
+        one_of = "one of " if len(choices) > 1 else ""
+        raise ConfigError(f"unknown {what} {value!r}; use {one_of}{', '.join(choices)}")
 
 
 def unknown_name(

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
+from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError, check_choice
 from semantic_matcher_core.io.bags import BAG_SUFFIXES
 from semantic_matcher_core.io.images import IMAGE_SUFFIXES, decode_image, read_bytes
 from semantic_matcher_core.io.video import VIDEO_SUFFIXES
@@ -100,8 +100,8 @@ class Desk:
         """
         if not 1 <= len(variants) <= MAX_VARIANTS:
             raise ConfigError(f"choose 1 to {MAX_VARIANTS} variants, got {len(variants)}")
-        if choice.view not in VIEWS or choice.geometry not in GEOMETRIES:
-            raise ConfigError(f"unknown view {choice.view!r} or geometry {choice.geometry!r}")
+        check_choice("view", choice.view, VIEWS)
+        check_choice("geometry", choice.geometry, GEOMETRIES)
         images = [picture_of(path) for path in (first, second)]
         with self._lock:
             return [self._outcome(variant, images, choice) for variant in variants]

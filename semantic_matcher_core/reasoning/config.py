@@ -57,8 +57,7 @@ class ReasonerConfig:
         for name in _DIMENSIONS:
             check_whole(name, getattr(self, name))
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"unknown {name} {getattr(self, name)!r}; use {' or '.join(map(repr, choices))}")
+            check_choice(name, getattr(self, name), choices)
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")

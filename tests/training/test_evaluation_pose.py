@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from semantic_matcher_core.errors import ConfigError
 from training.errors import DataError
 from training.evaluation.metrics import accuracy, area_under_curve, corner_error, pose_errors
 from training.evaluation.pose import (
@@ -103,7 +104,7 @@ def test_bad_pair_lists_are_named(tmp_path: Path, text: str) -> None:
 
 
 def test_unknown_estimators_are_refused_and_few_matches_give_nothing() -> None:
-    with pytest.raises(DataError, match="poselib, opencv"):
+    with pytest.raises(ConfigError, match="poselib, opencv"):
         estimate_pose(np.zeros((9, 2)), np.zeros((9, 2)), np.eye(3), np.eye(3), 1.0, "magic")
     assert estimate_pose(np.zeros((4, 2)), np.zeros((4, 2)), np.eye(3), np.eye(3), 1.0) is None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from semantic_matcher_core.errors import check_choice
 from semantic_matcher_core.process_pool import process_pool
 from training.errors import DataError
 from training.evaluation.metrics import area_under_curve, pose_errors
@@ -70,8 +71,7 @@ def estimate_pose(
         threshold_px: of RANSAC's epipolar error.
         backend: ``poselib`` (LO-RANSAC with refinement) or ``opencv`` (``findEssentialMat``).
     """
-    if backend not in BACKENDS:
-        raise DataError(f"unknown pose estimator {backend!r}; use one of {', '.join(BACKENDS)}")
+    check_choice("pose estimator", backend, BACKENDS)
     if len(points0) < 5:
         return None
     points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
