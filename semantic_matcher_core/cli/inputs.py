@@ -58,6 +58,8 @@ def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
     from semantic_matcher_core.errors import ImageError
     from semantic_matcher_core.io.images import is_image_file, list_images, natural_key, say_what_is_passed_over
 
+    if not name:
+        raise ImageError("the name of an image is empty (a variable that is not set?)")
     path = Path(name)
     if path.is_dir():
         if not recursive:
@@ -73,7 +75,7 @@ def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
         if not path.is_file():
             raise ImageError(f"no such image file or folder: {name}")
         return [path], path.parent
-    matched = [Path(p) for p in glob.glob(name, recursive=True)]
+    matched = _without_loops([Path(p) for p in glob.glob(name, recursive=True)])
     found = [p for p in matched if is_image_file(p)]
     if found:
         say_what_is_passed_over(Path(name), matched)
@@ -85,6 +87,20 @@ def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
         raise ImageError(f"no image matches {name!r}")
     parents = [os.path.abspath(p.parent) for p in found]
     return found, Path(os.path.commonpath(parents))
+
+
+def _without_loops(paths: list[Path]) -> list[Path]:
+    """Leave out what is reached through a link to a folder above it, which ``**`` follows again and again."""
+    loops = {folder: _loops(folder) for folder in {path.parent for path in paths}}
+    there = {os.path.realpath(path) for path in paths if not loops[path.parent]}
+    return [path for path in paths if not loops[path.parent] or os.path.realpath(path) not in there]
+
+
+def _loops(folder: Path) -> bool:
+    return any(
+        link.is_symlink() and Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link))
+        for link in (folder, *folder.parents)
+    )
 
 
 def _is_hidden(path: Path) -> bool:

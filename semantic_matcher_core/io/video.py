@@ -186,11 +186,12 @@ class VideoWriter:
 
 def _open(path: Path) -> cv2.VideoCapture:
     if not path.is_file():
-        raise ImageError(f"no such video file: {path}")
+        what = "a folder, no video" if path.is_dir() else "no video" if path.exists() else ""
+        raise ImageError(f"{path} is {what}" if what else f"no such video file: {path}")
     with _utf8_name(path) as name:
         capture = cv2.VideoCapture(name)
     if not capture.isOpened():
-        raise ImageError(f"{path} is no video that can be read (unknown format, missing codec, or damaged)")
+        raise ImageError(f"{path} is no video that can be read (unknown format, missing codec, cut short or damaged)")
     return capture
 
 

@@ -96,6 +96,11 @@ def test_collecting_files_folders_and_patterns(folder: Path) -> None:
     # Order as given, each once.
     assert keys("right", "left/2.png", "left") == ["right/1.png", "left/2.png", "left/1.png", "left/10.png"]
     assert keys("left/notes.txt") == ["notes.txt"]
+    # A link to a folder above leads to the same files again and again; one to a folder beside is a name like any other.
+    (folder / "left" / "again").symlink_to(folder)
+    (folder / "middle").symlink_to(folder / "right")
+    assert keys("**/*.png") == ["left/1.png", "left/2.png", "left/10.png", "middle/1.png", "right/1.png"]
+    assert keys(".", recursive=True) == ["left/1.png", "left/2.png", "left/10.png", "right/1.png"]
 
 
 def test_relative_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +115,8 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
         collect_images([str(folder / "left" / "*.tif")])
     with pytest.raises(ImageError, match="no image in folder"):
         collect_images([str(folder)])
+    with pytest.raises(ImageError, match="the name of an image is empty"):
+        collect_images([""])
     with pytest.raises(ConfigError, match="does not lie below --root"):
         collect_images([str(folder / "left")], root=tmp_path / "elsewhere")
 
