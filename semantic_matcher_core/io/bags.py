@@ -272,8 +272,9 @@ class BagReader:
         """
         found = [topic for topic in self.image_topics if topic.count and topic.name not in besides]
         if not found:
-            kinds = "sensor_msgs Image and CompressedImage"
-            raise BagError(f"{self.path} holds no images that are read here ({kinds}); {self.describe_topics()}")
+            which = f"apart from {' and '.join(besides)}" if besides else ""
+            which = which or "that are read here (sensor_msgs Image and CompressedImage)"
+            raise BagError(f"{self.path} holds no images {which}; {self.describe_topics()}")
         if len(found) > 1:
             raise BagError(f"{self.path} has several image topics, name one; {self.describe_topics()}")
         return found[0]

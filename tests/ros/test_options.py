@@ -72,6 +72,15 @@ def test_compressed_images_checked_and_drawn(client: Client, log: Path, textured
         assert client.set_parameter(NAME, "geometry", "none").successful
         send_until(camera, compressed, lambda: matches[-1].model_type == "", "matches without a check")
         assert len(matches[-1].inlier) == 0
+
+        # A JPEG with a gap, which OpenCV would fill with grey, is refused; the next picture is taken.
+        data = cv2.imencode(".jpg", views[0])[1].tobytes()
+        message = compressed(next(STAMPS))
+        message.format, message.data = "jpeg", array("B", data[: len(data) // 2] + data[len(data) // 2 + 500 :])
+        camera.publish(message)
+        node.wait_for("image refused: the compressed image ('jpeg') is a JPEG, but damaged within")
+        known = len(matches)
+        send_until(camera, compressed, lambda: len(matches) > known, "matches after it")
         assert "Traceback" not in node.output
 
 
