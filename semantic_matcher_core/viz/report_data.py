@@ -19,6 +19,7 @@ from semantic_matcher_core.viz.timeline import (
     Key,
     Thumbnails,
     Timeline,
+    camera_topics,
     fill_similarities,
     fill_thumbnails,
     may_be,
@@ -277,7 +278,7 @@ def _fetch_images(bag: BagReader, pairs: list[DrawnPair], keypoints_topics: Sequ
         for pair, side in wanted.get(_key_of_features(item.message), ()):
             if pair.features[side] is None and may_be(item.topic, pair.keys, side):
                 pair.features[side] = _features_of(item.message)
-    image_topics = [topic.name for topic in bag.image_topics if topic.count and not topic.name.endswith("/debug_image")]
+    image_topics = camera_topics(bag)
     if not image_topics:
         return
     for image in bag.images(image_topics):

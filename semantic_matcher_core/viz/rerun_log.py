@@ -16,6 +16,7 @@ from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.messages import KEYPOINTS, MATCHES, stamp_of
 from semantic_matcher_core.viz.palette import INLIER, KEYPOINT, OUTLIER, amount_colours
 from semantic_matcher_core.viz.spread import spread
+from semantic_matcher_core.viz.timeline import camera_topics
 
 _ODOMETRY, _POINTS = "nav_msgs/msg/Odometry", "sensor_msgs/msg/PointCloud2"
 _MAX_ARROWS, _QUALITY = 300, 80
@@ -51,7 +52,7 @@ def shown(path: Path) -> Iterator[Shown]:
         wanted = [t.name for t in bag.topics if t.msgtype in (KEYPOINTS, MATCHES, _ODOMETRY, _POINTS) and t.count]
         if not any(t.msgtype in (KEYPOINTS, MATCHES) and t.count for t in bag.topics):
             raise BagError(f"{path} holds no results of semantic_matcher; {bag.describe_topics()}")
-        images = [t.name for t in bag.image_topics if t.count and not t.name.endswith("/debug_image")]
+        images = camera_topics(bag)
         # Keypoints and matches are drawn on the images of their stamp and frame.
         cameras: dict[tuple[int, str], str] = {}
         for image in bag.images(images) if images else ():

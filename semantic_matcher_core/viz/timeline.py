@@ -172,6 +172,12 @@ def _rows(data: np.ndarray, dim: int, rows: np.ndarray) -> np.ndarray | None:
     return np.array(data.reshape(-1, dim)[rows], np.float32)
 
 
+def camera_topics(bag: BagReader) -> list[str]:
+    """Return the names of topics with images, without the pictures that nodes draw of them (``debug_image``)."""
+    named = [(topic.name, topic.name.removesuffix("/compressed")) for topic in bag.image_topics if topic.count]
+    return [name for name, base in named if not base.endswith("/debug_image")]
+
+
 def fill_thumbnails(bag: BagReader, timelines: Iterable[Timeline], thumbnails: Thumbnails) -> None:
     """Make thumbnails of all images of the pairs; an image that cannot be decoded is left out."""
     wanted: dict[Key, set[str]] = {}
@@ -179,7 +185,7 @@ def fill_thumbnails(bag: BagReader, timelines: Iterable[Timeline], thumbnails: T
         for pair in timeline.pairs:
             for side in (0, 1):
                 wanted.setdefault(pair.keys[side], set()).add(side_name(pair.keys, side))
-    topics = [topic.name for topic in bag.image_topics if topic.count and not topic.name.endswith("/debug_image")]
+    topics = camera_topics(bag)
     if not topics or not wanted:
         return
     width = next((width for count, width in _WIDTHS if len(wanted) <= count), _SMALLEST)

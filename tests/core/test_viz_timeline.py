@@ -17,6 +17,7 @@ from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import (
+    compressed_image_message,
     descriptors_message,
     header_message,
     image_message,
@@ -32,6 +33,7 @@ from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.viz.report import render
 from semantic_matcher_core.viz.report_data import collect
 from semantic_matcher_core.viz.report_viewer import page_data
+from semantic_matcher_core.viz.rerun_log import shown
 from semantic_matcher_core.viz.timeline import MAX_PAIRS, Pair, as_json, packed, pair_of, plan
 
 SIZE = (48, 64)
@@ -46,6 +48,23 @@ def features(seed: int, count: int = 30) -> Features:
 
     points = torch.rand(1, count, 2, generator=generator) * torch.tensor([63.0, 47.0])
     return Features(points, torch.ones(1, count), unit(), SIZE, reasoned=unit(), semantic=unit())
+
+
+def test_pictures_that_nodes_draw_are_not_taken_for_the_cameras(tmp_path: Path) -> None:
+    frames = [features(i) for i in range(2)]
+    with McapWriter(tmp_path / "results.mcap") as writer:
+        for i, current in enumerate(frames):
+            own = header_message(10 + i, "camera")
+            drawn = np.full((SIZE[0], 2 * SIZE[1], 3), 200, np.uint8)
+            writer.write("/m/debug_image", image_message(drawn, own), 10 + i)
+            writer.write("/m/debug_image/compressed", compressed_image_message(drawn, own), 10 + i)
+            writer.write("/m/keypoints", keypoints_message(current, own), 10 + i)
+        matches = match_features(*frames)
+        writer.write("/m/matches", matches_message(matches, "temporal", own, header_message(10, "camera")), 11)
+    data = collect(tmp_path / "results.mcap")
+    (pair,) = data.streams[0].pairs
+    assert pair.images == [None, None] and not data.thumbnails.of
+    assert not [item for item in shown(tmp_path / "results.mcap") if item.kind == "image"]
 
 
 @pytest.mark.parametrize("mode", ["temporal", "stereo"])
