@@ -19,14 +19,20 @@ from semantic_matcher_core.motion.pose import Pose, skew
 MIN_INLIERS = 12
 # Noise of keypoints, in pixels, that they are weighed with; the covariance follows the noise really seen.
 _KEYPOINT_STD_PX = 0.5
+# Where patches are aligned.
+_ALIGNED_STD_PX = 0.1
+# How much the noise of depth may differ from what is expected, squared.
+_DEPTH_FACTORS = 1 / 16, 100.0
 # What stands still to the last bit is not known to better than this.
 _LEAST_STD_PX = 0.02
 # A point this many standard deviations away, squared, does not belong.
 _GATE = 16.0
 # Cauchy's weight function falls to a half here, squared (Huber, Robust Statistics: 95 % efficiency).
 _CAUCHY = 2.385**2
-# Medians of the chi-squared distribution with two and three degrees of freedom.
-_MEDIAN_2, _MEDIAN_3 = 1.386, 2.366
+# Parts of an image, each way, over which errors are summed.
+_CELLS = 3
+# Medians of the chi-squared distribution with one, two and three degrees of freedom.
+_MEDIAN_1, _MEDIAN_2, _MEDIAN_3 = 0.455, 1.386, 2.366
 _UNKNOWN = 1e6
 # Steps end when one changes the sum of squares by less than this share of what noise does to one value.
 _SETTLED = 1e-2
@@ -95,10 +101,11 @@ def metric_pose(
     reference: Observation,
     current: Observation,
     *,
-    threshold_px: float = 2.0,
+    threshold_px: float = 3.0,
     min_inliers: int = MIN_INLIERS,
     seed: int = 0,
     found: tuple[Pose, np.ndarray, np.ndarray] | None = None,
+    aligned: np.ndarray | None = None,
 ) -> PoseEstimate:
     """Estimate the pose of the current view in the reference's frame, in metres.
 
@@ -109,6 +116,7 @@ def metric_pose(
         min_inliers: fewer matches that agree are no pose.
         seed: of the random numbers; the same seed gives the same result.
         found: what :func:`consensus` gave for the same points, where it was asked already.
+        aligned: ``M`` bool: whose place in the second view was found by aligning patches, so that it is less noisy.
 
     Raises:
         ShapeError: different numbers of points.
@@ -117,9 +125,11 @@ def metric_pose(
     if found is None:
         found = consensus(reference, current, threshold_px=threshold_px, min_inliers=min_inliers, seed=seed)
     start, usable, agree = found
-    return _refined(
-        start, reference[usable], current[usable], agree, usable, len(reference), min_inliers, _KEYPOINT_STD_PX
-    )
+    fine = np.zeros(len(usable), bool) if aligned is None else aligned[usable]
+    pose, covariance, agree, pixels = _refined(start, reference[usable], current[usable], agree, fine, min_inliers)
+    inliers = np.zeros(len(reference), bool)
+    inliers[usable[agree]] = True
+    return PoseEstimate(pose, covariance, inliers, pixels)
 
 
 def consensus(
@@ -139,31 +149,6 @@ def consensus(
     if agree.sum() < min_inliers:
         raise PoseError(f"{agree.sum()} of {len(usable)} matches agree on one motion; a pose needs {min_inliers}")
     return pose, usable, agree
-
-
-def refined_pose(
-    start: Pose,
-    reference: Observation,
-    current: Observation,
-    *,
-    keypoint_std: float,
-    min_inliers: int = MIN_INLIERS,
-) -> PoseEstimate:
-    """Refine a pose that is known well, as :func:`metric_pose` refines what RANSAC found.
-
-    Args:
-        start: of the current view in the reference's frame.
-        reference, current, min_inliers: as for :func:`metric_pose`; most of the points agree with the pose.
-        keypoint_std: noise of the points in the image, in pixels, which says what they weigh beside depth.
-
-    Raises:
-        PoseError: as there.
-    """
-    usable = np.flatnonzero(reference.known & np.isfinite(current.rays).all(axis=1))
-    if len(usable) < min_inliers:
-        raise PoseError(f"{len(usable)} of {len(reference)} matches have depth; a pose needs {min_inliers}")
-    agree = np.ones(len(usable), bool)
-    return _refined(start, reference[usable], current[usable], agree, usable, len(reference), min_inliers, keypoint_std)
 
 
 def reprojection(pose: Pose, reference: Observation, current: Observation) -> np.ndarray:
@@ -215,17 +200,10 @@ def _consensus(points: np.ndarray, view: Observation, threshold_px: float, seed:
 
 
 def _refined(
-    pose: Pose,
-    first: Observation,
-    second: Observation,
-    agree: np.ndarray,
-    usable: np.ndarray,
-    count: int,
-    min_inliers: int,
-    keypoint_std: float,
-) -> PoseEstimate:
-    matched = _Matched.of(first, second, keypoint_std)
-    agree = agree.copy()
+    pose: Pose, first: Observation, second: Observation, agree: np.ndarray, aligned: np.ndarray, min_inliers: int
+) -> tuple[Pose, np.ndarray, np.ndarray, float]:
+    """Return the pose, its covariance, which points agree with it, and their median distance in pixels."""
+    matched = _Matched.of(first, second, np.where(aligned, _ALIGNED_STD_PX, _KEYPOINT_STD_PX))
     scale = 1.0
     for gating in range(3):
         chosen = matched[agree]
@@ -249,13 +227,12 @@ def _refined(
         scale = _scale(distance[agree], matched.known[agree])
         now = (distance <= _GATE * scale) & matched.in_front(pose)
         if now.sum() < min_inliers:
-            raise PoseError(f"{now.sum()} of {len(usable)} matches agree on one motion; a pose needs {min_inliers}")
+            raise PoseError(f"{now.sum()} of {len(first)} matches agree on one motion; a pose needs {min_inliers}")
         settled, agree = np.array_equal(now, agree), now
         if gating == 0:
             # What points weigh by their place in the image and by their depth follows the noise really seen: patches
             # align to a hundredth of a pixel, but a shutter that rolls or a lens known badly moves them by more.
-            factor = max(matched[agree].excess(pose), (_LEAST_STD_PX / keypoint_std) ** 2)
-            matched, keypoint_std = matched.with_rays(factor), keypoint_std * float(np.sqrt(factor))
+            matched = matched.as_noisy_as_seen(pose, agree, aligned)
             scale = 1.0
         elif settled:
             break
@@ -269,11 +246,10 @@ def _refined(
     score = (weighted * residual[:, :, None]).sum(axis=1)
     inverse = _solved(normal - 2 / (_CAUCHY * scale) * score.T @ score, np.eye(6))
     score /= 1 - leverage(((weighted @ inverse) * jacobian).sum(axis=(1, 2)))[:, None]
-    covariance = inverse @ (score.T @ score) @ inverse + inverse * (_LEAST_STD_PX / keypoint_std) ** 2
-    inliers = np.zeros(count, bool)
-    inliers[usable[agree]] = True
+    spread = score.T @ score + normal * (_LEAST_STD_PX / first.focal) ** 2 / chosen.across.min()
+    covariance = inverse @ (spread * _alikeness(first.rays[agree], score, spread)) @ inverse
     pixels = float(np.median(np.linalg.norm(chosen.linearised(pose)[0][:, :2], axis=1))) * second.focal
-    return PoseEstimate(pose, (covariance + covariance.T) / 2, inliers, pixels)
+    return pose, (covariance + covariance.T) / 2, agree, pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +263,7 @@ class _Matched:
         seen: ``M x 3``: the second view's ray and inverse depth (0 where it is not known).
         known: ``M`` bool, where the second view knows the depth.
         variance: ``M x 3`` of ``seen``.
-        across: variance of the first view's rays.
+        across: ``M``, variance of the first view's rays.
     """
 
     points: np.ndarray
@@ -297,13 +273,13 @@ class _Matched:
     seen: np.ndarray
     known: np.ndarray
     variance: np.ndarray
-    across: float
+    across: np.ndarray
 
     @classmethod
-    def of(cls, first: Observation, second: Observation, keypoint_std: float) -> _Matched:
+    def of(cls, first: Observation, second: Observation, keypoint_std: np.ndarray) -> _Matched:
         known = second.known
         rho = np.where(known, second.inverse_depth, 0.0)
-        in_second = np.full(len(second), (keypoint_std / second.focal) ** 2)
+        in_second = (keypoint_std / second.focal) ** 2
         return cls(
             first.points,
             np.column_stack([first.rays, np.ones(len(first))]),
@@ -324,7 +300,7 @@ class _Matched:
             self.seen[rows],
             self.known[rows],
             self.variance[rows],
-            self.across,
+            self.across[rows],
         )
 
     def in_front(self, pose: Pose) -> np.ndarray:
@@ -357,19 +333,28 @@ class _Matched:
         # What the first view's noise does to the residual: its keypoint, and its depth along the ray.
         along = (change @ self.rays[:, :, None])[:, :, 0] * self.depth_std[:, None]
         across = change[:, :, :2] * self.depth[:, None, None]
-        noise = along[:, :, None] * along[:, None, :] + self.across * (across @ across.transpose(0, 2, 1))
+        noise = self.across[:, None, None] * (across @ across.transpose(0, 2, 1))
+        noise += along[:, :, None] * along[:, None, :]
         noise[:, [0, 1, 2], [0, 1, 2]] += self.variance
         return noise
 
-    def excess(self, pose: Pose) -> float:
-        """Return how much larger, squared, the residuals of rays are than their assumed noise."""
+    def as_noisy_as_seen(self, pose: Pose, agree: np.ndarray, aligned: np.ndarray) -> _Matched:
+        """Return the same points with the noise that those which agree show: of rays, aligned and not, and of depth."""
         residual, _, _ = self.linearised(pose)
-        rays, noise = residual[:, :2, None], self.noise(pose)[:, :2, :2]
-        return float(np.median((rays * np.linalg.solve(noise, rays)).sum(axis=(1, 2)))) / _MEDIAN_2
-
-    def with_rays(self, factor: float) -> _Matched:
-        """Return the same points with the variance of their rays multiplied by a factor."""
-        return replace(self, variance=self.variance * [factor, factor, 1.0], across=self.across * factor)
+        noise, rays = self.noise(pose), residual[:, :2, None]
+        off = (rays * np.linalg.solve(noise[:, :2, :2], rays)).sum(axis=(1, 2)) / _MEDIAN_2
+        deep = residual[:, 2] ** 2 / noise[:, 2, 2] / _MEDIAN_1
+        factor = np.ones(len(off))
+        # Keypoints lean to where they were found before: beside aligned patches they are not taken for better than
+        # they can be, however small their residuals.
+        least = 1.0 if aligned.any() else (_LEAST_STD_PX / _KEYPOINT_STD_PX) ** 2
+        for group, floor in ((aligned, (_LEAST_STD_PX / _ALIGNED_STD_PX) ** 2), (~aligned, least)):
+            if (group & agree).any():
+                factor[group] = max(float(np.median(off[group & agree])), floor)
+        both = agree & self.known
+        depth = float(np.clip(np.median(deep[both]), *_DEPTH_FACTORS)) if both.any() else 1.0
+        variance = self.variance * np.column_stack([factor, factor, np.where(self.known, depth, 1.0)])
+        return replace(self, variance=variance, across=self.across * factor, depth_std=self.depth_std * np.sqrt(depth))
 
     def whitened(self, pose: Pose, whitening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return residuals ``M x 3`` and their Jacobian ``M x 3 x 6`` by the pose's small change, both whitened."""
@@ -385,6 +370,23 @@ def leverage(share: np.ndarray) -> np.ndarray:
     Few points fit themselves well, and their residuals alone would make the covariance too small.
     """
     return np.clip(share, 0.0, 0.7)
+
+
+def _alikeness(rays: np.ndarray, score: np.ndarray, spread: np.ndarray) -> float:
+    """Return how much larger the covariance is for errors that are alike in parts of the image, 1 or more.
+
+    A shutter that rolls, motion blur and a lens known badly move neighbours together, which the sandwich alone takes
+    for independent noise. Sums over parts of the image tell (Liang and Zeger, 1986); one number for all directions is
+    steadier than their matrix.
+    """
+    low, high = rays.min(axis=0), rays.max(axis=0)
+    cell = np.minimum((rays - low) / (high - low + 1e-12) * _CELLS, _CELLS - 1).astype(np.intp)
+    sums = np.zeros((_CELLS**2, 6))
+    np.add.at(sums, cell[:, 0] * _CELLS + cell[:, 1], score)
+    used = int(sums.any(axis=1).sum())
+    if used < 2:
+        return 1.0
+    return max(1.0, float(np.trace(_solved(spread, sums.T @ sums))) / 6 * used / (used - 1))
 
 
 def _scale(distance: np.ndarray, known: np.ndarray) -> float:

@@ -52,7 +52,7 @@ class OdometryOptions:
         max_std: metres; a pose whose position is less certain within its keyframe's frame is none.
     """
 
-    threshold_px: float = 2.0
+    threshold_px: float = 3.0
     min_inliers: int = MIN_INLIERS
     keyframe_share: float = 0.5
     keyframes: int = 20
@@ -86,7 +86,8 @@ class OdometryStep:
         stamp: of the frame, in nanoseconds.
         status: what the pose means.
         segment: counts the beginnings; poses of different segments are not tied to each other.
-        pose: the camera's optical frame in that of the first frame (camera-to-world); ``None`` while lost.
+        pose: the camera's optical frame in that of the first frame (camera-to-world), without jumps while it is
+            tracked: what a tie corrects comes in over several frames. ``None`` while lost.
         covariance: ``6 x 6`` of ``pose`` within its segment, see :mod:`semantic_matcher_core.motion`; ``None`` while
             lost.
         inliers, matches: that agree with the pose, of those with the keyframe.
@@ -133,6 +134,7 @@ class Odometry:
         self._lost = 0
         self._unfound = 0
         self._next_try = 0
+        self._withheld = np.zeros(6)
 
     def process(self, view: View) -> OdometryStep:
         """Say where the camera is.
@@ -207,16 +209,30 @@ class Odometry:
             placed.view
         )
         if becomes:
+            chained = placed.pose
             placed = self._tied(candidate, placed, estimate, inliers)
+            self._withheld = self._withheld + placed.pose.change_to(chained)
             self._earlier.append(placed)
         self._keyframe = placed if becomes else candidate
         status = OdometryStatus.RECOVERED if self._lost else OdometryStatus.TRACKING
         self._last, self._segment = placed, placed.segment
         self._window.keep([*self._earlier, self._keyframe, self._last])
         self._lost = self._unfound = self._next_try = 0
-        return OdometryStep(
-            placed.view.stamp, status, placed.segment, placed.pose, placed.covariance, inliers, matches, becomes
-        )
+        self._release(estimate, status)
+        pose = placed.pose.moved(self._withheld)
+        covariance = placed.covariance + np.outer(self._withheld, self._withheld)
+        return OdometryStep(placed.view.stamp, status, placed.segment, pose, covariance, inliers, matches, becomes)
+
+    def _release(self, estimate: PoseEstimate, status: OdometryStatus) -> None:
+        """Let what ties corrected into the poses told, no faster than a step is uncertain: no jumps (REP-105)."""
+        if status is OdometryStatus.RECOVERED:
+            self._withheld = np.zeros(6)
+            return
+        share = 1.0
+        for part in (slice(3), slice(3, 6)):
+            size = float(np.linalg.norm(self._withheld[part]))
+            share = min(share, float(np.sqrt(np.trace(estimate.covariance[part, part]))) / max(size, 1e-12))
+        self._withheld = (1 - share) * self._withheld
 
     def _tied(self, candidate: Placed, placed: Placed, estimate: PoseEstimate, inliers: int) -> Placed:
         """Tie a new keyframe to those that add most to what is known of its pose."""
@@ -254,6 +270,7 @@ class Odometry:
         self._segment += 1
         placed = self._window.begin(view, pose, self._segment)
         self._keyframe = self._last = placed
+        self._withheld = np.zeros(6)
         self._earlier.append(placed)
         self._window.keep(list(self._earlier))
         self._lost = self._unfound = self._next_try = 0
