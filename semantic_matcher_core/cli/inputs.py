@@ -64,7 +64,9 @@ def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
     if path.is_dir():
         if not recursive:
             return list_images(path), path
-        inside = [p for p in path.rglob("*") if not _is_hidden(p.relative_to(path))]
+        walked = os.walk(path, onerror=_tell_folder)
+        inside = [Path(parent, name) for parent, folders, files in walked for name in (*folders, *files)]
+        inside = [p for p in inside if not _is_hidden(p.relative_to(path))]
         found = [p for p in inside if is_image_file(p)]
         say_what_is_passed_over(path, inside)
         if not found:
@@ -87,6 +89,10 @@ def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
         raise ImageError(f"no image matches {name!r}")
     parents = [os.path.abspath(p.parent) for p in found]
     return found, Path(os.path.commonpath(parents))
+
+
+def _tell_folder(error: OSError) -> None:
+    typer.echo(f"passed over: {error.filename}: {error.strerror}", err=True)
 
 
 def _without_loops(paths: list[Path]) -> list[Path]:

@@ -188,6 +188,10 @@ def _open(path: Path) -> cv2.VideoCapture:
     if not path.is_file():
         what = "a folder, no video" if path.is_dir() else "no video" if path.exists() else ""
         raise ImageError(f"{path} is {what}" if what else f"no such video file: {path}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ImageError(f"cannot read video {path}: {error.strerror}") from error
     with _utf8_name(path) as name:
         capture = cv2.VideoCapture(name)
     if not capture.isOpened():

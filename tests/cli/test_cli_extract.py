@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +121,21 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
         collect_images([""])
     with pytest.raises(ConfigError, match="does not lie below --root"):
         collect_images([str(folder / "left")], root=tmp_path / "elsewhere")
+
+
+def test_a_folder_that_may_not_be_read_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path == str(folder / "right"):
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert len(collect_images([str(folder)], recursive=True)) == 3
+    assert capsys.readouterr().err == f"passed over: {folder / 'right'}: Permission denied\n"
 
 
 def test_what_gives_less_than_is_named_says_so(

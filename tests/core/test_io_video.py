@@ -57,9 +57,22 @@ def test_names_beyond_ascii(tmp_path: Path) -> None:
     assert len(list(read_video(path))) == 8
 
 
-def test_files_that_are_no_video(tmp_path: Path) -> None:
+def _refuse(path: Path, mode: str) -> None:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_files_that_are_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match="is a folder, no video"):
+        video_info(tmp_path)
     with pytest.raises(ImageError, match="no such video file"):
         next(read_video(tmp_path / "absent.mp4"))
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ImageError, match=r"cannot read video .*locked\.mp4: Permission"),
+    ):
+        (tmp_path / "locked.mp4").write_bytes(b"")
+        patch.setattr(Path, "open", _refuse)
+        video_info(tmp_path / "locked.mp4")
     (tmp_path / "text.mp4").write_bytes(b"not a video at all" * 50)
     with pytest.raises(ImageError, match=r"text\.mp4 is no video"):
         next(read_video(tmp_path / "text.mp4"))
