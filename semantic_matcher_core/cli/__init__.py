@@ -76,14 +76,17 @@ def _run(argv: Sequence[str] | None) -> int:
         code = app(
             args=list(sys.argv[1:] if argv is None else argv), prog_name="semantic-matcher", standalone_mode=False
         )
+        if code == _SIGNALLED + signal.SIGINT:  # what newer typer makes of Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except usage_error as error:
         return _usage(error)
     except SemanticMatcherError as error:
         _complain(str(error))
         return 2 if isinstance(error, ConfigError) else 1
-    except typer.Abort:
-        raise KeyboardInterrupt from None
+    except typer.Abort as error:
+        # What typer makes of EOFError, and older ones of Ctrl-C.
+        raise error.__cause__ or KeyboardInterrupt from None
 
 
 class _Ended(BaseException):
@@ -151,7 +154,10 @@ def _usage(error: Exception) -> int:
         return 2
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "semantic-matcher"
-    _complain(f"{' '.join(message.split()).rstrip('.')}; see: {command} --help")
+    # Newer typer checks values with pydantic, which says what they should be and not what they are.
+    errors = getattr(error.__cause__, "errors", None)
+    given = f", got {errors()[0]['input']!r}" if errors is not None else ""
+    _complain(f"{' '.join(message.split()).rstrip('.')}{given}; see: {command} --help")
     return 2
 
 

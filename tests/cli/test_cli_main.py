@@ -113,12 +113,25 @@ def test_defects_show_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["match", "a.png", "b.png", "--variant", "plain:sift"])
 
 
-def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_with_130_and_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("semantic_matcher_core.io.images.read_bytes", interrupted)
     assert main(["match", "a.png", "b.png", "--variant", "plain:sift"]) == 130
+    assert capsys.readouterr().err.strip() == "error: interrupted"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--max-keypoints", "-5"), ("--max-keypoints", "many"), ("--min-similarity", "nan")]
+)
+def test_a_value_that_is_refused_is_named(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["match", "a.png", "b.png", option, value]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"error: Invalid value for '{option}'") and value in captured.err
+    assert captured.err.count("\n") == 1
 
 
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
