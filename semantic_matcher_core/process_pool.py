@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -35,9 +35,7 @@ def process_pool(
     with (
         contextlib.closing(writer),
         contextlib.closing(reader),
-        ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_begin, initargs=(reader, begin, arguments)
-        ) as pool,
+        _Pool(workers, mp_context=context, initializer=_begin, initargs=(reader, begin, arguments)) as pool,
     ):
         try:
             yield pool
@@ -47,9 +45,20 @@ def process_pool(
             raise
 
 
+class _Pool(ProcessPoolExecutor):
+    # A task may start a worker, which inherits what is blocked here: Ctrl-C finds it importing, long before `_begin`.
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin(lifeline: Connection, begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     # The parent decides what Ctrl-C means; what it was started to ignore is not ignored here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, args=(lifeline,), name="lifeline", daemon=True).start()

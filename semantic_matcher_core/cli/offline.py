@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -264,7 +265,7 @@ def _jobs(inputs: list[_Input], options: _Options, copy_images: bool) -> list[Jo
 
 
 def _stem(path: Path) -> str:
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # a link has a name of its own
     return path.name if path.is_dir() else path.stem
 
 

@@ -92,6 +92,28 @@ def test_an_exception_ends_them_at_once(folder: Path) -> None:
     until(lambda: not is_running(int((folder / "0").read_text())), "the worker's end")
 
 
+def test_an_interrupt_finds_no_worker_that_is_still_importing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "interrupted_worker.py").write_text(
+        """
+import multiprocessing, os, signal
+
+if multiprocessing.current_process().name != "MainProcess":
+    os.kill(os.getpid(), signal.SIGINT)
+
+def begin():
+    pass
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from interrupted_worker import begin
+
+    with process_pool(1, begin) as pool:
+        assert pool.submit(os.getpid).result(60) != os.getpid()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_block_left_in_order_waits_for_its_work() -> None:
     with process_pool(1) as pool:
         future = pool.submit(os.getpid)
