@@ -70,6 +70,10 @@ class StaticTree:
                 return down[frame].inverse() @ to_frame
         return None
 
+    def root(self, frame: str) -> str:
+        """Return the frame that carries ``frame``, over all fixed transforms; ``frame`` itself where none does."""
+        return list(self._ways_up(frame.lstrip("/")))[-1]
+
     def _ways_up(self, frame: str) -> dict[str, Pose]:
         ways = {frame: Pose()}
         pose = Pose()

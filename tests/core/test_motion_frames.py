@@ -64,3 +64,11 @@ def test_static_transforms_are_put_together():
     tree.add("b", "a", Pose())
     tree.add("a", "b", Pose())
     assert tree.pose("a", "nowhere") is None
+
+
+def test_the_root_of_fixed_frames():
+    tree = StaticTree()
+    assert tree.root("camera_link") == "camera_link"
+    tree.add("/camera_link", "camera_optical", Pose())
+    tree.add("base_link", "camera_link", Pose())
+    assert tree.root("/camera_optical") == tree.root("base_link") == "base_link"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from semantic_matcher_core.motion.frames import AHEAD, of_base, parse_mount
+from semantic_matcher_core.motion.odometry import OdometryStatus, OdometryStep
 from semantic_matcher_core.motion.pose import Pose, exp_so3
 from semantic_matcher_core.offline.options import RunOptions
 from tests.core.rendered_room import (
@@ -28,7 +30,7 @@ from tests.core.rendered_room import (
     write_pair_bag,
 )
 from tests.ros.conftest import PLAIN_SIFT
-from tests.ros.support import Client, image_message, of_stamp, running, set_stamp, stamp_of, wait_until
+from tests.ros.support import Client, image_message, in_process, of_stamp, running, set_stamp, stamp_of, wait_until
 
 pytestmark = pytest.mark.ros
 
@@ -209,6 +211,82 @@ def _has_tf() -> bool:
     import importlib.util
 
     return importlib.util.find_spec("tf2_msgs") is not None
+
+
+def test_a_frame_gets_no_second_parent_on_tf(ros: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from geometry_msgs.msg import TransformStamped
+    from std_msgs.msg import Header
+
+    from semantic_matcher.odometry_output import OdometryFollower
+
+    module = ModuleType("tf2_msgs.msg")
+    vars(module)["TFMessage"] = SimpleNamespace
+    monkeypatch.setitem(sys.modules, "tf2_msgs", ModuleType("tf2_msgs"))
+    monkeypatch.setitem(sys.modules, "tf2_msgs.msg", module)
+    sent: list[Any] = []
+    hear: list[Callable[[Any], None]] = []
+    problems: dict[str, str] = {}
+    values = SimpleNamespace(base_frame="", mount="", publish_tf=True, odom_frame="odom")
+    node: Any = SimpleNamespace(
+        parameters=SimpleNamespace(values=values),
+        statistics=SimpleNamespace(set=lambda *given: None, count=lambda *given: None),
+        outputs={"odometry": SimpleNamespace(publish=lambda build: None)},
+        set_problem=lambda subject, text, kind="", error=False: problems.update({subject: text}),
+        create_publisher=lambda *given: SimpleNamespace(publish=sent.append),
+        create_subscription=lambda type_, topic, callback, qos: hear.append(callback),
+    )
+    follower = OdometryFollower(node, SimpleNamespace(match_frames=None))  # type: ignore[arg-type]
+    step = OdometryStep(0, OdometryStatus.TRACKING, 0, Pose(), np.eye(6))
+    monkeypatch.setattr(follower._odometry, "process", lambda view: step)
+    header = Header(frame_id="camera_optical")
+    follower.process(None, header)  # type: ignore[arg-type]
+    assert len(sent) == 1 and not any(problems.values())
+    for parent, child in (("camera_link", "camera_optical"), ("base_footprint", "camera_link")):
+        transform = TransformStamped(header=Header(frame_id=parent), child_frame_id=child)
+        hear[0](SimpleNamespace(transforms=[transform]))
+    follower.process(None, header)  # type: ignore[arg-type]
+    assert len(sent) == 1 and "set base_frame to 'base_footprint'" in problems["parent on TF"]
+    values.base_frame = "base_footprint"
+    follower.process(None, header)  # type: ignore[arg-type]
+    assert len(sent) == 2 and not any(problems.values())
+    assert sent[1].transforms[0].child_frame_id == "base_footprint"
+
+
+def test_depth_that_is_late_or_of_another_camera_is_told(ros: None) -> None:
+    from sensor_msgs.msg import Image
+
+    pixels, distances = np.zeros((HEIGHT, WIDTH), np.uint8), np.ones((HEIGHT, WIDTH))
+    with in_process("temporal_matcher", {**PLAIN_SIFT, "odometry": True, "lazy": False, "warmup_width": 0}) as node:
+        node.trigger_configure(), node.trigger_activate()
+        taken: list[Any] = []
+        node._depth._receive = taken.append
+        node.create_publisher(Image, "/depth", 1)
+        wait_until(node._depth._subscription.publishers, "its own publisher")
+
+        def warned() -> str:
+            node._depth.review()
+            return "\n".join(node._problems.now())
+
+        def send(count: int, later: int, frame: str = "camera_optical") -> None:
+            """Images ten times a second, and depth so many images after its own."""
+            stamps = [next(STAMPS) for _ in range(count)]
+            for index, stamp in enumerate(stamps):
+                node._depth.add_image(image_message(pixels, stamp, "camera_optical"))
+                if index >= later:
+                    depth = depth_message(distances, stamps[index - later])
+                    depth.header.frame_id = frame
+                    node._depth._add_depth(depth)
+
+        # A second and a half is waited for.
+        send(30, later=15)
+        assert len(taken) == 15 and all(image.header.stamp == depth.header.stamp for image, depth in taken)
+        assert warned() == ""
+        send(90, later=40)
+        assert "4.0 s after their images; 30 images wait for theirs" in warned()
+        send(40, later=0, frame="depth_optical")
+        assert "'depth_optical', the images are in 'camera_optical': it must be registered" in warned()
+        send(40, later=0)
+        assert "registered" not in warned()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 # A warning is given after this many images in a row without depth, or this share of those of the last ten seconds.
 _ALONE = 10
 _BEGIN, _END = 0.25, 0.1
+# Depth is computed after the image is taken, on some cameras half a second after; images wait for it so long, at 30 Hz.
+_WAITING = 30
+# Depth that is stamped this much before the newest image, and so comes later, is worth telling.
+_LATE_S = 0.3
 
 
 class DepthInput:
@@ -35,7 +39,7 @@ class DepthInput:
     ) -> None:
         self._node = node
         self._receive = receive
-        self._synchronizer: StereoSynchronizer[Any] = StereoSynchronizer(None, 10)
+        self._synchronizer: StereoSynchronizer[Any] = StereoSynchronizer(None, _WAITING)
         self._alone = 0
         self._counted = 0
         self._wanted = wanted
@@ -64,10 +68,10 @@ class DepthInput:
             self._subscription.close()
         self._subscription.review()
         text = self._share_text()
-        if self._alone >= _ALONE:
-            count = len(self._subscription.publishers())
+        count = len(self._subscription.publishers())
+        if self._alone >= (_WAITING if count else _ALONE):
             why = (
-                f"{count} publisher(s) on it, of stamps that fit no image"
+                f"{count} publisher(s) on it, of stamps that fit no image{self._lateness()}"
                 if count
                 else "it has no publisher (remap it with -r depth:=<your registered depth>)"
             )
@@ -83,9 +87,13 @@ class DepthInput:
             return ""
         return (
             f"{alone} of {total} images in the last 10 s were left out, because there was no depth on {self.topic} for "
-            f"them ({statistics.recent('received:depth')} depth images came): have the camera send both at one rate, "
-            "and see that none are lost on the way"
+            f"them ({statistics.recent('received:depth')} depth images came{self._lateness()}): have the camera send "
+            "both at one rate, and see that none are lost on the way"
         )
+
+    def _lateness(self) -> str:
+        late = -self._synchronizer.lead * 1e-9
+        return f", {late:.1f} s after their images; {_WAITING} images wait for theirs" if late >= _LATE_S else ""
 
     def destroy(self) -> None:
         """Unsubscribe for good."""
@@ -101,4 +109,13 @@ class DepthInput:
         self._counted = unpaired
         if pair is not None:
             self._alone = 0
+            self._compare_frames(*(message.header.frame_id for message in pair))
             self._receive(pair)
+
+    def _compare_frames(self, image: str, depth: str) -> None:
+        differ = image and depth and image.lstrip("/") != depth.lstrip("/")
+        text = (
+            f"depth on {self.topic} is in frame {depth!r}, the images are in {image!r}: it must be registered to them, "
+            "pixel by pixel (RealSense: align_depth.enable:=true and its aligned_depth_to_color)"
+        )
+        self._node.set_problem("frame of depth", text if differ else "")

@@ -59,7 +59,9 @@ class OdometryFollower:
         self._tf = TransformOutput(node) if self._settings.publish_tf else None
         self._static: Any = None
         if self._settings.base_frame and self._mount is None:
-            self._listen()
+            self._listen("base_frame without mount")
+        elif self._settings.publish_tf:
+            self._listen("publish_tf")
 
     def process(self, view: View, header: Any) -> None:
         """Publish where the camera of a view is, or say why that is not known.
@@ -94,7 +96,7 @@ class OdometryFollower:
         message = self._message(header, child, pose, covariance)
         self._last = (stamp_ns(header), pose)
         self._node.outputs["odometry"].publish(lambda: message)
-        if self._tf is not None:
+        if self._tf is not None and not self._carried(child):
             self._tf.publish(message.header, child, pose)
 
     def destroy(self) -> None:
@@ -105,8 +107,19 @@ class OdometryFollower:
             self._node.destroy_subscription(self._static)
         self._tf = self._static = None
 
-    def _listen(self) -> None:
-        messages = tf_messages(self._node, "base_frame without mount")
+    def _carried(self, child: str) -> bool:
+        """Return whether another frame carries this one already, which is said: it cannot have a second parent."""
+        root = self._tree.root(child)
+        carried = root not in (child.lstrip("/"), self._settings.odom_frame.lstrip("/"))
+        text = (
+            f"nothing is published on /tf: {child!r} is fixed in {root!r} on /tf_static, and a frame has one parent "
+            f"(REP-105); set base_frame to {root!r}"
+        )
+        self._node.set_problem("parent on TF", text if carried else "")
+        return carried
+
+    def _listen(self, what: str) -> None:
+        messages = tf_messages(self._node, what)
         if messages is not None:
             latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
             self._static = self._node.create_subscription(messages.TFMessage, "/tf_static", self._hear, latched)
