@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from semantic_matcher_core.io.images import write_image
 from tests.conftest import make_textured_image
 from training.correspondence import DepthCorrespondence, PlanarCorrespondence
 from training.data.warped import WarpConfig, WarpedPairs, random_correspondence, render_views
@@ -98,3 +101,16 @@ def test_no_images_is_an_error() -> None:
     with pytest.raises(DataError, match="no images"):
         WarpedPairs([], WarpConfig())
     assert np.asarray(PICTURE).dtype == np.uint8
+
+
+def test_an_image_that_cannot_be_read_is_named_and_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = tmp_path / "good.png", tmp_path / "bad.jpg"
+    write_image(good, PICTURE)
+    bad.write_bytes(b"no picture")
+    found = WarpedPairs([bad, good], WarpConfig(size=(64, 64), photometric=False), length=12)
+    assert all(view.shape == (3, 64, 64) for i in range(12) for view in found[i][:2])
+    assert [record.getMessage() for record in caplog.records] == [f"{bad} is text, not a picture; it is passed over"]
+    with pytest.raises(DataError, match=r"20 images in a row cannot be read; the last one: .*bad\.jpg"):
+        WarpedPairs([bad], WarpConfig())[0]

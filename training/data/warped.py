@@ -5,9 +5,11 @@ Photometric changes come from ``kornia.augmentation``. The correspondences are e
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -16,10 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.geometry.thin_plate import fit_displacement
 from semantic_matcher_core.io.images import read_image
 from training.correspondence import PlanarCorrespondence
 from training.errors import DataError
+
+_MOST_UNREADABLE = 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class WarpedPairs(Dataset[tuple[Tensor, Tensor, PlanarCorrespondence]]):
         length: items of an epoch; ``None``: one per image.
 
     Raises:
-        DataError: there are no images.
+        DataError: there are no images, or hardly one can be read.
     """
 
     def __init__(
@@ -69,13 +75,29 @@ class WarpedPairs(Dataset[tuple[Tensor, Tensor, PlanarCorrespondence]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, PlanarCorrespondence]:
         """Return two ``3 x H x W`` views in [0, 1], and where their points correspond (a batch of one)."""
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
-        source = self.images[int(torch.randint(len(self.images), (1,), generator=generator))]
-        picture = _as_picture(source)
+        picture = self._picture(generator)
         truth = random_correspondence(picture.shape[-2:], self.config, generator)  # type: ignore[arg-type]
         view0, view1 = render_views(picture, truth)
         if self.config.photometric:
             view0, view1 = (photometric_change(view, generator) for view in (view0, view1))
         return view0, view1, truth
+
+    def _picture(self, generator: torch.Generator) -> Tensor:
+        """Return one of the pictures, as ``3 x H x W``; those that cannot be read are named once and passed over."""
+        reason = ""
+        for _ in range(_MOST_UNREADABLE):
+            source = self.images[int(torch.randint(len(self.images), (1,), generator=generator))]
+            try:
+                return _as_picture(source)
+            except ImageError as error:
+                reason = str(error)
+                _say(f"{reason}; it is passed over")
+        raise DataError(f"{_MOST_UNREADABLE} images in a row cannot be read; the last one: {reason}")
+
+
+@lru_cache(maxsize=256)
+def _say(text: str) -> None:
+    _log.warning(text)
 
 
 def random_correspondence(
