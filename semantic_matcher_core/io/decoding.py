@@ -27,7 +27,8 @@ def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.n
 
     Args:
         data: the file's bytes.
-        flags: of ``cv2.imdecode``.
+        flags: of ``cv2.imdecode``: ``IMREAD_UNCHANGED``, or ``IMREAD_COLOR`` with what keeps 16 bits and leaves pixels
+            as they are stored.
         name: how errors call it.
 
     Raises:

@@ -10,9 +10,16 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
-import simplejpeg
 
-from semantic_matcher_core.errors import ImageError
+from semantic_matcher_core.errors import ImageError, MissingPackageError
+
+try:
+    import simplejpeg
+except ModuleNotFoundError as error:
+    # Whoever updates a checkout, and not its environment, is told in a sentence.
+    raise MissingPackageError(
+        "reading pictures needs simplejpeg, not installed here: pip install simplejpeg"
+    ) from error
 
 MAGIC = b"\xff\xd8"
 # Warnings of libjpeg about headers, which cost no pixel.
