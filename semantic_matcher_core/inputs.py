@@ -7,6 +7,7 @@ image as ``np.asarray`` gives it, not turned by its EXIF tag; only a path is rea
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
 def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
     floats = np.issubdtype(image.dtype, np.floating)
     if image.dtype != np.uint8 and not floats:
-        hint = "; divide by the value that is to be white" if np.issubdtype(image.dtype, np.integer) else ""
+        hint = "; image * 1.0" if image.dtype == bool else ""
+        if np.issubdtype(image.dtype, np.integer):
+            hint = "; divide by the value that is to be white"
         raise ImageError(f"a numpy image must be uint8, or floating point in [0, 1], got {image.dtype}{hint}")
     shape = image.shape
     if image.ndim == 2:
@@ -131,10 +134,19 @@ def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
 def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
     if not image.is_floating_point() and image.dtype != torch.uint8:
         raise ImageError(f"an image tensor must be uint8 or floating point in [0, 1], got {image.dtype}")
+    shape = tuple(image.shape)
     if image.ndim == 3:
         image = image[None]
     if image.ndim != 4 or image.shape[1] not in (1, 3):
-        raise ImageError(f"an image tensor must be B x 3 x H x W (or 3 x H x W), got {tuple(image.shape)}")
+        hint = ""
+        if image.ndim == 4 and image.shape[-1] in (1, 3, 4):
+            order = "2, 0, 1" if len(shape) == 3 else "0, 3, 1, 2"
+            hint = f"; channels come first in tensors: image.permute({order})"
+        elif image.ndim == 4 and image.shape[1] == 4:
+            hint = "; leave out alpha: image[..., :3, :, :]"
+        elif image.ndim == 2:
+            hint = "; a grey image is image[None]"
+        raise ImageError(f"an image tensor must be B x 3 x H x W (or 3 x H x W), got {shape}{hint}")
     if 0 in image.shape:
         raise ImageError(f"the image is empty: {tuple(image.shape)}")
     if image.layout is not torch.strided or image.is_meta:
@@ -159,5 +171,9 @@ def _finished(batch: Tensor, memory_format: torch.memory_format) -> Tensor:
         low, high = (float(v) for v in torch.aminmax(values.detach()))
         # A slack of one 8-bit step: resampling with cubic kernels overshoots a little. NaN fails both comparisons.
         if not (low >= -1 / 255 and high <= 1 + 1 / 255):
-            raise ImageError(f"image values must lie in [0, 1], got {low:.4g} … {high:.4g}; divide 8-bit values by 255")
+            if not math.isfinite(low + high):
+                hint = "replace NaN and infinities by values in it (numpy.nan_to_num, torch.nan_to_num)"
+            else:
+                hint = "undo its normalisation" if low < 0 else "divide 8-bit values by 255"
+            raise ImageError(f"image values must lie in [0, 1], got {low:.4g} … {high:.4g}; {hint}")
     return values.expand(-1, 3, -1, -1) if values.shape[1] == 1 else values

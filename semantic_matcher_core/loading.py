@@ -5,6 +5,7 @@ The one place that knows names, weights and backends together.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def load_parts(
         CheckpointError: the checkpoint is damaged, unsafe, or does not fit its own configuration.
         DownloadError, LicenseNotAcceptedError: fetching failed.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise ConfigError(f"a variant is a name or a path, got {name_or_path!r}; see list_variants()")
     name = str(name_or_path)
     if lightglue:
         check_matcher(name_or_path, "lightglue")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from typing import Any
 
 from semantic_matcher_core.errors import ConfigError, check_choice
@@ -135,10 +136,11 @@ class Settings:
     matching: MatcherConfig = field(default_factory=MatcherConfig)
 
     def __post_init__(self) -> None:
-        check_max_keypoints(self.max_keypoints)
+        # NumPy's whole numbers become Python's: settings are compared, and written as JSON.
+        object.__setattr__(self, "max_keypoints", check_max_keypoints(self.max_keypoints))
         if self.detection_threshold is not None and not _is_number(self.detection_threshold):
             raise ConfigError(f"detection_threshold must be a number or None, got {self.detection_threshold!r}")
-        check_whole("semantic_size", self.semantic_size, unit=" of pixels")
+        object.__setattr__(self, "semantic_size", check_whole("semantic_size", self.semantic_size, unit=" of pixels"))
         check_choice("registration", self.registration, REGISTRATIONS)
         check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.matching, MatcherConfig):
@@ -161,7 +163,7 @@ def turns_of(rotation: str) -> tuple[int, ...]:
 
 
 def check_max_keypoints(value: Any) -> int:
-    """Return a number of keypoints as given.
+    """Return a number of keypoints as an int.
 
     Raises:
         ConfigError: it is no whole number from 1 up.
@@ -170,7 +172,7 @@ def check_max_keypoints(value: Any) -> int:
 
 
 def check_whole(name: str, value: Any, least: int = 1, *, unit: str = "", otherwise: str = "") -> int:
-    """Return a whole number as given.
+    """Return a whole number as an int.
 
     Args:
         name: how the error calls it.
@@ -182,12 +184,12 @@ def check_whole(name: str, value: Any, least: int = 1, *, unit: str = "", otherw
     """
     if not is_whole(value) or value < least:
         raise ConfigError(f"{name} must be a whole number{unit} from {least} up{otherwise}, got {value!r}")
-    return value
+    return int(value)
 
 
 def is_whole(value: Any) -> bool:
     """Return whether a value is a whole number, which True and False are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

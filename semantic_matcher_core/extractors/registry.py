@@ -126,6 +126,8 @@ def create_extractor(
         WeightsNotFoundError: its weights are not here (the message has the command that fetches them).
         CheckpointError: the weights file does not fit.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"an extractor is called by its name, got {name!r}; see list_extractors()")
     name = ALIASES.get(name, name)
     entry = _built_in(name)
     if entry is None:

@@ -19,9 +19,14 @@ def read_run_info(path: Path) -> dict[str, Any] | None:
         BagError: the file is no bag, or damaged.
     """
     with BagReader(path) as bag:
-        for message in bag.messages([RUN_INFO_TOPIC]):
-            try:
-                return json.loads(message.message.data)
-            except (AttributeError, ValueError) as error:
-                raise BagError(f"{path} has something else than a run's description on {RUN_INFO_TOPIC}") from error
+        return run_info_of(bag)
+
+
+def run_info_of(bag: BagReader) -> dict[str, Any] | None:
+    """Read the same from a file that is open."""
+    for message in bag.messages([RUN_INFO_TOPIC]):
+        try:
+            return json.loads(message.message.data)
+        except (AttributeError, ValueError) as error:
+            raise BagError(f"{bag.path} has something else than a run's description on {RUN_INFO_TOPIC}") from error
     return None

@@ -153,7 +153,7 @@ def collect(path: Path) -> ReportData:
     Raises:
         BagError: it is no bag, is damaged, or holds no Matches; the message lists what it holds.
     """
-    from semantic_matcher_core.io.run_info import read_run_info
+    from semantic_matcher_core.io.run_info import run_info_of
 
     with BagReader(path) as bag:
         matches_counts = {t.name: t.count for t in bag.topics if t.msgtype == MATCHES and t.count}
@@ -179,8 +179,9 @@ def collect(path: Path) -> ReportData:
         thumbnails = Thumbnails()
         fill_thumbnails(bag, timelines, thumbnails)
         paths = _paths(bag)
+        info = run_info_of(bag)
     medians = {name: float(np.median(values)) for name, values in counts.items() if values}
-    return ReportData(path, read_run_info(path), medians, list(streams.values()), thumbnails, sizes, paths)
+    return ReportData(path, info, medians, list(streams.values()), thumbnails, sizes, paths)
 
 
 def _paths(bag: BagReader) -> dict[str, Track]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,12 @@ def test_wrong_settings_are_refused_by_name(given: dict, message: str) -> None:
         matcher.with_settings(**given)
     with pytest.raises(ConfigError, match=message):
         matcher_of(parts(), **given)
+
+
+def test_whole_numbers_of_numpy_are_settings_as_any_others() -> None:
+    settings = Settings(max_keypoints=np.int64(100), semantic_size=np.uint16(448))
+    assert settings == Settings(max_keypoints=100, semantic_size=448)
+    assert json.loads(json.dumps(asdict(settings)))["max_keypoints"] == 100
 
 
 def test_settings_that_parts_have_no_use_for_are_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from semantic_matcher_core import SemanticMatcher, create_extractor
-from semantic_matcher_core.errors import UnknownNameError, unknown_name
+from semantic_matcher_core.errors import ConfigError, UnknownNameError, unknown_name
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 from semantic_matcher_core.variants.names import resolve_variant
 from semantic_matcher_core.weights.catalogue import get_entry
@@ -40,3 +40,11 @@ def test_what_is_near_to_nothing_gets_the_list_alone() -> None:
     assert (
         str(unknown_name("kind", "qqqq", ["variant", "extractor"])) == "unknown kind 'qqqq'; known: variant, extractor"
     )
+
+
+@pytest.mark.parametrize("name", [None, 3, b"sift"])
+def test_what_is_no_name_at_all_is_refused_as_one(name: object) -> None:
+    with pytest.raises(ConfigError, match=f"an extractor is called by its name, got {name!r}; see list_extractors"):
+        create_extractor(name)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"a variant is a name or a path, got {name!r}; see list_variants"):
+        SemanticMatcher.from_pretrained(name)  # type: ignore[arg-type]

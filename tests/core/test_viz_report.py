@@ -277,6 +277,15 @@ def test_refusals(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
+def test_what_is_wrong_with_a_file_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = write_recording(tmp_path / "results.mcap").read_bytes()
+    (tmp_path / "cut.mcap").write_bytes(whole[:-100])
+    collect(tmp_path / "cut.mcap")
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        f"it is cut short after {len(whole) - 100} bytes: its end is missing"
+    ]
+
+
 def test_charts() -> None:
     assert [nice_ceiling(v) for v in (0, float("nan"), 1, 7.9, 8.01, 95, 1030)] == [1, 1, 1, 8, 10, 100, 1500]
     x, mean, low, high = thin_out(np.arange(1000.0), np.arange(1000.0) % 10, 100)
