@@ -22,7 +22,7 @@ _KEYPOINT_STD_PX = 0.5
 # Where patches are aligned.
 _ALIGNED_STD_PX = 0.1
 # How much the noise of depth may differ from what is expected, squared.
-_DEPTH_FACTORS = 1 / 16, 100.0
+_LEAST_DEPTH_FACTOR, _MOST_DEPTH_FACTOR = 1 / 16, 100.0
 # What stands still to the last bit is not known to better than this.
 _LEAST_STD_PX = 0.02
 # A point this many standard deviations away, squared, does not belong.
@@ -35,7 +35,9 @@ _CELLS = 3
 _MEDIAN_1, _MEDIAN_2, _MEDIAN_3 = 0.455, 1.386, 2.366
 _UNKNOWN = 1e6
 # Steps end when one changes the sum of squares by less than this share of what noise does to one value.
-_SETTLED = 1e-2
+_SETTLED = 5e-2
+# Rounds end when no larger share of the points comes or goes.
+_SAME = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,14 +206,15 @@ def _refined(
 ) -> tuple[Pose, np.ndarray, np.ndarray, float]:
     """Return the pose, its covariance, which points agree with it, and their median distance in pixels."""
     matched = _Matched.of(first, second, np.where(aligned, _ALIGNED_STD_PX, _KEYPOINT_STD_PX))
+    # Noise changes little with the pose: where the consensus has it serves for all steps.
+    noise = matched.noise(pose)
+    whitening = _whitening(noise)
     scale = 1.0
     for gating in range(3):
-        chosen = matched[agree]
-        # Noise changes little with the pose: its whitening serves for all steps of a round.
-        whitening = chosen.whitening(pose)
+        chosen, white = matched[agree], whitening[agree]
         # The first round only finds who belongs and how large the noise is.
-        for _ in range(6 if gating else 3):
-            residual, jacobian = chosen.whitened(pose, whitening)
+        for _ in range(4 if gating else 2):
+            residual, jacobian = chosen.whitened(pose, white)
             distance = (residual**2).sum(axis=1)
             if gating == 0:
                 scale = _scale(distance, chosen.known)
@@ -222,22 +225,23 @@ def _refined(
             pose = pose.moved(-step)
             if step @ normal @ step < _SETTLED * scale:
                 break
-        residual, _ = matched.whitened(pose, matched.whitening(pose))
-        distance = (residual**2).sum(axis=1)
+        residual, _, ahead = matched.predicted(pose)
+        distance = ((whitening @ residual[:, :, None])[:, :, 0] ** 2).sum(axis=1)
         scale = _scale(distance[agree], matched.known[agree])
-        now = (distance <= _GATE * scale) & matched.in_front(pose)
+        now = (distance <= _GATE * scale) & ahead
         if now.sum() < min_inliers:
             raise PoseError(f"{now.sum()} of {len(first)} matches agree on one motion; a pose needs {min_inliers}")
-        settled, agree = np.array_equal(now, agree), now
+        settled, agree = (now != agree).sum() <= _SAME * len(agree), now
         if gating == 0:
             # What points weigh by their place in the image and by their depth follows the noise really seen: patches
             # align to a hundredth of a pixel, but a shutter that rolls or a lens known badly moves them by more.
-            matched = matched.as_noisy_as_seen(pose, agree, aligned)
+            matched = matched.as_noisy_as(residual, noise, agree, aligned)
+            whitening = _whitening(matched.noise(pose))
             scale = 1.0
         elif settled:
             break
     chosen = matched[agree]
-    residual, jacobian = chosen.whitened(pose, chosen.whitening(pose))
+    residual, jacobian = chosen.whitened(pose, whitening[agree])
     weight = 1.0 / (1.0 + (residual**2).sum(axis=1) / (_CAUCHY * scale))
     weighted = jacobian * weight[:, None, None]
     normal = weighted.reshape(-1, 6).T @ jacobian.reshape(-1, 6)
@@ -248,7 +252,7 @@ def _refined(
     score /= 1 - leverage(((weighted @ inverse) * jacobian).sum(axis=(1, 2)))[:, None]
     spread = score.T @ score + normal * (_LEAST_STD_PX / first.focal) ** 2 / chosen.across.min()
     covariance = inverse @ (spread * _alikeness(first.rays[agree], score, spread)) @ inverse
-    pixels = float(np.median(np.linalg.norm(chosen.linearised(pose)[0][:, :2], axis=1))) * second.focal
+    pixels = float(np.median(np.linalg.norm(chosen.predicted(pose)[0][:, :2], axis=1))) * second.focal
     return pose, (covariance + covariance.T) / 2, agree, pixels
 
 
@@ -303,33 +307,28 @@ class _Matched:
             self.across[rows],
         )
 
-    def in_front(self, pose: Pose) -> np.ndarray:
-        """Return ``M`` bool: before the second camera."""
-        return (self.points - pose.translation) @ pose.rotation[:, 2] > 0
-
-    def linearised(self, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return residuals ``M x 3`` (two of rays, one of inverse depth); how they change, ``M x 3 x 3``, with the
-        point in the first view's frame; and ``M x 3`` points relative to the second camera, in that frame.
+    def predicted(self, pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return residuals ``M x 3`` (two of rays, one of inverse depth), what is predicted, and ``M`` bool: before the
+        second camera.
         """
-        turned = self.points - pose.translation
-        points = turned @ pose.rotation
+        points = (self.points - pose.translation) @ pose.rotation
         inverse = 1.0 / np.where(np.abs(points[:, 2]) > 1e-6, points[:, 2], 1e-6)
         predicted = np.column_stack([points[:, :2] * inverse[:, None], inverse])
         residual = predicted - self.seen
         residual[~self.known, 2] = 0.0
+        return residual, predicted, points[:, 2] > 0
+
+    def change(self, pose: Pose, predicted: np.ndarray) -> np.ndarray:
+        """Return how residuals change, ``M x 3 x 3``, with the points in the first view's frame."""
         # d(x/z, y/z, 1/z) = (dx - x/z dz, dy - y/z dz, -1/z dz) / z.
         change = -predicted[:, :, None] * pose.rotation[:, 2]
         change[:, :2] += pose.rotation[:, :2].T
-        change *= inverse[:, None, None]
-        return residual, change, turned
-
-    def whitening(self, pose: Pose) -> np.ndarray:
-        """Return ``M x 3 x 3`` that make residuals of unit noise, whose square is the distance squared."""
-        return np.linalg.inv(np.linalg.cholesky(self.noise(pose)))
+        change *= predicted[:, 2, None, None]
+        return change
 
     def noise(self, pose: Pose) -> np.ndarray:
         """Return ``M x 3 x 3`` covariances of the residuals."""
-        _, change, _ = self.linearised(pose)
+        change = self.change(pose, self.predicted(pose)[1])
         # What the first view's noise does to the residual: its keypoint, and its depth along the ray.
         along = (change @ self.rays[:, :, None])[:, :, 0] * self.depth_std[:, None]
         across = change[:, :, :2] * self.depth[:, None, None]
@@ -338,10 +337,17 @@ class _Matched:
         noise[:, [0, 1, 2], [0, 1, 2]] += self.variance
         return noise
 
-    def as_noisy_as_seen(self, pose: Pose, agree: np.ndarray, aligned: np.ndarray) -> _Matched:
-        """Return the same points with the noise that those which agree show: of rays, aligned and not, and of depth."""
-        residual, _, _ = self.linearised(pose)
-        noise, rays = self.noise(pose), residual[:, :2, None]
+    def as_noisy_as(self, residual: np.ndarray, noise: np.ndarray, agree: np.ndarray, aligned: np.ndarray) -> _Matched:
+        """Return the same points with the noise that those which agree show: of rays, aligned and not, and of depth.
+
+        Args:
+            residual, noise: ``M x 3`` and the covariances assumed until now, ``M x 3 x 3``.
+            agree, aligned: ``M`` bool.
+
+        Raises:
+            PoseError: depths that cannot be of the same points.
+        """
+        rays = residual[:, :2, None]
         off = (rays * np.linalg.solve(noise[:, :2, :2], rays)).sum(axis=(1, 2)) / _MEDIAN_2
         deep = residual[:, 2] ** 2 / noise[:, 2, 2] / _MEDIAN_1
         factor = np.ones(len(off))
@@ -352,16 +358,26 @@ class _Matched:
             if (group & agree).any():
                 factor[group] = max(float(np.median(off[group & agree])), floor)
         both = agree & self.known
-        depth = float(np.clip(np.median(deep[both]), *_DEPTH_FACTORS)) if both.any() else 1.0
+        depth = max(float(np.median(deep[both])), _LEAST_DEPTH_FACTOR) if both.any() else 1.0
+        if depth > _MOST_DEPTH_FACTOR:
+            raise PoseError(
+                f"the depths of the two views differ by {depth**0.5:.0f} times their noise: check their units, and "
+                "camera_info"
+            )
         variance = self.variance * np.column_stack([factor, factor, np.where(self.known, depth, 1.0)])
         return replace(self, variance=variance, across=self.across * factor, depth_std=self.depth_std * np.sqrt(depth))
 
     def whitened(self, pose: Pose, whitening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return residuals ``M x 3`` and their Jacobian ``M x 3 x 6`` by the pose's small change, both whitened."""
-        residual, change, turned = self.linearised(pose)
-        whitened = whitening @ change
-        jacobian = np.concatenate([-whitened, whitened @ skew(turned)], axis=2)
+        residual, predicted, _ = self.predicted(pose)
+        whitened = whitening @ self.change(pose, predicted)
+        jacobian = np.concatenate([-whitened, whitened @ skew(self.points - pose.translation)], axis=2)
         return (whitening @ residual[:, :, None])[:, :, 0], jacobian
+
+
+def _whitening(noise: np.ndarray) -> np.ndarray:
+    """Return ``M x 3 x 3`` that make residuals of unit noise, whose square is the distance squared."""
+    return np.linalg.inv(np.linalg.cholesky(noise))
 
 
 def leverage(share: np.ndarray) -> np.ndarray:
@@ -398,9 +414,10 @@ def _scale(distance: np.ndarray, known: np.ndarray) -> float:
 
 def _solved(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
     # Columns are of metres and of radians: scaled to one, so that the condition speaks of the geometry.
-    size = np.sqrt(np.diag(normal))
-    if not (np.isfinite(size).all() and (size > 0).all()):
+    squares = np.diag(normal)
+    if not (np.isfinite(squares).all() and (squares > 0).all()):
         raise PoseError("the matches do not determine a pose: they say nothing about some of its directions")
+    size = np.sqrt(squares)
     scaled = normal / np.outer(size, size)
     values = np.linalg.eigvalsh(scaled)
     if not values[0] > values[-1] * 1e-12:

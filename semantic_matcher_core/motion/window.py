@@ -91,12 +91,12 @@ class Window:
             placed, anchor: as for :meth:`tie`.
             covariance: ``6 x 6`` that the pose in the anchor's frame would have, in the frame of the segment.
         """
-        apart, _, _ = self._apart(placed, anchor, anchor.pose.inverse() @ placed.pose, covariance)
-        rows = self._rows(placed)
-        spread = apart @ self._joint @ apart.T + covariance
-        shared = apart @ self._joint[:, rows]
-        before = self._joint[rows, rows]
-        after = before - shared.T @ np.linalg.solve(spread, shared)
+        through, _ = chaining(anchor.pose, anchor.pose.inverse() @ placed.pose)
+        here, there = self._rows(placed), self._rows(anchor)
+        before, across = self._joint[here, here], self._joint[here, there] @ through.T
+        shared = before - across
+        spread = shared - across.T + through @ self._joint[there, there] @ through.T + covariance
+        after = before - shared @ np.linalg.solve(spread, shared.T)
         sizes = [np.linalg.slogdet(matrix) for matrix in (before, after)]
         if min(sign for sign, _ in sizes) <= 0:
             return 0.0

@@ -203,6 +203,40 @@ def test_impossible_motion_is_a_loss_not_a_jump(views, matcher):
     assert late.status is LOST and "faster than 0.1 m/s" in late.reason
 
 
+def test_depth_of_another_scale_is_a_loss_not_a_jump(views, matcher):
+    """As when units or camera_info change on the way."""
+    odometry = Odometry(matcher)
+    for view in views[:3]:
+        odometry.process(view)
+    for factor in (0.001, 0.8, 1000.0):
+        seen = views[3].seen
+        odd = replace(
+            seen, inverse_depth=seen.inverse_depth / factor, inverse_depth_std=seen.inverse_depth_std / factor
+        )
+        step = odometry.process(replace(views[3], seen=odd))
+        assert step.status is LOST and "depths of the two views differ" in step.reason
+    assert odometry.process(views[4]).status is RECOVERED
+
+
+def test_what_a_tie_corrects_comes_in_without_a_jump(views, matcher, monkeypatch):
+    def corrected(self, candidate, placed, estimate, inliers):
+        if len(self._earlier) == 2:
+            placed = replace(placed, pose=placed.pose.moved(np.array([0.1, 0, 0, 0, 0, 0])))
+            self._window._placed[-1] = placed
+        return placed
+
+    told = {}
+    for name in ("plain", "corrected"):
+        if name == "corrected":
+            monkeypatch.setattr(Odometry, "_tied", corrected)
+        odometry = Odometry(matcher, OdometryOptions(keyframe_share=1.0, ties=0))
+        told[name] = [odometry.process(view) for view in views[:8]]
+    off = [b.pose.translation[0] - a.pose.translation[0] for a, b in zip(told["plain"], told["corrected"], strict=True)]
+    assert max(np.abs(np.diff(off))) < 0.02 and 0 < off[-1] < 0.1 and (np.diff(off) > -1e-3).all()
+    # Until all of it has come in, the rest is counted as an error.
+    assert np.sqrt(told["corrected"][2].covariance[0, 0]) > 0.09
+
+
 def test_without_depth_it_does_not_begin(views, matcher):
     odometry = Odometry(matcher)
     step = odometry.process(mono_view(views[0].features, CAMERA))
