@@ -111,7 +111,10 @@ class Suite:
                 Work("xfeat", lambda: self.extract("xfeat")),
                 Work("compact", lambda: self.extract("compact")),
             ],
-            "folded_norms": [Work("dalf", lambda: self.extract("dalf"))],
+            "folded_norms": [
+                Work("dalf", lambda: self.extract("dalf")),
+                Work("xfeat", lambda: self.extract("xfeat")),
+            ],
             "candidate_ranking": [Work("xfeat", lambda: self.extract("xfeat"))],
             "sliding_maximum": [Work("xfeat", lambda: self.extract("xfeat"))],
             "grouped_maxima": [Work("matching", lambda: self.match("fp32"))],

@@ -166,7 +166,7 @@ def _finished(batch: Tensor, memory_format: torch.memory_format) -> Tensor:
     """Return three float32 channels in [0, 1] of one or three of 8 bits or floating point."""
     values = batch.to(torch.float32, memory_format=memory_format)
     if batch.dtype == torch.uint8:
-        values = values / 255.0
+        values.div_(255.0)
     else:
         low, high = (float(v) for v in torch.aminmax(values.detach()))
         # A slack of one 8-bit step: resampling with cubic kernels overshoots a little. NaN fails both comparisons.

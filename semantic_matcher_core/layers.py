@@ -56,20 +56,45 @@ def _leaves_a_gpu_idle(q: Tensor, k: Tensor) -> bool:
     return heads * -(-q.shape[2] // _QUERIES) < _BLOCKS and heads * q.shape[2] * k.shape[2] <= _MOST_WEIGHTS
 
 
-def conv_stack(*channels: int, stride: int = 2, batch_norm: bool = False) -> nn.Sequential:
+def conv_stack(*channels: int, stride: int = 2, batch_norm: bool = False, blocks: int = 1) -> nn.Sequential:
     """Return 3 x 3 convolutions, each with ReLU, the first with a stride.
 
     Args:
         channels: of the input, and of each convolution's output.
         stride: of the first.
         batch_norm: between convolution and ReLU, for training; see :func:`folded`.
+        blocks: the first is of stride 1, and takes images to ``F.pixel_unshuffle`` with this factor.
     """
     steps = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
         norm = [nn.BatchNorm2d(outputs)] if batch_norm else []
-        conv = nn.Conv2d(inputs, outputs, 3, 1 if i else stride, 1, bias=not batch_norm)
+        bias = not batch_norm
+        conv = (
+            _BlockConv2d(inputs, outputs, blocks, bias=bias)
+            if blocks > 1 and i == 0
+            else nn.Conv2d(inputs, outputs, 3, 1 if i else stride, 1, bias=bias)
+        )
         steps.append(nn.Sequential(conv, *norm, nn.ReLU(inplace=True)))
     return nn.Sequential(*steps)
+
+
+class _BlockConv2d(nn.Conv2d):
+    """A 3 x 3 convolution of what ``F.pixel_unshuffle`` makes of images.
+
+    On a CPU one of the images themselves, with a kernel as many times as wide: unshuffling moves single numbers about,
+    and takes as long as the convolution.
+    """
+
+    def __init__(self, inputs: int, outputs: int, side: int, *, bias: bool) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
+        self.side = side
+
+    def forward(self, images: Tensor) -> Tensor:
+        side = self.side
+        if images.device.type != "cpu":
+            return super().forward(F.pixel_unshuffle(images, side))
+        kernel = self.weight.unflatten(1, (-1, side, side)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+        return F.conv2d(images, kernel, self.bias, stride=side, padding=side)
 
 
 def folded(network: _Network) -> _Network:

@@ -15,7 +15,7 @@ VARIABLE = "SEMANTIC_MATCHER_DISABLE"
 NAMES = {
     "fused_attention": "attention that never holds its N x N weights (read when a network is built)",
     "channels_last": "CPU: convolutions with the channels of a pixel side by side (read when a network is built)",
-    "folded_norms": "DALF: batch normalisation folded into the convolutions before it",
+    "folded_norms": "DALF, and XFeat on a CPU: batch normalisation folded into the convolutions before it",
     "candidate_ranking": "CPU: keypoints are ranked among the local maxima alone",
     "sliding_maximum": "maxima of windows by doubling the window, instead of by max-pooling",
     "grouped_maxima": "CPU: maxima of groups first, without their places, which is vectorised",

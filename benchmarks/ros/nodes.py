@@ -54,8 +54,8 @@ def floor(record: Path) -> None:
     from semantic_matcher_msgs.msg import Descriptors
     from sensor_msgs.msg import Image
 
-    from semantic_matcher.allocator import reuse_large_blocks
     from semantic_matcher.qos import IMAGE_DEPTH, input_qos, output_qos
+    from semantic_matcher_core.allocator import reuse_large_blocks
 
     # As the nodes do: what is compared is the work, not the allocator.
     reuse_large_blocks()

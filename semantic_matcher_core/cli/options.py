@@ -148,7 +148,10 @@ class ModelOptions:
         matching = matching or MatchingOptions()
         config = matching.config()
         folder = self._graphs(name)
+        from semantic_matcher_core.allocator import reuse_large_blocks
         from semantic_matcher_core.pipeline import SemanticMatcher
+
+        reuse_large_blocks()
 
         chosen: dict[str, Any] = {"semantic_size": self.semantic_size, "detection_threshold": self.detection_threshold}
         return SemanticMatcher.from_pretrained(

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.constants import constant
 from semantic_matcher_core.layers import conv_stack, grid_sample
-from semantic_matcher_core.precision import FullPrecisionConv2d, to_weight
+from semantic_matcher_core.precision import FullPrecisionConv1x1, to_weight
 
 STRIDE = 32
 
@@ -65,7 +65,7 @@ class CompactNetwork(nn.Module):
         def convs(inputs: int, outputs: int, depth: int, stride: int = 2) -> nn.Sequential:
             return conv_stack(inputs, *[outputs] * depth, stride=stride, batch_norm=batch_norm)
 
-        self.stride2 = convs(12, c2, d2, stride=1)
+        self.stride2 = conv_stack(12, *[c2] * d2, stride=1, batch_norm=batch_norm, blocks=2)
         self.stride4 = convs(c2, c4, d4)
         self.stride8 = convs(c4, c8, d8)
         self.stride16 = convs(c8, c16, d16)
@@ -74,7 +74,7 @@ class CompactNetwork(nn.Module):
         self.fuse = convs(fused, fused, 1, stride=1)
         self.to4 = nn.Conv2d(fused, c4, 1)
         self.to2 = nn.Conv2d(c4, c2, 1)
-        self.score = nn.Sequential(*convs(c2, c2, 1, stride=1), FullPrecisionConv2d(c2, 4, 1))
+        self.score = nn.Sequential(*convs(c2, c2, 1, stride=1), FullPrecisionConv1x1(c2, 4))
         self.head = nn.Sequential(
             nn.Linear(fused + c4 * (1 + architecture.positions), hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
         )
@@ -105,20 +105,20 @@ class CompactNetwork(nn.Module):
 
     def shallow(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first layers' features of images, at strides 2 and 4."""
-        half = self.stride2(F.pixel_unshuffle(to_weight(images, self.from8.weight), 2))
+        half = self.stride2(to_weight(images, self.from8.weight))
         return half, self.stride4(half)
 
     def deep(self, half: Tensor, quarter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return :meth:`maps` of what :meth:`shallow` returns."""
         eighth = self.stride8(quarter)
         sixteenth = self.stride16(eighth)
-        coarse = self.from16(sixteenth) + _doubled(self.from32(self.stride32(sixteenth)))
-        coarse = self.fuse(self.from8(eighth) + _doubled(coarse))
-        return half, F.relu(quarter + _doubled(self.to4(coarse))), coarse
+        coarse = _doubled(self.from32(self.stride32(sixteenth))).add_(self.from16(sixteenth))
+        coarse = self.fuse(_doubled(coarse).add_(self.from8(eighth)))
+        return half, _doubled(self.to4(coarse)).add_(quarter).relu_(), coarse
 
     def score_map(self, half: Tensor, fine: Tensor) -> Tensor:
         """Return ``B x 1 x H x W`` logits of the score, of the first two of :meth:`maps`."""
-        return F.pixel_shuffle(self.score(F.relu(half + _doubled(self.to2(fine)))), 2)
+        return F.pixel_shuffle(self.score(_doubled(self.to2(fine)).add_(half).relu_()), 2)
 
     def describe(self, fine: Tensor, coarse: Tensor, keypoints: Tensor) -> Tensor:
         """Compute L2-normalised descriptors at keypoints.

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from kornia.feature.xfeat import XFeatModel
+from kornia.feature.xfeat import BasicLayer, XFeatModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import check_choice
 from semantic_matcher_core.extractors.base import Limits
+from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.selection import BORDERS, mask_at_size, select_keypoints
@@ -71,6 +72,8 @@ class XFeat(DenseExtractor):
         # A sixth less time for the network on a CPU, and maps whose vectors lie in one piece for what samples them.
         layout = convolution_layout()
         for module in self.net.modules():
+            if isinstance(module, BasicLayer):
+                module.layer = _FoldedLayer(*module.layer, memory_format=layout)
             if isinstance(module, nn.Conv2d):
                 module.weight = nn.Parameter(module.weight.detach().contiguous(memory_format=layout))
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
@@ -113,6 +116,13 @@ class XFeat(DenseExtractor):
         )
         descriptors = sample_map(F.normalize(descriptor_map, dim=1), keypoints, height, width, "bicubic")
         return Found(keypoints, scores, F.normalize(descriptors, dim=-1), valid)
+
+
+class _FoldedLayer(FoldedSequential):
+    """A convolution, its norm and ReLU; on a GPU, where graphs are recorded, folding would only be more kernels."""
+
+    def forward(self, x: Tensor, fold: bool = True) -> Tensor:
+        return super().forward(x, fold and x.device.type == "cpu")
 
 
 class _ImageNorm(nn.InstanceNorm2d):

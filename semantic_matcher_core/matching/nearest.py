@@ -20,7 +20,7 @@ from semantic_matcher_core.settings import MatcherConfig
 # Similarities held at a time. On the CPU a block should stay in the second-level cache while it is scanned.
 _BLOCK_ELEMENTS = {"cpu": 1 << 20}
 _BLOCK_ELEMENTS_ELSEWHERE = 1 << 26
-_GROUP = 64
+_GROUP = 32
 
 
 class DenseMatches(NamedTuple):
@@ -110,7 +110,8 @@ def _best(block: Tensor, dim: int, second: bool) -> _Best:
         block = F.pad(block, (0, 0, 0, -count % _GROUP), value=-torch.inf)
     groups = block.unflatten(dim, (-1, _GROUP))
     maxima = groups.amax(dim=dim + 1)
-    group = maxima.argmax(dim=dim)
+    # Over the last dimension: over another one torch looks at one number at a time.
+    group = maxima.argmax(2) if dim == 2 else maxima.transpose(1, 2).contiguous().argmax(2)
     where = group.unsqueeze(dim).unsqueeze(dim)
     winning = groups.gather(dim, where.expand_as(groups.narrow(dim, 0, 1))).squeeze(dim)
     value, inside = winning.max(dim=dim)

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from semantic_matcher_core import SemanticMatcher
-from semantic_matcher_core.extractors.compact_network import CompactNetwork
+from semantic_matcher_core.extractors.compact_network import Architecture, CompactNetwork
 from semantic_matcher_core.layers import folded, standardised
 from semantic_matcher_core.semantics import create_semantic_encoder
 from semantic_matcher_core.semantics.compact_context import CompactContext
@@ -47,6 +48,45 @@ def test_folding_changes_nothing(build: type[nn.Module]) -> None:
     for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (expected, found)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     assert any(isinstance(m, nn.BatchNorm2d) for m in trained.modules()), "the original is left as it was"
+
+
+def straightforward(network: CompactNetwork, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps and logits by plain layers one after the other, none of them in place."""
+
+    def doubled(maps: Tensor) -> Tensor:
+        return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+    def conv(module: nn.Module, maps: Tensor, padding: int = 1) -> Tensor:
+        return F.conv2d(maps, module.weight, module.bias, padding=padding)
+
+    half = conv(network.stride2[0][0], F.pixel_unshuffle(images, 2)).relu()
+    for step in network.stride2[1:]:
+        half = conv(step[0], half).relu()
+    quarter = network.stride4(half)
+    eighth = network.stride8(quarter)
+    sixteenth = network.stride16(eighth)
+    coarse = network.from16(sixteenth) + doubled(network.from32(network.stride32(sixteenth)))
+    coarse = network.fuse(network.from8(eighth) + doubled(coarse))
+    fine = (quarter + doubled(network.to4(coarse))).relu()
+    hidden = conv(network.score[0][0], (half + doubled(network.to2(fine))).relu()).relu()
+    logits = F.pixel_shuffle(conv(network.score[1], hidden, 0), 2)
+    return fine, coarse, logits
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_network_is_its_formula(depth: int) -> None:
+    torch.manual_seed(0)
+    network = CompactNetwork(Architecture(widths=(8, 12, 16, 20, 24), depths=(depth, 1, 2, 1, 1), fused=12)).eval()
+    images = torch.randn(2, 3, 64, 96)
+    weights = [weight for name, weight in network.named_parameters() if not name.startswith("head")]
+    expected = straightforward(network, images)
+    # Training goes through the same code.
+    slopes = torch.autograd.grad(sum(maps.square().sum() for maps in expected), weights)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = network.to(memory_format=layout)(images.contiguous(memory_format=layout))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        found_slopes = torch.autograd.grad(sum(maps.square().sum() for maps in found), weights)
+        torch.testing.assert_close(found_slopes, slopes, atol=1e-3, rtol=1e-3)
 
 
 def test_standardised_images_forget_exposure_and_contrast() -> None:

@@ -70,6 +70,15 @@ def folded() -> list[Tensor]:
     return [layers(random(2, 3, 21, 17))]
 
 
+def xfeat_with_statistics() -> XFeat:
+    extractor: XFeat = seeded(XFeat)
+    for module in extractor.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(random(module.num_features))
+            module.running_var.copy_(random(module.num_features) + 0.5)
+    return extractor
+
+
 def keypoints() -> list[Tensor]:
     # Plateaus and an image that is all zeros, beside the usual.
     scores = (random(3, 61, 83) * 40).round() / 40
@@ -101,7 +110,7 @@ WORK: dict[str, Sequence[Callable[[], list[Tensor]]]] = {
         lambda: list(seeded(Compact).dense(random(2, 3, 64, 96))),
         context,
     ),
-    "folded_norms": (folded,),
+    "folded_norms": (folded, lambda: list(xfeat_with_statistics().dense(random(2, 3, 64, 96)))),
     "candidate_ranking": (keypoints,),
     "sliding_maximum": (keypoints,),
     "grouped_maxima": (matched, lambda: matched(ratio=0.95)),

@@ -60,5 +60,8 @@ def _normalised_convolution(
         scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
     if conv.bias is not None:
         shift = shift + conv.bias * scale
-    weight = (conv.weight * scale[:, None, None, None]).contiguous(memory_format=memory_format)
+    weight = conv.weight * scale[:, None, None, None]
+    if memory_format is torch.channels_last:
+        # So that maps become what the weights say even where there is one channel, whose strides say nothing.
+        weight = weight.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)

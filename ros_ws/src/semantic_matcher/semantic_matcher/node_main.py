@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from semantic_matcher.allocator import reuse_large_blocks
 from semantic_matcher.command_line import UsageError, check, help_text, of_other_nodes, wants_help
 from semantic_matcher.environment import environment_doubts, environment_refusal, reason_of
 from semantic_matcher.fastdds_profile import node_environment
+from semantic_matcher_core.allocator import reuse_large_blocks
 
 if TYPE_CHECKING:
     from semantic_matcher.matcher_node import MatcherNode
