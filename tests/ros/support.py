@@ -236,6 +236,33 @@ def in_process(executable: str, parameters: Mapping[str, Any]) -> Iterator[Any]:
         context.try_shutdown()
 
 
+@contextmanager
+def serving(executable: str, parameters: Mapping[str, Any]) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """The same with an executor in a thread, so that it hears and answers; the node, and what ends that."""
+    from rclpy.executors import SingleThreadedExecutor
+
+    with in_process(executable, parameters) as node:
+        executor, ending = SingleThreadedExecutor(context=node.context), threading.Event()
+        executor.add_node(node)
+
+        def spin() -> None:
+            while not ending.is_set():
+                executor.spin_once(timeout_sec=0.05)
+
+        thread = threading.Thread(target=spin, daemon=True)
+        thread.start()
+
+        def end() -> None:
+            ending.set()
+            thread.join()
+
+        try:
+            yield node, end
+        finally:
+            end()
+            executor.shutdown()
+
+
 def configure_refusal(executable: str, parameters: Mapping[str, Any]) -> str:
     """Why a node cannot be configured with these parameters: the error in its log and diagnostics."""
     from rclpy.lifecycle import TransitionCallbackReturn

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
 from tests.ros.conftest import PLAIN_SIFT
 from tests.ros.lifecycle_manager import Manager
-from tests.ros.support import Client, in_process, wait_until
+from tests.ros.support import Client, serving, wait_until
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 
@@ -20,31 +16,8 @@ NAME = "/temporal_matcher"
 PARAMETERS = {**PLAIN_SIFT, "autostart": False}
 
 
-@contextmanager
-def managed(**parameters: Any) -> Iterator[Any]:
-    """A node in this process whose services answer."""
-    from rclpy.executors import SingleThreadedExecutor
-
-    with in_process("temporal_matcher", {**PARAMETERS, **parameters}) as node:
-        executor, ending = SingleThreadedExecutor(context=node.context), threading.Event()
-        executor.add_node(node)
-
-        def spin() -> None:
-            while not ending.is_set():
-                executor.spin_once(timeout_sec=0.05)
-
-        thread = threading.Thread(target=spin)
-        thread.start()
-        try:
-            yield node
-        finally:
-            ending.set()
-            thread.join()
-            executor.shutdown()
-
-
 def test_the_bond_follows_the_states(client: Client, interfaces_here: dict[str, str]) -> None:
-    with managed(bond_heartbeat_period=0.1) as node:
+    with serving("temporal_matcher", {**PARAMETERS, "bond_heartbeat_period": 0.1}) as (node, hang):
         first = Manager(client, "temporal_matcher")
         assert client.change_state(NAME, "configure")
         assert first.beats_in(0.3) == 0
@@ -78,12 +51,16 @@ def test_the_bond_follows_the_states(client: Client, interfaces_here: dict[str, 
         assert before == (len(list(node.publishers)), len(list(node.subscriptions)), len(list(node.timers)))
         third.heard.clear()
         wait_until(lambda: third.formed, "the bond again")
+        # One that hangs, as one that dies, says nothing any more, which is how a manager knows.
+        hang()
+        wait_until(lambda: third.silent_for > 0.5, "silence")
+        assert not third.broken
     # A node that is taken down says so.
     wait_until(lambda: third.broken, "the end of the bond")
 
 
 def test_there_is_no_bond_unless_it_is_asked_for(client: Client, interfaces_here: dict[str, str]) -> None:
-    with managed() as node:
+    with serving("temporal_matcher", PARAMETERS) as (node, _):
         manager = Manager(client, "temporal_matcher")
         assert client.change_state(NAME, "configure") and client.change_state(NAME, "activate")
         time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""~/rgbd_image for RTAB-Map, with messages of its own kind, and signs of life for a lifecycle manager."""
+"""~/rgbd_image for RTAB-Map, with messages of its own kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ import pytest
 
 from tests.core.rendered_room import BASELINE, CAMERA, Room, walk
 from tests.ros.conftest import PLAIN_SIFT
-from tests.ros.lifecycle_manager import Manager
-from tests.ros.support import Client, configure_refusal, floats, image_message, of_stamp, running, wait_until
+from tests.ros.support import Client, configure_refusal, floats, image_message, of_stamp, serving, wait_until
 from tests.ros.test_odometry import depth_message, info_message
 
 pytestmark = pytest.mark.ros
@@ -69,20 +67,20 @@ def answered(send: Callable[[int], None], *topics: list[Any]) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_depth_camera(client: Client, log: Path, room: Room, interfaces_here: dict[str, str]) -> None:
+def test_depth_camera(client: Client, room: Room, interfaces_here: dict[str, str]) -> None:
     from rtabmap_msgs.msg import RGBDImage
     from semantic_matcher_msgs.msg import Descriptors, Keypoints
     from sensor_msgs.msg import CameraInfo, Image
 
-    parameters = {**PLAIN_SIFT, "publish_rgbd": True, "bond_heartbeat_period": 0.1}
-    manager = Manager(client, "temporal_matcher")
+    parameters = {**PLAIN_SIFT, "publish_rgbd": True}
     pixels, distances = room.see(walk(1)[0])
     name = "/temporal_matcher"
-    with running("temporal_matcher", log, parameters, environment=interfaces_here) as node:
+    with serving("temporal_matcher", parameters) as (node, _):
+        assert node.autostart()
         publishers = [(t, f"/{n}") for t, n in ((Image, "image"), (Image, "depth"), (CameraInfo, "camera_info"))]
         camera, depth, info = (client.node.create_publisher(t, n, 10) for t, n in publishers)
         # Nothing is taken as long as nobody listens.
-        time.sleep(1.0)
+        time.sleep(0.5)
         assert camera.get_subscription_count() == depth.get_subscription_count() == 0
         heard, keypoints, descriptors = (
             client.listen(t, f"{name}/{n}")
@@ -108,18 +106,17 @@ def test_depth_camera(client: Client, log: Path, room: Room, interfaces_here: di
             assert own.header == sent[side].header and list(own.k) == CAMERA.matrix.reshape(-1).tolist()
         assert message.header == sent["rgb"].header
         assert len(message.rgb_compressed.data) == len(message.depth_compressed.data) == 0
-        assert "Traceback" not in node.output
 
-        # One that dies says nothing any more, which is how a manager knows.
-        assert manager.formed and not manager.broken
-        node.process.kill()
-        node.process.wait(10)
-        wait_until(lambda: manager.silent_for > 1.0, "silence")
-        assert not manager.broken
+        # An image without keypoints.
+        pixels = np.zeros_like(pixels)
+        while len(message.key_points):
+            message, k, d = answered(send, heard, keypoints, descriptors)
+        assert not len(k.scores) and not len(message.points) and not len(message.descriptors)
+        assert not node.statistics.last_error
 
 
 @pytest.mark.slow
-def test_stereo_pair(client: Client, log: Path, room: Room, interfaces_here: dict[str, str]) -> None:
+def test_stereo_pair(client: Client, room: Room, interfaces_here: dict[str, str]) -> None:
     from rtabmap_msgs.msg import RGBDImage
     from semantic_matcher_msgs.msg import Descriptors, Keypoints
     from sensor_msgs.msg import CameraInfo, Image
@@ -131,7 +128,8 @@ def test_stereo_pair(client: Client, log: Path, room: Room, interfaces_here: dic
     )
     pair, (_, distances) = room.pair(walk(1)[0]), room.see(walk(1)[0])
     parameters = {**PLAIN_SIFT, "publish_rgbd": True, "rectified": True}
-    with running("stereo_matcher", log, parameters, environment=interfaces_here) as node:
+    with serving("stereo_matcher", parameters) as (node, _):
+        assert node.autostart()
         cameras = [client.publisher(Image, f"/{side}/image") for side in ("left", "right")]
         infos = [client.publisher(CameraInfo, f"/{side}/camera_info") for side in ("left", "right")]
         sent: list[Any] = []
@@ -155,7 +153,7 @@ def test_stereo_pair(client: Client, log: Path, room: Room, interfaces_here: dic
         assert message.depth.header == sent[1].header and message.depth.encoding == "rgb8"
         np.testing.assert_array_equal(np.array(message.depth.data, "u1").reshape(pair[1].shape), pair[1])
         assert message.rgb_camera_info.p[3] == 0 and message.depth_camera_info.p[3] < 0
-        assert "Traceback" not in node.output
+        assert not node.statistics.last_error
 
 
 @pytest.mark.parametrize(
