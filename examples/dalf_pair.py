@@ -9,12 +9,14 @@ With --fetch it downloads the weights, once. The same from a shell: semantic-mat
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import semantic_matcher_core as smc
+from semantic_matcher_core.errors import SemanticMatcherError
 from semantic_matcher_core.geometry.thin_plate import ThinPlateSpline
 from semantic_matcher_core.io.images import read_image, write_image
 from semantic_matcher_core.registration import register_pair
@@ -74,4 +76,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SemanticMatcherError as error:
+        sys.exit(f"error: {error}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 
 import semantic_matcher_core as smc
+from semantic_matcher_core.errors import SemanticMatcherError
 from semantic_matcher_core.io.images import read_image
 from semantic_matcher_core.io.video import VideoWriter
 from semantic_matcher_core.registration import register_video
@@ -65,4 +67,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SemanticMatcherError as error:
+        sys.exit(f"error: {error}")

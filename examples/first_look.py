@@ -9,12 +9,14 @@ The hall is made of textured planes; each is seen through the homography that it
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 import semantic_matcher_core as smc
+from semantic_matcher_core.errors import SemanticMatcherError
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.viz.semantics import draw_semantics
 
@@ -151,4 +153,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SemanticMatcherError as error:
+        sys.exit(f"error: {error}")

@@ -9,8 +9,10 @@ The same from a shell, with more choices: ``semantic-matcher match A.jpg B.jpg -
 from __future__ import annotations
 
 import argparse
+import sys
 
 import semantic_matcher_core as smc
+from semantic_matcher_core.errors import SemanticMatcherError
 from semantic_matcher_core.io.images import read_image, write_image
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.viz.matches import draw_matches
@@ -45,4 +47,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SemanticMatcherError as error:
+        sys.exit(f"error: {error}")

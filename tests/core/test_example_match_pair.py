@@ -29,3 +29,17 @@ def test_match_pair(tmp_path: Path, textured_image: np.ndarray) -> None:
     found, agree = (int(word) for word in done.stdout.replace(",", "").split() if word.isdigit())
     assert found > 100 and agree > 0.8 * found
     assert read_image(tmp_path / "matches.png").shape[2] == 3
+
+
+def test_examples_fail_in_one_line() -> None:
+    for name, *arguments in (["match_pair", "none.png", "none.png"], ["dalf_pair", "none.png", "none.png"]):
+        done = subprocess.run(
+            [sys.executable, REPOSITORY / "examples" / f"{name}.py", *arguments],
+            env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": "/nowhere", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
