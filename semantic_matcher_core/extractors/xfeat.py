@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.errors import check_choice
 from semantic_matcher_core.extractors.base import Limits
-from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
+from semantic_matcher_core.extractors.folding import FoldedSequential
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.selection import BORDERS, mask_at_size, select_keypoints
 from semantic_matcher_core.layers import convolution_layout, grid_sample

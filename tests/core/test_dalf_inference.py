@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.dalf.backbone import UNet
-from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
 from semantic_matcher_core.extractors.dalf.patch_network import CircularPad, PatchNetwork
 from semantic_matcher_core.extractors.dalf.strips import bicubic_matrix, in_strips, upsampled_in_strips
+from semantic_matcher_core.extractors.folding import FoldedSequential
 
 
 def settle_norms(module: nn.Module) -> None:

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors import selection
 from semantic_matcher_core.extractors.compact import Compact
-from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
+from semantic_matcher_core.extractors.folding import FoldedSequential
 from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.layers import attention
 from semantic_matcher_core.matching import MatcherConfig

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
 from semantic_matcher_core.extractors.dalf.strips import in_strips, upsampled_in_strips
+from semantic_matcher_core.extractors.folding import FoldedSequential
 
 # Channels innermost: convolutions, pooling and upsampling of few channels are twice as fast on the CPU.
 _sequence = partial(FoldedSequential, memory_format=torch.channels_last)

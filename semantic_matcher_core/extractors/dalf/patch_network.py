@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
+from semantic_matcher_core.extractors.folding import FoldedSequential
 
 
 class CircularPad(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.extractors.dalf.folding import FoldedSequential
+from semantic_matcher_core.extractors.folding import FoldedSequential
 
 PATCH_SIZE = 32
 RADIUS_PX = 32.0
