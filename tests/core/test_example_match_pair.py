@@ -31,15 +31,13 @@ def test_match_pair(tmp_path: Path, textured_image: np.ndarray) -> None:
     assert read_image(tmp_path / "matches.png").shape[2] == 3
 
 
-def test_examples_fail_in_one_line() -> None:
-    for name, *arguments in (["match_pair", "none.png", "none.png"], ["dalf_pair", "none.png", "none.png"]):
-        done = subprocess.run(
-            [sys.executable, REPOSITORY / "examples" / f"{name}.py", *arguments],
-            env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": "/nowhere", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 1
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+def test_it_fails_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "examples" / "match_pair.py", "none.png", "none.png"],
+        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": "/nowhere", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "error: no such image file: none.png\n")
