@@ -84,7 +84,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             "unknown --geometry 'affine'; use none, homography or fundamental",
         ),
         (["match", "a", "b", "--variant", "nope"], "unknown variant 'nope'; known: compact, xfeat, "),
-        (["match", "a", "b", "--variant", "xfeat", "--dino", "B"], "leave out --descriptor and --dino, or --variant"),
+        (
+            ["match", "a", "b", "--variant", "xfeat", "--dino", "B"],
+            "give --variant, or --descriptor and --dino, not both",
+        ),
         (["weights", "fetch", "nope"], "nope"),
     ],
 )
