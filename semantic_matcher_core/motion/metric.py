@@ -24,7 +24,7 @@ _ALIGNED_STD_PX = 0.1
 # How much the noise of depth may differ from what is expected, squared.
 _LEAST_DEPTH_FACTOR, _MOST_DEPTH_FACTOR = 1 / 16, 100.0
 # What stands still to the last bit is not known to better than this.
-_LEAST_STD_PX = 0.02
+_LEAST_STD_PX = 0.01
 # A point this many standard deviations away, squared, does not belong.
 _GATE = 16.0
 # Cauchy's weight function falls to a half here, squared (Huber, Robust Statistics: 95 % efficiency).
