@@ -83,6 +83,11 @@ REQUIRED_PACKAGES = {
     "rich": "rich",
     "poselib": "poselib",
     "simplejpeg": "simplejpeg",
+    "rosbags": "rosbags",
+    "rosbags-image": "rosbags.image",
+    "mcap": "mcap",
+    "zstandard": "zstandard",
+    "lz4": "lz4",
 }
 
 
@@ -94,11 +99,7 @@ class Extra:
     purpose: str
 
 
-_RECORDINGS = "bag, video, images and report"
 OPTIONAL_PACKAGES = {
-    "rosbags": Extra("rosbags", _RECORDINGS),
-    "rosbags-image": Extra("rosbags.image", _RECORDINGS),
-    "mcap": Extra("mcap", _RECORDINGS),
     "scipy": Extra("scipy", "register-surface"),
     "onnxruntime": Extra("onnxruntime", "--backend onnx"),
     "onnx": Extra("onnx", "export"),

@@ -19,7 +19,7 @@ from tools.stamps import digest, exclusive, read_stamp, write_stamp
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = REPOSITORY / "requirements"
-EXTRAS = ("bags", "training", "dev")
+EXTRAS = ("training", "dev")
 STAMP = "semantic_matcher.json"
 LOCK = ".semantic_matcher.lock"
 

@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 
 # What its extras bring, and what the environment of these tests has besides.
 _NOT_LENT = re.compile(
-    "rosbags|mcap|zstandard|lz4|scipy|onnx|lightning|pytorch_lightning|tensorboard|matplotlib|transformers|pandas|"
+    "scipy|onnx|lightning|pytorch_lightning|tensorboard|matplotlib|transformers|pandas|"
     "semantic_matcher|__editable__|ros_|rclpy"
 )
 

@@ -45,14 +45,12 @@ WORK = [
     ["weights", "verify"],
     ["weights", "path", "compact-extractor"],
     ["doctor"],
+    ["video", "x.avi", "-o", "video.mcap", *SIFT],
+    ["images", "a.png", "b.png", "-o", "images.mcap", *SIFT],
+    ["report", "video.mcap", "-o", "page.html"],
 ]
 NEED = {
-    "pip install rosbags rosbags-image mcap": [
-        ["bag", "x.mcap", "-o", "bag.mcap", *SIFT],
-        ["video", "x.avi", "-o", "video.mcap", *SIFT],
-        ["images", "a.png", "b.png", "-o", "images.mcap", *SIFT],
-        ["report", "x.mcap", "-o", "page.html"],
-    ],
+    "x.mcap": [["bag", "x.mcap", "-o", "bag.mcap", *SIFT]],
     "pip install scipy": [
         [
             "register-surface",
