@@ -268,7 +268,7 @@ ODOMETRY = (
 
 RTABMAP = (
     ParameterSpec("publish_rgbd", False,
-        "Publish ~/rgbd_image for RTAB-Map while somebody subscribes: image, depth or right image, and the features. "
+        "Publish ~/rgbd_image for RTAB-Map while there is a subscriber: image, depth or right image, and the features. "
         "Needs the package rtabmap_msgs, and what odometry needs"),
 )
 

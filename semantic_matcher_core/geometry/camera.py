@@ -55,7 +55,7 @@ class Camera:
                 f"no camera matrix: focal lengths {self.matrix[0, 0]:g} and {self.matrix[1, 1]:g} pixels; "
                 "calibrate the camera"
             )
-        if self.matrix[2].tolist() != [0, 0, 1]:
+        if not np.allclose(self.matrix[2], (0, 0, 1), rtol=0, atol=1e-6):
             raise ConfigError(f"a camera matrix is [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {self.matrix.tolist()}")
         if not self.distorts:
             return

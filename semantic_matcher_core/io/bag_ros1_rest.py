@@ -17,7 +17,7 @@ from semantic_matcher_core.errors import BagError
 from semantic_matcher_core.io.bag_part import Channel, Part, Report, plural, ros_type
 from semantic_matcher_core.io.messages import import_for_bags, import_rosbags
 
-_MESSAGE, _BAG, _CHUNK, _CONNECTION = 2, 3, 5, 7
+_MESSAGE, _BAG, _INDEX, _CHUNK, _CONNECTION = 2, 3, 4, 5, 7
 # Of a record's header; what may be long, definitions and messages, is its data.
 _MAX_HEADER_BYTES = 2**20
 
@@ -102,6 +102,7 @@ class Ros1RestPart(Part):
                     record.header.get("compression", b"").decode("latin-1"),
                 )
                 self._note_chunk(record.start, is_whole)
+                end = record.start + self._chunks[record.start][0]
             elif end > size:
                 end = record.start
                 break
@@ -150,6 +151,9 @@ class Ros1RestPart(Part):
             return
         stream, end = BytesIO(content), 0
         for record in self._records(stream, len(content)):
+            if record.kind in (_INDEX, _CHUNK):  # what follows a chunk, whose length is wrong
+                self._chunks[offset] = (end, self._chunks[offset][1])
+                return
             if record.start + record.length > len(content):
                 break
             end = record.start + record.length
@@ -177,12 +181,13 @@ class Ros1RestPart(Part):
             data = self._file.read(length)
             if compression not in ("none", "bz2", "lz4"):
                 raise BagError(f"is compressed as {compression[:20]!r}, which is not known here")
-            try:
-                if compression == "bz2":
-                    data = bz2.BZ2Decompressor().decompress(data)
-                elif compression == "lz4":
-                    data = import_for_bags("lz4.frame").LZ4FrameDecompressor().decompress(data)
-            except (OSError, RuntimeError, ValueError, EOFError) as error:
-                raise BagError("cannot be decompressed") from error
+            if compression != "none":
+                lz4 = import_for_bags("lz4.frame")
+                stream = bz2.BZ2Decompressor() if compression == "bz2" else lz4.LZ4FrameDecompressor()
+                try:
+                    data = stream.decompress(data)
+                except (OSError, RuntimeError, ValueError, EOFError) as error:
+                    raise BagError("cannot be decompressed") from error
+                self._chunks[offset] = (length - len(stream.unused_data or b""), compression)
             self._open_chunk = (offset, data)
         return self._open_chunk[1]

@@ -22,8 +22,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 MAGIC = b"\xff\xd8"
-# Warnings of libjpeg about headers, which cost no pixel.
-_HARMLESS = re.compile("JFIF revision|Adobe color transform|progression sequence|ICC marker")
+# Warnings of libjpeg about headers, which cost no pixel; some encoders leave the parameters of a scan 0.
+_HARMLESS = re.compile("JFIF revision|Adobe color transform|progression sequence|ICC marker|SOS parameters")
 _EXTRANEOUS = re.compile("([0-9]+) extraneous bytes before marker 0x")
 # Cameras pad the picture, or a part of it, to whole words before the next marker; libjpeg has read some of it by then.
 _PADDING = 6
@@ -59,7 +59,8 @@ def _require_harmless(warning: str, data: memoryview, name: str) -> None:
     extraneous = _EXTRANEOUS.search(warning)
     if extraneous is not None:
         count, end = int(extraneous[1]), end_of_picture(data)
-        if count <= _PADDING or not bytes(data[max(0, end - count) : end]).strip(b"\0\xff"):
+        # Between the header's segments they cost no pixel either.
+        if count <= _PADDING or end == len(data) or not bytes(data[max(0, end - count) : end]).strip(b"\0\xff"):
             return
     # What begins with "tj" is of the library's interface, not of libjpeg.
     if not warning.startswith("tj") and not _HARMLESS.search(warning):

@@ -69,6 +69,18 @@ def test_of_the_chunk_that_was_being_written_the_beginning_is_read(tmp_path: Pat
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("length", [0, 2**31])
+def test_a_chunk_of_a_wrong_length_does_not_cost_those_behind_it(tmp_path: Path, mode: str, length: int) -> None:
+    path = write_ros1(tmp_path / "walk.bag", MODES[mode], chunk_bytes=100)
+    whole, _ = read(path)
+    data = killed(path, records(path.read_bytes(), CONNECTION)[0][0])
+    start = records(path.read_bytes(), CHUNK)[2][1]
+    data[start - 4 : start] = length.to_bytes(4, "little")
+    path.write_bytes(data)
+    assert read(path)[0] == whole
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_damaged_chunk_costs_itself(tmp_path: Path, mode: str) -> None:
     path = write_ros1(tmp_path / "walk.bag", MODES[mode], chunk_bytes=3000)
     (whole, _), _ = read(path)

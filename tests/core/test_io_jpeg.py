@@ -46,6 +46,12 @@ def without_tables(data: bytes) -> bytes:
         position += length
 
 
+def with_empty_scan_parameters(data: bytes) -> bytes:
+    place = data.index(b"\xff\xda")
+    place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return data[: place - 3] + bytes(3) + data[place:]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("flags", [COLOUR, cv2.IMREAD_UNCHANGED])
@@ -63,8 +69,13 @@ def test_pixels_are_those_of_opencv(kind: str, grey: bool, flags: int) -> None:
         lambda data: data[:-2] + b"\0" * 4 + END,
         lambda data: data[:-2] + b"\0" * 300 + END + b"\0" * 7,
         lambda data: data[:-2] + b"\x12\x34\x56\x78" + END,
+        lambda data: data.replace(b"\xff\xdb", b"\0" * 20 + b"\xff\xdb", 1),
+        with_empty_scan_parameters,
     ],
-    ids=["no tables", "zeros behind", "pictures behind", "padded", "padded much", "padded with something"],
+    ids=[
+        *("no tables", "zeros behind", "pictures behind", "padded", "padded much", "padded with something"),
+        *("padded header", "empty scan parameters"),
+    ],
 )
 def test_what_encoders_and_cameras_do_is_not_damage(change: object) -> None:
     data = encode(picture())
