@@ -138,6 +138,7 @@ class Odometry:
         self._unfound = 0
         self._next_try = 0
         self._withheld = np.zeros(6)
+        self._untied: tuple[Placed, Placed, PoseEstimate, int] | None = None
 
     def process(self, view: View) -> OdometryStep:
         """Say where the camera is.
@@ -145,6 +146,7 @@ class Odometry:
         Args:
             view: the next one in time, with depth; see :mod:`semantic_matcher_core.motion.view`.
         """
+        self.settle()
         if self._keyframe is None:
             return self._begin(view, Pose(), "no keyframe yet")
         reason = ""
@@ -164,6 +166,21 @@ class Odometry:
             assert self._last is not None
             return self._begin(view, self._last.pose, reason)
         return OdometryStep(view.stamp, OdometryStatus.LOST, self._segment, None, None, reason=reason)
+
+    def settle(self) -> None:
+        """Tie the last frame to earlier keyframes, if it became one: what its own step need not wait for.
+
+        :meth:`process` begins with it; who publishes a step first and calls it then has the step sooner.
+        """
+        if self._untied is None:
+            return
+        candidate, placed, estimate, inliers = self._untied
+        self._untied = None
+        tied = self._tied(candidate, placed, estimate, inliers)
+        self._withheld = self._withheld + tied.pose.change_to(placed.pose)
+        self._earlier.append(tied)
+        self._keyframe = self._last = tied
+        self._window.keep(list(self._earlier))
 
     def _candidates(self) -> list[Placed]:
         """Return what a view is compared with, in turn: each frame that is lost looks at other earlier keyframes."""
@@ -212,10 +229,7 @@ class Odometry:
             placed.view
         )
         if becomes:
-            chained = placed.pose
-            placed = self._tied(candidate, placed, estimate, inliers)
-            self._withheld = self._withheld + placed.pose.change_to(chained)
-            self._earlier.append(placed)
+            self._untied = candidate, placed, estimate, inliers
         self._keyframe = placed if becomes else candidate
         status = OdometryStatus.RECOVERED if self._lost else OdometryStatus.TRACKING
         self._last, self._segment = placed, placed.segment

@@ -234,7 +234,7 @@ def test_what_a_tie_corrects_comes_in_without_a_jump(views, matcher, monkeypatch
     off = [b.pose.translation[0] - a.pose.translation[0] for a, b in zip(told["plain"], told["corrected"], strict=True)]
     assert max(np.abs(np.diff(off))) < 0.02 and 0 < off[-1] < 0.1 and (np.diff(off) > -1e-3).all()
     # Until all of it has come in, the rest is counted as an error.
-    assert np.sqrt(told["corrected"][2].covariance[0, 0]) > 0.09
+    assert np.sqrt(told["corrected"][3].covariance[0, 0]) > 0.09
 
 
 def test_without_depth_it_does_not_begin(views, matcher):

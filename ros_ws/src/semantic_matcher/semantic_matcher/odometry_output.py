@@ -70,7 +70,10 @@ class OdometryFollower:
             view: with depth.
             header: of its image.
         """
-        step = self._odometry.process(view)
+        self._publish(self._odometry.process(view), header)
+        self._odometry.settle()
+
+    def _publish(self, step: OdometryStep, header: Any) -> None:
         statistics = self._node.statistics
         statistics.set("odometry", step.status.value)
         statistics.set("odometry segment", step.segment)
