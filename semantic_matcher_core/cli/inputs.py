@@ -98,6 +98,8 @@ def _tell_folder(error: OSError) -> None:
 def _without_loops(paths: list[Path]) -> list[Path]:
     """Leave out what is reached through a link to a folder above it, which ``**`` follows again and again."""
     loops = {folder: _loops(folder) for folder in {path.parent for path in paths}}
+    if not any(loops.values()):
+        return paths
     there = {os.path.realpath(path) for path in paths if not loops[path.parent]}
     return [path for path in paths if not loops[path.parent] or os.path.realpath(path) not in there]
 
