@@ -7,7 +7,7 @@ keeps for itself. ``simplejpeg``, the same libjpeg-turbo with the same pixels, p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -24,6 +24,8 @@ except ModuleNotFoundError as error:
 MAGIC = b"\xff\xd8"
 # Warnings of libjpeg about headers, which cost no pixel; some encoders leave the parameters of a scan 0.
 _HARMLESS = re.compile("JFIF revision|Adobe color transform|progression sequence|ICC marker|SOS parameters")
+# Errors about pictures that are whole, of a kind that it does not decode, or of its interface ("tj").
+_NOT_FOR_IT = re.compile("^tj|data precision|color conversion|not supported|not implemented|Unsupported JPEG process")
 _EXTRANEOUS = re.compile("([0-9]+) extraneous bytes before marker 0x")
 # Cameras pad the picture, or a part of it, to whole words before the next marker; libjpeg has read some of it by then.
 _PADDING = 6
@@ -41,30 +43,42 @@ def decode_jpeg(data: memoryview, name: str, *, grey: bool) -> np.ndarray | None
         ImageError: it is damaged, so that some of its pixels are not those that were stored.
     """
     try:
-        is_grey = simplejpeg.decode_jpeg_header(data, strict=False)[2] == "Gray" and grey
+        # It does not go beyond a warning about the header; after a later one the pixels are there.
+        if not _passes(lambda: simplejpeg.decode_jpeg_header(data), data, name):
+            return None
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        is_grey = colours == "Gray" and grey
+        image = np.empty((height, width, 1 if is_grey else 3), np.uint8)
         order = "GRAY" if is_grey else "BGR"
-        try:
-            image = simplejpeg.decode_jpeg(data, order)
-        except ValueError as error:
-            _require_harmless(str(error), data, name)
-            image = simplejpeg.decode_jpeg(data, order, strict=False)
+        _passes(lambda: simplejpeg.decode_jpeg(data, order, buffer=image), data, name)
     except ImageError:
         raise
-    except ValueError:
+    except (ValueError, KeyError):
         return None
     return image[..., 0] if is_grey else image
 
 
-def _require_harmless(warning: str, data: memoryview, name: str) -> None:
+def _passes(work: Callable[[], object], data: memoryview, name: str) -> bool:
+    """Return whether work is done without a warning; one that costs pixels is an ImageError."""
+    try:
+        work()
+    except ValueError as error:
+        warning = str(error)
+        if _NOT_FOR_IT.search(warning):
+            raise
+        if not _HARMLESS.search(warning) and not _is_padding(warning, data):
+            raise ImageError(f"{name} is a JPEG, but damaged within ({warning})") from error
+        return False
+    return True
+
+
+def _is_padding(warning: str, data: memoryview) -> bool:
     extraneous = _EXTRANEOUS.search(warning)
-    if extraneous is not None:
-        count, end = int(extraneous[1]), end_of_picture(data)
-        # Between the header's segments they cost no pixel either.
-        if count <= _PADDING or end == len(data) or not bytes(data[max(0, end - count) : end]).strip(b"\0\xff"):
-            return
-    # What begins with "tj" is of the library's interface, not of libjpeg.
-    if not warning.startswith("tj") and not _HARMLESS.search(warning):
-        raise ImageError(f"{name} is a JPEG, but damaged within ({warning})")
+    if extraneous is None:
+        return False
+    count, end = int(extraneous[1]), end_of_picture(data)
+    # Between the header's segments bytes cost no pixel either.
+    return count <= _PADDING or end == len(data) or not bytes(data[max(0, end - count) : end]).strip(b"\0\xff")
 
 
 def jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import cv2
@@ -91,6 +92,26 @@ def test_damage_within_is_told(kind: str, damage: str) -> None:
     inserted = {"zeros": b"\0" * size, "gap": b"", "noise": noise}[damage]
     with pytest.raises(ImageError, match=r"^frame\.jpg is a JPEG, but damaged within"):
         decode(data[:at] + inserted + data[at + size :], COLOUR, "frame.jpg")
+
+
+@pytest.mark.parametrize("place", [4, 1])
+def test_a_kind_that_is_not_decoded_is_not_called_damaged_within(place: int) -> None:
+    data = bytearray(encode(picture()))
+    data[data.index(b"\xff\xc0") + place] = {4: 12, 1: 0xC3}[place]  # 12 bits; lossless
+    with pytest.raises(ImageError, match="of a kind that is not decoded here"):
+        decode(bytes(data), COLOUR, "x")
+
+
+def test_whatever_the_header_says_is_an_image_or_an_image_error() -> None:
+    data = encode(picture(24, 40))
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        changed = np.frombuffer(data, np.uint8).copy()
+        changed[random.integers(2, data.index(b"\xff\xda"), 3)] = random.integers(0, 256, 3)
+        with contextlib.suppress(ImageError):
+            decode(changed, COLOUR, "x")
+    with pytest.raises(ImageError, match="no image that can be decoded"):
+        decode(b"\xff\xd8hello world", COLOUR, "x")
 
 
 def test_files_and_messages_have_the_same_rule(tmp_path: Path) -> None:
