@@ -25,14 +25,18 @@ def _require_ros() -> None:
 
 
 @pytest.fixture(scope="session")
-def ros(tmp_path_factory: pytest.TempPathFactory) -> None:
+def ros(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Skips where there is no ROS; sets Fast DDS up for camera images, for this process and those it starts."""
     _require_ros()
     from semantic_matcher.fastdds_profile import large_message_environment
+    from semantic_matcher.orphaned_memory import remove_orphaned_segments
 
     os.environ.update(large_message_environment())
     # Or every process writes a log file below the user's home.
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_log"))
+    yield
+    # Of processes that tests killed.
+    remove_orphaned_segments()
 
 
 @pytest.fixture

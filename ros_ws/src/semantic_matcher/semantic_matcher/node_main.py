@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from semantic_matcher.command_line import UsageError, check, help_text, of_other_nodes, wants_help
 from semantic_matcher.environment import environment_doubts, environment_refusal, reason_of
 from semantic_matcher.fastdds_profile import node_environment
+from semantic_matcher.orphaned_memory import remove_orphaned_segments
 from semantic_matcher_core.allocator import reuse_large_blocks
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class _Runner(threading.Thread):
         from rclpy.logging import LoggingSeverity, set_logger_level
         from rclpy.signals import SignalHandlerOptions
 
+        freed = remove_orphaned_segments()
         try:
             # rcl logs in its own words what is said better here.
             set_logger_level("rcl", LoggingSeverity.FATAL)
@@ -141,6 +143,10 @@ class _Runner(threading.Thread):
         others = of_other_nodes(arguments[1:], node.get_fully_qualified_name())
         for text in [*others, *environment_doubts(os.environ)]:
             node.get_logger().warning(text)
+        if freed:
+            node.get_logger().info(
+                f"freed {freed / 1e6:.0f} MB of shared memory, which processes that were killed had left"
+            )
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.parameters.values.autostart:
