@@ -66,7 +66,7 @@ def _passes(work: Callable[[], object], data: memoryview, name: str) -> bool:
         warning = str(error)
         if _NOT_FOR_IT.search(warning):
             raise
-        if not _HARMLESS.search(warning) and not _is_padding(warning, data):
+        if not (_HARMLESS.search(warning) or _is_padding(warning, data) or _has_more_rows(warning, data)):
             raise ImageError(f"{name} is a JPEG, but damaged within ({warning})") from error
         return False
     return True
@@ -79,6 +79,25 @@ def _is_padding(warning: str, data: memoryview) -> bool:
     count, end = int(extraneous[1]), end_of_picture(data)
     # Between the header's segments bytes cost no pixel either.
     return count <= _PADDING or end == len(data) or not bytes(data[max(0, end - count) : end]).strip(b"\0\xff")
+
+
+def _has_more_rows(warning: str, data: memoryview) -> bool:
+    """Return whether what is left over is whole rows below the picture: encoders in hardware write sixteens of them."""
+    if not warning.endswith("before marker 0xd9"):
+        return False
+    for marker, content in jpeg_segments(data):
+        height = int.from_bytes(content[1:3], "big")
+        if marker not in (0xC0, 0xC1, 0xC2) or not height % 16:
+            continue
+        taller = bytearray(data)
+        place = taller.index(content) + 1
+        taller[place : place + 2] = (height + -height % 16).to_bytes(2, "big")
+        try:
+            simplejpeg.decode_jpeg(taller)
+        except ValueError:
+            return False
+        return True
+    return False
 
 
 def jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:

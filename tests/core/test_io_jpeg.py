@@ -49,6 +49,12 @@ def without_tables(data: bytes) -> bytes:
         position += length
 
 
+def with_surplus_rows(data: bytes, height: int) -> bytes:
+    """A picture whose scan has more rows than its header says, as encoders in hardware write sixteens of them."""
+    place = data.index(b"\xff\xc0") + 5
+    return data[:place] + height.to_bytes(2, "big") + data[place + 2 :]
+
+
 def with_empty_scan_parameters(data: bytes) -> bytes:
     place = data.index(b"\xff\xda")
     place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
@@ -124,3 +130,12 @@ def test_files_and_messages_have_the_same_rule(tmp_path: Path) -> None:
         read_image(tmp_path / "gap.jpg")
     with pytest.raises(ImageError, match="damaged within"):
         compressed_to_rgb(CompressedImage("bgr8; jpeg compressed bgr8", damaged))
+
+
+def test_rows_below_the_picture_are_no_damage() -> None:
+    image = picture(96, 128)
+    for sampling in (0x211111, 0x111111):
+        data = cv2.imencode(".jpg", image, [SAMPLING, sampling])[1].tobytes()
+        whole = cv2.imdecode(np.frombuffer(data, np.uint8), COLOUR)
+        given = with_surplus_rows(data, 88)
+        np.testing.assert_array_equal(decode(given, COLOUR, "a.jpg"), whole[:88])
