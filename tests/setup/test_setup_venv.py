@@ -149,7 +149,7 @@ def test_wheels_are_locked_and_torch_comes_first(recorder: Recorder, venv: Path)
     assert "--system-site-packages" not in made
     assert "torch==2.13.0" in torch
     assert str(setup_venv.REQUIREMENTS / "ros-wheels.txt") in rest
-    assert f"{setup_venv.REPOSITORY}[bags,training,dev]" in rest
+    assert f"{setup_venv.REPOSITORY}[training,dev]" in rest
     for command in (torch, rest):
         assert command[command.index("-c") + 1].endswith("lock.txt")
     assert teachers[-3:] == ["--no-deps", "-r", str(setup_venv.REQUIREMENTS / "teachers.txt")]
