@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -44,13 +45,14 @@ def decode_jpeg(data: memoryview, name: str, *, grey: bool) -> np.ndarray | None
     """
     try:
         # It does not go beyond a warning about the header; after a later one the pixels are there.
-        if not _passes(lambda: simplejpeg.decode_jpeg_header(data), data, name):
+        header = _undamaged(lambda: simplejpeg.decode_jpeg_header(data), data, name)
+        if header is None:
             return None
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = header
         is_grey = colours == "Gray" and grey
         image = np.empty((height, width, 1 if is_grey else 3), np.uint8)
         order = "GRAY" if is_grey else "BGR"
-        _passes(lambda: simplejpeg.decode_jpeg(data, order, buffer=image), data, name)
+        _undamaged(lambda: simplejpeg.decode_jpeg(data, order, buffer=image), data, name)
     except ImageError:
         raise
     except (ValueError, KeyError):
@@ -58,18 +60,17 @@ def decode_jpeg(data: memoryview, name: str, *, grey: bool) -> np.ndarray | None
     return image[..., 0] if is_grey else image
 
 
-def _passes(work: Callable[[], object], data: memoryview, name: str) -> bool:
-    """Return whether work is done without a warning; one that costs pixels is an ImageError."""
+def _undamaged(work: Callable[[], Any], data: memoryview, name: str) -> Any:
+    """Return what work does, ``None`` where it ends in a warning; one that costs pixels is an ImageError."""
     try:
-        work()
+        return work()
     except ValueError as error:
         warning = str(error)
         if _NOT_FOR_IT.search(warning):
             raise
         if not (_HARMLESS.search(warning) or _is_padding(warning, data) or _has_more_rows(warning, data)):
             raise ImageError(f"{name} is a JPEG, but damaged within ({warning})") from error
-        return False
-    return True
+        return None
 
 
 def _is_padding(warning: str, data: memoryview) -> bool:
@@ -85,13 +86,12 @@ def _has_more_rows(warning: str, data: memoryview) -> bool:
     """Return whether what is left over is whole rows below the picture: encoders in hardware write sixteens of them."""
     if not warning.endswith("before marker 0xd9"):
         return False
-    for marker, content in jpeg_segments(data):
-        height = int.from_bytes(content[1:3], "big")
+    for marker, place in _segments(data):
+        height = int.from_bytes(data[place + 5 : place + 7], "big")
         if marker not in (0xC0, 0xC1, 0xC2) or not height % 16:
             continue
         taller = bytearray(data)
-        place = taller.index(content) + 1
-        taller[place : place + 2] = (height + -height % 16).to_bytes(2, "big")
+        taller[place + 5 : place + 7] = (height + -height % 16).to_bytes(2, "big")
         try:
             simplejpeg.decode_jpeg(taller)
         except ValueError:
@@ -102,32 +102,32 @@ def _has_more_rows(warning: str, data: memoryview) -> bool:
 
 def jpeg_segments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield (marker, content) of each segment up to the first scan (ITU T.81, annex B)."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        yield marker, data[position + 4 : position + 2 + length]
-        if marker == 0xDA:
-            return
-        position += 2 + length
+    for marker, place in _segments(data):
+        if marker >= 0:
+            yield marker, data[place + 4 : place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")]
 
 
 def end_of_picture(data: memoryview) -> int:
     """Return where the end marker lies; -1 where there is none, the size of the data where its layout is another."""
-    # One counts only after the first scan: thumbnails in the header have their own. Inside a scan 0xFF is always
-    # followed by 0x00 or a restart marker, so the two bytes cannot occur by chance (ITU T.81, annex B).
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
+    for marker, place in _segments(data):
+        if marker < 0:
             return len(data)
-        marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
-            continue
+        # One counts only after the first scan: thumbnails in the header have their own. Inside a scan 0xFF is always
+        # followed by 0x00 or a restart marker, so the two bytes cannot occur by chance (ITU T.81, annex B).
         if marker == 0xDA:
-            return bytes(data).find(b"\xff\xd9", position)
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+            return bytes(data).find(b"\xff\xd9", place)
     return -1
+
+
+def _segments(data: memoryview) -> Iterator[tuple[int, int]]:
+    """Yield (marker, place) of each segment up to the first scan; marker -1 where none begins, which is the last."""
+    place = 2
+    while place + 4 <= len(data):
+        marker = data[place + 1] if data[place] == 0xFF else -1
+        if marker == 0xFF:
+            place += 1
+            continue
+        yield marker, place
+        if marker in (-1, 0xDA):
+            return
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
