@@ -13,7 +13,8 @@ from semantic_matcher_core.io.trajectory import write_kitti, write_tum
 from semantic_matcher_core.motion.frames import of_base, of_camera, parse_mount
 from semantic_matcher_core.motion.odometry import Odometry, OdometryStatus
 from semantic_matcher_core.motion.pose import Pose, chained_covariance
-from semantic_matcher_core.motion.view import View, depth_view, stereo_view
+from semantic_matcher_core.motion.view import View, depth_view
+from semantic_matcher_core.streams import view_of_pair
 
 if TYPE_CHECKING:
     from semantic_matcher_core.motion.pairs import PairMatcher
@@ -97,16 +98,7 @@ class RecordedOdometry:
             self.calibrations.projection(stream, frame.features.image_size)
             for stream, frame in zip(self.streams, frames, strict=True)
         )
-        view = stereo_view(
-            pair.matches,
-            pair.reference.features,
-            pair.reference.image,
-            pair.current.image,
-            left,
-            right,
-            max_row_difference=self.options.epipolar_band or self.options.geometry_threshold,
-            stamp=pair.reference.stamp,
-        )
+        view = view_of_pair(pair, left, right, self.options.epipolar_band or self.options.geometry_threshold)
         return self._follow(view, pair.reference.tag.frame_id)
 
     def of_frame(self, frame: Frame, depth: np.ndarray) -> Placed | None:

@@ -11,7 +11,7 @@ from semantic_matcher_core.streams.pairing import REFERENCE_POLICIES, TemporalPa
 from semantic_matcher_core.streams.reference import ReferenceStream
 from semantic_matcher_core.streams.reuse import SemanticReuse
 from semantic_matcher_core.streams.stamps import StampMonitor, StampOrder
-from semantic_matcher_core.streams.stereo import StereoStream
+from semantic_matcher_core.streams.stereo import StereoStream, view_of_pair
 from semantic_matcher_core.streams.synchronizer import SYNC, StereoSynchronizer, slop_of
 from semantic_matcher_core.streams.temporal import TemporalStream
 
@@ -34,4 +34,5 @@ __all__ = [
     "inlier_share",
     "overlap",
     "slop_of",
+    "view_of_pair",
 ]

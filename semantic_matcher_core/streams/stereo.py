@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from semantic_matcher_core.motion.view import View, stereo_view
 from semantic_matcher_core.streams.frames import FeatureMatcher, Frame, MatchedPair, Verifier, features_of, matched_pair
 
 
@@ -46,6 +47,29 @@ class StereoStream:
             for image, found, stamp, tag in zip((left, right), features, stamps, tags, strict=True)
         ]
         return matched_pair(frames[0], frames[1], self.matcher.match(features[0], features[1]), self.verify)
+
+
+def view_of_pair(pair: MatchedPair, left: np.ndarray, right: np.ndarray, max_row_difference: float) -> View:
+    """Return a view of the left camera of a rectified pair, with depth where disparity can be measured.
+
+    Args:
+        pair: left is the reference.
+        left, right: their projections, ``3 x 4``.
+        max_row_difference: as for :func:`~semantic_matcher_core.motion.view.stereo_view`.
+
+    Raises:
+        ConfigError: projections that are not those of a rectified pair.
+    """
+    return stereo_view(
+        pair.matches,
+        pair.reference.features,
+        pair.reference.image,
+        pair.current.image,
+        left,
+        right,
+        max_row_difference=max_row_difference,
+        stamp=pair.reference.stamp,
+    )
 
 
 def _both(masks: tuple[Any, Any], size: tuple[int, int]) -> np.ndarray | None:

@@ -31,8 +31,8 @@ from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.stereo import point_colours, sparse_points, why_few_points
 from semantic_matcher_core.motion.disparity import aligned_matches
-from semantic_matcher_core.motion.view import View, stereo_view
-from semantic_matcher_core.streams import MatchedPair, StereoStream, slop_of
+from semantic_matcher_core.motion.view import View
+from semantic_matcher_core.streams import MatchedPair, StereoStream, slop_of, view_of_pair
 
 _SIDES = ("left", "right")
 _BOTH_SIDES_S = 2.0
@@ -179,16 +179,7 @@ class StereoMatcher(MatcherNode):
                 "~/odometry and ~/rgbd_image need rectified images: set the parameter rectified where they are"
             )
         left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
-        return stereo_view(
-            pair.matches,
-            pair.reference.features,
-            pair.reference.image,
-            pair.current.image,
-            left,
-            right,
-            max_row_difference=settings.epipolar_band or settings.geometry_threshold,
-            stamp=pair.reference.stamp,
-        )
+        return view_of_pair(pair, left, right, settings.epipolar_band or settings.geometry_threshold)
 
     def _follow(self, pair: MatchedPair, view: Callable[[], View]) -> None:
         assert self._follower is not None
