@@ -21,9 +21,9 @@ PYTEST_ARGS ?=
 VENV_PATH := $(abspath $(VENV))
 BIN := $(VENV_PATH)/bin
 # The scripts in tools/ run on any Python from 3.8 and find the one to build on themselves.
-BOOTSTRAP := $(shell for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
+BOOTSTRAP := $(shell for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 && echo "$$p" && break; done)
-TOOL = $(if $(BOOTSTRAP),$(BOOTSTRAP),$(error Python 3.11 or later is needed; install the Debian package python3)) -m
+TOOL = $(if $(BOOTSTRAP),$(BOOTSTRAP),$(error Python 3.10 or later is needed; install the Debian package python3)) -m
 RUN = $(TOOL) tools.ros_env --venv $(VENV_PATH) --
 
 .PHONY: help setup build demo test test-fast lint format typecheck docs doctor wheel gpu-bundle lock clean
@@ -43,7 +43,8 @@ demo: build ## Camera to matches on a real ROS graph: make demo [INPUT=video | f
 	@$(RUN) python -m semantic_matcher.demo $(if $(INPUT),--input "$(INPUT)") $(if $(VARIANT),--variant "$(VARIANT)") \
 		--output "$(OUTPUT)"
 
-test: build lint typecheck ## Lint, types and all tests
+test: setup ## Lint, types and all tests
+	@$(MAKE) --no-print-directory -j 3 build lint typecheck
 	@SEMANTIC_MATCHER_REQUIRE_ROS=1 $(RUN) python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-fast: build ## All tests but the slow ones and those on the ROS graph

@@ -22,13 +22,13 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
-OLDEST_PYTHON = (3, 11)
+OLDEST_PYTHON = (3, 10)
 PROFILE_VARIABLES = {2: "FASTRTPS_DEFAULT_PROFILES_FILE", 3: "FASTDDS_DEFAULT_PROFILES_FILE"}
 """What each major version of Fast DDS reads; neither reads the other's."""
 _FAST_DDS_2 = ("humble", "iron", "jazzy")
 
 
-class Status(str, Enum):  # noqa: UP042 - StrEnum needs the Python this has to ask for
+class Status(str, Enum):
     """``MISSING`` makes the doctor fail; ``TODO`` is what `make` does by itself; ``ABSENT`` is for extras only."""
 
     OK = "ok"
@@ -78,13 +78,12 @@ REQUIRED_PACKAGES = {
     "h5py": "h5py",
     "safetensors": "safetensors",
     "filelock": "filelock",
+    "typing-extensions": "typing_extensions",
     "PyYAML": "yaml",
     "typer": "typer",
     "rich": "rich",
-    "poselib": "poselib",
     "simplejpeg": "simplejpeg",
     "rosbags": "rosbags",
-    "rosbags-image": "rosbags.image",
     "mcap": "mcap",
     "zstandard": "zstandard",
     "lz4": "lz4",
@@ -100,6 +99,7 @@ class Extra:
 
 
 OPTIONAL_PACKAGES = {
+    "poselib": Extra("poselib", "--geometry-backend poselib"),
     "scipy": Extra("scipy", "register-surface"),
     "onnxruntime": Extra("onnxruntime", "--backend onnx"),
     "onnx": Extra("onnx", "export"),

@@ -10,6 +10,7 @@ import pytest
 from semantic_matcher_core import doctor
 from semantic_matcher_core.doctor import Finding, Status, Tool
 from tests.conftest import REPOSITORY
+from tools.interpreter import probe
 
 
 def run_doctor(python: str, path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +29,9 @@ def add_tool(folder: Path, name: str, version: str = "") -> None:
 @pytest.fixture
 def bare_python() -> str:
     """The Python that the environment of this test was made from: it has none of the libraries."""
-    return str(Path(getattr(sys, "_base_executable", sys.executable)))
+    found = probe(sys.executable)
+    assert found is not None
+    return found.executable
 
 
 @pytest.fixture

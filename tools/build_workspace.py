@@ -80,6 +80,8 @@ def run_colcon(workspace: Path, venv: Path, ros: str) -> None:
     env = environment(venv, None, os.environ, ros)
     # setuptools announces in every build that the command colcon calls will go; requirements/build.txt sees to it.
     env.setdefault("PYTHONWARNINGS", "ignore:setup.py install is deprecated,ignore:easy_install command is deprecated")
+    # colcon would add a limit of the load, by which a busy machine compiles one file after the other.
+    env["MAKEFLAGS"] = f"-j{os.environ.get('CMAKE_BUILD_PARALLEL_LEVEL') or os.cpu_count()}"
     python = venv / "bin" / "python"
     command = [
         "colcon", "--log-base", "log", "--log-level", "error", "build", "--base-paths", "src",

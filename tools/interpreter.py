@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass
 
 from tools.messages import SetupError
 
-OLDEST, NEWEST = (3, 11), (3, 13)  # kornia's XFeat needs 3.11; the ROS wheels end at 3.13
+OLDEST, NEWEST = (3, 10), (3, 13)  # those of the ROS wheels
+# Distributions whose rclpy lacks what the nodes call: events of matching, callbacks round the setting of parameters.
+TOO_OLD = ("foxy", "galactic", "humble", "iron")
 
 # Run by the candidate itself; must be understood by any Python 3.
 _PROBE = """
@@ -22,10 +24,13 @@ def version(name):
     except Exception:
         return None
 sourced = bool(os.environ.get("ROS_DISTRO"))
+base = getattr(sys, "_base_executable", None) or sys.executable
+if base == sys.executable and sys.prefix != sys.base_prefix:  # in virtual environments before Python 3.11
+    base = os.path.realpath(base)
 found = sourced and importlib.util.find_spec("rclpy") is not None
 print(json.dumps({
     "executable": sys.executable,
-    "base": getattr(sys, "_base_executable", None) or sys.executable,
+    "base": base,
     "version": list(sys.version_info[:3]),
     "headers": os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Python.h")),
     "ensurepip": importlib.util.find_spec("ensurepip") is not None,
@@ -41,7 +46,7 @@ class Interpreter:
     """A Python that was started and asked.
 
     ``ros_distro`` is set where a ROS distribution is sourced and this Python imports its rclpy; ``numpy`` and
-    ``opencv`` are then the versions this Python sees, which the distribution's cv_bridge was built for.
+    ``opencv`` are then the versions this Python sees, which the distribution's compiled modules were built for.
     """
 
     executable: str
@@ -54,7 +59,7 @@ class Interpreter:
 
     @property
     def supported(self) -> bool:
-        return OLDEST <= self.version[:2] <= NEWEST
+        return OLDEST <= self.version[:2] <= NEWEST and self.ros_distro not in TOO_OLD
 
     @property
     def label(self) -> str:
@@ -118,8 +123,9 @@ def choose(wanted: str = "", env: Mapping[str, str] | None = None) -> Interprete
     span = f"{_dotted(OLDEST)} to {_dotted(NEWEST)}"
     if with_ros:
         raise SetupError(
-            f"ROS {with_ros[0].ros_distro} is sourced and its Python is {_dotted(with_ros[0].version)}, but {span} is "
-            "needed; use a newer distribution, or a shell without ROS sourced to get ROS from wheels"
+            f"ROS {with_ros[0].ros_distro} is sourced and its Python is {_dotted(with_ros[0].version)}, but Jazzy or "
+            f"later and {span} are needed; use a newer distribution, or a shell without ROS sourced to get ROS from "
+            "wheels"
         )
     seen = ", ".join(candidate.label for candidate in found_so_far) or "none"
     raise SetupError(
@@ -129,6 +135,11 @@ def choose(wanted: str = "", env: Mapping[str, str] | None = None) -> Interprete
 
 
 def _usable(found: Interpreter) -> Interpreter:
+    if found.ros_distro in TOO_OLD:
+        raise SetupError(
+            f"{found.label} is that of ROS {found.ros_distro}, which is sourced; the nodes need Jazzy or later. Use a "
+            "newer distribution, or a shell without ROS sourced to get ROS from wheels"
+        )
     if not found.supported:
         raise SetupError(f"{found.label} will not do: Python {_dotted(OLDEST)} to {_dotted(NEWEST)} is needed")
     if not found.ensurepip:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tools.messages import SetupError, run_main, say
 from tools.ros_env import ros_of
-from tools.setup_venv import REPOSITORY, REQUIREMENTS
+from tools.setup_venv import REPOSITORY, STAMP, lock_for
+from tools.stamps import read_stamp
 
 HEADER = """\
 # Exact versions of everything the set-up installs where no ROS distribution is sourced. Written by `make lock`.
@@ -43,8 +44,9 @@ def main() -> int:
     if done.returncode != 0:
         raise SetupError(f"pip list failed: {done.stderr.strip()}")
     lines = lockable(done.stdout)
-    (REQUIREMENTS / "lock.txt").write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
-    say(f"{len(lines)} versions written to requirements/lock.txt")
+    lock = lock_for(read_stamp(venv / STAMP)["identity"]["python"]["version"])
+    lock.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+    say(f"{len(lines)} versions written to {lock}")
     return 0
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 REQUIREMENTS = REPOSITORY / "requirements"
 EXTRAS = ("training", "dev")
 STAMP = "semantic_matcher.json"
+# Processors for which the index has rclpy (7.1.6).
+WHEELS_FOR = ("x86_64",)
 LOCK = ".semantic_matcher.lock"
 
-# Run by the virtual environment's Python (this one may have no tomllib): what semantic-matcher and its extras need.
+# Run by the virtual environment's Python, which has pip: what semantic-matcher and its extras need.
 _LIST_REQUIREMENTS = """
-import json, sys, tomllib
+import json, sys
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
 with open(sys.argv[1], "rb") as file:
     project = tomllib.load(file)["project"]
 extras = project["optional-dependencies"]
@@ -53,6 +61,11 @@ def set_up(venv: Path, interpreter: Interpreter, torch: str) -> bool:
     """Bring ``venv`` up to date; returns whether there was anything to do."""
     identity = {"venv": str(venv), "python": interpreter.identity()}
     key = digest(identity, torch, EXTRAS, files=inputs())
+    if not interpreter.ros_distro and platform.machine() not in WHEELS_FOR:
+        raise SetupError(
+            f"ROS comes as wheels for {' and '.join(WHEELS_FOR)} alone, and this is {platform.machine()}: source a ROS "
+            "distribution (Jazzy or later) first. The library and its command line need none: pip install ."
+        )
     stamp = read_stamp(venv / STAMP)
     if stamp.get("key") == key and (venv / "bin" / "python").exists():
         return False
@@ -63,7 +76,7 @@ def set_up(venv: Path, interpreter: Interpreter, torch: str) -> bool:
     if interpreter.ros_distro:
         install_beside_distribution(venv, interpreter, torch)
     else:
-        install_with_wheels(venv, torch)
+        install_with_wheels(venv, torch, lock_for(interpreter.version))
     install_teachers(venv)
     check_imports(venv)
     ros = interpreter.ros_distro or "wheels"
@@ -78,10 +91,17 @@ def inputs() -> list[Path]:
     return [REPOSITORY / "pyproject.toml", *REQUIREMENTS.glob("*.txt"), *(REPOSITORY / "tools" / s for s in scripts)]
 
 
+def lock_for(version: Sequence[int]) -> Path:
+    """Return the file of locked versions for a Python: its own, where newer packages have left it behind."""
+    own = REQUIREMENTS / f"lock-{version[0]}.{version[1]}.txt"
+    return own if own.exists() else REQUIREMENTS / "lock.txt"
+
+
 def workspace_key(identity: dict[str, Any]) -> str:
     """Return what changes with what a built workspace depends on: fewer things than the environment as a whole."""
-    files = [REQUIREMENTS / f"{name}.txt" for name in ("build", "colcon", "ros-wheels", "lock")]
-    return digest(identity, files=[*files, REPOSITORY / "tools" / "relocate_cmake.py"])
+    files = [REQUIREMENTS / f"{name}.txt" for name in ("build", "colcon", "ros-wheels")]
+    lock = lock_for(identity["python"]["version"])
+    return digest(identity, files=[*files, lock, REPOSITORY / "tools" / "relocate_cmake.py"])
 
 
 def create(venv: Path, interpreter: Interpreter) -> None:
@@ -101,9 +121,9 @@ def create(venv: Path, interpreter: Interpreter) -> None:
     run([interpreter.executable, "-m", "venv", *options, str(venv)], "python3 -m venv")
 
 
-def install_with_wheels(venv: Path, torch: str) -> None:
+def install_with_wheels(venv: Path, torch: str, locked: Path) -> None:
     """Install everything at the locked versions, ROS 2 included."""
-    lock = ["-c", str(REQUIREMENTS / "lock.txt")]
+    lock = ["-c", str(locked)]
     say("installing torch (the CPU build where the index has one; TORCH=… asks for another)")
     options = shlex.split(torch)
     # Another index need not have the locked versions of what torch needs; the next step puts those right.
@@ -118,7 +138,7 @@ def install_with_wheels(venv: Path, torch: str) -> None:
 
 
 def install_beside_distribution(venv: Path, interpreter: Interpreter, torch: str) -> None:
-    """Install the libraries only: rclpy, cv_bridge and what those were built for stay the distribution's."""
+    """Install the libraries only: rclpy and what it was built for stay the distribution's."""
     say(f"ROS {interpreter.ros_distro} is sourced: using its rclpy, installing the libraries beside it")
     constraints = venv / "constraints.txt"
     constraints.write_text("\n".join(distribution_constraints(interpreter)) + "\n", encoding="utf-8")
@@ -145,7 +165,7 @@ def install_teachers(venv: Path) -> None:
 
 
 def distribution_constraints(interpreter: Interpreter) -> list[str]:
-    """Return what keeps the distribution's compiled modules (cv_bridge above all) working in the virtual environment.
+    """Return what keeps the distribution's compiled modules (rclpy above all) working in the virtual environment.
 
     They are bound to NumPy's binary interface, which changes with its major version only.
     """

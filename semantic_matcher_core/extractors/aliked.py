@@ -1,33 +1,27 @@
 """ALIKED: a Lighter Keypoint and Descriptor Extraction Network via Deformable Transformation (Zhao et al., IEEE T-IM
 2023; arXiv 2304.03608).
 
-The network is kornia's, with the names of the published state dicts (Shiaoming/ALIKED, models/aliked-*.pth). Selection
-is ours, because kornia's keeps strict local maxima where the published code searches twice more; so is the descriptor
-head's inference, batched and without the dense feature map, and the deformable convolution, for speed.
+Selection searches twice more where local maxima are near each other, as the published code does (kornia's does not);
+the descriptor head runs batched and without the dense feature map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from kornia.feature import ALIKED
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import unknown_name
+from semantic_matcher_core.extractors.aliked_network import MODELS, AlikedNetwork
 from semantic_matcher_core.extractors.base import Limits
-from semantic_matcher_core.extractors.deformable import DeformableConv
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.dkd import detect_keypoints
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.pyramid import at_pixels, interpolate_normalized, project
 
 _STRIDE = 32
-
-# model: descriptor dimension.
-_MODELS = {"aliked-t16": 64, "aliked-n16": 128, "aliked-n16rot": 128, "aliked-n32": 128}
 
 
 class Aliked(DenseExtractor):
@@ -65,17 +59,13 @@ class Aliked(DenseExtractor):
         fixed_size: bool = False,
     ) -> None:
         super().__init__(max_keypoints, max_side=max_side, fixed_size=fixed_size)
-        if model not in _MODELS:
-            raise unknown_name("ALIKED model", model, _MODELS)
+        if model not in MODELS:
+            raise unknown_name("ALIKED model", model, MODELS)
         self.name = model
-        self.descriptor_dim = _MODELS[model]
+        self.descriptor_dim = MODELS[model].dim
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius, least=1)
-        self.net: Any = ALIKED(model)
-        del self.net.dkd  # kornia's selection; its buffers are in no published file
-        blocks: tuple[Any, ...] = (self.net.block3, self.net.block4)
-        for block in blocks:
-            block.conv1, block.conv2 = DeformableConv(block.conv1), DeformableConv(block.conv2)
+        self.net = AlikedNetwork(MODELS[model])
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
         self.eval()
 
@@ -85,13 +75,7 @@ class Aliked(DenseExtractor):
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return four levels ``B x dim/4 x H/s x W/s``, s = 1, 2, 8, 32."""
         (images,) = inputs
-        net = self.net
-        x1 = net.block1(images)
-        x2 = net.block2(net.pool2(x1))
-        x3 = net.block3(net.pool4(x2))
-        x4 = net.block4(net.pool4(x3))
-        laterals = (net.conv1, net.conv2, net.conv3, net.conv4)
-        return tuple(net.gate(conv(x)) for conv, x in zip(laterals, (x1, x2, x3, x4), strict=True))
+        return self.net(images)
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
         height, width = size
@@ -109,8 +93,12 @@ class Aliked(DenseExtractor):
 
     def _score_map(self, levels: Sequence[Tensor]) -> Tensor:
         """Return ``B x H x W`` detection scores in (0, 1)."""
-        head = self.net.score_head
-        return head[1:](project(levels, head[0].weight))[:, 0].sigmoid()
+        mix, *others = self.net.score_head
+        assert isinstance(mix, nn.Conv2d)
+        scores = project(levels, mix.weight)
+        for layer in others:
+            scores = layer(scores)
+        return scores[:, 0].sigmoid()
 
     def _describe(
         self, levels: Sequence[Tensor], keypoints: Tensor, origin: tuple[int, int], height: int, width: int

@@ -1,7 +1,7 @@
 """XFeat: Accelerated Features for Lightweight Image Matching (Potje et al., CVPR 2024; arXiv 2404.19174).
 
-The network is kornia's; detection, selection and sampling are ours and follow the published sparse inference
-(verlab/accelerated_features, modules/xfeat.py), batched.
+Detection, selection and sampling follow the published sparse inference (verlab/accelerated_features, modules/xfeat.py),
+batched.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from kornia.feature.xfeat import BasicLayer, XFeatModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import check_choice
 from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
-from semantic_matcher_core.extractors.folding import FoldedSequential
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.selection import BORDERS, mask_at_size, select_keypoints
-from semantic_matcher_core.layers import convolution_layout, grid_sample
+from semantic_matcher_core.extractors.xfeat_network import CELL, XFeatNetwork
+from semantic_matcher_core.layers import grid_sample
 
 _STRIDE = 32
-_CELL = 8
 
 
 class XFeat(DenseExtractor):
@@ -67,15 +65,7 @@ class XFeat(DenseExtractor):
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius)
         self.border = border
-        self.net = XFeatModel()
-        self.net.norm = _ImageNorm(1)
-        # A sixth less time for the network on a CPU, and maps whose vectors lie in one piece for what samples them.
-        layout = convolution_layout()
-        for module in self.net.modules():
-            if isinstance(module, BasicLayer):
-                module.layer = _FoldedLayer(*module.layer, memory_format=layout)
-            if isinstance(module, nn.Conv2d):
-                module.weight = nn.Parameter(module.weight.detach().contiguous(memory_format=layout))
+        self.net = XFeatNetwork()
         # Batch normalisation must use its running statistics: one image's features never depend on another's.
         self.eval()
 
@@ -118,23 +108,6 @@ class XFeat(DenseExtractor):
         return Found(keypoints, scores, F.normalize(descriptors, dim=-1), valid)
 
 
-class _FoldedLayer(FoldedSequential):
-    """A convolution, its norm and ReLU; on a GPU, where graphs are recorded, folding would only be more kernels."""
-
-    def forward(self, x: Tensor, fold: bool = True) -> Tensor:
-        return super().forward(x, fold and x.device.type == "cpu")
-
-
-class _ImageNorm(nn.InstanceNorm2d):
-    """Zero mean and unit variance of one channel. torch's own leaves a GPU to one multiprocessor for each channel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cuda":
-            return super().forward(x)
-        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
-        return (x - mean) * (variance + self.eps).rsqrt()
-
-
 def detection_heat_map(logits: Tensor) -> Tensor:
     """Compute the probability that a pixel is a keypoint, by the logits of its 8 x 8 cell and the cell's "none" class.
 
@@ -144,7 +117,7 @@ def detection_heat_map(logits: Tensor) -> Tensor:
     Returns:
         ``B x H x W``.
     """
-    return F.pixel_shuffle(logits.softmax(dim=1)[:, : _CELL * _CELL], _CELL)[:, 0]
+    return F.pixel_shuffle(logits.softmax(dim=1)[:, : CELL * CELL], CELL)[:, 0]
 
 
 def sample_map(maps: Tensor, keypoints: Tensor, height: int, width: int, mode: str) -> Tensor:

@@ -8,19 +8,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from kornia.feature.xfeat import XFeat as KorniaXFeat
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors import selection
 from semantic_matcher_core.extractors.xfeat import XFeat, detection_heat_map
+from semantic_matcher_core.extractors.xfeat_network import XFeatNetwork
 
 
 @pytest.fixture
 def random_weights() -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
-    return KorniaXFeat().net.state_dict()
+    return XFeatNetwork().state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,9 @@ def build(state: dict[str, torch.Tensor], *options, **named) -> XFeat:
     return extractor
 
 
-def kornia(state: dict[str, torch.Tensor], count: int, threshold: float) -> KorniaXFeat:
-    model = KorniaXFeat(top_k=count, detection_threshold=threshold)
+def kornia(state: dict[str, torch.Tensor], count: int, threshold: float) -> torch.nn.Module:
+    xfeat = pytest.importorskip("kornia.feature.xfeat", reason="kornia has XFeat from 0.8.3 and Python 3.11 on")
+    model = xfeat.XFeat(top_k=count, detection_threshold=threshold)
     model.net.load_state_dict(state)
     return model.eval()
 

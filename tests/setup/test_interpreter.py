@@ -38,7 +38,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(interpreter, "_candidate_names", lambda: [n for n in names if not n.startswith("/")])
     stand_ins = Machine(tmp_path)
     # Names that the real system may have are taken by something that does not work, as a version manager's shims are.
-    for name in ("python3", "python3.11", "python3.12", "python3.13", "python"):
+    for name in ("python3", "python3.10", "python3.11", "python3.12", "python3.13", "python"):
         shim = tmp_path / name
         shim.write_text("#!/bin/sh\necho 'no such version' >&2\nexit 127\n")
         shim.chmod(0o755)
@@ -60,7 +60,7 @@ def test_python3_is_taken_when_it_is_new_enough(machine: Machine) -> None:
     assert choose(env=machine.env).executable == wanted
 
 
-@pytest.mark.parametrize("version", [(3, 9, 2), (3, 10, 12), (3, 14, 0)])
+@pytest.mark.parametrize("version", [(3, 8, 10), (3, 9, 2), (3, 14, 0)])
 def test_another_is_looked_for_when_python3_will_not_do(machine: Machine, version: tuple[int, int, int]) -> None:
     machine.add("python3", version)
     machine.add("python3.11", (3, 11, 9))
@@ -75,14 +75,14 @@ def test_shims_that_do_not_work_are_passed_over(machine: Machine) -> None:
 
 def test_nothing_suitable_says_what_was_found_and_what_is_needed(machine: Machine) -> None:
     machine.add("python3", (3, 9, 2))
-    with pytest.raises(SetupError, match=r"Python 3\.11 to 3\.13 is needed, found Python 3\.9\.2 .*Debian package"):
+    with pytest.raises(SetupError, match=r"Python 3\.10 to 3\.13 is needed, found Python 3\.9\.2 .*Debian package"):
         choose(env=machine.env)
 
 
 def test_the_users_choice_is_the_only_one_tried(machine: Machine) -> None:
     machine.add("python3", (3, 12, 0))
     old = machine.add("python3.9", (3, 9, 0))
-    with pytest.raises(SetupError, match=r"Python 3\.9\.0 .*will not do: Python 3\.11 to 3\.13"):
+    with pytest.raises(SetupError, match=r"Python 3\.9\.0 .*will not do: Python 3\.10 to 3\.13"):
         choose(old, env=machine.env)
     with pytest.raises(SetupError, match="PYTHON=/no/such/python is not a working Python 3"):
         choose("/no/such/python", env=machine.env)
@@ -108,11 +108,14 @@ def test_a_sourced_distribution_without_rclpy_is_no_distribution(machine: Machin
     assert (chosen.executable, chosen.ros_distro) == (wanted, None)
 
 
-def test_a_distribution_whose_python_is_too_old_is_refused(machine: Machine) -> None:
-    machine.add("python3", (3, 10, 12), ros_distro="humble")
+def test_a_distribution_that_is_too_old_is_refused(machine: Machine) -> None:
+    humble = machine.add("python3", (3, 10, 12), ros_distro="humble")
     machine.add("python3.12", (3, 12, 3))
-    with pytest.raises(SetupError, match=r"ROS humble is sourced and its Python is 3\.10\.12"):
-        choose(env={**machine.env, "ROS_DISTRO": "humble"})
+    environment = {**machine.env, "ROS_DISTRO": "humble"}
+    with pytest.raises(SetupError, match=r"ROS humble is sourced and its Python is 3\.10\.12, but Jazzy or later"):
+        choose(env=environment)
+    with pytest.raises(SetupError, match=r"that of ROS humble, .*a shell without ROS sourced"):
+        choose(humble, env=environment)
 
 
 def test_an_activated_environment_answers_for_its_base(machine: Machine) -> None:

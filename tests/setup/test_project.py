@@ -42,7 +42,7 @@ def test_a_machine_without_python_is_told_the_package(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(shutil.which(name) or name)
     done = make("setup", PATH=str(tmp_path))
     assert done.returncode != 0
-    assert "Python 3.11 or later is needed; install the Debian package python3" in done.stderr
+    assert "Python 3.10 or later is needed; install the Debian package python3" in done.stderr
 
 
 @needs_make

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,11 @@ from packaging.utils import canonicalize_name
 from tests.conftest import REPOSITORY
 from tools.app_venv import PACKAGES
 from tools.lock import lockable
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    from pip._vendor import tomli as tomllib
 
 REQUIREMENTS = REPOSITORY / "requirements"
 # Extras that the set-up does not install: large, and they want other versions of what is here (see tools/app_venv.py).
@@ -29,10 +34,10 @@ def declared() -> list[Requirement]:
     return [Requirement(line) for group in (project["dependencies"], *extras) for line in group]
 
 
-@pytest.fixture(scope="module")
-def locked() -> dict[str, str]:
+@pytest.fixture(scope="module", params=["lock", "lock-3.10"])
+def locked(request: pytest.FixtureRequest) -> dict[str, str]:
     pins = {}
-    for requirement in read(REQUIREMENTS / "lock.txt"):
+    for requirement in read(REQUIREMENTS / f"{request.param}.txt"):
         (specifier,) = requirement.specifier
         assert specifier.operator == "=="
         pins[canonicalize_name(requirement.name)] = specifier.version

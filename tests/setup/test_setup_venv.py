@@ -151,9 +151,24 @@ def test_wheels_are_locked_and_torch_comes_first(recorder: Recorder, venv: Path)
     assert str(setup_venv.REQUIREMENTS / "ros-wheels.txt") in rest
     assert f"{setup_venv.REPOSITORY}[training,dev]" in rest
     for command in (torch, rest):
-        assert command[command.index("-c") + 1].endswith("lock.txt")
+        assert command[command.index("-c") + 1] == str(setup_venv.lock_for(HERE.version))
     assert teachers[-3:] == ["--no-deps", "-r", str(setup_venv.REQUIREMENTS / "teachers.txt")]
     assert "rclpy" in check[-1]
+
+
+def test_a_processor_without_ros_wheels_is_told_at_once(
+    recorder: Recorder, venv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup_venv.platform, "machine", lambda: "aarch64")
+    with pytest.raises(SetupError, match=r"this is aarch64: source a ROS distribution .* pip install \."):
+        setup_venv.set_up(venv, HERE, "torch")
+    assert not recorder.taken()
+    assert setup_venv.set_up(venv, DISTRIBUTION, "torch")
+
+
+def test_a_python_that_packages_have_left_behind_has_its_own_lock() -> None:
+    assert setup_venv.lock_for((3, 10, 12)).name == "lock-3.10.txt"
+    assert {setup_venv.lock_for((3, minor, 0)).name for minor in (11, 12, 13)} == {"lock.txt"}
 
 
 @pytest.mark.parametrize("interpreter", [HERE, DISTRIBUTION])
@@ -180,7 +195,7 @@ def test_beside_a_distribution_its_own_modules_are_kept(recorder: Recorder, venv
     flat = [argument for command in commands for argument in command]
     assert not [a for a in flat if "ros-wheels" in a or "lock.txt" in a]
     assert "numpy>=1.26" in flat
-    assert "opencv-python>=4.6" not in flat, "the distribution has one, which cv_bridge is built on"
+    assert "opencv-python>=4.6" not in flat, "the distribution has one"
     constraints = (venv / "constraints.txt").read_text().splitlines()
     assert "numpy<2" in constraints
     assert read_stamp(venv / setup_venv.STAMP)["ros"] == "jazzy"

@@ -50,5 +50,5 @@ def test_exclusive_makes_a_second_process_wait(tmp_path: Path) -> None:
         assert "waiting for another set-up" in other.stdout.readline()
         time.sleep(0.2)
         assert not log.exists()
-    assert other.wait(timeout=60) == 0
+    assert other.wait(timeout=240) == 0
     assert log.read_text() == "inside"
