@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.pipeline import textured_pair
+from benchmarks.memory import status_mib
+from benchmarks.models import textured_pair
 from benchmarks.reference_dalf import extract, plain_network
 from benchmarks.reference_nonrigid import plain_nonrigid_inliers
 from benchmarks.timing import Timing, machine_description, time_interleaved
@@ -133,17 +134,10 @@ def peak_of(formulation: str, args: argparse.Namespace) -> Peak:
 def measure_memory(args: argparse.Namespace, images: Tensor) -> Peak:
     call = extraction(build(args.keypoints)[0], images, args.measure_memory)
     extraction(build(16)[0], images[..., :64, :64], "ours")()  # what torch allocates once
-    before = _status_mb("VmRSS")
+    before = status_mib("VmRSS")
     call()
-    peak = _status_mb("VmHWM")
+    peak = status_mib("VmHWM")
     return Peak(round(peak, 1), round(peak - before, 1))
-
-
-def _status_mb(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit(f"/proc/self/status has no {field}: memory is measured on Linux only")
 
 
 def compare_extraction(args: argparse.Namespace, images: Tensor) -> dict[str, Any]:

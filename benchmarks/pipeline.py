@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.floor import Ceilings, measure_ceilings, stage_work, whole
+from benchmarks.memory import status_mib
 from benchmarks.models import Case, build_matcher, textured_pair
 from benchmarks.stages import lightglue_pair, our_stages, reference_pair, reference_stages, shared_matches
 from benchmarks.timing import Timing, machine_description, time_interleaved
@@ -182,17 +183,9 @@ def _report_peak(case: Case, args: argparse.Namespace, device: torch.device) -> 
     gc.collect()
     # Building the networks took more than they hold: the high-water mark begins anew here.
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    resident = _resident("VmRSS")
+    resident = status_mib("VmRSS")
     call()
-    return _resident("VmHWM") - resident
-
-
-def _resident(field: str) -> float:
-    """Return megabytes of this process, from Linux's account."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    return status_mib("VmHWM") - resident
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

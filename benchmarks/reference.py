@@ -24,7 +24,12 @@ _DINO_SIZES = {"dinov2_vits14": (384, 12, 6), "dinov2_vitb14": (768, 12, 12), "d
 
 def reference_xfeat(extractor: XFeat, device: torch.device) -> Any:
     """Return kornia's ``XFeat`` with the same network weights: its ``detectAndCompute`` loops over images."""
-    from kornia.feature import XFeat as KorniaXFeat
+    try:
+        from kornia.feature.xfeat import XFeat as KorniaXFeat
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            "error: the comparison is with kornia's XFeat, which it has from 0.8.3 and Python 3.11 on; see --alone"
+        ) from error
 
     model = KorniaXFeat(top_k=extractor.max_keypoints, detection_threshold=0.0)
     model.net.load_state_dict(extractor.net.state_dict())

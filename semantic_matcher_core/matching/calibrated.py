@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from semantic_matcher_core.geometry.camera import Camera
@@ -13,8 +14,8 @@ from semantic_matcher_core.types import Matches
 
 def verify_calibrated(
     matches: Matches,
-    camera0: Camera,
-    camera1: Camera,
+    camera0: Camera | np.ndarray,
+    camera1: Camera | np.ndarray,
     *,
     threshold_px: float = 2.0,
     backend: str = "magsac",
@@ -27,9 +28,10 @@ def verify_calibrated(
 
     Args:
         matches: of one pair or of several of the same two cameras.
-        camera0, camera1: of the first and the second image.
+        camera0, camera1: of the first and the second image; a ``3 x 3`` matrix is a camera without distortion.
         threshold_px, backend, seed: as for ``verify``; pixels without distortion.
     """
+    camera0, camera1 = Camera.of(camera0), Camera.of(camera1)
     keypoints = [
         torch.from_numpy(camera.undistorted(points.detach().cpu().numpy())).to(points.device)
         for camera, points in ((camera0, matches.keypoints0), (camera1, matches.keypoints1))

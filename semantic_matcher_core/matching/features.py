@@ -10,6 +10,7 @@ from torch import Tensor
 
 from semantic_matcher_core.errors import DeviceError, ShapeError
 from semantic_matcher_core.layers import finite_rows
+from semantic_matcher_core.matching.guided import match_guided
 from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
 from semantic_matcher_core.matching.similarity import FusedSimilarity
 from semantic_matcher_core.matching.turns import best_turn
@@ -59,14 +60,18 @@ def _match_turned(features0: Features, features1: Features, config: MatcherConfi
         names = ("indices", "keypoints0", "keypoints1", "confidence")
         joined = [torch.cat([getattr(part, name) for part in parts]) for name in names]
         return Matches(joined[0], joined[1], joined[2], joined[3], pair=pair, batch_size=len(parts))
-    candidates = []
-    for degrees in features0.turn.unique_consecutive().tolist():
-        rows = (features0.turn[0] == degrees).nonzero()[:, 0]
-        found = match_features(features0.rows(rows), features1, config)
-        candidates.append(replace(found, indices=torch.stack((rows[found.indices[:, 0]], found.indices[:, 1]), dim=1)))
-    if not candidates:
+    turns = [(features0.turn[0] == t).nonzero()[:, 0] for t in features0.turn.unique_consecutive().tolist()]
+    if not turns:
         return match_features(replace(features0, turn=None), features1, config)
-    return candidates[best_turn(candidates)]
+    config = config or MatcherConfig()
+    # Which turn it is the first search tells.
+    first = replace(config, guided="never")
+    candidates = [match_features(features0.rows(rows), features1, first) for rows in turns]
+    best = best_turn(candidates)
+    rows, found = turns[best], candidates[best]
+    if config.guided == "always":
+        found = match_features(features0.rows(rows), features1, config)
+    return replace(found, indices=torch.stack((rows[found.indices[:, 0]], found.indices[:, 1]), dim=1))
 
 
 def match_features_densely(
@@ -80,7 +85,9 @@ def match_features_densely(
         vectors1, valid1 = _usable([v.float() for v in vectors1], features1.valid)
         ordinates = None if config.band_px is None else (features0.keypoints[..., 1], features1.keypoints[..., 1])
         similarity = FusedSimilarity(vectors0, vectors1, config, ordinates)
-        return match_similarities(similarity, config, valid0, valid1)
+        if config.guided != "always":
+            return match_similarities(similarity, config, valid0, valid1)
+        return match_guided(similarity, config, (features0.keypoints, features1.keypoints), (valid0, valid1))
 
 
 def _usable(vectors: list[Tensor], valid: Tensor | None) -> tuple[list[Tensor], Tensor | None]:

@@ -239,8 +239,10 @@ def create_lightglue(
         WeightsNotFoundError: its weights are not here (the message has the command that fetches them).
         CheckpointError: the weights file does not fit.
     """
-    from semantic_matcher_core.weights import find_weights, load_state_dict_strictly
+    from semantic_matcher_core.weights import find_weights
+    from semantic_matcher_core.weights.loading import Undrawn, load_state_dict_strictly
 
-    matcher = LightGlueMatcher(extractor)
+    with Undrawn():
+        matcher = LightGlueMatcher(extractor)
     load_state_dict_strictly(matcher.net, find_weights(matcher.published.weights, weights, fetch=fetch))
     return matcher.eval().requires_grad_(False).to(resolve_device(device))

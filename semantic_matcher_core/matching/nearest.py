@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.constants import constant
-from semantic_matcher_core.matching.similarity import FusedSimilarity
+from semantic_matcher_core.matching.similarity import Similarity
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.settings import MatcherConfig
 
@@ -21,6 +21,8 @@ from semantic_matcher_core.settings import MatcherConfig
 _BLOCK_ELEMENTS = {"cpu": 1 << 20}
 _BLOCK_ELEMENTS_ELSEWHERE = 1 << 26
 _GROUP = 32
+# Of a similarity: what the order of its sum makes of it.
+_ROUNDING = 1e-6
 
 
 class DenseMatches(NamedTuple):
@@ -44,7 +46,7 @@ class _Best(NamedTuple):
 
 
 def match_similarities(
-    similarity: FusedSimilarity, config: MatcherConfig, valid0: Tensor | None = None, valid1: Tensor | None = None
+    similarity: Similarity, config: MatcherConfig, valid0: Tensor | None = None, valid1: Tensor | None = None
 ) -> DenseMatches:
     """Find nearest neighbours that pass the tests of ``config``.
 
@@ -67,7 +69,7 @@ def match_similarities(
 
 
 def _scan(
-    similarity: FusedSimilarity, valid0: Tensor | None, valid1: Tensor | None, second: bool, columns: bool
+    similarity: Similarity, valid0: Tensor | None, valid1: Tensor | None, second: bool, columns: bool
 ) -> tuple[_Best, _Best | None]:
     batch, n, m = similarity.shape
     row_parts: list[_Best] = []
@@ -149,11 +151,18 @@ def _concatenated(parts: list[_Best]) -> _Best:
 
 def _accepted(best: _Best, config: MatcherConfig) -> Tensor:
     """Return indices of the nearest neighbours, -1 where a test fails."""
-    keep = best.value > -torch.inf
+    keep = (best.value > -torch.inf) & within_limits(best.value, config)
     if best.second is not None and config.ratio is not None:
-        keep &= 1 - best.value <= config.ratio**2 * (1 - best.second)
-    if config.max_distance is not None:
-        keep &= 2 * (1 - best.value) <= config.max_distance**2
-    if config.min_similarity is not None:
-        keep &= best.value >= config.min_similarity
+        # Of two that are as near as rounding lets tell, at no distance at all, neither is the nearest.
+        keep &= 1 - best.value + _ROUNDING <= config.ratio**2 * (1 - best.second + _ROUNDING)
     return torch.where(keep, best.position, constant((-1,), best.position))
+
+
+def within_limits(similarity: Tensor, config: MatcherConfig) -> Tensor:
+    """Return which similarities are within ``max_distance`` and ``min_similarity``, as bool."""
+    keep = torch.ones_like(similarity, dtype=torch.bool)
+    if config.max_distance is not None:
+        keep &= 2 * (1 - similarity) <= config.max_distance**2
+    if config.min_similarity is not None:
+        keep &= similarity >= config.min_similarity
+    return keep

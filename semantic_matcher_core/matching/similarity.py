@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from semantic_matcher_core.settings import MatcherConfig
+
+
+class Similarity(Protocol):
+    """Similarities of all rows of one side to all rows of the other, given out in blocks of rows.
+
+    Attributes:
+        shape: ``(B, N, M)``.
+        device: where :meth:`rows` are.
+    """
+
+    shape: tuple[int, ...]
+    device: torch.device
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Return ``B x (stop - start) x M`` float32 similarities."""
 
 
 class FusedSimilarity:
@@ -55,3 +72,9 @@ class FusedSimilarity:
         y0, y1 = self._ordinates
         # Said so, a position that is not a number is in no band.
         return block.masked_fill(~((y0[:, start:stop] - y1).abs() <= self._band), -torch.inf)
+
+    def of(self, rows0: Tensor, rows1: Tensor) -> Tensor:
+        """Return ``B x K`` similarities of rows ``rows0`` to ``rows1``, both ``B x K``; without regard to a band."""
+        batch = torch.arange(self.shape[0], device=self.device)[:, None]
+        first, *others = [(v0[batch, rows0] * v1.mT[batch, rows1]).sum(dim=-1) for v0, v1 in self._factors]
+        return functools.reduce(torch.mul, others, first)

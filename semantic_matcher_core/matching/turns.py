@@ -41,19 +41,13 @@ def turned(images: Tensor, degrees: int) -> Tensor:
 def turned_back(points: Tensor, degrees: int, size: tuple[int, int]) -> Tensor:
     """Return ``B x N x 2`` pixels of a :func:`turned` image as pixels of the image of ``(height, width)`` before."""
     c, s = _cos_sin(degrees)
-    height, width = _turned_size(size, degrees)
-    x, y = (points - points.new_tensor([(width - 1) / 2, (height - 1) / 2])).unbind(-1)
-    middle = points.new_tensor([(size[1] - 1) / 2, (size[0] - 1) / 2])
-    return torch.stack((c * x + s * y, c * y - s * x), dim=-1) + middle
+    return _rotated(points, c, -s, _turned_size(size, degrees), size)
 
 
 def turned_points(points: Tensor, degrees: int, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
     """Undo :func:`turned_back`: pixels of the :func:`turned` image, and its ``(height, width)``."""
-    c, s = _cos_sin(degrees)
-    height, width = _turned_size(size, degrees)
-    x, y = (points - points.new_tensor([(size[1] - 1) / 2, (size[0] - 1) / 2])).unbind(-1)
-    middle = points.new_tensor([(width - 1) / 2, (height - 1) / 2])
-    return torch.stack((c * x - s * y, s * x + c * y), dim=-1) + middle, (height, width)
+    turned_size = _turned_size(size, degrees)
+    return _rotated(points, *_cos_sin(degrees), size, turned_size), turned_size
 
 
 def extract_turned(
@@ -113,8 +107,7 @@ def _joined(parts: Sequence[Features]) -> Features:
     joined = replace(parts[0], valid=None, **rows)
     if all(part.valid is None for part in parts):
         return joined
-    marks = [torch.ones_like(p.scores, dtype=torch.bool) if p.valid is None else p.valid for p in parts]
-    return keep_rows(joined, torch.cat(marks, dim=1))
+    return keep_rows(joined, torch.cat([part.real for part in parts], dim=1))
 
 
 def _turned_masks(masks: Tensor | None, images: Tensor, degrees: int) -> Tensor | None:
@@ -122,6 +115,13 @@ def _turned_masks(masks: Tensor | None, images: Tensor, degrees: int) -> Tensor 
         return None if masks is None else turned(masks, degrees)
     given = torch.ones_like(images[:, 0]) if masks is None else masks.to(images.dtype)
     return turned(given[:, None], degrees)[:, 0] > 0.999
+
+
+def _rotated(points: Tensor, c: float, s: float, size: tuple[int, int], onto: tuple[int, int]) -> Tensor:
+    """Return points turned clockwise about the middle of an image, with the middle of another one in its place."""
+    middle, new = (points.new_tensor([(width - 1) / 2, (height - 1) / 2]) for height, width in (size, onto))
+    x, y = (points - middle).unbind(-1)
+    return torch.stack((c * x - s * y, s * x + c * y), dim=-1) + new
 
 
 def _turned_size(size: tuple[int, int], degrees: int) -> tuple[int, int]:

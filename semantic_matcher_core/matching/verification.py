@@ -12,11 +12,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import poselib
 import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import ConfigError, ShapeError, check_choice
+from semantic_matcher_core.geometry import robust
 from semantic_matcher_core.settings import GEOMETRIES as KINDS
 from semantic_matcher_core.settings import GEOMETRY_BACKENDS as BACKENDS
 from semantic_matcher_core.types import Matches
@@ -59,13 +59,15 @@ def verify(
         ``model`` is ``None`` and ``model_type`` is "". Of several pairs the models are not kept (see ``Matches``).
 
     Raises:
-        ConfigError: unknown kind or backend, a threshold that is not positive, or camera matrices missing or given
-            needlessly.
+        ConfigError: unknown kind or backend, one that is not installed, a threshold that is not positive, or camera
+            matrices missing or given needlessly.
         ShapeError: a camera matrix is not ``3 x 3``.
     """
     check_choice("geometry", kind, KINDS)
     backend = _ALIASES.get(backend, backend)
     check_choice("verification backend", backend, BACKENDS)
+    if backend == "poselib":
+        robust.check_poselib()
     if not (np.isfinite(threshold_px) and threshold_px > 0):
         raise ConfigError(f"threshold_px must be a positive number of pixels, got {threshold_px!r}")
     cameras = _cameras(kind, K0, K1)
@@ -173,19 +175,7 @@ def _estimate_opencv(
     cameras: tuple[np.ndarray, np.ndarray] | None,
     seed: int,
 ) -> np.ndarray | None:
-    parameters = cv2.UsacParams()
-    # What cv2.USAC_MAGSAC stands for, with a seed of our own.
-    parameters.score = cv2.SCORE_METHOD_MAGSAC
-    parameters.loMethod = cv2.LOCAL_OPTIM_SIGMA
-    parameters.loIterations = 7
-    parameters.loSampleSize = 50
-    parameters.sampler = cv2.SAMPLING_UNIFORM
-    parameters.neighborsSearch = cv2.NEIGH_GRID
-    parameters.maxIterations = _MAX_ITERATIONS
-    parameters.confidence = _CONFIDENCE
-    parameters.isParallel = False
-    parameters.randomGeneratorState = seed
-    parameters.threshold = threshold
+    parameters = robust.magsac(threshold, seed, _MAX_ITERATIONS)
     try:
         if kind == "homography":
             model, _ = cv2.findHomography(points0, points1, parameters)
@@ -208,6 +198,7 @@ def _estimate_poselib(
     cameras: tuple[np.ndarray, np.ndarray] | None,
     seed: int,
 ) -> np.ndarray | None:
+    poselib = robust.poselib
     options = {"seed": seed, "max_iterations": _MAX_ITERATIONS, "success_prob": _CONFIDENCE}
     if kind == "homography":
         model, info = poselib.estimate_homography(points0, points1, {**options, "max_reproj_error": threshold}, {})

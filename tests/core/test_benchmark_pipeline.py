@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -9,16 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import backends, gpu, knobs, models, pipeline, switches
+from benchmarks import backends, gpu, knobs, pipeline, switches
 from benchmarks.floor import Ceilings, Work, stage_work
 from benchmarks.models import Case, build_matcher, textured_pair
 from semantic_matcher_core import SemanticMatcher
+from semantic_matcher_core.extractors.superpoint import SuperPoint
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.optimisations import NAMES, VARIABLE
-from semantic_matcher_core.reasoning import ReasonerConfig
+from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
+from semantic_matcher_core.semantics.dinov2 import DinoV2
 
 SMALL = ["--size", "128x96", "--semantic-size", "56", "--repeats", "1", "--warmup", "0", "--device", "cpu"]
 CPU = torch.device("cpu")
+needs_kornias_xfeat = pytest.mark.skipif(
+    importlib.util.find_spec("kornia.feature.xfeat") is None, reason="kornia has XFeat from 0.8.3 and Python 3.11 on"
+)
 
 
 def test_floor_is_the_slower_of_operations_and_bytes() -> None:
@@ -39,6 +45,7 @@ def test_work_of_the_encoder_is_that_of_its_layers() -> None:
     assert twice["extract"].flops == 2 * work["extract"].flops > 0
 
 
+@needs_kornias_xfeat
 def test_compared_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--keypoints", "60", "--compare", "--precision", "fp32", "--json", str(tmp_path / "a.json")]
     assert pipeline.main([*SMALL, *arguments, "--markdown", str(tmp_path / "a.md")]) == 0
@@ -50,6 +57,7 @@ def test_compared_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "| new frame of a stream |" in (tmp_path / "a.md").read_text()
 
 
+@needs_kornias_xfeat
 def test_the_bare_command_gives_the_ratio_to_the_straightforward_way(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,11 +82,12 @@ def test_ours_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["agreement"] is None
 
 
-def test_sweep_and_its_plots(tmp_path: Path) -> None:
+def test_sweep_and_its_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = Case(size=(96, 128), keypoints=60, semantic_size=56)
     cases = list(pipeline.sweep_cases(Case(), ("fp32", "bf16"), quick=False))
     assert len(cases) == len(set(cases)) == 2 * (len(pipeline.KEYPOINTS) + len(pipeline.SIZES))
     assert Case(batch=2) in cases and base not in cases
+    monkeypatch.setattr(pipeline, "SIZES", ((64, 96), (96, 160)))
     arguments = ["--keypoints", "60", "--sweep", "--quick", "--precisions", "fp32", "--plots", str(tmp_path)]
     assert pipeline.main([*SMALL, *arguments, "--json", str(tmp_path / "a.json")]) == 0
     assert len(json.loads((tmp_path / "a.json").read_text())["results"]) == 5
@@ -86,7 +95,7 @@ def test_sweep_and_its_plots(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text().startswith("<?xml")
 
 
-@pytest.mark.parametrize("way", ["ours", "reference"])
+@pytest.mark.parametrize("way", ["ours", pytest.param("reference", marks=needs_kornias_xfeat)])
 def test_peak_memory_is_a_number(way: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert pipeline.main([*SMALL, "--keypoints", "60", "--peak-of", way]) == 0
     assert float(capsys.readouterr().out) >= 0
@@ -141,16 +150,17 @@ def test_backends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     # What is compiled and what is int8 is tested with them, and takes half a minute each.
     ways = [way for way in backends.ways(CPU) if way.backend != "compile" and not way.int8]
     monkeypatch.setattr(backends, "ways", lambda device: ways)
-    # Of DINOv2 and the reasoner one layer each: the exporter takes as long for each of the others.
-    monkeypatch.setattr(models, "ReasonerConfig", lambda **given: ReasonerConfig(**given | {"n_attention_layers": 1}))
-    build = backends.build_matcher
 
-    def build_shallow(*arguments: object) -> tuple[SemanticMatcher, dict[str, str]]:
-        matcher, origin = build(*arguments)
-        matcher.semantic_encoder.blocks = matcher.semantic_encoder.blocks[:1]
-        return matcher, origin
+    def build_small(case: Case, device: torch.device, weights: str | None) -> tuple[SemanticMatcher, dict[str, str]]:
+        torch.manual_seed(0)
+        extractor, encoder = SuperPoint(case.keypoints, detection_threshold=0.0), DinoV2()
+        encoder.blocks = encoder.blocks[:1]  # each layer takes seconds to trace
+        config = ReasonerConfig(256, 384, features_dim=64, n_attention_layers=1, semantic_conditioning=False)
+        reasoner = Reasoner(config)
+        options = {"precision": case.precision, "semantic_size": case.semantic_size}
+        return SemanticMatcher.from_parts(extractor, encoder, reasoner, device=device, **options), {}
 
-    monkeypatch.setattr(backends, "build_matcher", build_shallow)
+    monkeypatch.setattr(backends, "build_matcher", build_small)
     small = ["--size", "128x96", "--semantic-sizes", "56", "--keypoints", "60", "--repeats", "1", "--device", "cpu"]
     assert backends.main(small) == 0
     printed = capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import kornia
 import numpy as np
 import pytest
 import torch
@@ -163,6 +164,15 @@ def test_padding_changes_nothing():
         matches = match_features(*sides)
         assert torch.equal(matches.indices, plain.indices)
         torch.testing.assert_close(matches.confidence, plain.confidence)
+
+
+def test_the_ratio_test_refuses_a_descriptor_that_is_there_twice_as_kornia_does():
+    # Both are at no distance: whether rounding makes that a little more or less than nothing decides nothing.
+    vectors = unit(1, 300, 128)
+    twice = torch.cat([vectors, vectors[:, :50]], dim=1)
+    matches = match_features(make_features(vectors), make_features(twice), MatcherConfig(ratio=0.8, mutual=False))
+    _, expected = kornia.feature.match_snn(vectors[0], twice[0], 0.8)
+    assert matches.indices.tolist() == expected.tolist() == [[i, i] for i in range(50, 300)]
 
 
 def test_ratio_ignores_padding_as_second_neighbour():
