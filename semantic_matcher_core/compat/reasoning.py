@@ -109,7 +109,7 @@ class ReasoningBase(nn.Module):
             "valid": valid,
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def match(self, data: Any, pred: Mapping[str, Any]) -> dict[str, list[Tensor]]:
         """Find mutual nearest neighbours.
 
@@ -183,7 +183,7 @@ class Reasoning(nn.Module):
         )
         self.eval()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return keypoints and reasoned features of ``data["image"]``, B x C x H x W in [0, 1].
 

@@ -19,7 +19,7 @@ from semantic_matcher_core.errors import CheckpointError, ConfigError, OutputErr
 from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.reasoning.config import ModelConfig
 from semantic_matcher_core.reasoning.reasoner import Reasoner
-from semantic_matcher_core.weights.loading import load_strictly, read_state_dict
+from semantic_matcher_core.weights.loading import Undrawn, load_strictly, read_state_dict
 from semantic_matcher_core.weights.places import CONFIG_FILE, WEIGHTS_SUFFIXES
 
 # Parts that training kept in the same state dict.
@@ -51,10 +51,8 @@ def load_reasoner(folder: str | Path, weights: str | Path | None = None) -> tupl
         said = getattr(config.reasoner, name)
         if said != found:
             raise CheckpointError(f"{folder / CONFIG_FILE} says {name} {said}, but {weights} was made with {found}")
-    with torch.device("meta"):
+    with Undrawn():
         reasoner = Reasoner(config.reasoner)
-    # No time for random weights that are replaced at once.
-    reasoner = reasoner.to_empty(device="cpu")
     load_strictly(reasoner, state, str(weights))
     return reasoner.eval(), config
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_matcher_core.layers import attention, conv_stack, convolution_layout, standardised
+from semantic_matcher_core.layers import attention, conv_stack, memory_format, standardised
 from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.semantics.encoder import NetworkEncoder
 
@@ -33,7 +33,7 @@ class CompactContext(NetworkEncoder):
     def __init__(self, name: str = "compact_context", *, batch_norm: bool = False) -> None:
         super().__init__()
         self.name = name
-        self.layout = convolution_layout()
+        self.channels_last = is_enabled("channels_last")
         c4, c8, c16, c32 = _WIDTHS
         self.stride4 = conv_stack(48, c4, c4, stride=1, batch_norm=batch_norm)
         self.stride8 = conv_stack(c4, c8, c8, batch_norm=batch_norm)
@@ -51,7 +51,7 @@ class CompactContext(NetworkEncoder):
 
     def encode_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """Standardise images."""
-        return (standardised(images).contiguous(memory_format=self.layout),)
+        return (standardised(images).contiguous(memory_format=memory_format(self.channels_last)),)
 
     def encode(self, *inputs: Tensor) -> Tensor:
         """Run the network on standardised images."""

@@ -87,15 +87,19 @@ def create_semantic_encoder(
         WeightsNotFoundError: its weights are not here (the message has the command that fetches them).
         CheckpointError: the weights file does not fit.
     """
-    from semantic_matcher_core.weights import find_weights, load_state_dict_strictly
+    from semantic_matcher_core.weights import find_weights
+    from semantic_matcher_core.weights.loading import Undrawn, load_state_dict_strictly
 
     if name not in _ENCODERS | _WITHOUT_WEIGHTS:
         raise unknown_name("semantic encoder", name, _ENCODERS)
-    # Before the network is built: the giant variant takes seconds and 4.5 GB to build.
+    # Before the network is built: the giant variant takes 4.5 GB.
     path = find_weights(name, weights, fetch=fetch) if name in _ENCODERS else None
     module, class_name = (_ENCODERS | _WITHOUT_WEIGHTS)[name]
     made = getattr(importlib.import_module(f"semantic_matcher_core.semantics.{module}"), class_name)
-    encoder: SemanticEncoder = made(name)
-    if path is not None:
+    if path is None:
+        encoder: SemanticEncoder = made(name)
+    else:
+        with Undrawn():
+            encoder = made(name)
         load_state_dict_strictly(encoder, path)
     return encoder.eval().requires_grad_(False).to(resolve_device(device))

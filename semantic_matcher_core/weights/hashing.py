@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 def sha256_of(path: Path) -> str:
     """Compute the lower-case hexadecimal SHA-256 of a file's content."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sha256_of_weights(module: nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from semantic_matcher_core.errors import LicenseNotAcceptedError
 from semantic_matcher_core.weights.catalogue import Entry, get_entry
@@ -42,5 +42,5 @@ def require_acceptance(entry: Entry, *, accept: bool) -> None:
             "to accept: "
             f"semantic-matcher weights fetch {entry.name} --accept-license"
         )
-    line = {"licence": entry.licence, "accepted": datetime.now(UTC).isoformat(timespec="seconds")}
+    line = {"licence": entry.licence, "accepted": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     update_record(cache_folder() / "licenses.json", {entry.name: line})

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from semantic_matcher_core.errors import CheckpointError
 
 # Under which a training checkpoint keeps its parameters; "extractor" is DISK's (cvlab-epfl/disk).
 _WRAPPERS = ("state_dict", "extractor", "model")
 _SHOWN = 4
+# What layers draw their first weights with.
+_DRAWN = {nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, Tensor.uniform_, Tensor.normal_}
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves the random weights undrawn of networks that are built in it, in this thread: others are loaded at once.
+
+    It is most of the time that a large network takes to be built, four seconds for DeDoDe.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWN:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def read_state_dict(path: str | Path, *, suffix: str | None = None) -> dict[str, Tensor]:
@@ -32,7 +50,7 @@ def read_state_dict(path: str | Path, *, suffix: str | None = None) -> dict[str,
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is not a file")
-    content: Any = _read_safetensors(path) if (suffix or path.suffix) == ".safetensors" else _read_torch(path)
+    content: Any = _read_safetensors(path) if (suffix or path.suffix) == ".safetensors" else read_torch(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state dict (names to tensors)")
     for wrapper in _WRAPPERS:
@@ -46,13 +64,7 @@ def read_state_dict(path: str | Path, *, suffix: str | None = None) -> dict[str,
     return dict(content)
 
 
-def load_state_dict_strictly(
-    module: nn.Module,
-    path: str | Path,
-    *,
-    drop_prefixes: Sequence[str] = (),
-    rename: Callable[[str], str] | None = None,
-) -> None:
+def load_state_dict_strictly(module: nn.Module, path: str | Path) -> None:
     """Load a weights file into a module; every name and shape must fit, or nothing is loaded.
 
     A module may define ``convert_state_dict(state) -> state``, which turns published names into its own.
@@ -60,15 +72,11 @@ def load_state_dict_strictly(
     Args:
         module: what is loaded into.
         path: see :func:`read_state_dict`.
-        drop_prefixes: parameters whose (published) names start so are left out.
-        rename: maps each remaining published name to the module's.
 
     Raises:
         CheckpointError: as :func:`read_state_dict`, or names or shapes differ; the message has the first few.
     """
-    state = {k: v for k, v in read_state_dict(path).items() if not k.startswith(tuple(drop_prefixes))}
-    if rename is not None:
-        state = {rename(k): v for k, v in state.items()}
+    state = read_state_dict(path)
     convert = getattr(module, "convert_state_dict", None)
     if convert is not None:
         try:
@@ -122,7 +130,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is no safetensors file, or is truncated: {error}") from error
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path) -> Any:
+    """Return what a file of ``torch.save`` holds, tensors and plain containers alone, on the CPU.
+
+    Raises:
+        CheckpointError: it is damaged, or holds more than that.
+    """
     # Only the zip format of torch.save can be mapped; mapping keeps optimizer state out of memory.
     mappable = zipfile.is_zipfile(path)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 from semantic_matcher_core.errors import HashMismatchError
@@ -33,7 +33,7 @@ def record_sha256(entry: Entry, sha256: str, size: int) -> None:
         "sha256": sha256,
         "size": size,
         "url": entry.url,
-        "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recorded": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     update_record(trust_file(), {entry.name: line})
 

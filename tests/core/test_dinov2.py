@@ -59,7 +59,8 @@ def reference_map(reference: Any, images: Tensor) -> Tensor:
     return reference.get_intermediate_layers(images, n=1, reshape=True)[0]
 
 
-@pytest.mark.parametrize("size", [(518, 518), (896, 672), (14 * 23, 14 * 41)], ids=lambda s: f"{s[1]}x{s[0]}")
+# The published grid, and one that is larger and smaller; the position encodings of larger ones are compared below.
+@pytest.mark.parametrize("size", [(518, 518), (14 * 23, 14 * 41)], ids=lambda s: f"{s[1]}x{s[0]}")
 @torch.inference_mode()
 def test_small_equals_kornia(small_pair: tuple[DinoV2, Any], size: tuple[int, int]) -> None:
     ours, reference = small_pair
@@ -127,16 +128,14 @@ def test_every_name_in_the_table_builds() -> None:
     assert (model.name, model.feature_dim, model.patch_size) == ("dinov2_vitb14", 768, 14)
 
 
-@pytest.mark.parametrize(
-    "name", ["dinov2_vits14", "dinov2_vitb14", pytest.param("dinov2_vitl14", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vitb14"])
 def test_published_files_load_by_name(name: str, tmp_path: Path) -> None:
-    # The giant's file would take 4.5 GB; its names and shapes are compared above.
+    # Files of the larger ones take 1.2 and 4.5 GB; their names and shapes are compared above.
     model = DinoV2(name)
     file = tmp_path / f"{name}_pretrain.pth"
     torch.save(model.state_dict(), file)
     loaded = create_semantic_encoder(name, weights=tmp_path, device="cpu")
-    file.unlink()  # up to 1.2 GB, of which pytest would keep three runs
+    file.unlink()  # 350 MB, of which pytest would keep three runs
     assert isinstance(loaded, DinoV2) and loaded.name == name and not loaded.training
     state = loaded.state_dict()
     assert state.keys() == model.state_dict().keys()

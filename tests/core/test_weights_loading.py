@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from semantic_matcher_core.errors import CheckpointError
+from semantic_matcher_core.semantics.dinov2 import DinoV2
 from semantic_matcher_core.weights import load_state_dict_strictly, read_state_dict
-from semantic_matcher_core.weights.loading import load_strictly
+from semantic_matcher_core.weights.loading import Undrawn, load_strictly
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.0, -1.0])}
 
@@ -184,18 +185,6 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
     assert bool(module.bias.isfinite().all())
 
 
-def test_foreign_parts_are_dropped_and_names_mapped(tmp_path: Path) -> None:
-    state = {f"net.{k}": v for k, v in STATE.items()} | {"dino.x": torch.ones(5), "extractor.y": torch.ones(5)}
-    module = nn.Linear(3, 2)
-    load_state_dict_strictly(
-        module,
-        _save(tmp_path / "a.pt", state),
-        drop_prefixes=("dino.", "extractor."),
-        rename=lambda name: name.removeprefix("net."),
-    )
-    assert _equal(module.state_dict())
-
-
 def test_a_module_may_convert_published_names(tmp_path: Path) -> None:
     class Converting(nn.Linear):
         def convert_state_dict(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -234,3 +223,20 @@ def test_published_files_read_without_code(shared: Path, name: str) -> None:
     state = read_state_dict(find_weights(name, shared / "weights"))
     assert len(state) > 50
     assert all(tensor.device.type == "cpu" for tensor in state.values())
+
+
+def test_what_is_loaded_at_once_is_not_drawn() -> None:
+    """Nor are the caller's random numbers used up."""
+    expected = DinoV2("dinov2_vits14").state_dict()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    with Undrawn():
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 5), nn.BatchNorm1d(5))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network[2].weight.tolist() == [1] * 5 and network[2].bias.tolist() == [0] * 5
+    with Undrawn():
+        encoder = DinoV2("dinov2_vits14")
+    load_strictly(encoder, expected, "here")
+    assert all(torch.equal(value, expected[name]) for name, value in encoder.state_dict().items())
+    nn.Linear(4, 5)
+    assert not torch.equal(torch.get_rng_state(), state)
