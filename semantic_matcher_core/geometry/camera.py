@@ -20,7 +20,11 @@ _ALIASES = {
     "kannala_brandt": "equidistant",
     "kannala_brandt4": "equidistant",
 }
-_COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+# The first two are one to OpenCV and image_geometry, which go by the number of coefficients, and to some drivers.
+_OPENCV = (4, 5, 8, 12, 14)
+# When the search for a pixel without distortion ends: after so many rounds, or at so small an error in pixels.
+_UNTIL = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-4)
+_COEFFICIENTS = {"plumb_bob": _OPENCV, "rational_polynomial": _OPENCV, "equidistant": (4,)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +48,11 @@ class Camera:
     distortion: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "matrix", np.array(self.matrix, dtype=np.float64, order="C"))
-        object.__setattr__(self, "distortion", np.asarray(self.distortion, dtype=np.float64).reshape(-1))
+        try:
+            object.__setattr__(self, "matrix", np.array(self.matrix, dtype=np.float64, order="C"))
+        except (TypeError, ValueError):
+            raise ShapeError(f"a camera matrix is 3 x 3 numbers, got {type(self.matrix).__name__}") from None
+        object.__setattr__(self, "distortion", np.array(self.distortion, dtype=np.float64).reshape(-1))
         model = str(self.distortion_model).strip().lower()
         object.__setattr__(self, "distortion_model", _ALIASES.get(model, model))
         if self.matrix.shape != (3, 3):
@@ -72,6 +79,11 @@ class Camera:
             expected = " or ".join(map(str, counts))
             raise ConfigError(f"{self.distortion_model} has {expected} coefficients, got {len(self.distortion)}")
 
+    @classmethod
+    def of(cls, given: Camera | np.ndarray) -> Camera:
+        """Return a camera itself, or that of a ``3 x 3`` matrix, without distortion."""
+        return given if isinstance(given, Camera) else cls(given)
+
     @property
     def distorts(self) -> bool:
         """Whether any coefficient is not zero."""
@@ -88,6 +100,10 @@ class Camera:
         """
         points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
         if not self.distorts or not len(points):
-            return points
-        undistort = cv2.fisheye.undistortPoints if self.distortion_model == "equidistant" else cv2.undistortPoints
-        return undistort(points[:, None], self.matrix, self.distortion, R=np.eye(3), P=self.matrix)[:, 0]
+            return points.copy()
+        given = (points[:, None], self.matrix, self.distortion)
+        if self.distortion_model == "equidistant":
+            return cv2.fisheye.undistortPoints(*given, R=np.eye(3), P=self.matrix)[:, 0]
+        # OpenCV's own five rounds leave half a pixel in the corners of a wide lens. Before 5 another function is asked.
+        undistort = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)
+        return undistort(*given, R=np.eye(3), P=self.matrix, criteria=_UNTIL)[:, 0]

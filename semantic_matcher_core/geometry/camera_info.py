@@ -25,6 +25,11 @@ def camera_of(info: Any, image_size: tuple[int, int], *, rectified: bool = False
     _check_size(info, image_size, name)
     try:
         if rectified:
+            if not np.any(_field(info, "p")):
+                raise ConfigError(
+                    "P, which holds for rectified images, is all zeros; have the driver or image_proc fill it, or set "
+                    "rectified to false where the images are as the lens gives them"
+                )
             return Camera(projection_of(info, image_size)[:, :3])
         matrix = _of_the_image_sent(np.reshape(_field(info, "k"), (3, 3)), info)
         return Camera(matrix, str(info.distortion_model), np.asarray(_field(info, "d"), np.float64))
@@ -50,9 +55,14 @@ def _check_size(info: Any, image_size: tuple[int, int], name: str) -> None:
             "calibration: calibrate the camera, and have its driver load the file"
         )
     if described != image_size:
+        whole = (
+            ""
+            if described == (info.height, info.width)
+            else f" (of {info.width} x {info.height}, by its roi and binning)"
+        )
         raise ConfigError(
-            f"{name} describes images of {described[1]} x {described[0]}, "
-            f"but they are {image_size[1]} x {image_size[0]}"
+            f"{name} describes images of {described[1]} x {described[0]}{whole}, but they are {image_size[1]} x "
+            f"{image_size[0]}; take the calibration of this size (image_proc's resize publishes it), or calibrate anew"
         )
 
 

@@ -9,6 +9,8 @@ from semantic_matcher_core.types import Matches
 
 # With at least this many matches, of which less than this share become points, the reason is reported.
 _ENOUGH_TO_TELL, _FEW = 20, 0.1
+# Of exchanged images this share of the disparities at least is negative.
+_OF_ONE_SIGN = 0.8
 
 
 def points_from_disparity(
@@ -34,7 +36,10 @@ def points_from_disparity(
         if p.shape != (3, 4):
             raise ShapeError(f"the {name} projection matrix must be 3 x 4, got {p.shape}")
         if not (np.isfinite(p).all() and p[0, 0] > 0 and p[1, 1] > 0):
-            raise ConfigError(f"the {name} camera is not calibrated: focal lengths {p[0, 0]:g} and {p[1, 1]:g} pixels")
+            raise ConfigError(
+                f"the {name} camera is not calibrated: P has the focal lengths {p[0, 0]:g} and {p[1, 1]:g} pixels; "
+                "calibrate the two as a pair, and have their driver load both files"
+            )
     if not np.allclose(p0[0, 0], p1[0, 0], rtol=1e-3):
         raise ConfigError(f"not a rectified pair: focal lengths {p0[0, 0]:g} and {p1[0, 0]:g} pixels")
     # Where the left one is not the origin of the pair, the points are moved to it all the same.
@@ -42,7 +47,7 @@ def points_from_disparity(
     if not scaled_baseline > 0:
         raise ConfigError(
             f"no baseline: P[0, 3] is {p0[0, 3]:g} on the left and {p1[0, 3]:g} on the right, expected a smaller one "
-            "(-fx * baseline) on the right; are the two sides exchanged?"
+            f"(-fx * baseline) on the right; {_why_no_baseline(p0, p1)}"
         )
     left = np.asarray(left, dtype=np.float64).reshape(-1, 2)
     right = np.asarray(right, dtype=np.float64).reshape(-1, 2)
@@ -52,6 +57,16 @@ def points_from_disparity(
     return np.column_stack(
         [(left[:, 0] - p0[0, 2]) * depth / p0[0, 0], (left[:, 1] - p0[1, 2]) * depth / p0[1, 1], depth]
     )
+
+
+def _why_no_baseline(p0: np.ndarray, p1: np.ndarray) -> str:
+    if p0[0, 3] < p1[0, 3]:
+        return "are the two sides exchanged?"
+    if p0[1, 3] != p1[1, 3]:
+        return (
+            "P[1, 3] says that the cameras are one above the other: turn the images by a quarter, and calibrate those"
+        )
+    return "calibrate the two cameras as a pair: each for itself has none"
 
 
 def sparse_points(
@@ -117,6 +132,11 @@ def why_few_points(
         return text + (
             f"their rows differ by {rows:.1f} pixels (median), and {max_row_difference:g} are allowed "
             "(epipolar_band, or else geometry_threshold); see that both images are rectified"
+        )
+    if middle <= 0 and float(np.mean(disparity <= 0)) < _OF_ONE_SIGN:
+        return text + (
+            "their disparities are of either sign, as of matches that are wrong: see that the rows of what is seen in "
+            f"both images differ by at most {max_row_difference:g} pixels, as those of rectified images do"
         )
     if middle <= 0:
         return text + (

@@ -7,8 +7,7 @@ inverse compositional form with gain and offset projected out, Baker and Matthew
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -74,8 +73,8 @@ def align_rows(
     """
     if not 0 < max_step <= 8:
         raise ConfigError(f"max_step must be more than 0 and at most 8 pixels, got {max_step!r}")
-    p0 = np.asarray(points_left, dtype=np.float64).reshape(-1, 2)
-    p1 = np.asarray(points_right, dtype=np.float64).reshape(-1, 2)
+    p0: np.ndarray = np.asarray(points_left, dtype=np.float64).reshape(-1, 2)
+    p1: np.ndarray = np.asarray(points_right, dtype=np.float64).reshape(-1, 2)
     if len(p0) != len(p1):
         raise ShapeError(f"each left point needs its right one, got {len(p0)} and {len(p1)}")
     grey0, grey1 = prepared(left, "left"), prepared(right, "right")
@@ -164,29 +163,21 @@ def align_rows(
     return RowAlignment(np.where(aligned, x, p1_given[:, 0]), np.where(aligned, std, np.inf), aligned)
 
 
-def aligned_matches(
-    matches: Matches, left: np.ndarray, right: np.ndarray, *, max_step: float = 2.0
-) -> tuple[Matches, np.ndarray]:
+def aligned_matches(matches: Matches, left: np.ndarray, right: np.ndarray) -> Matches:
     """Keep the matches of a rectified pair whose disparity could be measured, with their aligned columns.
 
     Args:
         matches: of one pair.
-        left, right, max_step: as for :func:`align_rows`.
+        left, right: as for :func:`align_rows`.
 
     Returns:
-        ``K`` matches, ``keypoints1`` moved along the row, all else as it was; and ``K`` standard deviations of the
-        columns in pixels.
+        ``K`` matches, ``keypoints1`` moved along the row, all else as it was.
     """
     points = [keypoints.detach().cpu().double().numpy() for keypoints in (matches.keypoints0, matches.keypoints1)]
-    alignment = align_rows(left, right, *points, max_step=max_step)
-    keep = torch.from_numpy(np.flatnonzero(alignment.aligned)).to(matches.keypoints1.device)
+    alignment = align_rows(left, right, *points)
     moved = matches.keypoints1.clone()
     moved[:, 0] = torch.from_numpy(alignment.columns).to(moved)
-    rows: dict[str, Any] = {f.name: getattr(matches, f.name) for f in fields(matches)}
-    per_match = ("indices", "keypoints0", "keypoints1", "confidence", "pair", "inlier")
-    rows = {**rows, "keypoints1": moved}
-    chosen = {name: rows[name][keep] for name in per_match if rows[name] is not None}
-    return replace(matches, **chosen), alignment.std[alignment.aligned]
+    return replace(matches, keypoints1=moved)[alignment.aligned]
 
 
 def _row_offset(differences: np.ndarray) -> float:

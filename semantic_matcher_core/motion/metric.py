@@ -1,9 +1,9 @@
 """Metric pose between two views, the first with depth: PnP, then a refinement that weighs what each point knows.
 
-The consensus is found by PoseLib's LO-RANSAC over P3P (Larsson, 2020). The refinement minimises, over the pose alone,
-the differences in pixels and in inverse depth where the second view has it too, each weighted by the noise of both
-views: the noise of a stereo camera's disparity, or of a depth camera, is close to normal in inverse depth (Montiel,
-Civera and Davison, RSS 2006).
+The consensus is found by RANSAC over P3P (:mod:`semantic_matcher_core.geometry.robust`). The refinement minimises, over
+the pose alone, the differences in pixels and in inverse depth where the second view has it too, each weighted by the
+noise of both views: the noise of a stereo camera's disparity, or of a depth camera, is close to normal in inverse depth
+(Montiel, Civera and Davison, RSS 2006).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from semantic_matcher_core.errors import PoseError, ShapeError
+from semantic_matcher_core.geometry import robust
 from semantic_matcher_core.motion.pose import Pose, skew
 
 # Points that two views must share before a pose is believed.
@@ -38,6 +39,9 @@ _UNKNOWN = 1e6
 _SETTLED = 5e-2
 # Rounds end when no larger share of the points comes or goes.
 _SAME = 0.01
+# Matches lie on a line where this share of them is no farther from it than so many standard deviations.
+_NEARLY_ALL, _WIDE = 0.9, 4.0
+_NO_SPREAD = "the matches do not determine a pose; do all lie in one place, on one line, or on a plane seen head-on?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,26 +182,10 @@ def warps(pose: Pose, reference: Observation, current: Observation) -> np.ndarra
 
 
 def _consensus(points: np.ndarray, view: Observation, threshold_px: float, seed: int) -> tuple[Pose, np.ndarray]:
-    import poselib
-
-    # In pixels about the principal point: PoseLib's own scales then fit.
-    camera = {"model": "SIMPLE_PINHOLE", "width": 2, "height": 2, "params": [view.focal, 0.0, 0.0]}
-    options = {
-        "max_reproj_error": threshold_px,
-        "seed": seed,
-        "max_iterations": 2000,
-        "min_iterations": 20,
-        "success_prob": 0.9999,
-        # Its default is three times what the probability asks for.
-        "dyn_num_trials_mult": 1.0,
-    }
-    found, info = poselib.estimate_absolute_pose(view.rays * view.focal, points, camera, options, {})
-    agree = np.asarray(info["inliers"], dtype=bool).reshape(-1)
-    if len(agree) != len(points) or not info["num_inliers"]:
+    found = robust.absolute_pose(points, view.rays, view.focal, threshold_px, seed)
+    if found is None:
         return Pose(), np.zeros(len(points), bool)
-    rotation, translation = np.asarray(found.R, dtype=np.float64), np.asarray(found.t, dtype=np.float64)
-    if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
-        return Pose(), np.zeros(len(points), bool)
+    rotation, translation, agree = found
     return Pose(rotation, translation).inverse(), agree
 
 
@@ -221,7 +209,7 @@ def _refined(
             weight = 1.0 / (1.0 + distance / (_CAUCHY * scale))
             weighted = (jacobian * weight[:, None, None]).reshape(-1, 6)
             normal = weighted.T @ jacobian.reshape(-1, 6)
-            step = _solved(normal, weighted.T @ residual.reshape(-1))
+            step = solved(normal, weighted.T @ residual.reshape(-1))
             pose = pose.moved(-step)
             if step @ normal @ step < _SETTLED * scale:
                 break
@@ -241,6 +229,7 @@ def _refined(
         elif settled:
             break
     chosen = matched[agree]
+    check_spread(chosen.off_a_line() / np.sqrt(scale))
     residual, jacobian = chosen.whitened(pose, whitening[agree])
     weight = 1.0 / (1.0 + (residual**2).sum(axis=1) / (_CAUCHY * scale))
     weighted = jacobian * weight[:, None, None]
@@ -248,7 +237,7 @@ def _refined(
     # Huber's sandwich: right whatever noise the residuals really have, as long as it is independent from point to
     # point. Its bread is the true second derivative, which the weights of the steps above leave out.
     score = (weighted * residual[:, :, None]).sum(axis=1)
-    inverse = _solved(normal - 2 / (_CAUCHY * scale) * score.T @ score, np.eye(6))
+    inverse = solved(normal - 2 / (_CAUCHY * scale) * score.T @ score, np.eye(6))
     score /= 1 - leverage(((weighted @ inverse) * jacobian).sum(axis=(1, 2)))[:, None]
     spread = score.T @ score + normal * (_LEAST_STD_PX / first.focal) ** 2 / chosen.across.min()
     covariance = inverse @ (spread * _alikeness(first.rays[agree], score, spread)) @ inverse
@@ -337,6 +326,15 @@ class _Matched:
         noise[:, [0, 1, 2], [0, 1, 2]] += self.variance
         return noise
 
+    def off_a_line(self) -> np.ndarray:
+        """Return ``M`` distances from the line in space that is nearest to the points, in standard deviations."""
+        centred = self.points - self.points.mean(axis=0)
+        along = np.linalg.svd(centred, full_matrices=False)[2][0]
+        off = centred - (centred @ along)[:, None] * along
+        size = np.linalg.norm(off, axis=1)
+        deep = (off * self.rays).sum(axis=1) / np.maximum(size, 1e-30) * self.depth_std
+        return size / np.sqrt(self.across * self.depth**2 + deep**2)
+
     def as_noisy_as(self, residual: np.ndarray, noise: np.ndarray, agree: np.ndarray, aligned: np.ndarray) -> _Matched:
         """Return the same points with the noise that those which agree show: of rays, aligned and not, and of depth.
 
@@ -375,6 +373,21 @@ class _Matched:
         return (whitening @ residual[:, :, None])[:, :, 0], jacobian
 
 
+def check_spread(across: np.ndarray) -> None:
+    """Refuse matches of which nearly all lie on one line, as far as their noise lets tell.
+
+    What is turned about that line looks the same, and neither residuals nor their derivatives show it.
+
+    Args:
+        across: ``M`` distances from the line, in standard deviations of the noise.
+
+    Raises:
+        PoseError: hardly any is more than that.
+    """
+    if not np.quantile(across, _NEARLY_ALL) > _WIDE:
+        raise PoseError(_NO_SPREAD)
+
+
 def _whitening(noise: np.ndarray) -> np.ndarray:
     """Return ``M x 3 x 3`` that make residuals of unit noise, whose square is the distance squared."""
     return np.linalg.inv(np.linalg.cholesky(noise))
@@ -402,7 +415,7 @@ def _alikeness(rays: np.ndarray, score: np.ndarray, spread: np.ndarray) -> float
     used = int(sums.any(axis=1).sum())
     if used < 2:
         return 1.0
-    return max(1.0, float(np.trace(_solved(spread, sums.T @ sums))) / 6 * used / (used - 1))
+    return max(1.0, float(np.trace(solved(spread, sums.T @ sums))) / 6 * used / (used - 1))
 
 
 def _scale(distance: np.ndarray, known: np.ndarray) -> float:
@@ -412,7 +425,12 @@ def _scale(distance: np.ndarray, known: np.ndarray) -> float:
     return max(float(np.median(distance / np.where(known, _MEDIAN_3, _MEDIAN_2))), 0.02)
 
 
-def _solved(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
+def solved(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve the normal equations of a least-squares problem.
+
+    Raises:
+        PoseError: they have no solution to speak of: the matches leave a direction open.
+    """
     # Columns are of metres and of radians: scaled to one, so that the condition speaks of the geometry.
     squares = np.diag(normal)
     if not (np.isfinite(squares).all() and (squares > 0).all()):
@@ -421,6 +439,6 @@ def _solved(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
     scaled = normal / np.outer(size, size)
     values = np.linalg.eigvalsh(scaled)
     if not values[0] > values[-1] * 1e-12:
-        raise PoseError("the matches do not determine a pose: all lie in one place, or on one line")
+        raise PoseError(_NO_SPREAD)
     solution = np.linalg.solve(scaled, right / (size if right.ndim == 1 else size[:, None]))
     return solution / (size if right.ndim == 1 else size[:, None])

@@ -137,7 +137,7 @@ class Odometry:
         self._lost = 0
         self._unfound = 0
         self._next_try = 0
-        self._withheld = np.zeros(6)
+        self._withheld: np.ndarray = np.zeros(6)
         self._untied: tuple[Placed, Placed, PoseEstimate, int] | None = None
 
     def process(self, view: View) -> OdometryStep:

@@ -6,6 +6,7 @@ differ in scale, rotation and slant: the patch of the first view is warped as th
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import cv2
@@ -15,6 +16,8 @@ from semantic_matcher_core.motion.sampling import STD_OF_BLURRED_NOISE, cubic_we
 
 _RADIUS = 5
 _ITERATIONS = 6
+# The farthest that a point may move.
+_MAX_STEP_PX = 2.0
 _CONVERGED_PX = 0.02
 _SETTLED_SHARE = 0.9
 _MIN_CORRELATION = 0.75
@@ -31,17 +34,23 @@ class PatchImage:
     """
 
     def __init__(self, image: np.ndarray) -> None:
-        self.levels = [prepared(image, "given")]
+        self.full = prepared(image, "given")
 
     def level(self, number: int) -> tuple[np.ndarray, float]:
         """Return the image at 1 / 2^number of its size, or the smallest there is, and its scale.
 
         Pixel (x, y) of it has its centre on pixel (x, y) / scale of the image, as pyrDown has it.
         """
-        while len(self.levels) <= number and min(self.levels[-1].shape) >= 32:
-            self.levels.append(cv2.pyrDown(self.levels[-1]))
-        number = min(number, len(self.levels) - 1)
-        return self.levels[number], 0.5**number
+        number = min(number, len(self._levels) - 1)
+        return self._levels[number], 0.5**number
+
+    @functools.cached_property
+    def _levels(self) -> list[np.ndarray]:
+        # Whole at once: threads that locate a camera in the same stored view must not each add to it.
+        levels = [self.full]
+        while len(levels) <= _LEVELS and min(levels[-1].shape) >= 32:
+            levels.append(cv2.pyrDown(levels[-1]))
+        return levels
 
 
 def align_patches(
@@ -50,8 +59,6 @@ def align_patches(
     points0: np.ndarray,
     points1: np.ndarray,
     warps: np.ndarray,
-    *,
-    max_step: float = 2.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Move points of the second image to where the patches around those of the first are found again.
 
@@ -59,7 +66,6 @@ def align_patches(
         first, second: the images.
         points0, points1: ``M x 2`` pixels.
         warps: ``M x 2 x 2``, what a small step in the first image is in the second.
-        max_step: the farthest that a point may move, in pixels.
 
     Returns:
         ``M x 2`` pixels, and ``M`` bool: where they hold. Elsewhere they are as given.
@@ -84,8 +90,8 @@ def align_patches(
             template[rows[chunk]] = sampled.reshape(-1, len(offsets), len(offsets))
         limit = np.array([image.shape[1] - 1, image.shape[0] - 1])
         inside[rows] = ((where >= 0) & (where <= limit)).all(axis=(1, 2, 3))
-    image = second.levels[0]
-    reach = _RADIUS + int(np.ceil(max_step))
+    image = second.full
+    reach = _RADIUS + int(np.ceil(_MAX_STEP_PX))
     limit = np.array([image.shape[1] - 1, image.shape[0] - 1])
     inside &= sane & ((points1 >= _RADIUS) & (points1 <= limit - _RADIUS)).all(axis=1)
 
@@ -110,7 +116,7 @@ def align_patches(
         gain = np.maximum((template * patches).sum(axis=1) / contrast, 0.1)
         moved = -(solve @ (flat_gradients @ patches[:, :, None]))[:, :, 0] / gain[:, None]
         before = position
-        position = np.clip(position + np.clip(moved, -1, 1), points1 - max_step, points1 + max_step)
+        position = np.clip(position + np.clip(moved, -1, 1), points1 - _MAX_STEP_PX, points1 + _MAX_STEP_PX)
         step = np.abs(position - before).max(axis=1)
         # What has not settled when nearly all have will hardly do so.
         if inside.any() and (step[inside] < _CONVERGED_PX).mean() >= _SETTLED_SHARE:
@@ -122,7 +128,7 @@ def align_patches(
     variance = ((patches - gain[:, None] * template) ** 2).sum(axis=1) / (side**2 - 4) + 1 / 12
     std = STD_OF_BLURRED_NOISE * np.sqrt(variance * np.trace(solve, axis1=1, axis2=2)) / gain
     good = inside & (step < 4 * _CONVERGED_PX) & (correlation >= _MIN_CORRELATION) & (std <= _MAX_STD_PX)
-    good &= (np.abs(position - points1) < max_step).all(axis=1)
+    good &= (np.abs(position - points1) < _MAX_STEP_PX).all(axis=1)
     return np.where(good[:, None], position, points1), good
 
 

@@ -25,8 +25,8 @@ class Pose:
     translation: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def __post_init__(self) -> None:
-        rotation = np.asarray(self.rotation, dtype=np.float64)
-        translation = np.asarray(self.translation, dtype=np.float64)
+        rotation = np.array(self.rotation, dtype=np.float64)
+        translation = np.array(self.translation, dtype=np.float64)
         if rotation.shape != (3, 3) or translation.shape != (3,):
             raise ShapeError(
                 f"a pose is a 3 x 3 rotation and a translation of 3, got {rotation.shape}, {translation.shape}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, PoseError
+from semantic_matcher_core.geometry import robust
 from semantic_matcher_core.geometry.camera import Camera
-from semantic_matcher_core.motion.metric import leverage
-from semantic_matcher_core.motion.pose import Pose, nearest_rotation, skew
+from semantic_matcher_core.motion.metric import check_spread, leverage, solved
+from semantic_matcher_core.motion.pose import Pose, exp_so3, nearest_rotation, skew
 from semantic_matcher_core.motion.view import observation
 from semantic_matcher_core.types import Matches
 
@@ -32,6 +34,8 @@ _SHARE = 1.0
 # A cost that is flatter than that, as a share of what the points' own noise lets expect, has no minimum to speak of.
 _FLATTEST = 0.05
 _STEP = 1e-6
+# Directions that differ by so many standard deviations are of different motions.
+_APART = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,7 @@ class RelativePose:
 
     Attributes:
         pose: conventions as in :mod:`semantic_matcher_core.motion`. Without a step, its translation is zero.
-        has_translation: false where the camera only turned, or moved too little to tell where to.
+        has_translation: false where the camera only turned, or moved too little to be told from that.
         covariance: ``6 x 6``; that of the translation is of rank 2, across its direction; zero without a step.
         inliers: ``M`` bool, the matches that agree.
         residual_px: median distance of the inliers from their epipolar lines, in pixels.
@@ -55,8 +59,8 @@ class RelativePose:
 
 def relative_pose(
     matches: Matches,
-    camera0: Camera,
-    camera1: Camera | None = None,
+    camera0: Camera | np.ndarray,
+    camera1: Camera | np.ndarray | None = None,
     *,
     threshold_px: float = 1.0,
     min_inliers: int = MIN_INLIERS,
@@ -64,18 +68,20 @@ def relative_pose(
 ) -> RelativePose:
     """Estimate how the camera moved between two images.
 
-    PoseLib's LO-RANSAC over the five-point solver, then the least Sampson error over all that agree, and its covariance
+    RANSAC over the five-point solver, then the least Sampson error over all that agree, and its covariance
     (Hartley and Zisserman, 2nd ed., 11.4.3). Where a rotation explains the matches as well, the camera only turned.
 
     Args:
         matches: of one pair; where a geometric check ran, its inliers alone are used.
-        camera0, camera1: of the first and second image; one for both where the second is left out.
+        camera0, camera1: of the first and second image; one for both where the second is left out. A ``3 x 3`` matrix
+            is a camera without distortion.
         threshold_px: largest Sampson distance of an inlier, in pixels.
         min_inliers: fewer matches that agree are no pose.
         seed: of the random numbers; the same seed gives the same result.
 
     Raises:
-        PoseError: too few matches, or too few that agree on one motion.
+        PoseError: too few matches, too few that agree on one motion, or matches that do not tell which motion it was:
+            in one place, on one line of an image, or on a plane that two motions explain.
         ConfigError: a threshold that is not positive, or matches of several pairs.
 
     Example:
@@ -94,7 +100,7 @@ def relative_pose(
         raise ConfigError(f"relative_pose takes the matches of one pair, got {matches.batch_size}; use of_pair()")
     if not (np.isfinite(threshold_px) and threshold_px > 0):
         raise ConfigError(f"threshold_px must be a positive number of pixels, got {threshold_px!r}")
-    camera1 = camera1 or camera0
+    camera1 = camera0 if camera1 is None else camera1
     views = [
         observation(points.detach().cpu().double().numpy(), camera)
         for points, camera in ((matches.keypoints0, camera0), (matches.keypoints1, camera1))
@@ -106,15 +112,16 @@ def relative_pose(
     rays = [view.rays[usable] for view in views]
     if len(rays[0]) < min_inliers:
         raise PoseError(f"{len(rays[0])} matches; a relative pose needs {min_inliers}")
-    pose, agree = _consensus(rays, threshold_px / focal, seed)
+    pose, agree = _consensus(rays, focal, threshold_px, seed)
     if agree.sum() < min_inliers:
         raise PoseError(f"{agree.sum()} of {len(agree)} matches agree on one motion; a pose needs {min_inliers}")
-    inliers = np.zeros(len(matches), bool)
-    inliers[np.flatnonzero(usable)[agree]] = True
     pose, agree, scale = _refined(pose, rays[0], rays[1], agree, min_inliers, (_LEAST_STD_PX / focal) ** 2)
     inliers = np.zeros(len(matches), bool)
     inliers[np.flatnonzero(usable)[agree]] = True
     first, second = (ray[agree] for ray in rays)
+    for seen in (first, second):
+        centred = seen - seen.mean(axis=0)
+        check_spread(np.abs(centred @ np.linalg.svd(centred, full_matrices=False)[2][1]) / np.sqrt(scale))
     distance = np.abs(_sampson(pose, first, second))
     residual_px = float(np.median(distance)) * focal
 
@@ -126,42 +133,33 @@ def relative_pose(
     rotated, moved = (np.mean(np.minimum(error**2, _CLIP * scale)) for error in (left_over, distance))
     if rotated - moved >= (needed - 1) * scale:
         covariance = _covariance(pose, first, second, scale)
-        if np.sqrt(np.trace(covariance[:3, :3])) <= _MAX_DIRECTION_STD:
+        std = float(np.sqrt(np.trace(covariance[:3, :3])))
+        if std <= _MAX_DIRECTION_STD:
+            _check_other_motion(pose, first, second, float(moved + (needed - 1) * scale), _CLIP * scale, std)
             return RelativePose(pose, True, covariance, inliers, residual_px)
+        # No turn either: most of the flow that a step makes may be alike for all that is seen.
+        raise PoseError("the camera moved, but the matches do not tell where to")
     covariance = np.zeros((6, 6))
     # A step too small to be seen turns the result by as much as it could be without being seen; half of the flow that
     # it makes is alike for all depths, and taken for a turn.
     unseen = 2 * max((needed - 1) * scale, float(rotated - moved))
-    covariance[3:, 3:] = _rotation_covariance(turned, scale) + unseen * np.eye(3)
+    rotation, spread = _turn_beside_a_step(rotation, second, first, scale)
+    covariance[3:, 3:] = spread + unseen * np.eye(3)
     return RelativePose(Pose(rotation, np.zeros(3)), False, covariance, inliers, residual_px)
 
 
-def _consensus(rays: list[np.ndarray], threshold: float, seed: int) -> tuple[Pose, np.ndarray]:
-    import poselib
-
-    camera = {"model": "SIMPLE_PINHOLE", "width": 2, "height": 2, "params": [1.0, 0.0, 0.0]}
-    options = {"max_epipolar_error": threshold, "seed": seed, "max_iterations": 10_000, "success_prob": 0.9999}
-    found, info = poselib.estimate_relative_pose(*rays, camera, camera, options, {})
-    agree = np.asarray(info["inliers"], dtype=bool).reshape(-1)
-    if len(agree) != len(rays[0]) or not info["num_inliers"]:
+def _consensus(rays: list[np.ndarray], focal: float, threshold_px: float, seed: int) -> tuple[Pose, np.ndarray]:
+    found = robust.relative_pose(rays[0], rays[1], focal, threshold_px, seed)
+    length = 0.0 if found is None else float(np.linalg.norm(found[1]))
+    if found is None or not length:
         return Pose(), np.zeros(len(rays[0]), bool)
-    bundle = {"loss_type": "CAUCHY", "loss_scale": threshold / 2, "max_iterations": 50}
-    refined, _ = poselib.refine_relative_pose(rays[0][agree], rays[1][agree], found, camera, camera, bundle)
-    rotation, translation = np.asarray(refined.R, dtype=np.float64), np.asarray(refined.t, dtype=np.float64)
-    length = np.linalg.norm(translation)
-    if not (np.isfinite(rotation).all() and np.isfinite(length) and length > 0):
-        return Pose(), np.zeros(len(rays[0]), bool)
-    pose = Pose(rotation, translation / length).inverse()
-    return pose, np.abs(_sampson(pose, *rays)) <= threshold
+    pose = Pose(found[0], found[1] / length).inverse()
+    return pose, np.abs(_sampson(pose, *rays)) <= threshold_px / focal
 
 
 def _sampson(pose: Pose, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return ``M`` signed Sampson distances of rays from the epipolar geometry, in units of rays."""
-    essential = skew(pose.translation) @ pose.rotation
-    x0, x1 = (np.column_stack([rays, np.ones(len(rays))]) for rays in (first, second))
-    forward, backward = x1 @ essential.T, x0 @ essential
-    gradient = (forward[:, :2] ** 2).sum(axis=1) + (backward[:, :2] ** 2).sum(axis=1)
-    return (x0 * forward).sum(axis=1) / np.sqrt(np.maximum(gradient, 1e-30))
+    return robust.sampson(skew(pose.translation) @ pose.rotation, second, first)
 
 
 def _refined(
@@ -176,7 +174,7 @@ def _refined(
             residual, jacobian, basis = _linearised(pose, first[agree], second[agree])
             weight = _away(pose, first[agree], scale) / (1 + residual**2 / (_CAUCHY * scale))
             normal = (jacobian * weight[:, None]).T @ jacobian
-            step = -basis @ _inverse(normal) @ (jacobian.T @ (weight * residual))
+            step = -basis @ solved(normal, jacobian.T @ (weight * residual))
             pose = _unit(pose.moved(step))
             if np.abs(step).max() < 1e-9:
                 break
@@ -226,13 +224,6 @@ def _unit(pose: Pose) -> Pose:
     return Pose(pose.rotation, pose.translation / np.linalg.norm(pose.translation))
 
 
-def _inverse(normal: np.ndarray) -> np.ndarray:
-    try:
-        return np.linalg.inv(normal)
-    except np.linalg.LinAlgError as error:
-        raise PoseError("the matches do not determine a motion: all lie in one place, or on one line") from error
-
-
 def _covariance(pose: Pose, first: np.ndarray, second: np.ndarray, scale: float) -> np.ndarray:
     """Return ``6 x 6``: of the rotation, and of the translation across its direction (Huber's sandwich, as in
     metric.py).
@@ -243,7 +234,7 @@ def _covariance(pose: Pose, first: np.ndarray, second: np.ndarray, scale: float)
     score = jacobian * (weight * residual)[:, None]
     # Steps along the axes of the ellipsoid of errors: along those of the parameters they would leave the narrow valley
     # in which turning and moving make up for each other.
-    values, vectors = np.linalg.eigh(_inverse((jacobian * weight[:, None]).T @ jacobian) * scale)
+    values, vectors = np.linalg.eigh(solved((jacobian * weight[:, None]).T @ jacobian, np.eye(5)) * scale)
     axes = vectors * (_SHARE * np.sqrt(np.maximum(values, 0.0)))
 
     def cost(change: np.ndarray) -> float:
@@ -274,6 +265,39 @@ def _covariance(pose: Pose, first: np.ndarray, second: np.ndarray, scale: float)
     return (covariance + covariance.T) / 2
 
 
+def _check_other_motion(
+    pose: Pose, first: np.ndarray, second: np.ndarray, limit: float, clip: float, std: float
+) -> None:
+    """Refuse matches on a plane, which two motions explain to the last digit (Longuet-Higgins, 1986).
+
+    Args:
+        pose: the one that was found.
+        first, second: rays of the matches.
+        limit, clip: up to which mean of squared residuals, each clipped, one plane explains them.
+        std: of the direction of the step, in radians.
+
+    Raises:
+        PoseError: all lie on one plane, and another motion than ``pose`` has it in front of both cameras, too.
+    """
+    plane, _ = cv2.findHomography(first, second, 0)
+    if plane is None:
+        return
+    x0 = np.column_stack([first, np.ones(len(first))])
+    mapped = x0 @ plane.T
+    left_over = (mapped[:, :2] / mapped[:, 2:] - second) / np.sqrt(2)
+    if not np.mean(np.minimum(left_over**2, clip)) <= limit:
+        return
+    for rotation, step, normal in zip(*cv2.decomposeHomographyMat(plane, np.eye(3))[1:], strict=True):
+        ahead = x0 @ normal > 0
+        ahead &= (x0 @ rotation.T + x0 @ normal @ step.T)[:, 2:] > 0
+        other = -rotation.T @ step[:, 0]
+        if ahead.mean() > 0.99 and other @ pose.translation < np.cos(_APART * std) * np.linalg.norm(other):
+            raise PoseError(
+                "the matches lie on a plane, and two motions explain them; there is one where something before or "
+                "behind the plane is matched, too"
+            )
+
+
 def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the rotation that takes rays to others, least squares with Cauchy's weights (Wahba's problem; Kabsch)."""
     x = [np.column_stack([rays, np.ones(len(rays))]) for rays in (source, target)]
@@ -287,9 +311,25 @@ def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return rotation
 
 
-def _rotation_covariance(turned: np.ndarray, scale: float) -> np.ndarray:
-    ray = turned / turned[:, 2:]
-    # A turn by δθ moves the ray (x, y, 1) by δθ × ray, of which the plane z = 1 sees the part below.
-    motion = -skew(ray)
-    jacobian = motion[:, :2] - ray[:, :2, None] * motion[:, 2:]
-    return _inverse(np.einsum("mia,mib->ab", jacobian, jacobian)) * 2 * scale
+def _turn_beside_a_step(
+    rotation: np.ndarray, source: np.ndarray, target: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a rotation that takes rays to others, and its covariance, whatever step there is over a plane.
+
+    A step before a plane that faces the camera moves everything nearly as a turn does: what sees little of it would
+    take all of the step for a turn. So both are estimated, and the step is let go.
+    """
+    step = np.zeros(3)
+    for _ in range(3):
+        turned = np.column_stack([source, np.ones(len(source))]) @ rotation.T
+        ray = turned / turned[:, 2:]
+        # A turn by δθ moves the ray (x, y, 1) by δθ × ray, of which the plane z = 1 sees the part below; of a step by
+        # that share of the plane's distance likewise.
+        motion = np.concatenate([-skew(ray), np.broadcast_to(np.eye(3), (len(ray), 3, 3))], axis=2)
+        jacobian = motion[:, :2] - ray[:, :2, None] * motion[:, 2:]
+        error = ray[:, :2] + jacobian[:, :, 3:] @ step - target
+        weighted = jacobian / (1 + (error**2).sum(axis=1) / (2 * _CAUCHY * scale))[:, None, None]
+        normal = np.einsum("mia,mib->ab", weighted, jacobian)
+        change = solved(normal, -np.einsum("mia,mi->a", weighted, error))
+        rotation, step = exp_so3(change[:3]) @ rotation, step + change[3:]
+    return nearest_rotation(rotation), solved(normal, np.eye(6))[:3, :3] * 2 * scale

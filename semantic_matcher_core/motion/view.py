@@ -60,15 +60,19 @@ class View:
 
 
 def observation(
-    keypoints: np.ndarray, camera: Camera, inverse_depth: np.ndarray | None = None, std: np.ndarray | None = None
+    keypoints: np.ndarray,
+    camera: Camera | np.ndarray,
+    inverse_depth: np.ndarray | None = None,
+    std: np.ndarray | None = None,
 ) -> Observation:
     """Return rays of keypoints, with depth where it is given.
 
     Args:
         keypoints: ``N x 2`` pixels of the image as given.
-        camera: that took it.
+        camera: that took it; a ``3 x 3`` matrix is one without distortion.
         inverse_depth, std: ``N`` each, in 1/m; ``None`` for no depth at all.
     """
+    camera = Camera.of(camera)
     pixels = camera.undistorted(keypoints)
     rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(camera.matrix).T
     nothing = np.full(len(pixels), np.nan)
@@ -81,15 +85,18 @@ def observation(
     )
 
 
-def mono_view(features: Features, camera: Camera, *, image: np.ndarray | None = None, stamp: int = 0) -> View:
+def mono_view(
+    features: Features, camera: Camera | np.ndarray, *, image: np.ndarray | None = None, stamp: int = 0
+) -> View:
     """Make a view without depth; arguments as for :func:`depth_view`."""
+    camera = Camera.of(camera)
     return View(features, observation(_pixels(features), camera), stamp, camera, _patches(image))
 
 
 def depth_view(
     features: Features,
     depth: np.ndarray,
-    camera: Camera,
+    camera: Camera | np.ndarray,
     *,
     image: np.ndarray | None = None,
     scale: float | None = None,
@@ -103,7 +110,7 @@ def depth_view(
         features: of one image.
         depth: ``H x W`` along z; uint16 (millimetres) or floats (metres). 0, NaN and infinity are unknown. It may be
             smaller or larger than the image by one factor for both sides.
-        camera: that took the image.
+        camera: that took the image; a ``3 x 3`` matrix is one without distortion.
         image: ``H x W`` or ``H x W x 3``; with it poses are refined to a fraction of a pixel.
         scale: metres of a depth of 1; ``None`` for 0.001 of integers and 1 of floats (REP-118).
         noise: of the depth.
@@ -130,6 +137,7 @@ def depth_view(
     z = sample_depth(depth, (pixels + 0.5) * factor - 0.5) * metres
     if max_depth > 0:
         z = np.where(z <= max_depth, z, np.nan)
+    camera = Camera.of(camera)
     std = (noise.floor + noise.quadratic * z**2) / z**2
     return View(features, observation(pixels, camera, 1.0 / z, std), stamp, camera, _patches(image))
 

@@ -40,7 +40,7 @@ class Window:
 
     def __init__(self) -> None:
         self._placed: list[Placed] = []
-        self._joint = np.zeros((0, 0))
+        self._joint: np.ndarray = np.zeros((0, 0))
 
     def begin(self, view: View, pose: Pose, segment: int) -> Placed:
         """Add a view that nothing is tied to, where a segment begins: its pose is exact."""

@@ -16,6 +16,7 @@ from semantic_matcher_core.geometry.camera_info import camera_of, projection_of
 from semantic_matcher_core.geometry.stereo import point_colours, points_from_disparity, sparse_points, why_few_points
 from semantic_matcher_core.matching.calibrated import verify_calibrated
 from semantic_matcher_core.matching.verification import verify
+from semantic_matcher_core.motion.pose import Pose
 from semantic_matcher_core.types import Matches
 from semantic_matcher_core.weights.hashing import sha256_of_weights
 
@@ -48,8 +49,28 @@ def test_undistorted_undoes_the_projection(model):
     camera = Camera(K, model, DISTORTIONS[model])
     bent, straight = project(scene(), model, DISTORTIONS[model]), project(scene(), "", [])
     assert np.abs(bent - straight).max() > 1
-    np.testing.assert_allclose(camera.undistorted(bent), straight, atol=0.05)
+    np.testing.assert_allclose(camera.undistorted(bent), straight, atol=1e-3)
     assert camera.undistorted(np.zeros((0, 2))).shape == (0, 2)
+
+
+@pytest.mark.parametrize("model", ["plumb_bob", "rational_polynomial"])
+def test_the_corners_of_a_wide_lens_are_undistorted_as_well_as_its_middle(model):
+    # EuRoC's cam0, and a wide rational lens: OpenCV's own five rounds are half a pixel off there.
+    coefficients = [-0.28, 0.07, 0.0002, 1e-5] if model == "plumb_bob" else [5.0, 2, 0.001, 0.001, 0.1, 5.4, 3.5, 0.5]
+    x, y = np.meshgrid(np.linspace(-1.1, 1.1, 12), np.linspace(-0.8, 0.8, 9))
+    rays = np.stack((x, y, np.ones_like(x)), axis=-1).reshape(-1, 3)
+    bent, straight = project(rays, model, coefficients), project(rays, "", [])
+    np.testing.assert_allclose(Camera(K, model, coefficients).undistorted(bent), straight, atol=1e-3)
+
+
+def test_a_camera_and_a_pose_keep_what_they_were_given():
+    coefficients, points, turn, step = np.array(DISTORTIONS["plumb_bob"]), np.ones((2, 2)), np.eye(3), np.ones(3)
+    camera, pose = Camera(K, "plumb_bob", coefficients), Pose(turn, step)
+    Camera(K).undistorted(points)[:] = 7
+    coefficients[:], turn[:], step[:] = 0, 0, 0
+    assert camera.distorts and (points == 1).all()
+    np.testing.assert_array_equal(pose.matrix[:, 3], 1)
+    np.testing.assert_array_equal(pose.rotation, np.eye(3))
 
 
 def test_without_coefficients_nothing_moves():
@@ -63,8 +84,9 @@ def test_without_coefficients_nothing_moves():
     [
         ((np.zeros((3, 3)),), ConfigError, "calibrate"),
         ((np.eye(4),), ShapeError, "3 x 3"),
+        (("camera.yaml",), ShapeError, "3 x 3 numbers, got str"),
         ((K, "fov", [0.9]), ConfigError, "'fov'"),
-        ((K, "plumb_bob", [0.1, 0.2]), ConfigError, "4 or 5"),
+        ((K, "plumb_bob", [0.1, 0.2]), ConfigError, "4 or 5 or 8 or 12 or 14"),
         ((K, "plumb_bob", [np.nan, 0, 0, 0]), ConfigError, "finite"),
     ],
 )
@@ -84,7 +106,8 @@ def test_the_check_sees_through_distortion(backend, model):
     indices = torch.arange(count)[:, None].expand(-1, 2)
     matches = Matches(indices, torch.from_numpy(pixels0).float(), torch.from_numpy(pixels1).float(), torch.ones(count))
     camera = Camera(K, model, coefficients)
-    checked = verify_calibrated(matches, camera, camera, threshold_px=1.0, backend=backend)
+    given = camera if model else K  # a matrix is a camera without distortion
+    checked = verify_calibrated(matches, given, given, threshold_px=1.0, backend=backend)
     good = np.ones(count, bool)
     good[::5] = False
     inlier = checked.inlier.numpy()
@@ -164,6 +187,7 @@ def test_sparse_points_leave_out_what_cannot_be_right():
     [
         (12.0, 0.0, 40, ""),
         (-12.0, 0.0, 40, "disparity is -12.0 pixels (median), as of images that are exchanged"),
+        (torch.tensor([-12.0, 0.5, -3.0, 0.5] * 10), 0.0, 40, "disparities are of either sign"),
         (0.5, 0.0, 40, "0.50 pixels (median), less than min_disparity (1)"),
         (12.0, 7.0, 40, "rows differ by 7.0 pixels (median), and 2 are allowed"),
         (12.0, 0.0, 1, "of 39 the disparity cannot be measured"),
@@ -173,7 +197,10 @@ def test_it_is_told_why_matches_become_no_points(disparity, rows, measured, word
     p0, p1 = rectified(0.12)
     left = torch.full((40, 2), 300.0)
     matches = Matches(
-        torch.arange(40)[:, None].expand(-1, 2), left, left - torch.tensor([disparity, rows]), torch.ones(40)
+        torch.arange(40)[:, None].expand(-1, 2),
+        left,
+        left - torch.stack([torch.as_tensor(disparity).expand(40), torch.full((40,), rows)], dim=1),
+        torch.ones(40),
     )
     found = replace(
         matches, **{k: getattr(matches, k)[:measured] for k in ("indices", "keypoints0", "keypoints1", "confidence")}
@@ -198,8 +225,9 @@ def test_calibrations_without_a_size_are_said_to_be_none():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda p0, p1: (p1, p0), "exchanged"),
-        (lambda p0, p1: (p0, p0), "no baseline"),
+        (lambda p0, p1: (p1, p0), "are the two sides exchanged"),
+        (lambda p0, p1: (p0, p0), "no baseline.*calibrate the two cameras as a pair"),
+        (lambda p0, p1: (p0, p0 - np.outer([0, 30, 0], [0, 0, 0, 1])), "no baseline.*one above the other"),
         (lambda p0, p1: (p0 * 0, p1), "left camera is not calibrated"),
         (lambda p0, p1: (p0, p1 * [[2, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]), "not a rectified pair"),
     ],
@@ -223,12 +251,25 @@ def test_the_hash_of_weights_depends_on_their_values_alone():
     assert sha256_of_weights(torch.nn.ReLU()) == ""
 
 
+def test_what_is_wrong_with_a_calibration_is_told_with_what_would_do() -> None:
+    roi = SimpleNamespace(height=0, width=0, x_offset=0, y_offset=0)
+    info = SimpleNamespace(height=240, width=320, binning_x=2, binning_y=2, k=K.reshape(-1), d=(), p=np.zeros(12),
+                           distortion_model="plumb_bob", roi=roi)  # fmt: skip
+    assert camera_of(info, (120, 160)).matrix[0, 0] == K[0, 0] / 2
+    with pytest.raises(
+        ConfigError, match=r"images of 160 x 120 \(of 320 x 240, by its roi and binning\), but they are"
+    ):
+        camera_of(info, (240, 320))
+    with pytest.raises(ConfigError, match=r"camera_info: P, .*, is all zeros; .* set rectified to false"):
+        camera_of(info, (120, 160), rectified=True)
+
+
 @pytest.mark.parametrize(
     ("model", "sent", "used"),
     [
         ("equidistant", (0.1, -0.02, 0.0, 0.003, 0.0), 4),
         ("equidistant", (0.1, 0.0, 0.0, 0.0, 0.0), 4),
-        ("plumb_bob", (0.1, -0.02, 0.001, 0.0, 0.01, 0.0, 0.0, 0.0), 5),
+        ("plumb_bob", (0.1, -0.02, 0.001, 0.0, 0.01, 0.0, 0.0), 5),
         ("plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0), 5),
         ("rational_polynomial", (0.1, *(0.01,) * 7, *(0.0,) * 6), 14),
     ],
@@ -238,6 +279,14 @@ def test_zeros_at_the_end_are_no_coefficients(model: str, sent: tuple[float, ...
     camera = Camera(K, model, np.array(sent))
     np.testing.assert_array_equal(camera.distortion, sent[:used])
     assert np.isfinite(camera.undistorted(np.array([[10.0, 20.0]]))).all()
+
+
+def test_the_two_names_of_opencvs_model_are_one() -> None:
+    """Some drivers call eight coefficients plumb_bob, and five a rational polynomial, as image_geometry lets them."""
+    for count in (5, 8):
+        sent = np.array([0.1, -0.02, 0.001, 0.002, 0.01, 0.02, -0.01, 0.003])[:count]
+        found = [Camera(K, m, sent).undistorted(np.array([[9.0, 7.0]])) for m in ("plumb_bob", "rational_polynomial")]
+        np.testing.assert_array_equal(*found)
 
 
 def test_more_coefficients_than_the_model_has_are_refused() -> None:

@@ -180,14 +180,14 @@ def test_matches_keep_all_but_their_columns(picture):
     )
     wrong = matches.keypoints1.clone()
     wrong[3, 0] += 40
-    kept, std = aligned_matches(replace(matches, keypoints1=wrong), left, right)
+    kept = aligned_matches(replace(matches, keypoints1=wrong), left, right)
     rows = kept.indices[:, 0]
-    assert 3 not in rows and len(kept) == len(std) >= count - 4
+    assert 3 not in rows and len(kept) >= count - 4
     for name in ("keypoints0", "confidence", "inlier"):
         torch.testing.assert_close(getattr(kept, name), getattr(matches, name)[rows])
     torch.testing.assert_close(kept.keypoints1[:, 1], matches.keypoints1[rows, 1])
     assert kept.model is matches.model and kept.model_type == "fundamental"
-    assert len(aligned_matches(matches.of_pair(0), left[:8, :8], right[:8, :8])[0]) == 0
+    assert len(aligned_matches(matches.of_pair(0), left[:8, :8], right[:8, :8])) == 0
 
 
 @pytest.mark.parametrize("name", ["compact", "xfeat", "alike-n", "aliked-n16", "sift"])
@@ -203,7 +203,7 @@ def test_real_pictures_whatever_the_extractor(shared, name):
         for side in (picture[:, :960], picture[:, whole : whole + 960])
     )
     matches = matcher.match_images(left, right)
-    measured, _ = aligned_matches(matches, left, right)
+    measured = aligned_matches(matches, left, right)
     disparity = (measured.keypoints0 - measured.keypoints1)[:, 0]
     assert len(measured) > 0.7 * len(matches) > 70
     assert float((disparity - 8.5).abs().median()) <= 0.03
@@ -222,7 +222,7 @@ def test_depth_at_seven_metres_from_keypoints_half_a_pixel_off(picture):
     )
     p0 = np.array([[focal, 0, 160, 0], [0, focal, 120, 0], [0, 0, 1, 0]])
     p1 = p0 - [[0, 0, 0, focal * 0.1], [0] * 4, [0] * 4]
-    measured, _ = aligned_matches(matches, left, right)
+    measured = aligned_matches(matches, left, right)
     cloud, _ = sparse_points(measured, p0, p1, max_row_difference=2, min_disparity=1)
     assert len(cloud) > 0.9 * count
     assert np.median(np.abs(cloud[:, 2] / 7.0 - 1)) < 0.004

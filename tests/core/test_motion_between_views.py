@@ -66,6 +66,73 @@ def test_relative_pose_through_any_lens(lens):
     assert found.inliers[~wrong].all() and found.inliers[wrong].mean() < 0.1
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_of_a_plane_the_right_motion_or_none(seed):
+    # A plane has two motions; often both have it in front of both cameras.
+    random = np.random.default_rng(seed)
+    camera, normal = Camera(K), np.array([*random.normal(0, 0.4, 2), 1.0])
+    rays = np.column_stack([random.uniform(-0.6, 0.6, (100, 2)) * (1, 0.75), np.ones(100)])
+    points = rays * (5 / (rays @ normal))[:, None]
+    step = Pose(exp_so3(random.normal(0, 0.05, 3)), random.normal(0, 0.3, 3))
+    pixels = [seen(p, camera) + random.normal(0, 0.3, (100, 2)) for p in (points, step.inverse().apply(points))]
+    try:
+        found = relative_pose(matches_of(*pixels), camera)
+    except PoseError as error:
+        assert "two motions" in str(error) or "where to" in str(error)
+    else:
+        direction = step.translation / np.linalg.norm(step.translation)
+        assert np.arccos(found.pose.translation @ direction) < 6 * np.sqrt(np.trace(found.covariance[:3, :3]))
+    # A few points off the plane tell the two apart.
+    points[::5] *= random.uniform(0.6, 0.9, (20, 1))
+    pixels = [seen(p, camera) + random.normal(0, 0.1, (100, 2)) for p in (points, step.inverse().apply(points))]
+    found = relative_pose(matches_of(*pixels), camera)
+    assert np.degrees((found.pose.inverse() @ step).angle) < 0.5
+
+
+@pytest.mark.parametrize("width", [0.1, 0.4])
+@pytest.mark.parametrize("shift", [0.0, 0.03, 0.3])
+def test_a_step_before_a_plane_is_no_certain_turn(width, shift):
+    # What faces the camera moves by a step nearly as by a turn, the more so the less of it is seen.
+    turn, off = exp_so3(np.array([0.01, 0.02, 0])), []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        points = np.column_stack([random.uniform(-width, width, (100, 2)) * (5, 4), np.full(100, 5.0)])
+        views = (points, points @ turn.T + (shift, 0, 0))
+        pixels = [seen(p, Camera(K)) + random.normal(0, 0.3, (100, 2)) for p in views]
+        try:
+            found = relative_pose(matches_of(*pixels), Camera(K))
+        except PoseError:
+            continue
+        error = (found.pose @ Pose(turn)).change_to(Pose())[3:]
+        off.append(error @ np.linalg.solve(found.covariance[3:, 3:], error) / 3)
+        assert shift or np.degrees(np.sqrt(np.trace(found.covariance[3:, 3:]))) < 0.3 / width
+    assert np.mean(off or 0) < 4
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("slope", [(1, 0.5, 0), (1, 0.5, 1), (0, 0, 0)], ids=["flat", "deep", "one place"])
+def test_matches_on_one_line_are_no_pose(slope, noise):
+    # Turned about the line, everything looks the same: the residuals are small, and what they say of the pose is wrong.
+    random = np.random.default_rng(4)
+    points, camera = random.uniform(-1, 1, (60, 1)) * slope + (0, 0, 5), Camera(K)
+    moved = STEP.inverse().apply(points)
+    pixels0, pixels1 = (seen(p, camera) + random.normal(0, noise, (60, 2)) for p in (points, moved))
+    with pytest.raises(PoseError, match=r"one line|agree on one motion"):
+        relative_pose(matches_of(pixels0, pixels1), camera)
+    near = np.linspace(0, 1, 60) < 0.7
+    views = [
+        Observation((pixels - K[:2, 2]) / K[[0, 1], [0, 1]], 1 / p[:, 2], np.full(60, 1e-4), 500.0)
+        for pixels, p in ((pixels0, points), (pixels1, moved))
+    ]
+    with pytest.raises(PoseError, match=r"one line|agree on one motion|say nothing"):
+        metric_pose(*views)
+    # With some matches beside the line there is one.
+    points[~near] = scene(random, 60)[~near]
+    pixels0, pixels1 = (seen(p, camera) for p in (points, STEP.inverse().apply(points)))
+    found = relative_pose(matches_of(pixels0, pixels1), camera)
+    assert np.degrees((found.pose.inverse() @ STEP).angle) < 0.1
+
+
 @pytest.mark.parametrize("share", [1.0, 0.2])
 def test_relative_poses_are_as_uncertain_as_they_say(share):
     """Also of a fifth of the step, which moves points by some 5 pixels of which half a pixel is noise."""
@@ -227,3 +294,13 @@ def test_metric_poses_that_cannot_be_are_named():
     broken.rays[0], broken.inverse_depth[1], broken.inverse_depth[2] = np.nan, np.inf, -1
     found = metric_pose(broken, broken)
     assert np.isfinite(found.pose.matrix).all() and not found.inliers[:3].any()
+
+
+def test_a_matrix_is_a_camera_without_distortion():
+    points, camera = scene(np.random.default_rng(1), 100), Camera(K)
+    matches = matches_of(seen(points, camera), seen(STEP.inverse().apply(points), camera))
+    expected = relative_pose(matches, camera).pose
+    for given in ((K,), (K, K)):
+        assert np.array_equal(relative_pose(matches, *given).pose.matrix, expected.matrix)
+    with pytest.raises(ShapeError, match="3 x 3"):
+        relative_pose(matches, [500.0, 495.0, 320.0, 240.0])
