@@ -27,7 +27,7 @@ def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
     Args:
         image: an array ``H x W x 3``, ``H x W`` (grey) or ``B x H x W x 3``, or a tensor ``B x 3 x H x W`` or
             ``3 x H x W`` (``1`` channel is repeated), uint8 or floating point with values in [0, 1]; a PIL image of
-            any mode (alpha is left out, 16 bits become 8 as those of files do); or the path of a file.
+            any mode (alpha is left out, 16 bits and floats become 8 as those of files do); or the path of a file.
 
     Raises:
         ImageError: any other type or shape, an empty image, an unreadable file, or values that are not finite or not
@@ -45,8 +45,9 @@ def as_image_batch(image: Any, device: torch.device | str = "cpu") -> Tensor:
         raise ImageError(
             "an image must be one array, tensor or path, got several; stack images of one size into a batch"
         )
+    hint = "; PIL.Image.open makes an image of an open file" if hasattr(image, "read") else ""
     raise ImageError(
-        f"an image must be a numpy array, a torch tensor, a PIL image or a path, got {type(image).__name__}"
+        f"an image must be a numpy array, a torch tensor, a PIL image or a path, got {type(image).__name__}{hint}"
     )
 
 
@@ -81,7 +82,7 @@ def _from_pil(image: Any) -> np.ndarray:
     if image.mode.startswith("I;16"):
         return to_8_bit(np.asarray(image).astype(np.uint16), FULL_SCALE_16, None, "16-bit images")
     if image.mode == "F":
-        return np.asarray(image)
+        return to_8_bit(np.asarray(image), 1.0, None, "images of floats")
     if image.mode == "I":
         raise ImageError("a PIL image of mode I (32 bits) has no scale; make a float array in [0, 1] of it")
     return np.asarray(image.convert("RGB"))
@@ -93,14 +94,16 @@ def as_mask_batch(mask: Any, images: Tensor) -> Tensor:
     Raises:
         ImageError: the mask's size is not that of the images.
     """
-    tensor = torch.as_tensor(np.array(mask, order="C") if isinstance(mask, np.ndarray) or is_pil(mask) else mask)
-    if tensor.ndim == 2:
-        tensor = tensor[None].expand(images.shape[0], -1, -1)
-    if tensor.ndim != 3 or tensor.shape != (images.shape[0], *images.shape[-2:]):
-        raise ImageError(
-            f"mask is {tuple(tensor.shape)}, expected height x width {tuple(images.shape[-2:])} of the image it masks"
-        )
-    return (tensor != 0).to(images.device)
+    if isinstance(mask, str | bytes | os.PathLike):
+        raise ImageError(f"a mask must be an array or a tensor, got {mask!r}; io.masks.read_mask reads one of a file")
+    # Compared here: torch does not take every type of array.
+    wanted = mask != 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(np.asarray(mask) != 0, order="C"))
+    given = tuple(wanted.shape)
+    if wanted.ndim == 2:
+        wanted = wanted[None].expand(images.shape[0], -1, -1)
+    if wanted.shape != (images.shape[0], *images.shape[-2:]):
+        raise ImageError(f"mask is {given}, expected height x width {tuple(images.shape[-2:])} of the image it masks")
+    return wanted.to(images.device)
 
 
 def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
@@ -116,24 +119,28 @@ def _from_array(image: np.ndarray, device: torch.device | str) -> Tensor:
     if image.ndim == 3:
         image = image[None]
     if image.ndim != 4 or image.shape[-1] not in (1, 3):
-        hint = "; leave out alpha: image[..., :3]" if shape[-1] == 4 else ""
+        hint = "; leave out alpha: image[..., :3]" if shape[-1:] == (4,) else ""
         if len(shape) == 3 and shape[0] in (1, 3):
             hint = "; channels come last in arrays: image.transpose(1, 2, 0), or give torch.from_numpy(image)"
         raise ImageError(f"a numpy image must be H x W, H x W x 3 or B x H x W x 3, got {shape}{hint}")
     if 0 in image.shape:
         raise ImageError(f"the image is empty: {shape}")
+    # torch takes neither foreign byte orders nor long doubles.
+    if image.dtype != np.uint8 and image.dtype not in (np.float16, np.float32, np.float64):
+        image = image.astype(np.float32)
     # torch warns of read-only arrays, which buffers of messages and files are.
     array = np.ascontiguousarray(image) if image.flags.writeable else np.array(image, order="C")
     # uint8 travels to the device and is converted there: a quarter of the bytes.
-    batch = _sent(
-        torch.from_numpy(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), device
-    )
-    return _finished(batch.permute(0, 3, 1, 2), torch.contiguous_format)
+    return _finished(_sent(torch.from_numpy(array), device).permute(0, 3, 1, 2), torch.contiguous_format)
 
 
 def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
     if not image.is_floating_point() and image.dtype != torch.uint8:
         raise ImageError(f"an image tensor must be uint8 or floating point in [0, 1], got {image.dtype}")
+    if image.layout is not torch.strided or image.is_nested or image.is_meta:
+        layout = "nested" if image.is_nested else f"of layout {image.layout}"
+        what = "on the meta device, without values" if image.is_meta else layout
+        raise ImageError(f"an image tensor must be dense, with values; this one is {what}")
     shape = tuple(image.shape)
     if image.ndim == 3:
         image = image[None]
@@ -149,9 +156,6 @@ def _from_tensor(image: Tensor, device: torch.device | str) -> Tensor:
         raise ImageError(f"an image tensor must be B x 3 x H x W (or 3 x H x W), got {shape}{hint}")
     if 0 in image.shape:
         raise ImageError(f"the image is empty: {tuple(image.shape)}")
-    if image.layout is not torch.strided or image.is_meta:
-        what = "on the meta device, without values" if image.is_meta else f"of layout {image.layout}"
-        raise ImageError(f"an image tensor must be dense, with values; this one is {what}")
     return _finished(_sent(image, device), torch.preserve_format)
 
 

@@ -81,6 +81,11 @@ class Features:
         return self.valid.sum(dim=1)
 
     @property
+    def real(self) -> Tensor:
+        """``B x N`` bool: ``valid``, also where that is ``None``."""
+        return torch.ones_like(self.scores, dtype=torch.bool) if self.valid is None else self.valid
+
+    @property
     def size_wh(self) -> tuple[int, int]:
         """``(width, height)`` in pixels: the order of COLMAP, hloc and PIL."""
         return self.image_size[1], self.image_size[0]
@@ -128,9 +133,12 @@ class Features:
         """
         if self.valid is None:
             return self
-        fewest, most = torch.stack(torch.aminmax(self.counts)).tolist()
-        rows: dict[str, Any] = {k: t[:, :most] for k, t in self.tensors().items() if k != "valid"}
-        return replace(self, valid=self.valid[:, :most] if fewest < most else None, **rows)
+        return self.first_rows(*torch.stack(torch.aminmax(self.counts)).tolist())
+
+    def first_rows(self, fewest: int, most: int) -> Features:
+        """Return the features :meth:`trimmed`, where it is known how many are real of each image at least and most."""
+        rows: dict[str, Any] = {name: t[:, :most] for name, t in self.tensors().items()}
+        return replace(self, **rows if fewest < most else {**rows, "valid": None})
 
     def to(self, device: torch.device | str) -> Features:
         """Return the same features on another device."""
@@ -166,18 +174,13 @@ class Features:
             out[:, : t.shape[1]] = t
             return out
 
-        def valid_of(item: Features) -> Tensor:
-            if item.valid is not None:
-                return item.valid
-            return torch.ones(item.keypoints.shape[:2], dtype=torch.bool, device=item.device)
-
         stacked: dict[str, Any] = {}
         for name in names:
             parts = [getattr(item, name) for item in items]
             if len({p.shape[2:] for p in parts}) != 1:
                 raise ShapeError(f"cannot stack {name} of dimensions {sorted({p.shape[-1] for p in parts})}")
             stacked[name] = torch.cat([pad(p) for p in parts])
-        valid = torch.cat([pad(valid_of(item)) for item in items]) if ragged else None
+        valid = torch.cat([pad(item.real) for item in items]) if ragged else None
         return Features(image_size=items[0].image_size, valid=valid, made_by=items[0].made_by, **stacked)
 
 
@@ -264,6 +267,9 @@ class Matches:
             raise TypeError(f"matches are chosen by a mask, indices or a slice, got {type(keep).__name__}{hint}")
         if isinstance(keep, list | tuple) and not keep:
             keep = np.zeros(0, np.int64)
+        if isinstance(keep, np.ndarray):
+            # torch takes neither reversed ones nor foreign byte orders.
+            keep = np.array(keep, keep.dtype.newbyteorder("="))
         rows = torch.as_tensor(keep, device=device)
         if rows.ndim != 1 or rows.is_floating_point() or rows.is_complex():
             raise TypeError(f"a mask or indices of matches are one row of bool or integers, got {keep!r:.80}")

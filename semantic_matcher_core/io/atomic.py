@@ -35,8 +35,16 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OutputError) or elsewhere or not is_write_failure(error):
             raise
         raise output_error(path, error) from error
+    except Exception as error:
+        # What torch and safetensors make of a full disk; neither says which error of the system it was.
+        if not any(words in str(error) for words in _FAILED_WRITERS):
+            raise
+        raise OutputError(f"cannot write {path}: the disk is full, or it cannot be written to ({error})") from error
     finally:
         remove(temporary)
+
+
+_FAILED_WRITERS = ("inline_container.cc", "PytorchStreamWriter", "Error while serializing: I/O error")
 
 
 def temporary_name(path: Path) -> Path:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +15,7 @@ from semantic_matcher_core.io import bag_mcap, bag_ros1, bag_sqlite
 from semantic_matcher_core.io.bag_part import Part, Report
 from semantic_matcher_core.io.images import natural_key
 from semantic_matcher_core.io.messages import import_for_bags
+from semantic_matcher_core.io.notices import say_once
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _COMPRESSED_SUFFIXES = (".zstd", ".zst")
@@ -26,7 +25,6 @@ _KINDS = (
     "an MCAP file, a rosbag2 sqlite3 file (.db3), a ROS 1 .bag, one of these compressed with zstd, or a folder of them"
 )
 _COPY_BYTES = 1 << 22
-_log = logging.getLogger(__name__)
 
 
 def bag_files(path: Path, report: Report) -> tuple[list[Path], dict[str, int]]:
@@ -55,7 +53,7 @@ def bag_files(path: Path, report: Report) -> tuple[list[Path], dict[str, int]]:
         if missing := [file.name for file in named if file not in there]:
             report(f"of the files that its {_METADATA} names, these are missing: {', '.join(missing)}")
         if others := [file.name for file in files if file not in there]:
-            _say(f"bag {path}: its {_METADATA} does not name these files, which are not read: {', '.join(others)}")
+            say_once(f"bag {path}: its {_METADATA} does not name these files, which are not read: {', '.join(others)}")
         return there, counts
     if not files:
         names = ", ".join(file.name for file in named)
@@ -70,14 +68,8 @@ def bag_files(path: Path, report: Report) -> tuple[list[Path], dict[str, int]]:
         if named
         else f"it has no {_METADATA} that can be read (the recorder did not finish?)"
     )
-    _say(f"bag {path}: {reason}; its files are read as they are")
+    say_once(f"bag {path}: {reason}; its files are read as they are")
     return files, counts
-
-
-@lru_cache(maxsize=256)
-def _say(text: str) -> None:
-    # Once, although a bag is opened several times.
-    _log.warning(text)
 
 
 def open_part(file: Path, scratch: Path, report: Report) -> Part:

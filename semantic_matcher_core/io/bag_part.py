@@ -42,6 +42,10 @@ class Part(ABC):
     start_ns: int = 0
     end_ns: int = 0
 
+    def count(self, topic: str) -> int:
+        """Return the number of messages on a topic, as the file counts them."""
+        return sum(count for channel, count in self.counts.items() if channel.topic == topic)
+
     @abstractmethod
     def messages(self, topics: Collection[str]) -> Iterator[tuple[Channel, int, Any]]:
         """Return (channel, time of recording, data) of these topics in the order of their recording."""

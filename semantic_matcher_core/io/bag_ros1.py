@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from semantic_matcher_core.errors import BagError
-from semantic_matcher_core.io.bag_part import Channel, Part, Report, plural
+from semantic_matcher_core.io.bag_part import Channel, Part, Report
 from semantic_matcher_core.io.bag_ros1_rest import Ros1RestPart
 from semantic_matcher_core.io.messages import import_rosbags
 
@@ -75,13 +75,12 @@ class Ros1Part(Part):
         wanted = [c for c in self._reader.connections if c.topic in topics]
         if not wanted:
             return
-        last, given, read = -1, Counter[str](), Counter[str]()
+        last, given = -1, Counter[str]()
         try:
             for connection, stamp, data in self._reader.messages(connections=wanted):
                 given = given if stamp == last else Counter()
                 last = stamp
                 given[connection.topic] += 1
-                read[connection.topic] += 1
                 yield self._channels[connection.id], stamp, data
             return
         except Exception:  # noqa: BLE001 - whatever rosbags, bz2 or lz4 raise for damaged bytes
@@ -89,11 +88,6 @@ class Ros1Part(Part):
         # From where it stopped.
         for channel, stamp, data in self._rest.messages(topics):
             if stamp > last or (stamp == last and given[channel.topic] <= 0):
-                read[channel.topic] += 1
                 yield channel, stamp, data
             elif stamp == last:
                 given[channel.topic] -= 1
-        for topic in sorted({connection.topic for connection in wanted}):
-            expected = sum(count for channel, count in self.counts.items() if channel.topic == topic)
-            if read[topic] < expected:
-                self._report(f"it counts {plural(expected, 'message')} on {topic}, of which {read[topic]} can be read")

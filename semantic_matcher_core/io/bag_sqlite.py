@@ -69,16 +69,8 @@ class SqlitePart(Part):
 
     def messages(self, topics: Collection[str]) -> Iterator[tuple[Channel, int, Any]]:
         wanted = {number: channel for number, channel in self._channels.items() if channel.topic in topics}
-        read: Counter[Channel] = Counter()
         for number, stamp, data in self._rows(wanted):
-            read[wanted[number]] += 1
             yield wanted[number], stamp, data
-        for channel in set(wanted.values()):
-            if read[channel] < self.counts[channel]:
-                self._report(
-                    f"{self._path.name} counts {plural(self.counts[channel], 'message')} on {channel.topic}, "
-                    f"of which {read[channel]} can be read"
-                )
 
     def _rows(self, wanted: Collection[int]) -> Iterator[tuple[int, int, bytes]]:
         """Yield (topic, time, data) of some topics in order of time."""

@@ -8,7 +8,7 @@ import importlib.metadata
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from semantic_matcher_core.errors import BagError, ImageError
+from semantic_matcher_core.errors import BagError, ImageError, did_you_mean
 from semantic_matcher_core.io.bag_files import bag_files, is_missing, open_part, unpack_message
 from semantic_matcher_core.io.bag_part import Channel, Part, plural
 from semantic_matcher_core.io.depth_messages import depth_of
-from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
+from semantic_matcher_core.io.image_messages import compressed_to_rgb, image_to_rgb
 from semantic_matcher_core.io.messages import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -145,7 +145,6 @@ def load_libraries() -> None:
         MissingPackageError: it is not installed.
     """
     typestore()
-    conversion_library()
     for module in ("rosbag1", "rosbag2", "serde.primitives", "typesys"):
         import_rosbags(module)
     for module in ("mcap.data_stream", "mcap.records", "mcap.stream_reader", "zstandard", "lz4.frame"):
@@ -179,6 +178,7 @@ class BagReader:
         self.problems: list[str] = []
         self._tell = report or _log.warning
         self._parts: list[Part] | None = None
+        self._names: dict[Part, str] = {}
         self._counted: dict[str, int] = {}
         self._stack = contextlib.ExitStack()
         self._stores: dict[str, Typestore] = {}
@@ -203,6 +203,7 @@ class BagReader:
                         self._report(f"{error}; this file of it is left out")
                     else:
                         stack.callback(parts[-1].close)
+                        self._names[parts[-1]] = file.name if len(files) > 1 else "it"
             except BagError as error:
                 raise self._failed(error) from error
             if self.problems and not any(part.counts for part in parts):
@@ -211,7 +212,7 @@ class BagReader:
             self._stack = stack.pop_all()
         self._parts = sorted(parts, key=lambda part: part.start_ns)
         for name, expected in self._counted.items():
-            found = sum(count for part in parts for channel, count in part.counts.items() if channel.topic == name)
+            found = sum(part.count(name) for part in parts)
             if found < expected:
                 self._report(f"its metadata.yaml counts {plural(expected, 'message')} on {name}, its files {found}")
         return self
@@ -256,7 +257,8 @@ class BagReader:
         for name in names:
             topic = by_name.get(name) or by_name.get(f"/{name}")
             if topic is None:
-                raise BagError(f"{self.path} has no topic {name!r}; {self.describe_topics()}")
+                hint = did_you_mean(f"/{name.lstrip('/')}", by_name.keys())
+                raise BagError(f"{self.path} has no topic {name!r}; {hint}{' ' * bool(hint)}{self.describe_topics()}")
             if not topic.is_image:
                 raise BagError(f"topic {topic.name} of {self.path} carries {topic.kind}; {self.describe_topics()}")
             if topic.count == 0:
@@ -349,7 +351,7 @@ class BagReader:
         wanted = frozenset(topics)
         parts = self._open_parts()
         in_sequence = all(first.end_ns <= second.start_ns for first, second in pairwise(parts))
-        sources = (part.messages(wanted) for part in parts)
+        sources = (self._counted_messages(part, wanted) for part in parts)
         # Files of a split bag follow each other; those that overlap in time are read side by side.
         merged = (
             (item for source in sources for item in source)
@@ -360,6 +362,16 @@ class BagReader:
             yield from merged
         except BagError as error:
             raise self._failed(error) from error
+
+    def _counted_messages(self, part: Part, topics: Collection[str]) -> Iterator[tuple[Channel, int, Any]]:
+        read: Counter[str] = Counter()
+        for item in part.messages(topics):
+            read[item[0].topic] += 1
+            yield item
+        for topic in sorted(topics):
+            if read[topic] < (count := part.count(topic)):
+                name = self._names[part]
+                self._report(f"{name} counts {plural(count, 'message')} on {topic}, of which {read[topic]} can be read")
 
     def _deserialize(self, channel: Channel, data: Any) -> Any:
         if channel.encoding not in _ENCODINGS:

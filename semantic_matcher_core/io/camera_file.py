@@ -68,10 +68,11 @@ def read_camera_info(path: str | Path, camera: str = "") -> SimpleNamespace:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ConfigError(
             f"{path} is no calibration file: expected the YAML of camera_calibration or OpenCV (image_width, "
             "image_height, camera_matrix, distortion_model, distortion_coefficients, projection_matrix), or of EuRoC "
-            f"or Kalibr (resolution, camera_model, intrinsics, distortion_model, distortion_coeffs): {error!r}"
+            f"or Kalibr (resolution, camera_model, intrinsics, distortion_model, distortion_coeffs): {reason}"
         ) from error
 
 
@@ -113,6 +114,8 @@ _Loader.add_constructor("tag:yaml.org,2002:opencv-matrix", _matrix_of_opencv)
 
 
 def _chosen(content: Any, camera: str) -> Any:
+    if not isinstance(content, dict):
+        raise TypeError("it holds no names with values")
     chain = _chain(content)
     if not camera and not chain:
         return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ import numpy as np
 from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io import jpeg
 
-# Beyond it nothing here could work with the image; headers that say more are damaged or hostile.
+# Beyond it nothing here could work with the image.
 MAX_PIXELS = 2**28
-# What a byte can hold at the most: deflate makes 1032 of one, baseline JPEG needs 2 bits for a block of 64.
-_MOST_PIXELS_PER_BYTE = 2048
+# What a byte can hold at the most: deflate makes 1032 of one, each 8 pixels of 1 bit; JPEG needs 2 bits for 64 pixels.
+_MOST_PIXELS_PER_BYTE = 8256
 _SPARE_PIXELS = 2**20
 _PNG = b"\x89PNG\r\n\x1a\n"
+# What OpenCV's log level was, and the threads that want it silent now.
+_quieting, _levels, _quieted = threading.Lock(), [0], list[int]()
 
 
 def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.ndarray:
@@ -43,12 +46,11 @@ def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.n
         raise ImageError(f"{name} is a JPEG cut short ({len(view)} bytes, no end marker)")
     size = _stated_size(view)
     if size is not None:
-        pixels = size[0] * size[1]
-        if pixels > min(MAX_PIXELS, _MOST_PIXELS_PER_BYTE * len(view) + _SPARE_PIXELS):
-            raise ImageError(
-                f"{name} says that it has {size[0]} x {size[1]} pixels, too many for its {len(view)} bytes "
-                f"or for any use (at most {MAX_PIXELS}); its header is damaged"
-            )
+        says = f"{name} says that it has {size[0]} x {size[1]} pixels, "
+        if size[0] * size[1] > _MOST_PIXELS_PER_BYTE * len(view) + _SPARE_PIXELS:
+            raise ImageError(f"{says}too many for its {len(view)} bytes; its header is damaged")
+        if size[0] * size[1] > MAX_PIXELS:
+            raise ImageError(f"{says}and at most {MAX_PIXELS} are taken; make it smaller first")
     if is_jpeg and (picture := jpeg.decode_jpeg(view, name, grey=flags == cv2.IMREAD_UNCHANGED)) is not None:
         return picture
     if bytes(view[:8]) == _PNG and (trouble := _png_trouble(view)):
@@ -59,7 +61,24 @@ def decode(data: bytes | memoryview | np.ndarray, flags: int, name: str) -> np.n
         except (cv2.error, MemoryError) as error:
             raise ImageError(f"{name} cannot be decoded: {_reason(error)}") from error
         if image is None:
-            raise ImageError(f"{name} {_what_it_is(array)}")
+            image = _of_floats(array, name)
+    return image
+
+
+def _of_floats(array: np.ndarray, name: str) -> np.ndarray:
+    # OpenCV makes no colours of grey floats, nor of any of 64 bits.
+    try:
+        image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ImageError(f"{name} {_what_it_is(array)}")
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if image.dtype not in (np.float32, np.float64) or channels not in (1, 3, 4):
+        raise ImageError(
+            f"{name} is an image of {channels} x {image.dtype} a pixel; taken are 1, 3 or 4 channels of 8 or 16 bits "
+            "or of floats: convert it first"
+        )
     return image
 
 
@@ -70,25 +89,22 @@ def _quiet() -> Iterator[None]:
     if not hasattr(logging, "setLogLevel"):
         yield
         return
-    level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    # The level is the process's: of several threads the first keeps what it was, and the last brings it back.
+    with _quieting:
+        if not _quieted:
+            _levels[:] = [logging.getLogLevel()]
+            logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+        _quieted.append(threading.get_ident())
     try:
         yield
     finally:
-        logging.setLogLevel(level)
+        with _quieting:
+            _quieted.pop()
+            if not _quieted:
+                logging.setLogLevel(_levels[0])
 
 
 def _what_it_is(array: np.ndarray) -> str:
-    try:
-        image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is not None:
-        channels = 1 if image.ndim == 2 else image.shape[2]
-        return (
-            f"is an image of {channels} x {image.dtype} a pixel; taken are 1, 3 or 4 channels of 8 or 16 bits: "
-            "convert it first"
-        )
     start = array[:512].tobytes()
     for kind, is_it in _KINDS.items():
         if is_it(start):
@@ -112,14 +128,21 @@ _KINDS: dict[str, Callable[[bytes], bool]] = {
     "an AVIF picture that is not decoded here, or damaged: convert it to JPEG or PNG first": lambda data: (
         data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis")
     ),
-    "a video or a piece of one, no picture: `semantic-matcher video` takes video files": lambda data: (
-        data[4:8] == b"ftyp" or data.startswith((b"\x1aE\xdf\xa3", b"\0\0\0\1g", b"\0\0\0\1@", b"\0\0\1g"))
+    "a video or a piece of one, no picture: `semantic-matcher video` takes video files, and image_transport's "
+    "`republish` makes pictures of a topic": lambda data: (
+        # Any part of H.264 and H.265, which begin with a start code (an icon, with 0, 0, 1, 0), and of AV1.
+        data[4:8] == b"ftyp"
+        or data.startswith((b"\x1aE\xdf\xa3", b"\0\0\0\1", b"\x12\0"))
+        or (data[:3] == b"\0\0\1" and data[3:4] != b"\0")
     ),
     "a JPEG XL picture, which is not decoded here: convert it to JPEG or PNG first": lambda data: data.startswith(
         (b"\xff\x0a", b"\0\0\0\x0cJXL ")
     ),
     "a JPEG, but damaged, or of a kind that is not decoded here (lossless, 12 bits)": lambda data: data.startswith(
         b"\xff\xd8\xff"
+    ),
+    "an OpenEXR picture, which is not decoded here: convert it to a float TIFF, or to PNG": lambda data: (
+        data.startswith(b"v/1\x01")
     ),
     "a PNG, but damaged or cut short": lambda data: data.startswith(_PNG),
     "a WebP, but damaged or cut short": lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP",
@@ -139,7 +162,10 @@ _KINDS: dict[str, Callable[[bytes], bool]] = {
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    # Of OpenCV's assertions the condition alone, without its source file.
+    lines = str(getattr(error, "err", error)).strip().splitlines()
+    if lines and "CV_IO_MAX_IMAGE" in lines[-1]:
+        return "its header says that it is larger than any picture that is read"
     return lines[-1] if lines else type(error).__name__
 
 

@@ -29,7 +29,9 @@ class Exif:
 
 
 def read_exif(data: bytes | memoryview) -> Exif:
-    """Read EXIF of an encoded JPEG, PNG or WebP; empty where it is damaged or missing."""
+    """Read EXIF of an encoded JPEG, PNG or WebP, and how an AVIF lies; empty where it is damaged or missing."""
+    if bytes(data[4:12]) in (b"ftypavif", b"ftypavis"):
+        return Exif(_orientation_of_avif(bytes(data)))
     block = _block(memoryview(data))
     if block is None:
         return Exif()
@@ -95,6 +97,21 @@ def _block(data: memoryview) -> memoryview | None:
     if bytes(data[:4]) == b"RIFF" and bytes(data[8:12]) == b"WEBP":
         return _in_chunks(data, 12, "<", b"EXIF", length_first=False)
     return None
+
+
+def _orientation_of_avif(data: bytes) -> int:
+    """Return the orientation that the boxes irot and imir say (ISO 23008-12, 6.5.10 and 6.5.12), which stand in for
+    EXIF's there: turn first, then mirror.
+    """
+    start = data.find(b"ipco")
+    # The size before a box's name is that of both and of what is in it.
+    boxes = data[start : start - 4 + int.from_bytes(data[start - 4 : start], "big")]
+    turn, mirror = boxes.find(b"irot"), boxes.find(b"imir")
+    quarters = boxes[turn + 4] & 3 if 0 <= turn < len(boxes) - 4 else 0
+    if not 0 <= mirror < len(boxes) - 4:
+        return (1, 8, 3, 6)[quarters]
+    # Axis 0 exchanges top and bottom, 1 left and right.
+    return ((4, 5, 2, 7), (2, 7, 4, 5))[boxes[mirror + 4] & 1][quarters]
 
 
 def _in_chunks(data: memoryview, start: int, order: str, name: bytes, *, length_first: bool) -> memoryview | None:

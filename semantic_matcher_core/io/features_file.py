@@ -6,6 +6,7 @@ Layout: one group per image, named by its key (``/`` makes nested groups), with
     - ``descriptors``: ``D x N`` float32 (or float16), one *column* per keypoint: hloc's orientation;
     - ``reasoned``, ``semantic``: ``F x N``, where a reasoner made them;
     - ``scales``, ``orientations``: ``N`` float32, pixels and radians, where the extractor has them (SIFT);
+    - ``turn``: ``N`` int64, degrees, where the image was looked at more than once (``matching.turns``);
     - ``image_size``: (width, height) in pixels;
     - the attribute ``made_by``, where that is known: what only features of the same name are matched with.
 Beside the images a file may hold arrays of other kinds, in a group of their own each, named with a leading ``@``.
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 FORMAT = "semantic_matcher features"
 VERSION = 1
 _DESCRIPTORS = ("descriptors", "reasoned", "semantic")
-_SHAPES = ("scales", "orientations")
+_PER_KEYPOINT = {"scales": np.float32, "orientations": np.float32, "turn": np.int64}
 
 
 class FeaturesFileError(SemanticMatcherError, ValueError):
@@ -89,10 +90,10 @@ class FeaturesWriter(Hdf5Writer):
                 tensor = getattr(features, name)
                 if tensor is not None:
                     group[name] = _array(tensor[0], self._dtype).T
-            for name in _SHAPES:
+            for name, dtype in _PER_KEYPOINT.items():
                 tensor = getattr(features, name)
                 if tensor is not None:
-                    group[name] = _array(tensor[0], np.float32)
+                    group[name] = _array(tensor[0], dtype)
             group["image_size"] = np.array([width, height], np.int64)
             if features.made_by:
                 group.attrs["made_by"] = features.made_by
@@ -172,7 +173,7 @@ class FeaturesReader:
             width, height = (int(v) for v in group["image_size"][:])
             scores = _tensor(group["scores"]) if "scores" in group else torch.ones(len(keypoints))
             described = {name: _tensor(group[name]).T.contiguous()[None] for name in _DESCRIPTORS if name in group}
-            shapes = {name: _tensor(group[name])[None] for name in _SHAPES if name in group}
+            shapes = {name: _tensor(group[name], kind)[None] for name, kind in _PER_KEYPOINT.items() if name in group}
             size, maker = (height, width), str(group.attrs.get("made_by", ""))
             return Features(keypoints[None], scores[None], image_size=size, made_by=maker, **described, **shapes)
         except (KeyError, TypeError, ValueError, OSError) as error:
@@ -224,5 +225,5 @@ def _array(tensor: Tensor, dtype: Any) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().float().cpu().numpy(), dtype=dtype)
 
 
-def _tensor(dataset: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(dataset[:], dtype=np.float32))
+def _tensor(dataset: Any, dtype: Any = np.float32) -> Tensor:
+    return torch.from_numpy(np.asarray(dataset[:], dtype=dtype))

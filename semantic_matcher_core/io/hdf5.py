@@ -6,9 +6,10 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import h5py
+from typing_extensions import Self
 
 from semantic_matcher_core.errors import OutputError
 from semantic_matcher_core.io.atomic import atomic_output, check_output, output_error

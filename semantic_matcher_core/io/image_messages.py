@@ -1,10 +1,7 @@
 """sensor_msgs/Image and CompressedImage, made into the RGB or grey arrays that the core takes.
 
 Any object with the message's fields will do: an rclpy message, one that rosbags read, or a dataclass. Nothing of ROS
-is needed; colours are converted by ``cv_bridge`` where that works, by ``rosbags.image`` elsewhere. Neither is given
-what it handles differently or not at all, so that both give the same pixels: padded rows (rosbags.image ignores the
-step) and byte order, YUV (what cv_bridge knows depends on its version), and the way from 16-bit or float values to 8
-bits (one truncates, the other rounds, and a generic ``16UC1`` wraps around).
+is needed, cv_bridge included: OpenCV converts the colours, so that the pixels are the same everywhere.
 
 How 16-bit and float images become 8-bit: see :mod:`semantic_matcher_core.io.intensity`. The usual scales:
 
@@ -21,23 +18,15 @@ In ``32FC1``, NaN and -inf (no measurement, too close: REP 117) become 0, and +i
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError, ImageError, MissingPackageError
+from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.decoding import decode
 from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
-
-Converter = Callable[[np.ndarray, str, str], np.ndarray]
 
 _FULL_SCALE_DEPTH_MM = 10_000.0
 _FULL_SCALE_DEPTH_M = 10.0
@@ -50,49 +39,55 @@ class _Encoding:
     Attributes:
         dtype: type of one sample.
         samples: samples per pixel in a row.
-        target: encoding that the conversion library is asked for; "" where the samples are grey already.
-        source: encoding that the conversion library is told; "" for the message's own.
+        to_rgb: OpenCV's conversion to RGB; ``None`` where the samples are RGB or grey already.
         full_scale: value that becomes white; ``None`` for 8-bit samples.
-        yuv: OpenCV's conversion to RGB where the samples are YUV, else ``None``; the width is even then.
+        shared_chroma: two pixels of a row share their chroma; the width is even then.
         chroma_plane: chroma lies in a plane of half the height below the luma; the height is even then.
+        full_chroma: it lies there for every pixel, in rows of twice the width.
     """
 
     dtype: str
     samples: int
-    target: str = ""
-    source: str = ""
+    to_rgb: int | None = None
     full_scale: float | None = None
-    yuv: int | None = None
+    shared_chroma: bool = False
     chroma_plane: bool = False
+    full_chroma: bool = False
 
 
 def _encodings() -> dict[str, _Encoding]:
     mono8 = _Encoding("u1", 1)
     mono16 = _Encoding("u2", 1, full_scale=FULL_SCALE_16)
+    planes = replace(mono8, shared_chroma=True, chroma_plane=True)
     table = {
         "mono8": mono8,
         "8UC1": mono8,
-        # OpenCV's type names say nothing of colour; what sends them has the channels in OpenCV's order.
-        "8UC3": _Encoding("u1", 3, "rgb8", source="bgr8"),
-        "8UC4": _Encoding("u1", 4, "rgb8", source="bgra8"),
         "mono16": mono16,
         "16UC1": replace(mono16, full_scale=_FULL_SCALE_DEPTH_MM),
-        "16UC3": _Encoding("u2", 3, "rgb16", source="bgr16", full_scale=FULL_SCALE_16),
         "32FC1": _Encoding("f4", 1, full_scale=_FULL_SCALE_DEPTH_M),
-        "nv12": replace(mono8, yuv=cv2.COLOR_YUV2RGB_NV12, chroma_plane=True),
-        "nv21": replace(mono8, yuv=cv2.COLOR_YUV2RGB_NV21, chroma_plane=True),
-        "uyvy": _Encoding("u1", 2, yuv=cv2.COLOR_YUV2RGB_UYVY),
-        "yuyv": _Encoding("u1", 2, yuv=cv2.COLOR_YUV2RGB_YUY2),
+        "nv12": replace(planes, to_rgb=cv2.COLOR_YUV2RGB_NV12),
+        "nv21": replace(planes, to_rgb=cv2.COLOR_YUV2RGB_NV21),
+        "nv24": replace(mono8, to_rgb=cv2.COLOR_YUV2RGB_YUY2, full_chroma=True),
+        "uyvy": _Encoding("u1", 2, cv2.COLOR_YUV2RGB_UYVY, shared_chroma=True),
+        "yuyv": _Encoding("u1", 2, cv2.COLOR_YUV2RGB_YUY2, shared_chroma=True),
     }
-    for name, samples in {"rgb": 3, "bgr": 3, "rgba": 4, "bgra": 4}.items():
-        table[f"{name}8"] = _Encoding("u1", samples, "rgb8")
-        table[f"{name}16"] = _Encoding("u2", samples, "rgb16", full_scale=FULL_SCALE_16)
-    for pattern in ("rggb", "bggr", "gbrg", "grbg"):
-        table[f"bayer_{pattern}8"] = _Encoding("u1", 1, "rgb8")
-        table[f"bayer_{pattern}16"] = _Encoding("u2", 1, "rgb16", full_scale=FULL_SCALE_16)
-    table["yuv422"] = table["uyvy"]
-    table["yuv422_yuy2"] = table["yuyv"]
-    return table
+    orders = {
+        "rgb": (3, None),
+        "bgr": (3, cv2.COLOR_BGR2RGB),
+        "rgba": (4, cv2.COLOR_RGBA2RGB),
+        "bgra": (4, cv2.COLOR_BGRA2RGB),
+        # OpenCV names a pattern by the second and third pixel of its second row.
+        "bayer_rggb": (1, cv2.COLOR_BayerBG2RGB),
+        "bayer_bggr": (1, cv2.COLOR_BayerRG2RGB),
+        "bayer_gbrg": (1, cv2.COLOR_BayerGR2RGB),
+        "bayer_grbg": (1, cv2.COLOR_BayerGB2RGB),
+    }
+    for name, (samples, to_rgb) in orders.items():
+        table[f"{name}8"] = _Encoding("u1", samples, to_rgb)
+        table[f"{name}16"] = _Encoding("u2", samples, to_rgb, FULL_SCALE_16)
+    # OpenCV's type names say nothing of colour; what sends them has the channels in OpenCV's order.
+    names = {"8UC3": "bgr8", "8UC4": "bgra8", "16UC3": "bgr16", "yuv422": "uyvy", "yuv422_yuy2": "yuyv"}
+    return table | {name: table[same] for name, same in names.items()}
 
 
 _ENCODINGS = _encodings()
@@ -119,12 +114,10 @@ def image_to_rgb(message: Any, *, full_scale: float | None = None, copy: bool = 
         ImageError: unknown encoding, zero area, a step too small for a row, or a wrong amount of data.
         ConfigError: ``full_scale`` is not a positive number.
     """
-    encoding = _encoding_of(str(message.encoding))
-    samples = _samples(message, encoding, copy)
-    if encoding.yuv is not None:
-        return cv2.cvtColor(samples, encoding.yuv)
     name = str(message.encoding)
-    return _to_8_bit(_to_rgb(samples, name, encoding), name, encoding, full_scale)
+    if name not in _ENCODINGS:
+        raise ImageError(f"unknown image encoding {name!r}; known are {', '.join(ENCODINGS)}")
+    return _to_rgb(_samples(message, _ENCODINGS[name], copy), name, full_scale)
 
 
 def one_channel(
@@ -187,78 +180,7 @@ def compressed_to_rgb(message: Any, *, full_scale: float | None = None) -> np.nd
         # image_transport names what it handed to the encoder: "compressed rgb8" is RGB written as if it were BGR.
         order = "rgb" if codec.partition("compressed")[2].strip().startswith("rgb") else "bgr"
         name = f"{order}{'a' if channels == 4 else ''}{depth}"
-    encoding = _ENCODINGS[name]
-    return _to_8_bit(_to_rgb(np.ascontiguousarray(pixels), name, encoding), name, encoding, full_scale)
-
-
-def conversion_library() -> str:
-    """Return what converts colours here: ``"cv_bridge"`` or ``"rosbags-image"``; imported by then, as threads must find
-    it.
-
-    Raises:
-        MissingPackageError: neither is installed.
-    """
-    _converter()
-    return "cv_bridge" if _cv_bridge_works() else "rosbags-image"
-
-
-@lru_cache(maxsize=1)
-def _converter() -> Converter:
-    return _cv_bridge_converter() if _cv_bridge_works() else _rosbags_converter()
-
-
-@lru_cache(maxsize=1)
-def _cv_bridge_works() -> bool:
-    """Return whether cv_bridge is here and converts.
-
-    One built for NumPy 1 still imports beside NumPy 2, and ends the process with a segmentation fault at its first
-    image: so its first image is converted in a process of its own.
-    """
-    if importlib.util.find_spec("cv_bridge") is None:
-        return False
-    code = (
-        "import numpy, sys; from cv_bridge import CvBridge; from types import SimpleNamespace; "
-        "image = SimpleNamespace(height=1, width=1, encoding='bgr8', is_bigendian=0, step=3, data=bytes([1, 2, 3])); "
-        "sys.exit(CvBridge().imgmsg_to_cv2(image, 'rgb8').tolist() != [[[3, 2, 1]]])"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0
-
-
-def _cv_bridge_converter() -> Converter:
-    from cv_bridge import CvBridge
-
-    bridge = CvBridge()
-    return lambda pixels, source, target: bridge.imgmsg_to_cv2(_tight_message(pixels, source), target)
-
-
-def _rosbags_converter() -> Converter:
-    try:
-        from rosbags.image import image_to_cvimage
-    except ImportError as error:
-        raise MissingPackageError(
-            "converting ROS images needs cv_bridge (from a ROS installation) or rosbags-image, neither installed here: "
-            "pip install rosbags-image"
-        ) from error
-    return lambda pixels, source, target: image_to_cvimage(_tight_message(pixels, source), target)
-
-
-def _tight_message(pixels: np.ndarray, encoding: str) -> Any:
-    """Return an Image without padding and in this machine's byte order: what every library reads the same way."""
-    height, width = pixels.shape[:2]
-    return SimpleNamespace(
-        height=height,
-        width=width,
-        encoding=encoding,
-        is_bigendian=int(sys.byteorder == "big"),
-        step=pixels.strides[0],
-        data=pixels.reshape(-1).view(np.uint8),
-    )
-
-
-def _encoding_of(name: str) -> _Encoding:
-    if name not in _ENCODINGS:
-        raise ImageError(f"unknown image encoding {name!r}; known are {', '.join(ENCODINGS)}")
-    return _ENCODINGS[name]
+    return _to_rgb(pixels, name, full_scale)
 
 
 def _bytes_of(data: Any) -> np.ndarray:
@@ -286,13 +208,13 @@ def _samples(message: Any, encoding: _Encoding, copy: bool) -> np.ndarray:
     what = f"{width} x {height} image of encoding {str(message.encoding)!r}"
     if height <= 0 or width <= 0:
         raise ImageError(f"the {what} has no area")
-    if encoding.yuv is not None and width % 2:
+    if encoding.shared_chroma and width % 2:
         raise ImageError(f"the {what} has an odd width, but two pixels of a row share their chroma in it")
     if encoding.chroma_plane and height % 2:
         raise ImageError(f"the {what} has an odd height, but two rows share their chroma in it")
     dtype = np.dtype(encoding.dtype).newbyteorder(">" if message.is_bigendian else "<")
     row = width * encoding.samples * dtype.itemsize
-    rows = height + height // 2 if encoding.chroma_plane else height
+    rows = height + (height // 2 if encoding.chroma_plane else 2 * height if encoding.full_chroma else 0)
     if step < row:
         raise ImageError(f"the {what} has a step of {step} bytes, but a row takes {row}")
     data = _bytes_of(message.data)
@@ -301,8 +223,10 @@ def _samples(message: Any, encoding: _Encoding, copy: bool) -> np.ndarray:
     if not least <= data.size <= most:
         expected = str(most) if least == most else f"{least} to {most}"
         raise ImageError(f"the {what} and step {step} holds {data.size} bytes, expected {expected}")
+    if encoding.full_chroma:
+        return _pairs(np.concatenate([data, np.zeros(most - data.size, np.uint8)]).reshape(rows, step), width)
     if step == row and not copy:
-        tight = data.reshape(rows, row)
+        tight: np.ndarray = data.reshape(rows, row)
     else:
         # A copy also of rows without padding: the message's memory belongs to the message.
         tight = np.array(np.lib.stride_tricks.as_strided(data, (rows, row), (step, 1), writeable=False), order="C")
@@ -310,16 +234,24 @@ def _samples(message: Any, encoding: _Encoding, copy: bool) -> np.ndarray:
     return samples if encoding.samples == 1 else samples.reshape(rows, width, encoding.samples)
 
 
-def _to_rgb(samples: np.ndarray, name: str, encoding: _Encoding) -> np.ndarray:
-    source = encoding.source or name
-    if not encoding.target or source == encoding.target:
-        return samples
-    return _converter()(samples, source, encoding.target)
+def _pairs(rows: np.ndarray, width: int) -> np.ndarray:
+    """Return ``H x 2 W x 2``, each pixel twice as the pair that shares its chroma, of the ``3 H`` rows of luma and
+    chroma, with their padding.
+    """
+    height, step = len(rows) // 3, rows.shape[1]
+    luma = rows[:height, :width]
+    # A row of chroma goes on behind what would be the padding of luma.
+    chroma = rows[height:].reshape(height, 2 * step)[:, : 2 * width].reshape(height, width, 2)
+    return np.stack([luma, chroma[..., 0], luma, chroma[..., 1]], axis=2).reshape(height, 2 * width, 2)
 
 
-def _to_8_bit(pixels: np.ndarray, name: str, encoding: _Encoding, full_scale: float | None) -> np.ndarray:
+def _to_rgb(samples: np.ndarray, name: str, full_scale: float | None) -> np.ndarray:
+    encoding = _ENCODINGS[name]
     if full_scale is not None and not full_scale > 0:
         raise ConfigError(f"full_scale must be a positive number, got {full_scale!r}")
+    pixels = samples if encoding.to_rgb is None else cv2.cvtColor(samples, encoding.to_rgb)
+    if encoding.full_chroma:
+        return np.ascontiguousarray(pixels[:, ::2])
     if encoding.full_scale is None:
         return pixels
     return to_8_bit(pixels, encoding.full_scale, full_scale, f"{name} images")

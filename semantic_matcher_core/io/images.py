@@ -1,21 +1,20 @@
 """Image files to and from RGB arrays.
 
 Convention:
-    - Arrays are ``H x W x 3`` uint8 RGB, whatever the file holds. 16-bit values become 8-bit ones as those of messages
-      do (:mod:`semantic_matcher_core.io.intensity`); grey is repeated over the channels; alpha is left out, colours
-      below it are kept as stored.
+    - Arrays are ``H x W x 3`` uint8 RGB, whatever the file holds. 16-bit values and floats (1 is white) become 8-bit
+      ones as those of messages do (:mod:`semantic_matcher_core.io.intensity`); grey is repeated over the channels;
+      alpha is left out, colours below it are kept as stored.
     - EXIF orientation is applied by default, so that the array is upright, as viewers show it and networks see it best.
       Numbers that go into files for other tools (HDF5, COLMAP, JSON, NumPy) are pixels of the file as it is stored,
-      which is what those tools read: :func:`semantic_matcher_core.io.exif.to_stored` leads from one to the other.
+      which is what those tools read: :func:`semantic_matcher_core.io.exif.to_stored` leads from one to the other. Of a
+      TIFF the upright pixels count as the stored ones: OpenCV turns it by its own tag, and so do hloc and PIL.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import stat
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -28,6 +27,7 @@ from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.exif import read_exif, upright
 from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
 from semantic_matcher_core.io.names import readable
+from semantic_matcher_core.io.notices import say_once
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 # Of pictures too, but not taken from folders: not decoded everywhere, or not at all.
@@ -37,7 +37,7 @@ _OTHER_PICTURES = frozenset(
         ".jp2", ".jxl", ".nef", ".orf", ".pfm", ".psd", ".raf", ".rw2", ".tga",
     }
 )  # fmt: skip
-_log = logging.getLogger(__name__)
+_TO_RGB = {2: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB}
 ORIENTATIONS = ("exif", "stored")
 
 
@@ -47,11 +47,12 @@ def read_image(path: str | Path, *, orientation: str = "exif", full_scale: float
     Args:
         path: any name the file system allows.
         orientation: ``"exif"`` turns the image as its EXIF tag says, ``"stored"`` leaves the pixels as they lie.
-        full_scale: value of 16-bit files that becomes white; ``None`` for 65536, or less where the image fills less.
+        full_scale: value of 16-bit files and of floats that becomes white; ``None`` for 65536, of floats 1, or for the
+            range that the image fills where that differs.
 
     Raises:
         ImageError: there is no such file, it is no image that OpenCV reads, it is cut short, or its values are
-            neither 8 nor 16 bit.
+            neither of 8 or 16 bits nor floats.
         ConfigError: ``orientation`` is neither of the two, or ``full_scale`` is not positive.
     """
     return decode_image(read_bytes(path), name=str(path), orientation=orientation, full_scale=full_scale)
@@ -75,6 +76,7 @@ def read_bytes(path: str | Path, what: str = "image") -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         hint = "; it is an address: download it first" if re.match("[a-z]+:/", str(path)) else ""
+        hint = "; what is piped is /dev/stdin" if str(path) == "-" else hint
         raise ImageError(f"no such {what} file: {path}{hint}") from None
     except ImageError:
         raise
@@ -98,12 +100,15 @@ def decode_image(
     check_choice("orientation", orientation, ORIENTATIONS)
     image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION, name)
     if holds_several(data):
-        _say(f"{name} holds more than one picture, an animation or pages; the first is taken")
+        say_once(f"{name} holds more than one picture, an animation or pages; the first is taken")
     if image.dtype == np.uint16:
         image = to_8_bit(image, FULL_SCALE_16, full_scale, "16-bit image files")
+    elif image.dtype in (np.float32, np.float64):
+        with np.errstate(over="ignore"):
+            image = to_8_bit(image.astype(np.float32), 1.0, full_scale, "image files of floats")
     elif image.dtype != np.uint8:
         raise ImageError(f"{name} holds {image.dtype} values; convert it to 8 or 16 bit first")
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(image if image.ndim == 2 else image[..., :3], _TO_RGB[image.ndim])
     return upright(image, read_exif(data).orientation) if orientation == "exif" else image
 
 
@@ -121,6 +126,15 @@ def write_image(path: str | Path, image: np.ndarray, *, jpeg_quality: int = 95) 
     data = encode_image(image, path.suffix, jpeg_quality=jpeg_quality, name=str(path))
     with atomic_output(path) as temporary:
         temporary.write_bytes(data.tobytes())
+
+
+def shrunk(image: np.ndarray, max_side: int) -> tuple[np.ndarray, float]:
+    """Return an image with its long side at most ``max_side``, and the factor it was made smaller by."""
+    scale = min(1.0, max_side / max(image.shape[:2]))
+    if scale == 1.0:
+        return image, 1.0
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -142,6 +156,16 @@ def list_images(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda p: natural_key(p.name))
 
 
+def with_folders(paths: Iterable[str | Path]) -> list[Path]:
+    """Return paths, each folder among them replaced by the image files in it, and ``~`` by the user's home.
+
+    Raises:
+        ImageError: a folder holds no image.
+    """
+    given = [Path(path).expanduser() for path in paths]
+    return [file for path in given for file in (list_images(path) if path.is_dir() else [path])]
+
+
 def say_what_is_passed_over(folder: Path, inside: Iterable[Path]) -> None:
     """Warn of pictures in a folder (or of a pattern) whose suffixes do not count, and of links that lead nowhere, so
     that their absence from the result is explained.
@@ -150,17 +174,12 @@ def say_what_is_passed_over(folder: Path, inside: Iterable[Path]) -> None:
     others = [p.suffix.lower() for p in inside if p.suffix.lower() in _OTHER_PICTURES]
     broken = [p.name for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.exists()]
     if broken:
-        _say(f"passed over in {folder}: {len(broken)} links whose files are not there, such as {readable(broken[0])}")
+        links = "1 link whose file is" if len(broken) == 1 else f"{len(broken)} links whose files are"
+        say_once(f"passed over in {folder}: {links} not there, such as {readable(broken[0])}")
     if others:
         kinds = " ".join(sorted(set(others)))
         files = "1 file" if len(others) == 1 else f"{len(others)} files"
-        _say(f"passed over in {folder}: {files} of {kinds}; convert them to JPEG or PNG")
-
-
-@lru_cache(maxsize=256)
-def _say(text: str) -> None:
-    # Once, although a folder may be listed several times.
-    _log.warning(text)
+        say_once(f"passed over in {folder}: {files} of {kinds}; convert them to JPEG or PNG")
 
 
 def is_image_file(path: Path) -> bool:

@@ -9,22 +9,22 @@ from the image, in steps so coarse that it seldom changes within a stream, and a
 
 from __future__ import annotations
 
-import logging
 import math
 from functools import lru_cache
 
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.io.notices import say_once
 
 FULL_SCALE_16 = 65536.0
 # Grey values that an image must spread over at the usual scale: 14 bits in mono16 have 64.
 _LEAST_SPREAD = 80.0
-# Share of samples that may be white at the usual scale, and share at either end that says nothing of the range.
-_MOST_WHITE, _TAIL = 0.5, 0.001
+# Share of samples that may be white or below black at the usual scale, and share at either end that says nothing of
+# the range.
+_MOST_OUTSIDE, _TAIL = 0.5, 0.001
 # Samples that are looked at, and the number below which they say nothing of a range.
 _SAMPLES, _FEW_SAMPLES = 40_000, 256
-_log = logging.getLogger(__name__)
 
 
 def to_8_bit(
@@ -63,27 +63,23 @@ def _range(samples: np.ndarray, usual_scale: float, what: str) -> tuple[float, f
     if some.size < _FEW_SAMPLES:
         return 0.0, usual_scale
     low, high = (float(value) for value in np.quantile(some, (_TAIL, 1.0 - _TAIL)))
-    spread = 256.0 * (min(high, usual_scale) - low) / usual_scale
-    if high <= low or (spread >= _LEAST_SPREAD and float((some >= usual_scale).mean()) <= _MOST_WHITE):
+    spread = 256.0 * (min(high, usual_scale) - max(low, 0.0)) / usual_scale
+    outside = float(((some >= usual_scale) | (some < 0)).mean())
+    if high <= low or (spread >= _LEAST_SPREAD and outside <= _MOST_OUTSIDE):
         return 0.0, usual_scale
-    if low >= high / 4:
-        # Counts with an offset: to the next eighths of what they span, as a power of two.
+    if low < 0 or low >= high / 4:
+        # Counts with an offset, or temperatures: to the next eighths of what they span, as a power of two.
         step = 2.0 ** math.floor(math.log2((high - low) / 4))
-        low, high = math.floor(low / step - 1) * step, math.ceil(high / step + 1) * step
-        low = max(low, 0.0)
-        _say(f"{what} hold values from about {low:g} to {high:g} only: this range is taken (image_full_scale fixes it)")
+        below, high = math.floor(low / step - 1) * step, math.ceil(high / step + 1) * step
+        low = below if low < 0 else max(below, 0.0)
+        span = f"from about {low:g} to {high:g} only: this range is taken"
+        say_once(f"{what} hold values {span} (image_full_scale fixes it)")
         return low, high
     top = 2.0 ** math.ceil(
         math.log2(np.nextafter(high, math.inf) if high < 1 else high + (samples.dtype != np.float32))
     )
-    _say(f"{what} hold values up to {high:g} only: {top:g} is taken as white (image_full_scale fixes it)")
+    say_once(f"{what} hold values below {top:g} only: that is taken as white (image_full_scale fixes it)")
     return 0.0, top
-
-
-@lru_cache(maxsize=256)
-def _say(text: str) -> None:
-    # Once for each text: the ranges are coarse, so a stream has few of them.
-    _log.warning(text)
 
 
 @lru_cache(maxsize=16)

@@ -80,8 +80,7 @@ def import_for_bags(module: str) -> Any:
         if (error.name or "").partition(".")[0] != package:
             raise
         raise MissingPackageError(
-            f"reading and writing recordings needs {package}, not installed here: pip install "
-            "rosbags rosbags-image mcap"
+            f"reading and writing recordings needs {package}, not installed here: pip install rosbags mcap"
         ) from error
 
 
@@ -104,35 +103,34 @@ def stamp_of(header: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(nanoseconds)
 
 
-def keypoints_message(features: Features, header: Any, image_name: str = "") -> Any:
-    """Return a Keypoints message; ``image_name`` is a stored image's.
+def keypoints_fields(features: Features) -> dict[str, Any]:
+    """Return the fields of a Keypoints message but ``header`` and ``image_name``, for the class of whatever library.
 
     Raises:
         ShapeError: ``features`` is a batch of several images or has padding; take ``features[i]``.
     """
+    from semantic_matcher_core.device import moved
+
     _check_single(features)
     height, width = features.image_size
-    return typestore().types[KEYPOINTS](
-        header=header,
-        width=width,
-        height=height,
-        xy=_flat(features.keypoints),
-        scores=_flat(features.scores),
-        image_name=image_name,
-    )
+    # From a GPU together: each would be waited for alone.
+    found = moved({"xy": features.keypoints, "scores": features.scores}, "cpu")
+    return {"width": width, "height": height, **{name: _flat(tensor) for name, tensor in found.items()}}
 
 
-def descriptors_message(
-    features: Features, variant: str, header: Any, image_name: str = "", dtype: str = "float32"
-) -> Any:
-    """Return a Descriptors message with what matching compares: the reasoned descriptors where there are any, else the
-    local ones, and the semantic ones where matching uses them.
+def keypoints_message(features: Features, header: Any, image_name: str = "") -> Any:
+    """Return a Keypoints message of :func:`keypoints_fields`; ``image_name`` is a stored image's."""
+    return typestore().types[KEYPOINTS](header=header, image_name=image_name, **keypoints_fields(features))
+
+
+def descriptors_fields(features: Features, dtype: str = "float32") -> dict[str, Any]:
+    """Return the fields of a Descriptors message but ``header``, ``variant`` and ``image_name``.
+
+    They are what matching compares: the reasoned descriptors where there are any, else the local ones, and the semantic
+    ones where matching uses them.
 
     Args:
         features: of one image.
-        variant: what made them.
-        header: of the image.
-        image_name: a stored image's.
         dtype: ``float32``, or ``float16`` for half as many bytes.
 
     Raises:
@@ -140,23 +138,23 @@ def descriptors_message(
     """
     _check_single(features)
     data = features.descriptors if features.reasoned is None else features.reasoned
-    semantic = features.semantic
-    values = _flat(data), np.zeros(0, np.float32) if semantic is None else _flat(semantic)
-    bits = [half_bits(array) if dtype == "float16" else np.zeros(0, np.uint16) for array in values]
-    if dtype == "float16":
-        values = np.zeros(0, np.float32), np.zeros(0, np.float32)
-    return typestore().types[DESCRIPTORS](
-        header=header,
-        variant=variant,
-        dim=data.shape[-1],
-        data=values[0],
-        semantic_dim=0 if semantic is None else semantic.shape[-1],
-        semantic_data=values[1],
-        image_name=image_name,
-        dtype=dtype,
-        data16=bits[0],
-        semantic_data16=bits[1],
-    )
+    semantic = data[..., :0] if features.semantic is None else features.semantic
+    fields: dict[str, Any] = {"dtype": dtype, "dim": data.shape[-1], "semantic_dim": semantic.shape[-1]}
+    for name, values in (("data", data), ("semantic_data", semantic)):
+        if dtype == "float16":
+            # On the device: half as many bytes to fetch from it.
+            fields |= {name: np.zeros(0, np.float32), f"{name}16": half_bits(values.detach().half().cpu().numpy())}
+        else:
+            fields |= {name: _flat(values), f"{name}16": np.zeros(0, np.uint16)}
+    return fields
+
+
+def descriptors_message(
+    features: Features, variant: str, header: Any, image_name: str = "", dtype: str = "float32"
+) -> Any:
+    """Return a Descriptors message of :func:`descriptors_fields`; ``variant`` made them."""
+    fields = descriptors_fields(features, dtype)
+    return typestore().types[DESCRIPTORS](header=header, variant=variant, image_name=image_name, **fields)
 
 
 def half_bits(values: np.ndarray) -> np.ndarray:
@@ -198,15 +196,8 @@ def matches_of(message: Any) -> Matches:
     )
 
 
-def matches_message(matches: Matches, mode: str, header: Any, reference_header: Any, reference_name: str = "") -> Any:
-    """Return a Matches message.
-
-    Args:
-        matches: of one pair; the reference image's keypoints come first.
-        mode: ``"temporal"``, ``"stereo"`` or ``"reference"``.
-        header: of the current or right image.
-        reference_header: of the previous, left or stored image.
-        reference_name: what a stored image is called.
+def matches_fields(matches: Matches) -> dict[str, Any]:
+    """Return the fields of a Matches message that are the matches' own.
 
     Raises:
         ShapeError: ``matches`` are of several pairs; take ``matches.of_pair(i)``.
@@ -216,19 +207,34 @@ def matches_message(matches: Matches, mode: str, header: Any, reference_header: 
     indices = matches.indices.detach().cpu().numpy().astype(np.uint32)
     model = np.zeros(9) if matches.model is None else matches.model.detach().cpu().double().numpy().reshape(9)
     inlier = np.zeros(0, np.uint8) if matches.inlier is None else matches.inlier.detach().cpu().numpy().astype(np.uint8)
+    return {
+        "index0": np.ascontiguousarray(indices[:, 0]),
+        "index1": np.ascontiguousarray(indices[:, 1]),
+        "xy0": _flat(matches.keypoints0),
+        "xy1": _flat(matches.keypoints1),
+        "confidence": _flat(matches.confidence),
+        "inlier": inlier,
+        "model": np.ascontiguousarray(model),
+        "model_type": matches.model_type,
+    }
+
+
+def matches_message(matches: Matches, mode: str, header: Any, reference_header: Any, reference_name: str = "") -> Any:
+    """Return a Matches message of :func:`matches_fields`.
+
+    Args:
+        matches: of one pair; the reference image's keypoints come first.
+        mode: ``"temporal"``, ``"stereo"`` or ``"reference"``.
+        header: of the current or right image.
+        reference_header: of the previous, left or stored image.
+        reference_name: what a stored image is called.
+    """
     return typestore().types[MATCHES](
         header=header,
         reference_header=reference_header,
         mode=mode,
-        index0=np.ascontiguousarray(indices[:, 0]),
-        index1=np.ascontiguousarray(indices[:, 1]),
-        xy0=_flat(matches.keypoints0),
-        xy1=_flat(matches.keypoints1),
-        confidence=_flat(matches.confidence),
-        inlier=inlier,
-        model=np.ascontiguousarray(model, dtype=np.float64),
-        model_type=matches.model_type,
         reference_name=reference_name,
+        **matches_fields(matches),
     )
 
 
@@ -262,21 +268,22 @@ def compressed_image_message(image: np.ndarray, header: Any, *, quality: int = 9
 
 
 def points_message(points: np.ndarray, confidence: np.ndarray, header: Any, colours: np.ndarray | None = None) -> Any:
-    """Return a PointCloud2 of points, see :func:`point_rows`, without order."""
+    """Return a PointCloud2 of :func:`points_fields`."""
     types = typestore().types
+    names, fields = points_fields(points, confidence, colours)
+    parts = [types[_POINT_FIELD](name=name, offset=4 * i, datatype=_FLOAT32, count=1) for i, name in enumerate(names)]
+    return types[POINT_CLOUD](header=header, fields=parts, **fields)
+
+
+def points_fields(
+    points: np.ndarray, confidence: np.ndarray, colours: np.ndarray | None = None
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the names of a cloud's float32 fields, see :func:`point_rows`, and the rest of a PointCloud2 of it."""
     names, rows = point_rows(points, confidence, colours)
-    fields = [types[_POINT_FIELD](name=name, offset=4 * i, datatype=_FLOAT32, count=1) for i, name in enumerate(names)]
-    return types[POINT_CLOUD](
-        header=header,
-        height=1,
-        width=len(rows),
-        fields=fields,
-        is_bigendian=False,
-        point_step=4 * len(fields),
-        row_step=4 * len(fields) * len(rows),
-        data=rows.reshape(-1).view(np.uint8),
-        is_dense=True,
-    )
+    step = 4 * len(names)
+    data = rows.reshape(-1).view(np.uint8)
+    sizes = {"height": 1, "width": len(rows), "point_step": step, "row_step": step * len(rows)}
+    return names, {**sizes, "is_bigendian": False, "is_dense": True, "data": data}
 
 
 def point_rows(

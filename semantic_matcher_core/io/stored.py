@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ def transformed(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def as_stored(features: Features, orientation: int) -> Features:
-    """Return features of one image, on the CPU, with the keypoints and the size that they have in the file.
+    """Return features of one image, on the CPU, with the places, the size and the orientations they have in the file.
 
     Args:
         features: of the upright image; a batch of one.
@@ -31,7 +32,11 @@ def as_stored(features: Features, orientation: int) -> Features:
     keypoints = torch.from_numpy(transformed(matrix, features.keypoints[0].cpu().numpy()))[None]
     height, width = features.image_size
     size = (width, height) if turns(orientation) else (height, width)
-    return replace(features, keypoints=keypoints, image_size=size)
+    angles = features.orientations
+    if angles is not None:
+        directions = torch.stack((angles.cos(), angles.sin()), dim=-1) @ torch.from_numpy(matrix[:2, :2].T).to(angles)
+        angles = torch.atan2(directions[..., 1], directions[..., 0]) % (2 * math.pi)
+    return replace(features, keypoints=keypoints, image_size=size, orientations=angles)
 
 
 def matches_as_stored(

@@ -194,6 +194,8 @@ def _open(path: Path) -> cv2.VideoCapture:
         raise ImageError(f"cannot read video {path}: {error.strerror}") from error
     with _utf8_name(path) as name:
         capture = cv2.VideoCapture(name)
+    if not path.stat().st_size:
+        raise ImageError(f"{path} is empty (0 bytes)")
     if not capture.isOpened():
         raise ImageError(f"{path} is no video that can be read (unknown format, missing codec, cut short or damaged)")
     return capture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -86,7 +89,7 @@ def test_files(picture, tmp_path):
         assert torch.equal(as_image_batch(path), as_image_batch(picture))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble, ">f4"])
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 1), (2, 5, 7, 3)])
 def test_float_arrays_lie_in_0_to_1(dtype, shape):
     eight = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
@@ -157,6 +160,8 @@ def test_values_may_overshoot_by_one_step_of_8_bits():
         (np.zeros((4, 4, 2), np.uint8), r"got \(4, 4, 2\)"),
         (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\); leave out alpha"),
         (np.zeros(4, np.uint8), r"got \(4,\)"),
+        (np.array(4, np.uint8), r"got \(\)"),
+        (io.BytesIO(), "got BytesIO; PIL.Image.open"),
         (np.zeros((0, 4, 3), np.uint8), "empty"),
         (np.zeros((4, 0), np.uint8), "empty"),
         (torch.zeros(3, 4, 4, dtype=torch.int32), "uint8 or floating point in"),
@@ -196,7 +201,7 @@ def test_mask_of_one_image_serves_the_whole_batch():
     assert masks.nonzero().tolist() == [[b, 1, 2] for b in range(3)]
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, bool])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, ">i4", np.float32, bool, object])
 def test_masks_of_any_type_count_as_wanted_where_not_zero(dtype):
     mask = np.arange(20).reshape(4, 5).astype(dtype)
     expected = torch.ones(1, 4, 5, dtype=torch.bool)
@@ -216,6 +221,12 @@ def test_mask_of_another_size_is_refused(shape):
         as_mask_batch(np.ones(shape, np.uint8), torch.zeros(3, 3, 4, 5))
 
 
+@pytest.mark.parametrize("mask", ["mask.png", Path("mask.png")])
+def test_a_mask_is_no_path(mask):
+    with pytest.raises(ImageError, match=r"must be an array or a tensor, got .*mask.png'.*read_mask"):
+        as_mask_batch(mask, torch.zeros(1, 3, 4, 5))
+
+
 def test_pil_images_that_cannot_be_read(tmp_path, picture):
     write_image(tmp_path / "whole.png", np.tile(picture, (20, 20, 1)))
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-400])
@@ -228,8 +239,12 @@ def test_pil_images_of_every_mode(mode):
     assert as_image_batch(Image.new(mode, (7, 5))).shape == (1, 3, 5, 7)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_tensors_without_values_are_refused():
     with pytest.raises(ImageError, match="on the meta device, without values"):
         as_image_batch(torch.zeros(3, 5, 7, device="meta"))
-    with pytest.raises(ImageError, match=r"dense, with values; this one is of layout torch.sparse_coo"):
-        as_image_batch(torch.zeros(3, 5, 7).to_sparse())
+    for shape in ((3, 5, 7), (1, 3, 5, 7)):
+        with pytest.raises(ImageError, match=r"dense, with values; this one is of layout torch.sparse_coo"):
+            as_image_batch(torch.zeros(shape).to_sparse())
+    with pytest.raises(ImageError, match="this one is nested"):
+        as_image_batch(torch.nested.nested_tensor([torch.zeros(3, 5, 7)]))

@@ -93,3 +93,25 @@ def test_pictures_of_a_telephone(shared: Path) -> None:
         data = path.read_bytes()
         expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
         assert np.array_equal(decode_image(data), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_avif_lies_as_its_boxes_say(orientation: int, tmp_path: Path) -> None:
+    features = pytest.importorskip("PIL.features")
+    if not features.check("avif"):
+        pytest.skip("PIL here has no AVIF")
+    pil, image_ops = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageOps")
+    exif = pil.Exif()
+    exif[0x0112] = orientation
+    picture = np.random.default_rng(0).integers(0, 255, (3, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    pil.fromarray(picture).save(tmp_path / "a.avif", exif=exif, quality=95)
+    data = (tmp_path / "a.avif").read_bytes()
+    assert read_exif(data).orientation == orientation
+    with pil.open(tmp_path / "a.avif") as opened:
+        expected = np.asarray(image_ops.exif_transpose(opened))
+    if cv2.haveImageReader(str(tmp_path / "a.avif")):
+        assert np.abs(decode_image(data).astype(int) - expected).mean() < 2
+    assert read_exif(data[:40]) == Exif()
+    # The pictures may come before the boxes that describe them.
+    head = int.from_bytes(data[:4], "big")
+    assert read_exif(data[:head] + b"\0\0\0\x08mdat" + data[head:]).orientation == orientation

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from semantic_matcher_core.errors import ConfigError, ImageError, OutputError
+from semantic_matcher_core.io import decoding
 from semantic_matcher_core.io.atomic import atomic_output
 from semantic_matcher_core.io.images import decode_image, list_images, read_image, write_image
 
@@ -219,7 +220,7 @@ def test_why_a_folder_shows_nothing_is_said(tmp_path: Path, caplog: pytest.LogCa
     (tmp_path / "1.png").symlink_to("gone.png")
     with pytest.raises(ImageError, match="no image in folder"):
         list_images(tmp_path)
-    assert f"passed over in {tmp_path}: 1 links whose files are not there, such as 1.png" in caplog.text
+    assert f"passed over in {tmp_path}: 1 link whose file is not there, such as 1.png" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -300,3 +301,16 @@ def test_a_smaller_copy_in_a_tiff_is_no_page(tmp_path: Path, caplog: pytest.LogC
     )[0]
     assert not holds_several(data[: second + 2] + struct.pack("<HHII", 254, 4, 1, 1) + data[second + 14 :])
     assert not holds_several(data[:9])
+
+
+def test_opencv_speaks_again_when_the_last_of_several_threads_has_decoded() -> None:
+    logging = cv2.utils.logging
+    before = logging.getLogLevel()
+    # As two threads interleave: the first to begin is the first to end.
+    first, second = decoding._quiet(), decoding._quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert logging.getLogLevel() == logging.LOG_LEVEL_SILENT
+    second.__exit__(None, None, None)
+    assert logging.getLogLevel() == before

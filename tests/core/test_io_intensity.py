@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import struct
+import zlib
 from types import SimpleNamespace
 
 import cv2
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semantic_matcher_core.errors import ImageError
-from semantic_matcher_core.io import intensity
+from semantic_matcher_core.io import notices
 from semantic_matcher_core.io.image_messages import compressed_to_rgb, image_to_rgb
 from semantic_matcher_core.io.images import decode_image
 from semantic_matcher_core.io.intensity import FULL_SCALE_16, to_8_bit
@@ -83,21 +85,26 @@ def test_the_range_is_steady_within_a_stream_and_said_once(
     grey: np.ndarray, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("semantic_matcher_core"), "propagate", True)
-    intensity._say.cache_clear()
+    notices.say_once.cache_clear()
     random = np.random.default_rng(0)
     tables = set()
     for _ in range(20):
         frame = 21_000 + 3 * grey.astype(np.float64) + random.normal(0, 4, grey.shape)
         tables.add(int(to_8_bit(frame.astype(np.uint16), FULL_SCALE_16, what="mono16 images")[0, 0]) // 16)
     assert len(tables) <= 2
-    assert 1 <= len(caplog.records) <= 2 and "image_full_scale" in caplog.records[0].message
+    assert 1 <= len(set(caplog.messages)) <= 2 and "image_full_scale" in caplog.records[0].message
+    caplog.clear()
+    for brightness in range(9, 15):  # of 12 bits
+        to_8_bit(grey.astype(np.uint16) * brightness, FULL_SCALE_16, what="mono16 images")
+    assert len(set(caplog.messages)) == 1 and "values below 4096 only" in caplog.text
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(st.floats(width=32), min_size=256, max_size=400), st.sampled_from([None, 1e-30, 1.0, 65536.0, 1e30]))
+@given(st.lists(st.floats(width=32), min_size=1, max_size=40), st.sampled_from([None, 1e-30, 1.0, 65536.0, 1e30]))
 def test_any_floats_become_eight_bits(values: list[float], full_scale: float | None) -> None:
-    found = to_8_bit(np.array(values, np.float32), 10.0, full_scale)
-    assert found.dtype == np.uint8 and found.shape == (len(values),)
+    pixels = np.resize(np.array(values, np.float32), 256)  # as many as percentiles are taken of
+    found = to_8_bit(pixels, 10.0, full_scale)
+    assert found.dtype == np.uint8 and found.shape == pixels.shape
 
 
 # Image messages of any layout.
@@ -201,8 +208,51 @@ def test_a_header_of_billions_of_pixels_asks_for_no_memory(suffix: str) -> None:
         compressed_to_rgb(SimpleNamespace(format="jpeg", data=bytes(data)))
 
 
-def test_a_float_tiff_is_called_what_it_is(capfd: pytest.CaptureFixture[str]) -> None:
-    _, data = cv2.imencode(".tiff", np.random.default_rng(0).random((20, 30)).astype(np.float32))
-    with pytest.raises(ImageError, match=r"1 x float32 a pixel; taken are 1, 3 or 4 channels of 8 or 16 bits"):
-        decode_image(data.tobytes())
+def test_a_picture_is_not_damaged_for_being_large_or_flat() -> None:
+    row = b"\0" + bytes(500)
+    flat = np.unpackbits(np.frombuffer(row[1:], np.uint8))
+    head = struct.pack(">IIBBBBB", 4000, 3000, 1, 0, 0, 0, 0)
+    assert (decode_image(one_bit_png(head, zlib.compress(row * 3000, 9)))[0, :, 0] == flat).all()
+    many = struct.pack(">IIBBBBB", 2**15, 2**14, 1, 0, 0, 0, 0)
+    with pytest.raises(ImageError, match=r"32768 x 16384 pixels, and at most 268435456 are taken; make it smaller"):
+        decode_image(one_bit_png(many, bytes(70_000)))
+    with pytest.raises(ImageError, match="cannot be decoded: its header says that it is larger than any picture"):
+        decode_image(b"P6 100000 100000 255\n" + bytes(100))
+
+
+def one_bit_png(head: bytes, data: bytes) -> bytes:
+    chunks = [(b"IHDR", head), (b"IDAT", data), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("suffix", "factor", "offset"),
+    [(".tiff", 1.0, 0.0), (".tiff", 30.0, 280.0), (".tiff", 12.0, -6.0), (".tiff", 9.0, -40.0), (".tiff", 5e3, 0.0)],
+)
+def test_floats_are_seen_in_the_range_that_they_fill(
+    grey: np.ndarray, kind: type, suffix: str, factor: float, offset: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    floats = (grey / 255 * factor + offset).astype(kind)  # radiance, kelvin, degrees Celsius, distances
+    floats[:5] = np.nan
+    _, data = cv2.imencode(suffix, floats)
+    seen = decode_image(data.tobytes())
+    assert seen.shape == (*grey.shape, 3) and (seen[:5] == 0).all()
+    assert np.corrcoef(seen[5:, :, 0].ravel(), grey[5:].ravel())[0, 1] > 0.999
+    assert np.ptp(seen[5:].astype(float)) > 0.35 * np.ptp(grey)
+    fixed = decode_image(data.tobytes(), full_scale=2 * factor)[5:, :, 0]
+    assert np.array_equal(fixed, np.clip(floats[5:] * (128 / factor), 0, 255).astype(np.uint8))
     assert capfd.readouterr().err == ""
+
+
+def test_colours_of_floats_are_read_and_other_numbers_named() -> None:
+    colours = np.random.default_rng(0).random((20, 30, 3)).astype(np.float32)
+    for suffix in (".tiff", ".hdr", ".pfm"):
+        _, data = cv2.imencode(suffix, colours)
+        assert np.abs(decode_image(data.tobytes()) / 256 - colours[..., ::-1]).max() < 0.02, suffix
+    _, data = cv2.imencode(".tiff", np.ones((20, 30), np.int32))
+    with pytest.raises(ImageError, match=r"1 x int32 a pixel; taken are 1, 3 or 4 channels of 8 or 16 bits or of floa"):
+        decode_image(data.tobytes())
+    with pytest.raises(ImageError, match="is an OpenEXR picture"):
+        decode_image(b"v/1\x01\2\0\0\0" + bytes(200))

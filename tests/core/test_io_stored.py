@@ -6,9 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from semantic_matcher_core.io.exif import to_stored, turns
-from semantic_matcher_core.io.stored import model_as_stored
+from semantic_matcher_core.io.stored import as_stored, model_as_stored, transformed
+from semantic_matcher_core.types import Features
 
 SIZE = (300, 400)
 K = np.array([[350.0, 0, 199.5], [0, 350.0, 149.5], [0, 0, 1]])
@@ -38,6 +40,21 @@ def test_models_of_turned_files(turn0: int, turn1: int) -> None:
     k0, k1 = (_turned(K, turn, a) for turn, a in ((turn0, a0), (turn1, a1)))
     n0, n1 = s0 @ np.linalg.inv(k0).T, s1 @ np.linalg.inv(k1).T
     assert np.abs(np.einsum("ni,ij,nj->n", n1, model_as_stored(essential, "essential", a0, a1), n0)).max() < 1e-9
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_orientations_turn_with_the_pixels(turn: int) -> None:
+    random = np.random.default_rng(turn)
+    places, angles = random.uniform(20, 250, (9, 2)), random.uniform(0, 2 * np.pi, 9)
+    ahead = places + np.column_stack([np.cos(angles), np.sin(angles)])
+    rows = [torch.from_numpy(values)[None].float() for values in (places, angles)]
+    given = Features(rows[0], rows[1], rows[0], SIZE, orientations=rows[1])
+    found = as_stored(given, turn)
+    matrix = to_stored(turn, SIZE)
+    step = transformed(matrix, ahead) - transformed(matrix, places)
+    wanted = np.arctan2(step[:, 1], step[:, 0])
+    assert found.orientations is not None and ((found.orientations >= 0) & (found.orientations < 2 * np.pi)).all()
+    np.testing.assert_allclose(np.exp(1j * found.orientations[0].numpy()), np.exp(1j * wanted), atol=1e-4)
 
 
 def _turned(matrix: np.ndarray, turn: int, to_file: np.ndarray) -> np.ndarray:

@@ -160,6 +160,8 @@ def make_matches(count: int = 5, **fields) -> Matches:
         ([True, False, True, False, False], [0, 2]),
         (torch.tensor([4, 0]), [4, 0]),
         (np.array([-1, 1], np.int32), [4, 1]),
+        (np.argsort([5, 4, 3, 2, 1])[::-1], [0, 1, 2, 3, 4]),
+        (np.array([1, 2], ">i4"), [1, 2]),
         ([], []),
         (slice(1, 3), [1, 2]),
         (slice(None, None, -2), [4, 2, 0]),
