@@ -129,9 +129,19 @@ def unknown_name(
         also: names that may have been meant and are too many to list, and what to give for them.
     """
     known = list(known)
-    # Compared without regard to case: XFeat is what papers write.
-    lower = {given.lower(): right for given, right in (also or {}).items()}
-    lower |= {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = f"; did you mean {lower[near[0]]!r}?" if near else ";"
-    return UnknownNameError(f"unknown {what} {name!r}{hint} known: {', '.join(known)}{more}")
+    hint = did_you_mean(name, {**(also or {}), **{candidate: candidate for candidate in known}})
+    return UnknownNameError(f"unknown {what} {name!r}; {hint + ' ' if hint else ''}known: {', '.join(known)}{more}")
+
+
+def did_you_mean(name: str, known: Iterable[str] | Mapping[str, str], *, alike: float = 0.6) -> str:
+    """Return ``did you mean '…'?``, of the nearest of some names; "" where none is near.
+
+    Args:
+        name: as it was given; case says nothing, XFeat is what papers write.
+        known: the names that exist, or what to give for each.
+        alike: from which share on a name is near, 0 to 1.
+    """
+    meant = known if isinstance(known, Mapping) else {candidate: candidate for candidate in known}
+    lower = {given.lower(): right for given, right in meant.items()}
+    near = difflib.get_close_matches(name.lower(), lower, 1, alike)
+    return f"did you mean {lower[near[0]]!r}?" if near else ""

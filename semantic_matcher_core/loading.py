@@ -14,7 +14,7 @@ import torch
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import CheckpointError, ConfigError, WeightsNotFoundError, check_choice
 from semantic_matcher_core.extractors import Extractor, create_extractor
-from semantic_matcher_core.extractors.registry import ALIASES, accepted_options
+from semantic_matcher_core.extractors.registry import ALIASES, accepted_options, has_weights
 from semantic_matcher_core.matching.learned import PUBLISHED, create_lightglue, published_for
 from semantic_matcher_core.networks import Networks, Parts
 from semantic_matcher_core.networks.compiled import compiled_networks, tensorrt_networks
@@ -78,7 +78,8 @@ def load_parts(
         count = DEFAULT_KEYPOINTS if max_keypoints is None else max_keypoints
         extractor_name = ALIASES.get(extractor_name, extractor_name)
         options = published_for(extractor_name).options if lightglue else {}
-        extractor = create_extractor(extractor_name, count, weights=weights, device=device, fetch=fetch, **options)
+        own = weights if has_weights(extractor_name) or not lightglue else None
+        extractor = create_extractor(extractor_name, count, weights=own, device=device, fetch=fetch, **options)
         matcher = create_lightglue(extractor_name, weights=hint, device=device, fetch=fetch) if lightglue else None
         return Parts(extractor, lightglue=matcher), {"variant": name}
     folder = checkpoint_folder(name_or_path, weights=weights, fetch=fetch)
@@ -162,6 +163,8 @@ def checkpoint_folder(name_or_path: str | Path, *, weights: str | Path | None = 
         UnknownNameError, WeightsNotFoundError, CheckpointError, DownloadError: see :func:`load_parts`.
     """
     text = str(name_or_path)
+    if not text:
+        raise unknown_variant(text)
     path = Path(name_or_path).expanduser()
     if isinstance(name_or_path, str) and text in _published_names():
         try:
@@ -198,7 +201,8 @@ def create_configured_extractor(
     if "normalize_descriptors" in accepted:
         # The published reasoners were trained on DeDoDe's descriptors as its network gives them.
         chosen.setdefault("normalize_descriptors", False)
-    return create_extractor(config.extractor_name, max_keypoints, weights=weights, device=device, fetch=fetch, **chosen)
+    own = weights if has_weights(config.extractor_name) else None
+    return create_extractor(config.extractor_name, max_keypoints, weights=own, device=device, fetch=fetch, **chosen)
 
 
 def _advice(name: str, config: ModelConfig) -> str:

@@ -141,6 +141,10 @@ MATCHING = (
     ParameterSpec("matcher", "nearest",
         "What matches two images: nearest, nearest neighbours by similarity; lightglue, LightGlue, for extractors that "
         "it was trained for, without semantics", choices=("nearest", "lightglue")),
+    ParameterSpec("guided", "auto",
+        "Where the first matches disagree, search again by where those around a keypoint say that it went: always, "
+        "never, or auto, which is always for compact and never for others", choices=("auto", "always", "never"),
+        dynamic=True),
     ParameterSpec("mutual", True, "Keep mutual nearest neighbours only", dynamic=True),
     ParameterSpec("ratio", 0.0,
         "Keep a match whose distance is below this share of that to the second nearest; 0 for no test",
@@ -282,7 +286,8 @@ REFERENCE_POSE = (
 )
 
 REFERENCE = (
-    ParameterSpec("reference_images", [""], "Image files to match with; empty to wait for the service ~/set_reference"),
+    ParameterSpec("reference_images", [""],
+        "Image files, or folders of them, to match with; empty to wait for the service ~/set_reference"),
     ParameterSpec("rotation", "upright",
         "How images may be turned against the stored ones, each of which is extracted once at this many turns: "
         "quarter, four; any, eight", choices=("upright", "quarter", "any")),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semantic_matcher_core import extraction
 from semantic_matcher_core.device import is_slow, resolve_device, resolve_precision
-from semantic_matcher_core.errors import ConfigError, ShapeError, check_choice
+from semantic_matcher_core.errors import ConfigError, ShapeError, check_choice, did_you_mean
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.inference import evaluating, inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
@@ -32,6 +32,7 @@ from semantic_matcher_core.variants.names import DEFAULT_VARIANT
 
 _log = logging.getLogger(__name__)
 _SETTINGS = frozenset(item.name for item in fields(Settings))
+_OF_MATCHING = frozenset(item.name for item in fields(MatcherConfig))
 
 
 class SemanticMatcher(nn.Module):
@@ -59,7 +60,7 @@ class SemanticMatcher(nn.Module):
         parts = networks.parts
         self.extractor, self.semantic_encoder, self.reasoner = parts.extractor, parts.semantic_encoder, parts.reasoner
         self.lightglue = parts.lightglue
-        self._networks, self._settings, self.variant = networks, settings, variant
+        self._networks, self._settings, self.variant = networks, _decided(settings, parts), variant
         self._recorded = RecordedExtraction(extraction.extract)
         # Its own mode alone: those of the parts are their owner's, and extraction goes by neither.
         self.training = False
@@ -113,7 +114,10 @@ class SemanticMatcher(nn.Module):
         usual = Settings(max_keypoints=extractor.max_keypoints, precision=precision, matching=matching)
         chosen = _replaced(usual, settings)
         parts.check(chosen)
-        if is_slow(resolve_precision(precision, resolved), resolved):
+        idle = parts.without_effect(chosen, backend)
+        for text in idle.values():
+            _log.warning(text)
+        if "precision" not in idle and is_slow(resolve_precision(precision, resolved), resolved):
             _log.warning("precision %r is slower than 'fp32' here: this CPU has no instructions for it", precision)
         options = {} if onnx_folder is None else {"onnx_folder": onnx_folder}
         parts = parts.narrowed(precision)
@@ -206,6 +210,10 @@ class SemanticMatcher(nn.Module):
                 variant=self.variant,
                 **{item.name: getattr(chosen, item.name) for item in fields(Settings)},
             )
+        before = networks.parts.without_effect(self._settings)
+        for name, text in networks.parts.without_effect(chosen).items():
+            if before.get(name) != text:
+                _log.warning(text)
         other = SemanticMatcher(networks, chosen, self.variant)
         other._recorded = self._recorded
         return other
@@ -386,6 +394,8 @@ class SemanticMatcher(nn.Module):
         return images, None if mask is None else as_mask_batch(mask, images)
 
     def _apply(self, fn: Any, recurse: bool = True) -> SemanticMatcher:
+        if fn(torch.empty(0, dtype=torch.float32)).dtype is not torch.float32:
+            raise ConfigError("what a matcher computes in is its precision: with_settings(precision='bf16'), or 'fp16'")
         # Recorded graphs read the weights where they were.
         self._recorded = RecordedExtraction(extraction.extract)
         return super()._apply(fn, recurse)
@@ -403,7 +413,19 @@ class SemanticMatcher(nn.Module):
         super().__setattr__(name, value)
 
 
+def _decided(settings: Settings, parts: Parts) -> Settings:
+    """Return settings with a guided search, where they leave it to the extractor and it was made for that."""
+    matching = settings.matching
+    if matching.guided != "auto" or matching.matcher != "nearest" or not parts.extractor.guided:
+        return settings
+    return replace(settings, matching=replace(matching, guided="always"))
+
+
 def _replaced(settings: Settings, given: Mapping[str, Any]) -> Settings:
     if unknown := sorted(set(given) - _SETTINGS):
-        raise ConfigError(f"there is no setting {', '.join(unknown)}; there are {', '.join(sorted(_SETTINGS))}")
+        hint = did_you_mean(unknown[0], _SETTINGS)
+        if unknown[0] in _OF_MATCHING:
+            hint = f"of semantic_matcher_core.matching: matching=MatcherConfig({unknown[0]}=…);"
+        known = f"there are {', '.join(sorted(_SETTINGS))}"
+        raise ConfigError(f"there is no setting {', '.join(unknown)}; {hint}{' ' * bool(hint)}{known}")
     return replace(settings, **given)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from semantic_matcher_core.errors import ConfigError, check_choice
 
 MATCHERS = ("nearest", "lightglue")
+GUIDED = ("auto", "always", "never")
 FUSIONS = ("product", "sum", "concat")
 REGISTRATIONS = ("exact", "published")
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -25,7 +26,7 @@ ROTATIONS: dict[str, tuple[int, ...]] = {
 }
 
 
-_OF_NEAREST = frozenset({"mutual", "ratio", "max_distance", "min_similarity", "fusion", "weights"})
+_OF_NEAREST = frozenset({"guided", "mutual", "ratio", "max_distance", "min_similarity", "fusion", "weights"})
 _OF_LIGHTGLUE = frozenset({"filter_threshold", "depth_confidence", "width_confidence"})
 
 
@@ -40,6 +41,10 @@ class MatcherConfig:
         matcher: ``"nearest"``, nearest neighbours by similarity, or ``"lightglue"``, a network that looks at both
             images (:mod:`~semantic_matcher_core.matching.learned`). Of what follows, each has its own, but for
             ``band_px``.
+        guided: whether to search again, with less similarity for what lies elsewhere than the matches around say
+            (:mod:`~semantic_matcher_core.matching.guided`): ``"always"``, ``"never"``, or ``"auto"``, as the extractor
+            of a :class:`~semantic_matcher_core.SemanticMatcher` was made for (``compact`` with it, others without), and
+            without where only features are given.
         mutual: keep a pair only when each is the other's nearest neighbour.
         ratio: keep a nearest neighbour only when its distance is at most ``ratio`` times that of the second nearest
             (Lowe 2004), in both directions when ``mutual``; in (0, 1]. Where there is no second one it is kept.
@@ -58,6 +63,7 @@ class MatcherConfig:
     """
 
     matcher: str = "nearest"
+    guided: str = "auto"
     mutual: bool = True
     ratio: float | None = None
     max_distance: float | None = None
@@ -70,7 +76,9 @@ class MatcherConfig:
     width_confidence: float | None = None
 
     def __post_init__(self) -> None:
+        _take_plain_numbers(self)
         check_choice("matcher", self.matcher, MATCHERS)
+        check_choice("guided", self.guided, GUIDED)
         if not isinstance(self.mutual, bool):
             raise ConfigError(f"mutual must be true or false, got {self.mutual!r}")
         if self.ratio is not None and not (_is_number(self.ratio) and 0 < self.ratio <= 1):
@@ -136,11 +144,11 @@ class Settings:
     matching: MatcherConfig = field(default_factory=MatcherConfig)
 
     def __post_init__(self) -> None:
-        # NumPy's whole numbers become Python's: settings are compared, and written as JSON.
-        object.__setattr__(self, "max_keypoints", check_max_keypoints(self.max_keypoints))
+        _take_plain_numbers(self)
+        check_max_keypoints(self.max_keypoints)
         if self.detection_threshold is not None and not _is_number(self.detection_threshold):
             raise ConfigError(f"detection_threshold must be a number or None, got {self.detection_threshold!r}")
-        object.__setattr__(self, "semantic_size", check_whole("semantic_size", self.semantic_size, unit=" of pixels"))
+        check_whole("semantic_size", self.semantic_size, unit=" of pixels")
         check_choice("registration", self.registration, REGISTRATIONS)
         check_choice("precision", self.precision, PRECISIONS)
         if not isinstance(self.matching, MatcherConfig):
@@ -193,4 +201,12 @@ def is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _take_plain_numbers(settings: Any) -> None:
+    # NumPy's numbers become Python's: settings are compared, and written as JSON.
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if isinstance(value, Real) and type(value).__module__ != "builtins":
+            object.__setattr__(settings, item.name, int(value) if isinstance(value, Integral) else float(value))

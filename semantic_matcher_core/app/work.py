@@ -11,12 +11,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError, check_choice
 from semantic_matcher_core.io.bags import BAG_SUFFIXES
-from semantic_matcher_core.io.images import IMAGE_SUFFIXES, decode_image, read_bytes
+from semantic_matcher_core.io.images import IMAGE_SUFFIXES, decode_image, read_bytes, shrunk
 from semantic_matcher_core.io.video import VIDEO_SUFFIXES
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.offline.options import RunOptions
@@ -204,12 +203,7 @@ def picture_of(path: Path) -> np.ndarray:
     """
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise ImageError(f"{path.name} is no image file; these are taken: {' '.join(sorted(IMAGE_SUFFIXES))}")
-    image = decode_image(read_bytes(path), name=path.name)
-    scale = MAX_SIDE / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return shrunk(decode_image(read_bytes(path), name=path.name), MAX_SIDE)[0]
 
 
 class _First(ImageSource):

@@ -43,14 +43,21 @@ def export_command(
         raise ConfigError(f"unknown --format {format_!r}; onnx is the only one")
     if model.precision != "fp32":
         raise ConfigError(f"graphs are exported in fp32, not in {model.precision}")
+    if model.onnx_folder is not None:
+        raise ConfigError("--onnx-folder is where graphs are read from; an export writes them to --output")
     name = model.name()
+    free = ("device", "backend", "max_keypoints", "semantic_size", "detection_threshold")
+    for option in free:
+        if getattr(model, option) != getattr(ModelOptions, option):
+            typer.echo(f"note: --{option.replace('_', '-')} has no effect on an export", err=True)
+    model = replace(model, **{option: getattr(ModelOptions, option) for option in free})
 
     from semantic_matcher_core.cli.progress import spinner
     from semantic_matcher_core.export import export_onnx, onnx_folder
 
     folder = output or onnx_folder(name)
     with spinner("loading the model"):
-        matcher = replace(model, device="cpu", backend="eager").load()
+        matcher = replace(model, device="cpu").load()
     with spinner("exporting, and checking against torch"):
         differences = export_onnx(matcher, folder, overwrite=overwrite, int8=int8)
     for graph, difference in differences.items():

@@ -48,17 +48,14 @@ def extract_command(
     Read it with: semantic_matcher_core.io.features_file.FeaturesReader
     """
     from semantic_matcher_core.cli.inputs import collect_images
-    from semantic_matcher_core.errors import ConfigError, ImageError
-    from semantic_matcher_core.io.atomic import check_output
+    from semantic_matcher_core.cli.outputs import check_output_option
+    from semantic_matcher_core.errors import ImageError
     from semantic_matcher_core.io.masks import read_masks
     from semantic_matcher_core.io.names import HDF5_SUFFIXES
 
     model.name()
-    if output.suffix.lower() not in HDF5_SUFFIXES:
-        raise ConfigError(f"features go into an HDF5 file: --output must end in .h5, got {output}")
-    check_output(output)
     files = collect_images(images, recursive=recursive, root=root)
-    check_output(output, [path for _, path in files])
+    check_output_option("--output", output, HDF5_SUFFIXES, [path for _, path in files])
     (mask,) = read_masks(masks.mask or (), 1)
 
     from semantic_matcher_core.cli.progress import counted, progress_bar, spinner

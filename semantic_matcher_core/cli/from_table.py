@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from typing_extensions import dataclass_transform
 
 from semantic_matcher_core.options import NOT_GIVEN, ParameterSpec, command_line_of, on_command_line
 

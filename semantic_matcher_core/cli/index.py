@@ -50,16 +50,12 @@ def build_command(
       semantic-matcher index build photos/ -o photos.h5 --update
     """
     from semantic_matcher_core.cli.inputs import collect_images
-    from semantic_matcher_core.errors import ConfigError
-    from semantic_matcher_core.io.atomic import check_output
+    from semantic_matcher_core.cli.outputs import check_output_option
     from semantic_matcher_core.io.names import HDF5_SUFFIXES
 
-    if output.suffix.lower() not in HDF5_SUFFIXES:
-        raise ConfigError(f"the index is an HDF5 file: --output must end in .h5, got {output}")
     model.name()
-    check_output(output)
     files = collect_images(images, recursive=recursive)
-    check_output(output, [path for _, path in files])
+    check_output_option("--output", output, HDF5_SUFFIXES, [path for _, path in files])
 
     from semantic_matcher_core.cli.progress import counted, progress_bar, spinner
     from semantic_matcher_core.retrieval import RetrievalIndex, build_index

@@ -12,11 +12,11 @@ import typer
 
 
 def collect_images(
-    names: Sequence[str], *, recursive: bool = False, root: Path | None = None
+    names: Sequence[str], *, recursive: bool = False, root: Path | None = None, tell: bool = True
 ) -> list[tuple[str, Path]]:
     """Return (key, path) of each image, once each, in the order given; folders and patterns in natural order.
 
-    Images that are named more than once are told on stderr.
+    Images that are named more than once are told on stderr, unless not ``tell``.
 
     Args:
         names: files, folders, or patterns with ``*``, ``?``, ``[…]`` or ``**``.
@@ -39,7 +39,7 @@ def collect_images(
         given += len(found)
         paths.update(dict.fromkeys(Path(os.path.abspath(path)) for path in found))
         folders.append(Path(os.path.abspath(folder)))
-    if given > len(paths):
+    if tell and given > len(paths):
         typer.echo(f"note: {given} images are named, {given - len(paths)} of them again; each counts once", err=True)
     base = Path(os.path.abspath(root)) if root is not None else Path(os.path.commonpath(folders))
     keyed = []
@@ -77,7 +77,7 @@ def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
         if not path.is_file():
             raise ImageError(f"no such image file or folder: {name}")
         return [path], path.parent
-    matched = _without_loops([Path(p) for p in glob.glob(name, recursive=True)])
+    matched = _without_loops([Path(p) for p in glob.glob(_pattern(path), recursive=True)])
     found = [p for p in matched if is_image_file(p)]
     if found:
         say_what_is_passed_over(Path(name), matched)
@@ -89,6 +89,12 @@ def _expand(name: str, recursive: bool) -> tuple[list[Path], Path]:
         raise ImageError(f"no image matches {name!r}")
     parents = [os.path.abspath(p.parent) for p in found]
     return found, Path(os.path.commonpath(parents))
+
+
+def _pattern(path: Path) -> str:
+    """Return a pattern in which folders that are there are themselves, whatever their names look like."""
+    there = next((parent for parent in path.parents if parent.is_dir()), Path())
+    return os.path.join(glob.escape(str(there)), path.relative_to(there))
 
 
 def _tell_folder(error: OSError) -> None:

@@ -81,14 +81,18 @@ def match_command(
 
       semantic-matcher match A.jpg B.jpg --descriptor aliked --dino dinov2_vits14 --fetch --json
     """
+    from semantic_matcher_core.cli.outputs import check_output_option
     from semantic_matcher_core.errors import ConfigError, PoseError
+    from semantic_matcher_core.io.images import IMAGE_SUFFIXES
     from semantic_matcher_core.settings import turns_of
 
     kind = matching.kind()
     turns_of(rotation)
     if arrays and not as_json:
         raise ConfigError("--arrays adds to --json; give both, or write arrays to a file with --npz")
-    _check_outputs(output, npz, [image0, image1, *(masks.mask or ())])
+    read = [image0, image1, *(masks.mask or ())]
+    check_output_option("--output", output, sorted(IMAGE_SUFFIXES), read)
+    check_output_option("--npz", npz, (".npz",), [*read, output])
     place = _check_view(view, theme, kind, point)
     if output is None and (view != "lines" or point is not None):
         raise ConfigError("--view and --point say what the picture shows; add -o matches.png")
@@ -177,21 +181,6 @@ def _semantic_picture(
         return draw_point(first, second, features[0], features[1], point, matching=matcher.matching, **style)
     maps = [matcher.extract_with_map(image)[1] for image in images]
     return draw_semantics(first, second, maps[0], maps[1], **style)
-
-
-def _check_outputs(output: Path | None, npz: Path | None, inputs: list[Path]) -> None:
-    from semantic_matcher_core.errors import ConfigError
-    from semantic_matcher_core.io.atomic import check_output
-    from semantic_matcher_core.io.images import IMAGE_SUFFIXES
-
-    if output is not None:
-        if output.suffix.lower() not in IMAGE_SUFFIXES:
-            raise ConfigError(f"--output {output} has no suffix of a picture; use .png or .jpg")
-        check_output(output, inputs)
-    if npz is not None:
-        if npz.suffix != ".npz":
-            raise ConfigError(f"--npz {npz} must end in .npz")
-        check_output(npz, inputs)
 
 
 def _match(

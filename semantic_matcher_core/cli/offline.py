@@ -173,7 +173,7 @@ def images_command(
     from semantic_matcher_core.offline.sources import FilesSource
 
     # Named by their paths below one folder, which is COLMAP's image folder.
-    everything = collect_images(images)
+    everything = collect_images(images, tell=False)
     root = everything[0][1]
     for _ in everything[0][0].split("/"):
         root = root.parent
@@ -200,6 +200,8 @@ def _run(inputs: list[_Input], options: _Options, *, copy_images: bool = True) -
 
     jobs, processes = _jobs(inputs, options, copy_images), options.processes
     mine = shard(jobs)
+    if processes.jobs > 1 and len(jobs) == 1:
+        typer.echo("note: --jobs has no effect on a single recording", err=True)
     with JobBars([job.name for job in mine]) as bars:
         hooks = JobHooks(progress=bars.progress, notice=bars.notice, ended=bars.ended)
         outcomes = run_jobs(mine, workers=processes.jobs, threads=processes.threads, hooks=hooks)
@@ -207,13 +209,15 @@ def _run(inputs: list[_Input], options: _Options, *, copy_images: bool = True) -
     if len(jobs) == 1 and failed and failed[0].error is not None:
         raise failed[0].error
     for outcome in failed:
-        typer.echo(f"error: {outcome.job.name}: {outcome.error}", err=True)
+        of = "" if str(outcome.error).startswith(outcome.job.name) else f"{outcome.job.name}: "
+        typer.echo(f"error: {of}{outcome.error}", err=True)
     if failed:
         raise typer.Exit(1)
 
 
 def _jobs(inputs: list[_Input], options: _Options, copy_images: bool) -> list[Job]:
     from semantic_matcher_core.errors import ConfigError
+    from semantic_matcher_core.io.images import with_folders
     from semantic_matcher_core.offline.exports import Exports
     from semantic_matcher_core.offline.jobs import Job
     from semantic_matcher_core.offline.options import RunOptions
@@ -231,7 +235,7 @@ def _jobs(inputs: list[_Input], options: _Options, copy_images: bool) -> list[Jo
     for group in (pairing, matching, options.calibration, outputs):
         chosen |= {f.name: getattr(group, f.name) for f in fields(RunOptions) if hasattr(group, f.name)} | chosen
     run_options = RunOptions(**chosen)
-    references = tuple(pairing.reference or ())
+    references = tuple(with_folders(pairing.reference or ()))
     if (pairing.mode == "reference") != bool(references):
         raise ConfigError("--mode reference and --reference IMAGE belong together")
     model = options.model.on_local_device()
@@ -278,7 +282,7 @@ def _output_files(inputs: Sequence[_Input], output: Path) -> list[Path]:
             raise ConfigError(f"--output {output} is one file for {len(inputs)} inputs; give a folder")
         check_output(output)
         return [output]
-    if output.suffix and not output.is_dir():
+    if (output.suffix or str(output) == "-") and not output.is_dir():
         raise ConfigError(f"--output {output} must end in .mcap, or be a folder")
     stems = [item.stem for item in inputs]
     double = {stem for stem in stems if stems.count(stem) > 1}

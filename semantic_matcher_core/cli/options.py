@@ -33,6 +33,7 @@ class MatchingOptions:
     ] = 2.0
     geometry_backend: str = FROM_TABLE
     matcher: str = FROM_TABLE
+    guided: str = FROM_TABLE
     mutual: bool = FROM_TABLE
     max_distance: float | None = FROM_TABLE
     ratio: float | None = FROM_TABLE
@@ -57,7 +58,7 @@ class MatchingOptions:
             calibrated: ``essential`` is possible.
 
         Raises:
-            ConfigError: an unknown kind or backend, or a threshold that is not positive.
+            ConfigError: an unknown kind or backend, one that is not installed, or a threshold that is not positive.
         """
         from semantic_matcher_core.errors import ConfigError, check_choice
 
@@ -67,7 +68,13 @@ class MatchingOptions:
         if not self.geometry_threshold > 0:
             raise ConfigError(f"--geometry-threshold must be above 0 pixels, got {self.geometry_threshold}")
         check_choice("--geometry-backend", self.geometry_backend, GEOMETRY_BACKENDS)
-        return None if self.geometry == "none" else self.geometry
+        if self.geometry == "none":
+            return None
+        if self.geometry_backend == "poselib":
+            from semantic_matcher_core.geometry.robust import check_poselib
+
+            check_poselib("--geometry-backend magsac")
+        return self.geometry
 
 
 @from_table("Images", MASKS)

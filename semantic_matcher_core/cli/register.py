@@ -60,6 +60,7 @@ def register_command(
 
       semantic-matcher register poster.jpg video.mp4 -o registered.mp4 --smooth
     """
+    from semantic_matcher_core.cli.outputs import check_output_option
     from semantic_matcher_core.errors import ConfigError
     from semantic_matcher_core.io.atomic import check_output
     from semantic_matcher_core.io.images import IMAGE_SUFFIXES
@@ -81,13 +82,10 @@ def register_command(
     if not is_video and video != VideoOptions():
         raise ConfigError("--csv, --smooth and --every are for videos")
     inputs = [template, target, options.registration.mask]
-    outputs = [output, warped, (video.csv or output.with_suffix(".csv")) if is_video else None]
-    for i, path in enumerate(outputs):
-        if path is not None:
-            check_output(path, inputs + outputs[:i])
-    for path in outputs[:2]:
-        if path is not None and not is_video and path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise ConfigError(f"{path} has no suffix of a picture; use .png or .jpg")
+    check_output_option("--output", output, sorted(VIDEO_SUFFIXES if is_video else IMAGE_SUFFIXES), inputs)
+    check_output_option("--warped", warped, sorted(IMAGE_SUFFIXES), [*inputs, output])
+    if is_video:
+        check_output(video.csv or output.with_suffix(".csv"), [*inputs, output, warped])
     options.registration.config()
     options.model.name()
     if target is None:

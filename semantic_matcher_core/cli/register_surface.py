@@ -39,14 +39,12 @@ def register_surface_command(
 
       semantic-matcher register-surface a.png a_depth.png b.png b_depth.png --intrinsics 525,525,319.5,239.5 -o b.ply
     """
-    from semantic_matcher_core.errors import ConfigError, MissingPackageError
-    from semantic_matcher_core.io.atomic import check_output
+    from semantic_matcher_core.cli.outputs import check_output_option
+    from semantic_matcher_core.errors import MissingPackageError
 
-    for path in (output, rest):
-        if path is not None:
-            if path.suffix.lower() != ".ply":
-                raise ConfigError(f"a mesh is written as .ply, got {path}")
-            check_output(path, [image0, depth0, image1, depth1, registration.mask, output if path is rest else None])
+    read = [image0, depth0, image1, depth1, registration.mask]
+    check_output_option("--output", output, (".ply",), read)
+    check_output_option("--rest", rest, (".ply",), [*read, output])
     K0 = _matrix(intrinsics, "--intrinsics")
     K1 = None if intrinsics1 is None else _matrix(intrinsics1, "--intrinsics1")
     registration.config()

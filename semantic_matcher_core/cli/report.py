@@ -36,21 +36,18 @@ def report_command(
 
       semantic-matcher report walk.mcap --ground-truth groundtruth.txt
     """
+    from semantic_matcher_core.cli.outputs import check_output_option
     from semantic_matcher_core.cli.progress import spinner
     from semantic_matcher_core.errors import ConfigError
 
     target = output or results.with_suffix(".html")
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--output {target} must end in .html")
+    check_output_option("--output", target, (".html", ".htm"), [results, ground_truth])
     if ground_truth_topic and ground_truth is None:
         raise ConfigError("--ground-truth-topic names a topic of the bag of --ground-truth; give both")
-    from semantic_matcher_core.io.atomic import check_output
     from semantic_matcher_core.io.names import readable
     from semantic_matcher_core.io.trajectory import read_trajectory
     from semantic_matcher_core.viz.report import write_report
     from semantic_matcher_core.viz.trajectory import Truth
-
-    check_output(target, [results, ground_truth])
 
     with spinner("reading the results"):
         truth = None

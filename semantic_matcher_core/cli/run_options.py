@@ -29,7 +29,7 @@ class PairingOptions:
         ),
     ] = "temporal"
     reference: Annotated[
-        list[Path] | None, typer.Option(help="Mode reference: an image to match with; repeatable.")
+        list[Path] | None, typer.Option(help="Mode reference: an image to match with, or a folder of them; repeatable.")
     ] = None
     reference_policy: str = FROM_TABLE
     every_nth: int = FROM_TABLE

@@ -26,15 +26,11 @@ def view_command(
 
       semantic-matcher view matches.mcap -o matches.rrd
     """
+    from semantic_matcher_core.cli.outputs import check_output_option
     from semantic_matcher_core.cli.progress import spinner
-    from semantic_matcher_core.errors import ConfigError
-    from semantic_matcher_core.io.atomic import check_output
     from semantic_matcher_core.viz.rerun_log import view, write_rrd
 
-    if output is not None and output.suffix != ".rrd":
-        raise ConfigError(f"--output {output} must end in .rrd")
-    if output is not None:
-        check_output(output, [results])
+    check_output_option("--output", output, (".rrd",), [results])
     with spinner("reading the results"):
         count = view(results) if output is None else write_rrd(results, output)
     typer.echo(f"{count} entries" + ("" if output is None else f"\nwrote {output}"))

@@ -125,7 +125,7 @@ def stereo_points(
         calibrations.projection(stream, frame.features.image_size)
         for stream, frame in zip(streams, frames, strict=True)
     )
-    measured, _ = aligned_matches(pair.matches, *(frame.image for frame in frames))
+    measured = aligned_matches(pair.matches, *(frame.image for frame in frames))
     points, confidence = sparse_points(
         measured,
         left,

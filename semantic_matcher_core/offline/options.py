@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import dataclass_transform
+
+from typing_extensions import dataclass_transform
 
 from semantic_matcher_core.errors import ConfigError, check_choice
 from semantic_matcher_core.options import (
+    DESCRIPTORS,
     GEOMETRY,
     MASKS,
     ODOMETRY,
@@ -42,7 +44,7 @@ def _with_the_tables(cls: type[RunOptions]) -> type[RunOptions]:
 
 
 def _table() -> dict[str, ParameterSpec]:
-    return on_command_line(GEOMETRY, MASKS, STEREO, STEREO_RECTIFIED, ODOMETRY, REFERENCE)
+    return on_command_line(GEOMETRY, MASKS, STEREO, STEREO_RECTIFIED, ODOMETRY, REFERENCE, DESCRIPTORS)
 
 
 @_with_the_tables

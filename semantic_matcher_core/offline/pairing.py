@@ -11,31 +11,52 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.io.exif import Exif
 from semantic_matcher_core.io.masks import Mask
-from semantic_matcher_core.offline.calibration import Points, Side
-from semantic_matcher_core.offline.odometry import Placed
-from semantic_matcher_core.offline.sources import SourceImage
+from semantic_matcher_core.offline.calibration import Calibrations, Points, Side, stereo_points, verifier
+from semantic_matcher_core.offline.odometry import Placed, RecordedOdometry
+from semantic_matcher_core.offline.sources import ImageSource, SourceImage
 from semantic_matcher_core.streams import (
-    FeatureMatcher,
     Frame,
     MatchedPair,
     ReferenceStream,
     StereoStream,
     StereoSynchronizer,
-    TemporalPairing,
     TemporalStream,
     Verifier,
     features_of,
+    slop_of,
 )
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from semantic_matcher_core.offline.options import RunOptions
+    from semantic_matcher_core.pipeline import SemanticMatcher
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What a run works with.
+
+    Attributes:
+        source: the recording.
+        matcher: features and matches.
+        options: of the run.
+        calibrations: of the source's streams.
+        masks: where keypoints of the images of a stream are wanted; ``None`` for everywhere.
+        notice: takes a sentence for the user.
+    """
+
+    source: ImageSource
+    matcher: SemanticMatcher
+    options: RunOptions
+    calibrations: Calibrations
+    masks: Mapping[str, Mask | None]
+    notice: Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +79,6 @@ class Result:
     placed: Placed | None = None
 
 
-VerifierOf = Callable[[Side, Side], Verifier | None]
-"""The geometric check for two images; ``None`` for none."""
-Masks = Mapping[str, Mask | None]
-"""Where keypoints of the images of a stream are wanted; ``None`` for everywhere."""
-NO_MASKS: Masks = MappingProxyType({})
-PointsOf = Callable[[MatchedPair], Points | None]
-
-
 class Pairing(ABC):
     """One mode of work.
 
@@ -73,11 +86,9 @@ class Pairing(ABC):
         counts: images that were left out, by reason.
     """
 
-    mode: str
-
-    def __init__(self, masks: Masks = NO_MASKS) -> None:
+    def __init__(self, setup: Setup) -> None:
         self.counts: Counter[str] = Counter()
-        self._masks = masks
+        self._setup = setup
 
     @abstractmethod
     def process(self, image: SourceImage) -> Result | None:
@@ -89,8 +100,15 @@ class Pairing(ABC):
 
     def _mask(self, image: SourceImage, pixels: np.ndarray) -> np.ndarray | None:
         """Return where keypoints of an image are wanted; raises ImageError where its mask is of another size."""
-        mask = self._masks.get(image.stream)
+        mask = self._setup.masks.get(image.stream)
         return None if mask is None else mask.of_size(_side(image, pixels)[1])
+
+    def _verifier(self, *sides: Side) -> Verifier | None:
+        return verifier(self._setup.options, self._setup.calibrations, *sides)
+
+    def begin(self, image: SourceImage) -> bool:
+        """Prepare for a run by its first image, which :meth:`process` gets as well; false to be asked with the next."""
+        return True
 
     def replay(self, image: SourceImage) -> None:  # noqa: B027 - not every mode has anything to do
         """Note an image that an earlier run has processed."""
@@ -110,46 +128,13 @@ class Pairing(ABC):
         """Prepare, between the last replayed image and the first new one."""
 
 
-class _ResumableTemporalStream(TemporalStream):
-    """A temporal stream that can be put where another one stood."""
-
-    @property
-    def served(self) -> int:
-        return self._served
-
-    def put(self, reference: Frame | None, served: int) -> None:
-        self.reference, self._served = reference, served
-
-
 class TemporalWork(Pairing):
-    """Each stream's images with earlier ones of the same stream.
+    """Each stream's images with earlier ones of the same stream; of several, each has topics of its own."""
 
-    Args:
-        matcher: features and matches.
-        streams: names of the streams; with several, each has topics of its own.
-        pairing: which earlier image.
-        verify: gives the geometric check.
-        across_sizes: the check holds for two images of unlike size as well; else such pairs are not checked, because
-            one calibration does not describe both.
-        masks: of the streams.
-    """
-
-    mode = "temporal"
-
-    def __init__(
-        self,
-        matcher: FeatureMatcher,
-        streams: Sequence[str],
-        pairing: TemporalPairing,
-        verify: VerifierOf,
-        *,
-        across_sizes: bool = True,
-        masks: Masks = NO_MASKS,
-    ) -> None:
-        super().__init__(masks)
-        self._matcher = matcher
-        self._verify, self._across_sizes = verify, across_sizes
-        self._streams = {name: _ResumableTemporalStream(matcher, pairing) for name in streams}
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        streams = setup.source.streams
+        self._streams = {name: TemporalStream(setup.matcher, setup.options.pairing) for name in streams}
         self._prefixes = _prefixes(streams)
         self._wanted: dict[str, tuple[int | None, int]] = {}
         self._references: dict[str, SourceImage] = {}
@@ -162,8 +147,10 @@ class TemporalWork(Pairing):
             return None
         pixels = image.decode()
         side, reference = _side(image, pixels), stream.reference
-        alike = self._across_sizes or reference is None or reference.features.image_size == side[1]
-        stream.verify = self._verify(side, side) if alike else None
+        # One calibration does not describe two images of unlike size.
+        across_sizes = self._setup.options.geometry != "essential"
+        alike = across_sizes or reference is None or reference.features.image_size == side[1]
+        stream.verify = self._verifier(side, side) if alike else None
         frame, pair = stream.process(pixels, image.stamp_ns, image, self._mask(image, pixels))
         return Result([(self._prefixes[image.stream], frame)], [] if pair is None else [pair], image)
 
@@ -189,40 +176,24 @@ class TemporalWork(Pairing):
             frame = None
             if image is not None:
                 pixels = image.decode()
-                features = features_of(self._matcher, pixels, self._mask(image, pixels))
+                features = features_of(self._setup.matcher, pixels, self._mask(image, pixels))
                 frame = Frame(image.stamp_ns, pixels, features, image)
-            self._streams[name].put(frame, served)
+            self._streams[name].reference, self._streams[name].served = frame, served
         self._references.clear()
 
 
 class DepthWork(TemporalWork):
-    """Images of one camera with earlier ones, and with the depth that belongs to them; only those that have some.
+    """Images of one camera with earlier ones, and with the depth that belongs to them; only those that have some."""
 
-    Args:
-        matcher, streams, pairing, verify, across_sizes, masks: as for :class:`TemporalWork`, of one stream.
-        depth: name of the stream of depth.
-        place: says where the camera is that took a frame with its depth.
-    """
-
-    def __init__(
-        self,
-        matcher: FeatureMatcher,
-        streams: Sequence[str],
-        pairing: TemporalPairing,
-        verify: VerifierOf,
-        *,
-        depth: str,
-        place: Callable[[Frame, np.ndarray], Placed | None],
-        across_sizes: bool = True,
-        masks: Masks = NO_MASKS,
-    ) -> None:
-        super().__init__(matcher, streams, pairing, verify, across_sizes=across_sizes, masks=masks)
-        self._depth, self._place = depth, place
+    def __init__(self, setup: Setup, odometry: RecordedOdometry) -> None:
+        super().__init__(setup)
+        self._odometry = odometry
         # As the node pairs them.
         self._synchronizer: StereoSynchronizer[SourceImage] = StereoSynchronizer(None, 10)
 
     def process(self, image: SourceImage) -> Result | None:
-        add = self._synchronizer.add_right if image.stream == self._depth else self._synchronizer.add_left
+        is_depth = image.stream == self._setup.source.depth
+        add = self._synchronizer.add_right if is_depth else self._synchronizer.add_left
         pair = add(image.stamp_ns, image)
         self.counts["without depth"] = self._synchronizer.unpaired[0]
         return None if pair is None else self._placed(*pair, image)
@@ -238,43 +209,35 @@ class DepthWork(TemporalWork):
         result = super().process(image)
         if result is None:
             return None
-        return replace(result, image=at, placed=self._place(result.frames[0][1], metres))
+        return replace(result, image=at, placed=self._odometry.of_frame(result.frames[0][1], metres))
 
 
 class StereoWork(Pairing):
     """Left with right images of about the same time.
 
-    Args:
-        matcher: features and matches.
-        left: name of the stream of left images.
-        slop_ns: largest difference between the stamps of a pair; ``None`` leaves it to the frame period.
-        queue_size: images of each side that wait for their partner.
-        verify: gives the geometric check.
-        points: gives the points in space of a pair, or ``None``.
-        place: says where the left camera is, or ``None``.
-        masks: of the two streams.
+    Raises:
+        ConfigError: there are not two streams.
     """
 
-    mode = "stereo"
-
-    def __init__(
-        self,
-        matcher: FeatureMatcher,
-        left: str,
-        *,
-        slop_ns: int | None = 0,
-        queue_size: int = 10,
-        verify: VerifierOf = lambda left, right: None,
-        points: PointsOf = lambda pair: None,
-        place: Callable[[MatchedPair], Placed | None] = lambda pair: None,
-        masks: Masks = NO_MASKS,
-    ) -> None:
-        super().__init__(masks)
+    def __init__(self, setup: Setup, odometry: RecordedOdometry | None) -> None:
+        super().__init__(setup)
+        options, streams, known = setup.options, setup.source.streams, setup.calibrations.infos
+        if len(streams) != 2:
+            raise ConfigError(f"mode 'stereo' needs a left and a right stream, got {len(streams)}")
+        matcher = setup.matcher
+        if options.rectified and options.epipolar_band > 0:
+            matcher = matcher.with_settings(matching=replace(matcher.matching, band_px=options.epipolar_band))
+        self._has_points = options.points and options.rectified
+        if self._has_points and len(known) < 2:
+            missing = ", ".join(name for name in streams if name not in known)
+            setup.notice(
+                f"warning: no points: there is no camera_info beside {missing}, and no calibration file was given"
+            )
+            self._has_points = False
+        self._odometry = odometry
         self._stream = StereoStream(matcher)
-        self._place = place
-        self._verify, self._points = verify, points
-        self._synchronizer: StereoSynchronizer[SourceImage] = StereoSynchronizer(slop_ns, queue_size)
-        self._left = left
+        slop_ns = slop_of(options.sync, options.slop_s)
+        self._synchronizer: StereoSynchronizer[SourceImage] = StereoSynchronizer(slop_ns, options.queue_size)
         self._finished = False
 
     def process(self, image: SourceImage) -> Result | None:
@@ -300,14 +263,21 @@ class StereoWork(Pairing):
 
     def _match(self, left: SourceImage, right: SourceImage, image: SourceImage) -> Result:
         pixels = left.decode(), right.decode()
-        self._stream.verify = self._verify(_side(left, pixels[0]), _side(right, pixels[1]))
+        self._stream.verify = self._verifier(_side(left, pixels[0]), _side(right, pixels[1]))
         masks = self._mask(left, pixels[0]), self._mask(right, pixels[1])
         matched = self._stream.process(*pixels, (left.stamp_ns, right.stamp_ns), (left, right), masks)
         frames = [("left/", matched.reference), ("right/", matched.current)]
-        return Result(frames, [matched], image, self._points(matched), self._place(matched))
+        points = placed = None
+        if self._has_points:
+            setup = self._setup
+            points = stereo_points(matched, setup.options, setup.calibrations, setup.source.streams)
+        if self._odometry is not None:
+            placed = self._odometry.of_pair(matched)
+        return Result(frames, [matched], image, points, placed)
 
     def _add(self, image: SourceImage) -> tuple[SourceImage, SourceImage] | None:
-        add = self._synchronizer.add_left if image.stream == self._left else self._synchronizer.add_right
+        is_left = image.stream == self._setup.source.streams[0]
+        add = self._synchronizer.add_left if is_left else self._synchronizer.add_right
         pair = add(image.stamp_ns, image)
         self._count()
         return pair
@@ -317,56 +287,40 @@ class StereoWork(Pairing):
 
 
 class ReferenceWork(Pairing):
-    """Images with one or several stored ones.
+    """Images with one or several stored ones, which are taken whole; of several streams, each has topics of its own.
 
     Args:
-        matcher: features and matches.
-        streams: names of the streams; with several, each has topics of its own.
+        setup: of the run.
         references: (name, pixels, EXIF) of the stored images.
-        verify: geometric check, or ``None``.
-        rotation: how images may be turned against the stored ones.
-        masks: of the streams; stored images are taken whole.
 
     Raises:
         ConfigError: two stored images have the same name.
         ImageError: a stored image cannot be used.
     """
 
-    mode = "reference"
-
-    def __init__(
-        self,
-        matcher: FeatureMatcher,
-        streams: Sequence[str],
-        references: Sequence[tuple[str, np.ndarray, Exif]],
-        verify: Verifier | None,
-        rotation: str = "upright",
-        masks: Masks = NO_MASKS,
-    ) -> None:
-        super().__init__(masks)
+    def __init__(self, setup: Setup, references: Sequence[tuple[str, np.ndarray, Exif]]) -> None:
+        super().__init__(setup)
         names = [name for name, _, _ in references]
         if len(set(names)) != len(names):
             raise ConfigError(f"reference images must have names of their own, got {', '.join(names)}")
-        self._prefixes = _prefixes(streams)
-        self._stream = ReferenceStream(matcher, verify, rotation=rotation)
-        tagged = [
-            (
-                pixels,
-                SourceImage(
-                    -1 - i,
-                    "reference",
-                    f"reference/{name}",
-                    0,
-                    0,
-                    "",
-                    _constant(pixels),
-                    stored_name=name,
-                    exif=_constant(exif),
-                ),
-            )
-            for i, (name, pixels, exif) in enumerate(references)
-        ]
-        self._stream.set_references(tagged)
+        self._prefixes = _prefixes(setup.source.streams)
+        self._stream = ReferenceStream(setup.matcher, self._verifier(), rotation=setup.options.rotation)
+        self._stream.set_references([(stored[1], _tag(i, *stored)) for i, stored in enumerate(references)])
+
+    def begin(self, image: SourceImage) -> bool:
+        if image.error:
+            return False
+        try:
+            self._stream.fit(max(image.decode().shape[:2]))
+        except ImageError:  # which is told when its turn comes
+            return False
+        return True
+
+    def state(self) -> Any:
+        return {"side": self._stream.side}
+
+    def restore(self, state: Any) -> None:
+        self._stream.fit(state["side"])
 
     @property
     def references(self) -> tuple[Frame, ...]:
@@ -387,5 +341,6 @@ def _prefixes(streams: Sequence[str]) -> dict[str, str]:
     return {name: "" if len(streams) == 1 else f"{name.strip('/')}/" for name in streams}
 
 
-def _constant(value: T) -> Callable[[], T]:
-    return lambda: value
+def _tag(number: int, name: str, pixels: np.ndarray, exif: Exif) -> SourceImage:
+    tag = SourceImage(-1 - number, "reference", f"reference/{name}", 0, 0, "", lambda: pixels)
+    return replace(tag, stored_name=name, exif=lambda: exif)

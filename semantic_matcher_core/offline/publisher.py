@@ -59,7 +59,7 @@ class Publisher:
             for frame in pairing.references:
                 self._frame("reference/", frame)
 
-    def publish(self, result: Result, mode: str) -> None:
+    def publish(self, result: Result) -> None:
         for index, (prefix, frame) in enumerate(result.frames):
             # It is the first's, the left one's of a pair.
             self._frame(prefix, frame, result.placed if index == 0 else None)
@@ -75,7 +75,8 @@ class Publisher:
             header, reference_header = _header(pair.current.tag), _header(pair.reference.tag)
             topic = f"{self._node}/{self._pair_prefix(result)}matches"
             self._note(PAIR_TOPIC, name0=pair.reference.tag.name, name1=pair.current.tag.name)
-            message = matches_message(pair.matches, mode, header, reference_header, pair.reference.tag.stored_name)
+            name = pair.reference.tag.stored_name
+            message = matches_message(pair.matches, self._options.mode, header, reference_header, name)
             self._work.write(topic, message, self.clock)
             if not self._options.descriptors:  # from which a report computes them
                 texture, semantic = of_matches(pair.reference.features, pair.current.features, pair.matches)

@@ -16,31 +16,29 @@ from semantic_matcher_core.io.exif import read_exif
 from semantic_matcher_core.io.masks import read_masks
 from semantic_matcher_core.io.names import readable
 from semantic_matcher_core.io.run_info import read_run_info
-from semantic_matcher_core.offline.calibration import Calibrations, Points, stereo_points, verifier
+from semantic_matcher_core.offline.calibration import Calibrations, verifier
 from semantic_matcher_core.offline.exports import INTERNAL, Exports, write_exports
 from semantic_matcher_core.offline.odometry import RecordedOdometry
 from semantic_matcher_core.offline.options import RunOptions
 from semantic_matcher_core.offline.pairing import (
     DepthWork,
-    Masks,
     Pairing,
     ReferenceWork,
     Result,
+    Setup,
     StereoWork,
     TemporalWork,
 )
 from semantic_matcher_core.offline.publisher import Publisher
 from semantic_matcher_core.offline.run_info import environment, run_info
 from semantic_matcher_core.offline.work_folder import WorkFolder
-from semantic_matcher_core.streams import slop_of
 
 if TYPE_CHECKING:
     from semantic_matcher_core.offline.sources import ImageSource, SourceImage
     from semantic_matcher_core.pipeline import SemanticMatcher
-    from semantic_matcher_core.streams import MatchedPair
 
 # Of a run's progress, what a later run goes on counting from.
-_COUNTS = ("frames", "pairs", "matches", "empty", "left_out")
+_COUNTS = ("frames", "pairs", "matches", "empty", "left_out", "unreadable")
 # Of images that cannot be used: a recording may be full of them, all for one reason.
 _MOST_NAMED = 20
 
@@ -128,12 +126,13 @@ def run(
         hooks.notice(f"{output} is complete already")
         return Progress(done=source.total or 0, resumed=source.total or 0, total=source.total)
     exports.prepare(matcher)
-    calibrations = Calibrations.of(source, calibration)
-    odometry = _odometry(source, matcher, options, calibrations)
+    masks = dict(zip(source.streams, read_masks(options.mask, len(source.streams)), strict=True))
+    setup = Setup(source, matcher, options, Calibrations.of(source, calibration), masks, hooks.notice)
+    odometry = _odometry(setup)
     if odometry is not None:
         # Where a camera is rests on all that was before: such a run is made in one go.
         part_seconds = math.inf
-    pairing = _pairing(source, matcher, options, references, calibrations, hooks, odometry)
+    pairing = _pairing(setup, references, odometry)
     key = {"info": info, "environment": environment(matcher)}
     with WorkFolder(output, key) as work:
         if work.restarted:
@@ -144,7 +143,7 @@ def run(
             raise ImageError(f"{source.path} gave no usable image: {_reasons(progress)}")
         work.assemble(lambda topic: not topic.startswith(INTERNAL))
         if exports.any:
-            _write_exports(exports, matcher, work, options, calibrations, hooks)
+            _write_exports(exports, setup, work)
         work.publish()
         if odometry is not None:
             odometry.write(output)
@@ -152,9 +151,8 @@ def run(
     return progress
 
 
-def _odometry(
-    source: ImageSource, matcher: SemanticMatcher, options: RunOptions, calibrations: Calibrations
-) -> RecordedOdometry | None:
+def _odometry(setup: Setup) -> RecordedOdometry | None:
+    source, options = setup.source, setup.options
     if not options.odometry:
         if source.depth:
             raise ConfigError(f"depth ({source.depth}) is for --odometry; give both")
@@ -170,8 +168,8 @@ def _odometry(
     if len(source.streams) != expected:
         what = "a left and a right stream" if expected == 2 else "the images of one camera"
         raise ConfigError(f"--odometry needs {what}, got {len(source.streams)}: {', '.join(source.streams)}")
-    calibrations.require(source, "--odometry")
-    return RecordedOdometry(matcher, options, calibrations, source.streams)
+    setup.calibrations.require(source, "--odometry")
+    return RecordedOdometry(setup.matcher, options, setup.calibrations, source.streams)
 
 
 def _process(
@@ -184,7 +182,7 @@ def _process(
         pairing.restore(work.state["pairing"])
         hooks.notice(f"going on after {progress.resumed} images of an earlier run")
     begun = time.monotonic()
-    new = False
+    new, has_begun = False, progress.resumed > 0
     for image in source.images():
         publisher.clock = max(publisher.clock, image.received_ns)
         if progress.done < progress.resumed:
@@ -195,20 +193,20 @@ def _process(
             continue
         if progress.done == progress.resumed and progress.resumed:
             pairing.resume()
-        if progress.done == 0:
+        if not has_begun and (has_begun := pairing.begin(image)):
             publisher.begin(pairing)
-        _give(partial(_work_on, image, pairing), publisher, pairing.mode, progress, hooks)
+        _give(partial(_work_on, image, pairing), publisher, progress, hooks)
         progress.done += 1
         progress.left_out.update(pairing.counts)
-        new = True
+        new = has_begun
         _tell_problems(source, progress, hooks)
         hooks.progress(progress)
-        if time.monotonic() - begun >= part_seconds:
+        if new and time.monotonic() - begun >= part_seconds:
             work.commit(_state(progress, pairing))
             begun, new = time.monotonic(), False
     if progress.done:
         for work_left in pairing.finish():
-            _give(work_left, publisher, pairing.mode, progress, hooks)
+            _give(work_left, publisher, progress, hooks)
             new = True
         progress.left_out.update(pairing.counts)
     if new:
@@ -230,9 +228,7 @@ def _work_on(image: SourceImage, pairing: Pairing) -> Result | None:
     return pairing.process(image)
 
 
-def _give(
-    work_on: Callable[[], Result | None], publisher: Publisher, mode: str, progress: Progress, hooks: RunHooks
-) -> None:
+def _give(work_on: Callable[[], Result | None], publisher: Publisher, progress: Progress, hooks: RunHooks) -> None:
     """Publish and count what comes of an image; one that cannot be decoded is counted and left out."""
     try:
         result = work_on()
@@ -246,7 +242,7 @@ def _give(
             hooks.notice("left out: more than these; they are only counted from here on")
         return
     if result is not None:
-        publisher.publish(result, mode)
+        publisher.publish(result)
         progress.frames += len(result.frames)
         progress.empty += sum(frame.features.keypoints.shape[1] == 0 for _, frame in result.frames)
         progress.pairs += len(result.pairs)
@@ -258,15 +254,8 @@ def _state(progress: Progress, pairing: Pairing) -> dict[str, Any]:
     return {"done": progress.done, **counts, "pairing": pairing.state()}
 
 
-def _pairing(
-    source: ImageSource,
-    matcher: SemanticMatcher,
-    options: RunOptions,
-    references: tuple[Path, ...],
-    calibrations: Calibrations,
-    hooks: RunHooks,
-    odometry: RecordedOdometry | None,
-) -> Pairing:
+def _pairing(setup: Setup, references: tuple[Path, ...], odometry: RecordedOdometry | None) -> Pairing:
+    options = setup.options
     if (options.mode == "reference") != bool(references):
         raise ConfigError(
             "mode 'reference' needs reference images (--reference)"
@@ -274,73 +263,26 @@ def _pairing(
             else f"reference images are of no use in mode {options.mode!r}"
         )
     if options.geometry == "essential":
-        calibrations.require(source, "geometry 'essential'")
-    masks = dict(zip(source.streams, read_masks(options.mask, len(source.streams)), strict=True))
+        setup.calibrations.require(setup.source, "geometry 'essential'")
     if options.mode == "stereo":
-        return _stereo(source, matcher, options, calibrations, hooks, odometry, masks)
+        return StereoWork(setup, odometry)
     if options.mode == "reference":
         from semantic_matcher_core.io.images import decode_image, read_bytes
 
         data = [(path, read_bytes(path)) for path in references]
         stored = [(readable(path.name), decode_image(raw, name=str(path)), read_exif(raw)) for path, raw in data]
-        return ReferenceWork(matcher, source.streams, stored, verifier(options), options.rotation, masks)
-    check = partial(verifier, options, calibrations)
-    shared: dict[str, Any] = {"across_sizes": options.geometry != "essential", "masks": masks}
-    if odometry is None:
-        return TemporalWork(matcher, source.streams, options.pairing, check, **shared)
-    place = odometry.of_frame
-    return DepthWork(matcher, source.streams, options.pairing, check, depth=source.depth, place=place, **shared)
+        return ReferenceWork(setup, stored)
+    return TemporalWork(setup) if odometry is None else DepthWork(setup, odometry)
 
 
-def _stereo(
-    source: ImageSource,
-    matcher: SemanticMatcher,
-    options: RunOptions,
-    calibrations: Calibrations,
-    hooks: RunHooks,
-    odometry: RecordedOdometry | None,
-    masks: Masks,
-) -> StereoWork:
-    if len(source.streams) != 2:
-        raise ConfigError(f"mode 'stereo' needs a left and a right stream, got {len(source.streams)}")
-    left, right = source.streams
-    if options.rectified and options.epipolar_band > 0:
-        matcher = matcher.with_settings(matching=replace(matcher.matching, band_px=options.epipolar_band))
-    points = options.points and options.rectified
-    if points and len(calibrations.infos) < 2:
-        missing = ", ".join(name for name in source.streams if name not in calibrations.infos)
-        hooks.notice(f"warning: no points: there is no camera_info beside {missing}, and no calibration file was given")
-        points = False
-
-    def points_of(pair: MatchedPair) -> Points | None:
-        return stereo_points(pair, options, calibrations, (left, right)) if points else None
-
-    return StereoWork(
-        matcher,
-        left,
-        slop_ns=slop_of(options.sync, options.slop_s),
-        queue_size=options.queue_size,
-        verify=partial(verifier, options, calibrations),
-        points=points_of,
-        place=(lambda pair: None) if odometry is None else odometry.of_pair,
-        masks=masks,
-    )
-
-
-def _write_exports(
-    exports: Exports,
-    matcher: SemanticMatcher,
-    work: WorkFolder,
-    options: RunOptions,
-    calibrations: Calibrations,
-    hooks: RunHooks,
-) -> None:
+def _write_exports(exports: Exports, setup: Setup, work: WorkFolder) -> None:
+    options = setup.options
     # Further pairs are of one scene that does not move; COLMAP finds the essential matrix itself where it can.
     kind = options.geometry if options.geometry in ("homography", "fundamental") else "fundamental"
     check = verifier(replace(options, geometry=kind))
     assert check is not None
-    cameras = calibrations.intrinsics(options.rectified) if exports.colmap is not None else {}
-    write_exports(exports, matcher, work.messages(), check, cameras, hooks.notice)
+    cameras = setup.calibrations.intrinsics(options.rectified) if exports.colmap is not None else {}
+    write_exports(exports, setup.matcher, work.messages(), check, cameras, setup.notice)
 
 
 def _require_complete(output: Path, info: dict[str, Any], exports: Exports) -> None:

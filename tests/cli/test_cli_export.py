@@ -70,6 +70,7 @@ def test_export_then_match(pair: list[str], tmp_path: Path, capsys: pytest.Captu
         (["match", "--backend", "onnx", "--precision", "bf16"], "bf16"),
         (["export", "--format", "tflite"], "unknown --format 'tflite'"),
         (["export", "--precision", "bf16"], "fp32"),
+        (["export", "--onnx-folder", "somewhere"], "an export writes them to --output"),
         (["export", "--int8"], "int8 is for DINOv2"),
         (["export", "--output", "/dev/null/graphs"], "cannot write /dev/null/graphs: "),
     ],

@@ -98,11 +98,26 @@ def test_collecting_files_folders_and_patterns(folder: Path) -> None:
     # Order as given, each once.
     assert keys("right", "left/2.png", "left") == ["right/1.png", "left/2.png", "left/1.png", "left/10.png"]
     assert keys("left/notes.txt") == ["notes.txt"]
+    # A folder that is there is itself, whatever its name looks like.
+    (folder / "left").rename(folder / "l [1]*")
+    assert keys("l [1]*/*.png") == keys("l [1]*") == ["1.png", "2.png", "10.png"]
+    assert keys("l*/../right/?.png") == ["1.png"]
+    (folder / "l [1]*").rename(folder / "left")
     # A link to a folder above leads to the same files again and again; one to a folder beside is a name like any other.
     (folder / "left" / "again").symlink_to(folder)
     (folder / "middle").symlink_to(folder / "right")
     assert keys("**/*.png") == ["left/1.png", "left/2.png", "left/10.png", "middle/1.png", "right/1.png"]
     assert keys(".", recursive=True) == ["left/1.png", "left/2.png", "left/10.png", "right/1.png"]
+
+
+def test_an_image_named_twice_is_told_once_and_not_of_two_cameras(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, out = [str(folder / "right")] * 2, ["-o", str(tmp_path / "o.mcap"), *SIFT, "--overwrite"]
+    assert main(["images", *one, *out]) == 0
+    assert capsys.readouterr().err.count("note: 2 images are named, 1 of them again; each counts once") == 1
+    assert main(["images", *one, *out, "--mode", "stereo"]) == 0
+    assert "named" not in capsys.readouterr().err
 
 
 def test_relative_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,20 +39,20 @@ def test_all_commands_are_there() -> None:
     }
 
 
-@pytest.mark.parametrize("command", commands(), ids=lambda c: " ".join(c) or "(none)")
-def test_help_imports_nothing_heavy(command: list[str]) -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "from semantic_matcher_core.cli import main\n"
-        f"assert main({[*command, '--help']!r}) == 0\n"
-        f"print('heavy:', sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)\n"
+        f"for command in {commands()!r}:\n"
+        "    assert main([*command, '--help']) == 0, command\n"
+        f"    heavy = sorted(set({HEAVY!r}) & set(sys.modules))\n"
+        "    assert not heavy, f'{command} imports {heavy}'\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, cwd=REPOSITORY
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240, cwd=REPOSITORY
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.strip() == "heavy: []"
-    assert "Usage: semantic-matcher" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Usage: semantic-matcher") == len(commands())
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda c: " ".join(c) or "(none)")
@@ -154,7 +154,7 @@ def test_module_runs_as_a_program() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,
         cwd=REPOSITORY,
     )
     assert done.stdout.startswith("semantic-matcher ")
@@ -163,6 +163,6 @@ def test_module_runs_as_a_program() -> None:
 def test_a_reader_that_stops_listening_is_no_error() -> None:
     command = f"{sys.executable} -m semantic_matcher_core.cli weights list --json | head -c 1"
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60, cwd=REPOSITORY
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=240, cwd=REPOSITORY
     )
     assert done.stdout == "[" and done.stderr == ""

@@ -114,11 +114,11 @@ def test_ratio_and_similarity_thin_out_the_matches(pair: tuple[str, str], capsys
 @pytest.mark.parametrize(
     ("extra", "code", "message"),
     [
-        (["-o", "matches.txt"], 2, "has no suffix of a picture"),
+        (["-o", "matches.txt"], 2, "must end in .bmp or"),
         (["-o", "missing/matches.png"], 1, "folder missing does not exist; create it first"),
         (["--npz", "matches.png"], 2, "must end in .npz"),
         (["--arrays"], 2, "--arrays adds to --json"),
-        (["--geometry-threshold", "0"], 2, "--geometry-threshold"),
+        (["--geometry", "homography", "--geometry-threshold", "0"], 2, "--geometry-threshold"),
         (["--orientation", "up"], 2, "unknown orientation 'up'"),
         (["--precision", "fp16"], 1, "needs a GPU"),
         (["--precision", "int4"], 2, "unknown precision 'int4'"),

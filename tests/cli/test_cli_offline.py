@@ -132,9 +132,16 @@ def test_images(tmp_path: Path, textured_image: np.ndarray, capsys: pytest.Captu
         (["--mode", "stereo"], 2, "needs a left and a right stream, got 1"),
         (["--mode", "reference"], 2, "--mode reference and --reference IMAGE belong together"),
         (["--reference-policy", "sometimes"], 2, "unknown reference policy 'sometimes'"),
-        (["--min-overlap", "2"], 2, "min_overlap must be from 0 to 1"),
+        (["--reference-policy", "keyframe", "--min-overlap", "2"], 2, "min_overlap must be from 0 to 1"),
         (["--write-images", "png"], 2, "unknown choice of images 'png'"),
         (["--image-topic", "/front"], 1, "has no topic '/front'; image topics: /camera/image (2 of Image)"),
+        (["--image-topic", "camera/imag"], 1, "no topic 'camera/imag'; did you mean '/camera/image'? image topics: "),
+        (
+            ["--descriptors", "--descriptor-dtype", "int8"],
+            2,
+            "descriptor_dtype = 'int8' is refused: expected one of 'float32', 'float16'",
+        ),
+        (["--output", "-"], 2, "must end in .mcap, or be a folder"),
         (["--output", "out.bag"], 2, "must end in .mcap, or be a folder"),
         (["--output", "missing/out.mcap"], 1, "folder missing does not exist; create it first"),
         (["--output", "missing/folder"], 1, "missing does not exist; create it first"),
@@ -142,7 +149,7 @@ def test_images(tmp_path: Path, textured_image: np.ndarray, capsys: pytest.Captu
         (["--device", "mps"], 2, "unknown device 'mps'"),
         (["--namespace", "my robot"], 2, "namespace 'my robot' is none"),
         (["--namespace", "2nd"], 2, "namespace '2nd' is none"),
-        (["--calibration", "nowhere.yaml"], 1, "no such calibration file: nowhere.yaml"),
+        (["--geometry", "essential", "--calibration", "nowhere.yaml"], 1, "no such calibration file: nowhere.yaml"),
     ],
 )
 def test_refusals(

@@ -69,7 +69,7 @@ def test_inputs_are_never_replaced(place: Path, arguments: list[str], capsys: py
 
 def run(place: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "semantic_matcher_core.cli", *arguments]
-    return subprocess.run(command, cwd=place, text=True, check=False, timeout=60, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, cwd=place, text=True, check=False, timeout=240, **options)  # type: ignore[call-overload]
 
 
 def test_a_full_disk_under_the_output_is_one_line(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_names_of_the_greatest_length(place: Path, capsys: pytest.CaptureFixture
 
 def test_closed_streams_are_no_files(place: Path) -> None:
     command = f"{sys.executable} -m semantic_matcher_core.cli match a.png b.png {' '.join(SIFT)} -o m.png <&- 2>&-"
-    done = subprocess.run(["sh", "-c", command], cwd=place, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+    done = subprocess.run(["sh", "-c", command], cwd=place, stdout=subprocess.PIPE, text=True, check=False, timeout=240)
     assert done.returncode == 0
     assert done.stdout.startswith("50 matches between 50 + 50 keypoints")
     assert (place / "m.png").read_bytes().startswith(b"\x89PNG")
@@ -184,7 +184,7 @@ def test_a_command_that_is_ended_leaves_nothing(place: Path, number: signal.Sign
         assert sorted(os.listdir(place)) != before
         time.sleep(0.1)
         process.send_signal(number)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=240)
     assert process.returncode == 128 + number
     assert "Traceback" not in error
     assert sorted(os.listdir(place)) == before
@@ -212,7 +212,7 @@ cli._run = run
 sys.exit(cli.main([]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, preexec_fn=default_signals
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=240, preexec_fn=default_signals
     )
     assert (done.returncode, done.stdout) == (code, "went on\n")
     assert "Traceback" not in done.stderr

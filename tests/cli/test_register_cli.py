@@ -91,7 +91,7 @@ def test_a_video_becomes_a_video_and_figures(
         (["flat.png", "missing.png", "-o", "out.png"], 1, "no such image file: missing.png"),
         (["plain.png", "bent.png", "-o", "out.png"], 1, "keypoints in the template"),
         (["flat.png", "plain.png", "-o", "out.png"], 1, "may not show the template"),
-        (["empty.avi", "-o", "out.mp4"], 1, "empty.avi is no video that can be read"),
+        (["empty.avi", "-o", "out.mp4"], 1, "empty.avi is empty (0 bytes)"),
         (["plain.png", "video.avi", "-o", "out.mp4"], 1, "keypoints in the template"),
         (["flat.png", "video.avi", "-o", "out.mp4", "--every", "0"], 2, "--every"),
     ],

@@ -58,7 +58,7 @@ def test_refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     assert "four numbers FX,FY,CX,CY" in refused(arguments(folder, "--intrinsics", "1,2"))
     assert "camera matrix" in refused(arguments(folder, "--intrinsics", "0,1,2,3"))
-    assert "written as .ply" in refused(arguments(folder, "--rest", "rest.obj"))
+    assert "--rest rest.obj must end in .ply" in refused(arguments(folder, "--rest", "rest.obj"))
     assert "depth-units" in refused(arguments(folder, "--depth-units", "x"))
     wrong = arguments(folder)
     wrong[4] = str(folder / "small.npy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -59,6 +60,19 @@ def plain(make: Callable[[], Extractor]) -> Callable[[], SemanticMatcher]:
     return lambda: SemanticMatcher.from_parts(make(), device="cpu")
 
 
+def matched(matcher: SemanticMatcher) -> Matches:
+    image = make_textured_image(96, 128, 3)
+    return matcher.match_images(image, np.roll(image, 7, axis=1))
+
+
+@functools.cache
+def built(make: Callable[[], SemanticMatcher]) -> tuple[SemanticMatcher, Matches]:
+    """A matcher, and what it finds while nothing is set."""
+    torch.manual_seed(0)
+    matcher = make()
+    return matcher, matched(matcher)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize(
     "make",
@@ -77,21 +91,14 @@ def plain(make: Callable[[], Extractor]) -> Callable[[], SemanticMatcher]:
 def test_settings_change_nothing(
     make: Callable[[], SemanticMatcher], setting: Callable[[], AbstractContextManager[object]]
 ) -> None:
-    torch.manual_seed(0)
-    matcher = make()
-    images = make_textured_image(96, 128, 3), np.roll(make_textured_image(96, 128, 3), 7, axis=1)
-
-    def matched() -> Matches:
-        return matcher.match_images(*images)
-
-    expected = matched()
+    matcher, expected = built(make)
     assert len(expected)
     with setting():
-        found = matched()
+        found = matched(matcher)
     for name in ("indices", "keypoints0", "keypoints1", "confidence"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
         assert getattr(found, name).dtype == getattr(expected, name).dtype
-    again = matched()
+    again = matched(matcher)
     assert torch.equal(again.indices, expected.indices)
 
 
@@ -102,7 +109,7 @@ def test_a_default_type_rounds_no_weights(variant: str, dtype: torch.dtype) -> N
     expected = SemanticMatcher.from_pretrained(variant, device="cpu").match_images(image, image[:, ::-1])
     torch.set_default_dtype(dtype)
     try:
-        matcher = SemanticMatcher.from_pretrained(variant, device="cpu")
+        matcher = SemanticMatcher.from_pretrained(variant, device="cpu").to("cpu")
     finally:
         torch.set_default_dtype(torch.float32)
     found = matcher.match_images(image, image[:, ::-1])

@@ -70,6 +70,7 @@ _OTHERS: dict[str, list[Any]] = {
     "images": ["jpeg", "none"],
     "jpeg_quality": [90, 91],
     "namespace": ["", "robot"],
+    "descriptor_dtype": ["float32", "float16"],
 }
 
 

@@ -61,7 +61,8 @@ class Anything(types.ModuleType):
 
 names = (
     "rcl_interfaces", "rcl_interfaces.msg", "rclpy", "rclpy.exceptions", "rclpy.parameter", "launch", "launch.actions",
-    "launch.substitutions", "launch_ros", "launch_ros.actions", "ament_index_python", "ament_index_python.packages",
+    "launch.logging", "launch.substitutions", "launch_ros", "launch_ros.actions", "ament_index_python",
+    "ament_index_python.packages",
 )
 # A folder of that name is no package.
 packages = {name: importlib.util.find_spec(name.partition(".")[0]) for name in names}

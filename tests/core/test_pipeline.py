@@ -344,3 +344,12 @@ def test_images_given_to_match_are_named() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     with pytest.raises(ShapeError, match=r"got ndarray; for images: match_images"):
         matcher.match(matcher.extract(image), image)
+
+
+@pytest.mark.parametrize("narrow", [lambda m: m.half(), lambda m: m.double(), lambda m: m.to(torch.bfloat16)])
+def test_another_type_of_weights_is_a_precision(narrow: Callable[[SemanticMatcher], object], textured: Render) -> None:
+    matcher, image = make_matcher(random_reasoner()), textured(64, 96, seed=1)
+    expected = matcher.extract(image)
+    with pytest.raises(ConfigError, match=r"with_settings\(precision='bf16'\)"):
+        narrow(matcher)
+    assert torch.equal(matcher.float().to("cpu").extract(image).reasoned, expected.reasoned)

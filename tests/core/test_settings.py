@@ -102,7 +102,11 @@ def test_settings_are_a_key(values: dict, name: str, data: st.DataObject) -> Non
         ({"registration": "good"}, "unknown registration 'good'"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"matching": {"ratio": 0.8}}, "matching must be a MatcherConfig, got dict"),
-        ({"keypoints": 5}, "there is no setting keypoints; there are detection_threshold, matching"),
+        ({"keypoints": 5}, r"there is no setting keypoints; did you mean 'max_keypoints'\? there are detection_t"),
+        (
+            {"ratio": 0.8},
+            r"no setting ratio; of semantic_matcher_core.matching: matching=MatcherConfig\(ratio=…\);",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_by_name(given: dict, message: str) -> None:
@@ -113,10 +117,12 @@ def test_wrong_settings_are_refused_by_name(given: dict, message: str) -> None:
         matcher_of(parts(), **given)
 
 
-def test_whole_numbers_of_numpy_are_settings_as_any_others() -> None:
-    settings = Settings(max_keypoints=np.int64(100), semantic_size=np.uint16(448))
-    assert settings == Settings(max_keypoints=100, semantic_size=448)
-    assert json.loads(json.dumps(asdict(settings)))["max_keypoints"] == 100
+def test_numbers_of_numpy_are_settings_as_any_others() -> None:
+    matching = MatcherConfig(ratio=np.float32(0.5), fusion="sum", weights=(np.float32(2), np.int8(1)))
+    settings = Settings(np.int64(100), np.float16(0.25), np.uint16(448), matching=matching)
+    same = Settings(100, 0.25, 448, matching=MatcherConfig(ratio=0.5, fusion="sum", weights=(2.0, 1.0)))
+    assert settings == same and repr(settings) == repr(same)
+    assert json.dumps(asdict(settings)) == json.dumps(asdict(same))
 
 
 def test_settings_that_parts_have_no_use_for_are_refused() -> None:
@@ -135,7 +141,8 @@ def test_other_settings_make_another_matcher(image: np.ndarray) -> None:
     assert (fewer.max_keypoints, fewer.semantic_size, fewer.matching.ratio) == (9, 96, 0.9)
     assert fewer.extract(image).keypoints.shape[1] == 9
     assert_equal(fewer.extract(image), matcher_of(shared, max_keypoints=9, semantic_size=96).extract(image))
-    assert matcher.settings == Settings(max_keypoints=300, semantic_size=160)
+    guided = MatcherConfig(guided="always")
+    assert matcher.settings == Settings(max_keypoints=300, semantic_size=160, matching=guided)
     assert shared.extractor.max_keypoints == 300
     assert_equal(matcher.extract(image), expected)
     threshold = float(expected.scores[0, 20])
