@@ -17,7 +17,8 @@ class RegistrationConfig:
         regularisation: of the spline through the inliers; 0 goes through every match, noise included.
         min_inliers: with fewer there is no registration. Between unrelated photographs chance alone gave DALF up to 29
             (536 pairs measured), and XFeat up to 60.
-        step_px: spacing of the lattice on which the spline is evaluated; between, it is interpolated.
+        step_px: spacing of the lattice on which the spline is evaluated, at the size of the template that features were
+            taken at; between, it is interpolated.
         max_side: features are taken from images no larger than this (long side in pixels); what comes out has the
             size of what goes in. ``None`` for no bound.
         seed: of the random sampling.

@@ -101,12 +101,13 @@ class TemplateTracker:
             ImageError: the frame cannot be used.
         """
         image = as_rgb(frame.image)
-        template, config = self.template, self.config
+        config = self.config
+        template = self.template = self.template.beside(self.matcher, image, config)
         if features is None:
             features = extract_features(self.matcher, image, config.max_side, mask)
         matches = smooth_matches(self.matcher, template.features, features, config)
         try:
-            fit = fit_map(matches, template.features.image_size, config)
+            fit = fit_map(matches, template, config)
         except RegistrationError as error:
             if self.smoothing is not None:
                 self.smoothing.reset()

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from semantic_matcher_core.geometry.thin_plate import ThinPlateSpline
 
@@ -40,8 +41,8 @@ def lattice_of_spline(spline: ThinPlateSpline, size: tuple[int, int], step_px: i
 
 def resampled(lattice: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Return ``rows x columns x 2`` float32: the same map as a lattice of other spacing, at least two points a side."""
-    down, across = _interpolation(lattice.shape[0], rows), _interpolation(lattice.shape[1], columns)
-    return np.stack([down @ lattice[..., axis] @ across.T for axis in range(2)], axis=-1)
+    given = torch.from_numpy(np.ascontiguousarray(lattice)).permute(2, 0, 1)[None]
+    return F.interpolate(given, (rows, columns), mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
 
 
 def warp(image: np.ndarray, lattice: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -60,15 +61,3 @@ def warp(image: np.ndarray, lattice: np.ndarray, size: tuple[int, int]) -> tuple
     right, bottom = image.shape[1] - 1 + _ROUNDING, image.shape[0] - 1 + _ROUNDING
     inside = (x >= -_ROUNDING) & (x <= right) & (y >= -_ROUNDING) & (y <= bottom)
     return warped, inside
-
-
-def _interpolation(count: int, pixels: int) -> np.ndarray:
-    """Return ``pixels x count``: weights of ``count`` evenly spaced values at each of ``pixels`` positions over
-    them.
-    """
-    at = np.linspace(0, count - 1, pixels)
-    lower = np.minimum(at.astype(int), count - 2)
-    weights = np.zeros((pixels, count), np.float32)
-    weights[np.arange(pixels), lower] = 1 - (at - lower)
-    weights[np.arange(pixels), lower + 1] = at - lower
-    return weights

@@ -26,15 +26,18 @@ class Fit:
         matches: template to image, ``inlier`` set.
         spline: from pixels of the template to pixels of the image.
         residual_px: median distance of the inliers from the spline, in the image.
-        bending_energy: of the spline, see :meth:`ThinPlateSpline.bending_energy`; 0 for an affine map.
         lattice: the spline over the template, see ``registration.lattice``.
     """
 
     matches: Matches
     spline: ThinPlateSpline
     residual_px: float
-    bending_energy: float
     lattice: np.ndarray
+
+    @property
+    def bending_energy(self) -> float:
+        """Of the spline, see :meth:`ThinPlateSpline.bending_energy`; 0 for an affine map."""
+        return self.spline.bending_energy()
 
     @property
     def inliers(self) -> int:
@@ -116,8 +119,9 @@ def register_onto(
     """Register as :func:`register_pair` does, with a template that is there already."""
     config = config or RegistrationConfig()
     image = as_rgb(image)
+    template = template.beside(matcher, image, config)
     matches = smooth_matches(matcher, template.features, extract_features(matcher, image, config.max_side), config)
-    fit = fit_map(matches, template.features.image_size, config)
+    fit = fit_map(matches, template, config)
     return Registration(fit, compare(template, image, fit, fit.lattice))
 
 
@@ -136,12 +140,12 @@ def smooth_matches(
     return replace(matches, inlier=inlier)
 
 
-def fit_map(matches: Matches, size: tuple[int, int], config: RegistrationConfig) -> Fit:
+def fit_map(matches: Matches, template: Template, config: RegistrationConfig) -> Fit:
     """Return the smooth map that agrees with the inliers of matches.
 
     Args:
         matches: see :func:`smooth_matches`.
-        size: ``(height, width)`` of the first image, which the map's lattice covers.
+        template: the first image, which the map's lattice covers.
 
     Raises:
         RegistrationError: too few inliers.
@@ -156,12 +160,14 @@ def fit_map(matches: Matches, size: tuple[int, int], config: RegistrationConfig)
         )
     source, target = matches.keypoints0[inlier].double(), matches.keypoints1[inlier].double()
     spline = ThinPlateSpline.fit(source, target, config.regularisation)
+    size = template.features.image_size
+    # Where matches were found in a smaller one, nothing finer than its pixels is known.
+    step = round(config.step_px * max(size) / (template.side or max(size)))
     return Fit(
         matches,
         spline,
         residual_px=float((spline(source) - target).norm(dim=1).median()),
-        bending_energy=spline.bending_energy(),
-        lattice=lattice_of_spline(spline, size, config.step_px),
+        lattice=lattice_of_spline(spline, size, step),
     )
 
 

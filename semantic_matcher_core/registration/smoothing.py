@@ -6,30 +6,14 @@ import math
 
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError
+# Cut-off of points that stand still, by how many hertz it rises for a pixel a second, and that of the speed itself.
+_LEAST_CUTOFF_HZ, _RISE, _SPEED_CUTOFF_HZ = 1.0, 0.3, 1.0
 
 
 class OneEuroFilter:
-    """A low-pass filter whose cut-off rises with speed: still points stop trembling, moving ones hardly lag.
+    """A low-pass filter whose cut-off rises with speed: still points stop trembling, moving ones hardly lag."""
 
-    Args:
-        min_cutoff_hz: cut-off for points that stand still; lower is steadier.
-        beta: by how many hertz the cut-off rises for a pixel a second.
-        derivative_cutoff_hz: of the low-pass filter of the speed itself.
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    def __init__(self, min_cutoff_hz: float = 1.0, beta: float = 0.3, derivative_cutoff_hz: float = 1.0) -> None:
-        if not (min_cutoff_hz > 0 and beta >= 0 and derivative_cutoff_hz > 0):
-            raise ConfigError(
-                "min_cutoff_hz and derivative_cutoff_hz must be above 0 and beta 0 or more, "
-                f"got {min_cutoff_hz}, {derivative_cutoff_hz} and {beta}"
-            )
-        self.min_cutoff_hz = min_cutoff_hz
-        self.beta = beta
-        self.derivative_cutoff_hz = derivative_cutoff_hz
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
@@ -48,8 +32,8 @@ class OneEuroFilter:
             self._value, self._speed = lattice.astype(np.float64), np.zeros(lattice.shape)
             return lattice
         speed = (lattice - self._value) / elapsed
-        self._speed = self._speed + _weight(self.derivative_cutoff_hz, elapsed) * (speed - self._speed)
-        cutoff = self.min_cutoff_hz + self.beta * np.linalg.norm(self._speed, axis=-1, keepdims=True)
+        self._speed = self._speed + _weight(_SPEED_CUTOFF_HZ, elapsed) * (speed - self._speed)
+        cutoff = _LEAST_CUTOFF_HZ + _RISE * np.linalg.norm(self._speed, axis=-1, keepdims=True)
         self._value = self._value + _weight(cutoff, elapsed) * (lattice - self._value)
         return self._value.astype(np.float32)
 

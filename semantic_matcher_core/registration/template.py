@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from semantic_matcher_core.errors import ImageError, RegistrationError
-from semantic_matcher_core.extractors.resizing import fit_long_side, keypoints_at_size
+from semantic_matcher_core.extractors.resizing import features_at_size, fit_long_side
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.registration.config import RegistrationConfig
+from semantic_matcher_core.streams.reference import side_beside
 from semantic_matcher_core.types import Features, Matches
 
 
@@ -34,10 +35,14 @@ class Template:
     Attributes:
         image: ``H x W x 3`` uint8 RGB.
         features: of it, a batch of one, keypoints in its pixels.
+        mask: ``H x W``, non-zero on the object, or ``None``.
+        side: long side in pixels that the features were taken at; 0 where others took them.
     """
 
     image: np.ndarray
     features: Features
+    mask: np.ndarray | None = None
+    side: int = 0
 
     @classmethod
     def from_image(
@@ -69,20 +74,34 @@ class Template:
                 f"only {found} keypoints {where}, at least {config.min_inliers} are needed; use a sharp picture of a "
                 "surface with texture, or another extractor"
             )
-        return cls(image, features)
+        return cls(image, features, mask, _side(image, config))
+
+    def beside(self, matcher: ImageMatcher, image: np.ndarray, config: RegistrationConfig) -> Template:
+        """Return the template as it is matched with an image: a far larger one shows the same at another scale, so its
+        features are taken as large as the image is.
+        """
+        side = _side(self.image, config, max(image.shape[:2]))
+        if side == self.side or not self.side:
+            return self
+        features = extract_features(matcher, self.image, side, self.mask)
+        enough = features.keypoints.shape[1] >= config.min_inliers
+        return replace(self, features=features if enough else self.features, side=side)
+
+
+def _side(template: np.ndarray, config: RegistrationConfig, side: int | None = None) -> int:
+    """Return the long side that features of a template are taken at, beside images of this one."""
+    bounds = max(template.shape[:2]), config.max_side, side and side_beside(template, side)
+    return min(bound for bound in bounds if bound)
 
 
 def extract_features(matcher: ImageMatcher, image: np.ndarray, max_side: int | None, mask: Any = None) -> Features:
     """Return features of one image, seen no larger than ``max_side``; keypoints in pixels of the image as given."""
     images = as_image_batch(image, matcher.device)
     masks = None if mask is None else as_mask_batch(mask, images)
-    with torch.inference_mode():
+    with torch.no_grad():
         smaller, smaller_masks = fit_long_side(images, masks, max_side)
     features = matcher.extract(smaller.clamp(0, 1), smaller_masks)
-    given = (image.shape[0], image.shape[1])
-    return replace(
-        features, keypoints=keypoints_at_size(features.keypoints, features.image_size, given), image_size=given
-    )
+    return features_at_size(features, (image.shape[0], image.shape[1]))
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

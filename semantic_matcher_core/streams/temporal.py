@@ -29,6 +29,10 @@ class TemporalStream:
         semantic_every: run the semantic encoder for every n-th frame at least, and let its map serve for those between
             (:mod:`semantic_matcher_core.streams.reuse`). No effect without a semantic encoder.
 
+    Attributes:
+        reference: the frame that the next one is matched with.
+        served: frames that were matched with it.
+
     Raises:
         ConfigError: ``semantic_every`` is no whole number from 1 up.
     """
@@ -45,7 +49,7 @@ class TemporalStream:
         self.pairing = pairing or TemporalPairing()
         self.verify = verify
         self.reference: Frame | None = None
-        self._served = 0
+        self.served = 0
         self._monitor = StampMonitor()
         self._reuse = SemanticReuse(semantic_every)
 
@@ -94,18 +98,18 @@ class TemporalStream:
         pair = matched_pair(reference, frame, matches[0], self.verify)
         if reuses:
             reuse.matched(pair.matches)
-        self._served += 1
-        if self.pairing.replaces(self._served, pair):
+        self.served += 1
+        if self.pairing.replaces(self.served, pair):
             self._take_as_reference(frame)
         return frame, pair
 
     def reset(self) -> None:
         """Forget the reference: the next frame begins anew."""
         self.reference = None
-        self._served = 0
+        self.served = 0
         self._reuse.reset()
 
     def _take_as_reference(self, frame: Frame) -> None:
         self.reference = frame
-        self._served = 0
+        self.served = 0
         self._reuse.became_reference()

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.registration.lattice import lattice_of_spline, lattice_points, resampled, warp
 from semantic_matcher_core.registration.smoothing import OneEuroFilter
 from tests.core.bent_surfaces import known_bend
@@ -72,5 +71,3 @@ def test_smoothing_starts_anew() -> None:
     smoothing.reset()
     np.testing.assert_array_equal(smoothing(first, 20_000_000), first)
     np.testing.assert_array_equal(smoothing(second, 20_000_000), second)  # time does not advance
-    with pytest.raises(ConfigError, match="min_cutoff_hz"):
-        OneEuroFilter(min_cutoff_hz=0)

@@ -12,6 +12,7 @@ import torch
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError, ImageError, RegistrationError
 from semantic_matcher_core.registration import Registration, RegistrationConfig, Template, register_onto, register_pair
+from semantic_matcher_core.registration.template import extract_features
 from semantic_matcher_core.viz.registration import draw_registration
 from tests.core.bent_surfaces import best_homography_error, ground_truth, known_bend, render
 
@@ -100,6 +101,31 @@ def test_features_of_large_images_are_taken_from_smaller_ones(
     error = (result.to_image((flat + 0.5) * 2 - 0.5) - ((where + 0.5) * 2 - 0.5)).norm(dim=1)
     assert error.median() < 2 * BOUND_PX
     assert result.agreement.warped.shape == (2 * SIZE[0], 2 * SIZE[1], 3)
+
+
+def test_a_photograph_far_larger_than_the_images_is_seen_as_large_as_those(sheet: np.ndarray, bent: np.ndarray) -> None:
+    compact = SemanticMatcher.from_pretrained("plain:compact", device="cpu", max_keypoints=300)
+    photograph = cv2.resize(sheet, (4 * SIZE[1], 4 * SIZE[0]), interpolation=cv2.INTER_CUBIC)
+    template = Template.from_image(compact, photograph)
+    assert template.side == 1600
+    beside = template.beside(compact, bent, RegistrationConfig())
+    assert beside.side == SIZE[1] and beside.beside(compact, bent, RegistrationConfig()) is beside
+    assert beside.features.image_size == photograph.shape[:2]
+    assert beside.beside(compact, photograph, RegistrationConfig()).side == 1600
+    with pytest.raises(RegistrationError, match="matches agree"):  # its features as they were
+        register_onto(compact, Template(photograph, template.features), bent)
+    assert register_onto(compact, template, bent).fit.inliers > 150
+    own = Template(photograph, template.features)
+    assert own.beside(compact, bent, RegistrationConfig()) is own
+
+
+def test_scales_are_pixels_of_the_image_as_given(sift: SemanticMatcher, sheet: np.ndarray) -> None:
+    large = cv2.resize(sheet, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    small, whole = extract_features(sift, large, max(SIZE)), sift.extract(large)
+    distance, nearest = torch.cdist(small.keypoints[0], whole.keypoints[0]).min(dim=1)
+    same = distance < 1
+    assert small.scales is not None and whole.scales is not None and int(same.sum()) > 20
+    assert (small.scales[0, same] / whole.scales[0, nearest[same]]).median() == pytest.approx(1, abs=0.05)
 
 
 def test_a_mask_keeps_the_template_to_the_object(sift: SemanticMatcher, sheet: np.ndarray, bent: np.ndarray) -> None:

@@ -197,6 +197,40 @@ def test_references_are_all_matched_and_a_bad_one_changes_nothing() -> None:
     assert [reference.tag for reference in stream.references] == ["poster", "door"]
 
 
+class Corner:
+    """A matcher whose one keypoint is the middle of the last pixel; it notes the sizes that it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def extract(self, image: np.ndarray, mask: Any = None) -> Features:
+        height, width = image.shape[:2]
+        self.seen.append((height, width))
+        corner = torch.tensor([[[width - 1.0, height - 1.0]]])
+        return Features(corner, torch.ones(1, 1), torch.ones(1, 1, 1), (height, width), scales=torch.ones(1, 1))
+
+    def match(self, features0: Features, features1: Features) -> Matches:
+        raise NotImplementedError
+
+
+def test_stored_images_far_larger_than_the_frames_are_looked_at_as_large_as_those() -> None:
+    matcher = Corner()
+    stream = ReferenceStream(matcher)
+    photograph, picture = np.zeros((3000, 4000, 3), np.uint8), np.zeros((600, 900), np.uint8)
+    stream.set_references([(photograph, "photograph"), (picture, "picture")])
+    assert matcher.seen == [(1200, 1600), (600, 900)]
+    assert stream.fit(640) and not stream.fit(640)
+    assert matcher.seen[2:] == [(480, 640)]
+    features = stream.references[0].features
+    assert features.image_size == (3000, 4000) and stream.references[0].image is photograph
+    # The middle of the last of 640 pixels, in pixels of the photograph.
+    assert features.keypoints[0, 0].tolist() == pytest.approx([639.5 * 6.25 - 0.5, 479.5 * 6.25 - 0.5])
+    assert features.scales is not None and features.scales.item() == 6.25
+    stream.set_references([(photograph, "again")])
+    assert matcher.seen[3:] == [(480, 640)]
+    assert stream.fit(4000) and matcher.seen[4:] == [(3000, 4000)]
+
+
 def arrivals(synchronizer: StereoSynchronizer[str], events: list[tuple[str, int]]) -> list[tuple[str, str]]:
     """The pairs that come out when (side, stamp) arrive in this order."""
     add = {"L": synchronizer.add_left, "R": synchronizer.add_right}

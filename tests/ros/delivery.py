@@ -11,7 +11,7 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import UInt32
 
-from tests.ros.support import image_message
+from tests.ros.support import image_message, leave
 
 HEIGHT, WIDTH = 480, 640
 # How many images were sent; the listener answers with how many arrived.
@@ -27,6 +27,8 @@ def camera(count: int, rate: float) -> None:
     answers: list[int] = []
     node.create_subscription(UInt32, ARRIVED, lambda m: answers.append(m.data), 10)
     _spin_until(node, lambda: images.get_subscription_count() and sent.get_subscription_count())
+    # A publisher may know of a subscriber sooner than the other way round.
+    _spin_until(node, lambda: False, 0.5)
     message = image_message(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8), 1)
     begin = time.monotonic()
     for i in range(count):
@@ -71,4 +73,4 @@ if __name__ == "__main__":
         camera(int(sys.argv[2]), float(sys.argv[3]))
     else:
         listener()
-    rclpy.try_shutdown()
+    leave()

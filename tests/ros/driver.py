@@ -17,7 +17,7 @@ import rclpy
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from tests.ros.support import image_message, set_stamp
+from tests.ros.support import image_message, leave, set_stamp
 
 HEIGHT, WIDTH = 480, 640
 # What a driver's publisher has when nobody thinks about it.
@@ -81,4 +81,4 @@ def drive(topic: str, reliability: str, count: int, rate: float) -> None:
 if __name__ == "__main__":
     rclpy.init()
     drive(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
-    rclpy.try_shutdown()
+    leave()

@@ -25,7 +25,7 @@ find_package(rosidl_typesupport_fastrtps_c REQUIRED)
 find_package(rosidl_typesupport_c REQUIRED)
 find_package(rosidl_generator_py REQUIRED)
 {find}
-list(FILTER AMENT_EXTENSIONS_rosidl_generate_idl_interfaces EXCLUDE REGEX "introspection_cpp|typesupport_cpp")
+list(FILTER AMENT_EXTENSIONS_rosidl_generate_idl_interfaces EXCLUDE REGEX "_cpp")
 rosidl_generate_interfaces({package} {files} DEPENDENCIES {depends})
 ament_package()
 """
@@ -155,6 +155,8 @@ def build(workspace: Path) -> Interfaces:
         (source / "package.xml").write_text(text)
     options = [f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF", "-Wno-dev"]
     command = ["colcon", "build", "--cmake-args", *options]
-    done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=400)
+    # colcon would add a limit of the load, by which a busy machine compiles one file after the other.
+    environment = {**os.environ, "MAKEFLAGS": f"-j{os.cpu_count()}"}
+    done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     return Interfaces(tuple(workspace / "install" / package for package in PACKAGES))

@@ -42,12 +42,12 @@ def test_points_that_cannot_be_had_cost_nothing_else(
         assert node.autostart()
         wait_until(lambda: node.outputs["points"].wanted and node.outputs["right/descriptors"].wanted, "the listener")
 
-        def answered(pair: tuple[np.ndarray, np.ndarray], infos: tuple[Any, Any]) -> str:
+        def answered(pair: tuple[np.ndarray, np.ndarray], infos: tuple[Any, Any], frame: str = "camera") -> str:
             """What is wrong after a pair whose descriptors come all the same."""
             stamp = next(STAMPS)
             for kept, info in zip(node._infos, infos, strict=True):
                 kept._receive(info)
-            processed(node, tuple(image_message(pixels, stamp) for pixels in pair))
+            processed(node, tuple(image_message(pixels, stamp, frame) for pixels in pair))
             wait_until(lambda: of_stamp(descriptors, stamp), "descriptors")
             return "; ".join(node._problems.now())
 
@@ -66,6 +66,7 @@ def test_points_that_cannot_be_had_cost_nothing_else(
         assert "the left camera is not calibrated" in answered(views, (uncalibrated, good[1]))
         # Calibrations in their places, and images that are not.
         assert "matches became points" in (said := answered(views[::-1], good)) and "exchanged" in said, said
+        assert "no frame_id, so RViz and TF can place ~/points nowhere" in answered(views, good, frame="")
         assert answered(views, good) == ""
 
         def defect(*_: Any, **__: Any) -> None:

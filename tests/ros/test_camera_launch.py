@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import runpy
 import sys
 from collections.abc import Iterator
@@ -30,8 +31,8 @@ class Action(SimpleNamespace):
 
 
 class Configuration(Action):
-    def perform(self, context: dict[str, str]) -> str:
-        return context[self.given[0]]
+    def perform(self, context: SimpleNamespace) -> str:
+        return context.launch_configurations[self.given[0]]
 
 
 class Description(Action):
@@ -47,6 +48,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             "OpaqueFunction": type("OpaqueFunction", (Action,), {}),
             "SetEnvironmentVariable": Action,
         },
+        "launch.logging": {"get_logger": logging.getLogger},
         "launch.substitutions": {"LaunchConfiguration": Configuration},
         "launch_ros": {},
         "launch_ros.actions": {"LifecycleNode": type("LifecycleNode", (Action,), {}), "Node": Action},
@@ -75,9 +77,8 @@ def launched(file: str, /, **given: str) -> Any:
     description = runpy.run_path(str(FILES / f"{file}.launch.py"))["generate_launch_description"]()
     entities = description.given[0]
     declared = {e.given[0]: e.default_value for e in entities if type(e).__name__ == "DeclareLaunchArgument"}
-    assert set(given) <= set(declared)
     start = next(e for e in entities if type(e).__name__ == "OpaqueFunction")
-    return start.function({**declared, **given})[0]
+    return start.function(SimpleNamespace(launch_configurations={**declared, **given}))[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,6 +119,24 @@ def test_arguments_change_what_a_camera_is_launched_with() -> None:
     assert (plain.name, plain.respawn, plain.remappings, plain.parameters) == ("temporal_matcher", False, [], [])
     with pytest.raises(ValueError, match="respawn:=perhaps is refused"):
         launched("temporal", respawn="perhaps")
+
+
+@pytest.mark.parametrize(
+    ("file", "argument", "hint"),
+    [
+        ("temporal", "imagetopic", "did you mean 'image_topic'?"),
+        ("stereo", "left_image", "did you mean 'left_image_topic'?"),
+        ("reference", "reference_image", "did you mean 'reference_images'?"),
+        ("temporal", "ratio", "it is a parameter of temporal_matcher, but no launch argument: set it in params_file"),
+        # Of a file that includes this one, or that includes another beside it.
+        *((file, other, "") for file in ("temporal", "reference") for other in ("robot", "left_camera_info_topic")),
+    ],
+)
+def test_arguments_without_effect_are_told(
+    file: str, argument: str, hint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    launched(file, **{argument: "1"})
+    assert caplog.messages == ([f"the launch argument {argument} has no effect; {hint}"] if hint else [])
 
 
 @pytest.mark.parametrize("name", ["temporal", "stereo", "reference", "template_tracker", *NAMES])

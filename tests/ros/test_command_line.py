@@ -14,7 +14,7 @@ pytest.importorskip("semantic_matcher.command_line")
 from semantic_matcher.command_line import UsageError, check, check_parameters_file, of_other_nodes, own_arguments
 from semantic_matcher.environment import environment_doubts, environment_refusal
 from semantic_matcher_core.options import TABLES
-from tests.ros.support import WarmProcess
+from tests.ros.support import TIMEOUT_S, WarmProcess
 
 PURPOSES = {
     "temporal_matcher": "earlier one",
@@ -26,7 +26,7 @@ PURPOSES = {
 
 def run(executable: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", f"semantic_matcher.{executable}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
 @pytest.mark.parametrize("executable", TABLES)
@@ -67,7 +67,7 @@ def test_help_beside_ros_arguments_is_the_nodes_own() -> None:
 )
 def test_what_cannot_be_meant_is_one_sentence(ros: None, log: Path, arguments: list[str], named: str) -> None:
     node = WarmProcess("temporal_matcher", arguments, os.environ, log)
-    assert node.wait(60) == 1
+    assert node.wait(TIMEOUT_S) == 1
     (line,) = log.read_text().splitlines()
     assert line.startswith("error: ") and named in line
 
@@ -78,14 +78,15 @@ def test_what_cannot_be_meant_is_one_sentence(ros: None, log: Path, arguments: l
     [
         ({"ROS_STATIC_PEERS": "no such host"}, "Unable to resolve peer no such host"),
         ({"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Enforce"}, "ROS_SECURITY_KEYSTORE must name"),
-        ({"ROS_LOG_DIR": "/proc/nowhere"}, "/proc/nowhere"),
+        ({"ROS_LOG_DIR": "/proc/nowhere"}, "'/proc/nowhere': 2; set ROS_LOG_DIR to a folder that can be written"),
+        ({"RMW_IMPLEMENTATION": "rmw_bogus_cpp"}, "'rmw_bogus_cpp', which is not installed (only rmw_"),
     ],
 )
 def test_an_environment_that_ros_refuses_is_one_sentence(
     ros: None, log: Path, variables: dict[str, str], named: str
 ) -> None:
     node = WarmProcess("temporal_matcher", ["--ros-args"], {**os.environ, **variables}, log)
-    assert node.wait(60) == 1
+    assert node.wait(TIMEOUT_S) == 1
     lines = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and named in lines[0] and "Traceback" not in log.read_text()
 
@@ -95,6 +96,9 @@ def test_what_of_the_environment_cannot_be_meant() -> None:
         assert environment_refusal({"ROS_DOMAIN_ID": domain}) == ""
     for domain in ("233", "300", "-1", "abc", "1.5", "²"):
         assert environment_refusal({"ROS_DOMAIN_ID": domain}).startswith(f"ROS_DOMAIN_ID is {domain!r}; expected")
+    chosen = {"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp", "ROS_DISTRO": "jazzy"}
+    assert environment_refusal(chosen, ["rmw_cyclonedds_cpp"]) == environment_refusal(chosen, []) == ""
+    assert "install ros-jazzy-rmw-cyclonedds-cpp, or unset" in environment_refusal(chosen, ["rmw_fastrtps_cpp"])
     good = {"ROS_LOCALHOST_ONLY": "1", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "RMW_IMPLEMENTATION": "rmw_x"}
     assert environment_doubts(good) == environment_doubts({}) == []
     bad = {"ROS_LOCALHOST_ONLY": "yes", "ROS_AUTOMATIC_DISCOVERY_RANGE": "local"}
@@ -178,6 +182,13 @@ def test_rules_that_rcl_has_no_sentence_for(rule: list[str], named: str) -> None
     with pytest.raises(UsageError) as error:
         check("temporal_matcher", ["--ros-args", *rule])
     assert named in str(error.value)
+
+
+def test_an_argument_that_is_no_text_is_named() -> None:
+    """A file name in Latin-1, as Python decodes it."""
+    rule = b"reference_images:=[p\xe4th.png]".decode("utf-8", "surrogateescape")
+    with pytest.raises(UsageError, match=r"p.udce4th.png\] is no text in UTF-8"):
+        check("reference_matcher", ["--ros-args", "-p", rule])
 
 
 def test_rules_that_are_good() -> None:

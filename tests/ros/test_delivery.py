@@ -10,9 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.ros.support import LEFT
+
 pytestmark = pytest.mark.ros
 
-COUNT, RATE = 100, 15
+COUNT, RATE = 60, 10
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -28,10 +30,10 @@ def test_colour_images_between_processes_arrive(ros: None) -> None:
     with subprocess.Popen([*command, "listener"], **options) as listener:
         try:
             arguments = [*command, "camera", str(COUNT), str(RATE)]
-            camera = subprocess.run(arguments, **options, capture_output=True, timeout=180)
-            assert camera.returncode == 0, camera.stderr
+            camera = subprocess.run(arguments, **options, capture_output=True, timeout=240)
+            assert camera.returncode in LEFT, camera.stderr
             arrived = int(camera.stdout)
-            assert listener.wait(60) == 0
+            assert listener.wait(240) in LEFT
         finally:
             listener.kill()
     # Without the profile about a third does, whatever the reliability.

@@ -155,7 +155,7 @@ def test_qos_that_cannot_fit_is_warned_of_until_it_is_over(
 
         # What has no effect is named.
         (line,) = warnings(node.output, misspelt)
-        assert "has no effect: did you mean qos_overrides./image.subscription.reliability?" in line
+        assert "has no effect: did you mean 'qos_overrides./image.subscription.reliability'?" in line
         (line,) = warnings(node.output, "without effect")
         assert "variant 'plain:sift' decides; descriptor 'xfeat' is without effect" in line
         loading = node.output.index("configuring: loading plain:sift")

@@ -77,6 +77,30 @@ def test_a_problem_is_logged_once_and_its_end_too() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("images", "rectified", "words"),
+    [
+        (
+            "/camera/image_rect",
+            False,
+            "rectified is false, but images on /camera/image_rect are rectified by their name",
+        ),
+        ("/zed/rgb/color/rect/image", False, "set rectified to true"),
+        ("/camera/image_raw", True, "images on /camera/image_raw are raw by their name"),
+        ("/camera/image_rect_color", True, ""),
+        ("/camera/infra1/image_rect_raw", True, ""),
+        ("/camera/image_raw", False, ""),
+        ("/rectory/rawhide", False, ""),
+        ("/rectory/rawhide", True, ""),
+    ],
+)
+def test_images_that_are_named_otherwise_than_they_are_taken_are_told(images: str, rectified: bool, words: str) -> None:
+    from semantic_matcher.calibration import rectification_doubt
+
+    doubt = rectification_doubt(images, "/camera/camera_info", rectified)
+    assert words in doubt and bool(words) == bool(doubt)
+
+
 def test_the_quality_of_service_is_what_all_publishers_offer() -> None:
     from rclpy.qos import QoSProfile
 
@@ -460,11 +484,13 @@ def test_transforms_without_frames_are_not_published(frame: str, child: str, wor
     ("base", "topic", "kind", "hint"),
     [
         ("/camera/image", "/camera/image/compressed", "CompressedImage", "image_transport:=compressed"),
-        ("/camera/image", "/camera/image/compressed", "PointCloud2", ""),
+        ("/camera/image", "/camera/image/ffmpeg", "FFMPEGPacket", "/camera/image/ffmpeg has them: decompress it with"),
+        ("/camera/image", "/camera/image/depth", "PointCloud2", ""),
         ("/camera/image/compressed", "/camera/image", "Image", "image_transport:=raw"),
+        ("/camera/image", "/camera/image_rect", "PointCloud2", ""),
     ],
 )
-def test_images_of_another_transport_are_named_with_the_parameter(base: str, topic: str, kind: str, hint: str) -> None:
+def test_images_of_another_transport_are_named_with_the_remedy(base: str, topic: str, kind: str, hint: str) -> None:
     from semantic_matcher.image_input import ImageInput
 
     node = _Judged(no_image_warning_period=5.0)
@@ -484,16 +510,18 @@ def test_images_of_another_transport_are_named_with_the_parameter(base: str, top
     images._warn_of_silence()
     (text,) = node.texts()
     assert text.startswith(f"no image on {base} for ") and "it has no publisher" in text
-    assert (f"start this node with {hint}, the images are on {topic}" in text) if hint else "remap it" in text
+    assert (hint in text and topic in text) if hint else "remap it" in text
 
 
 @pytest.mark.parametrize(
     ("given", "values", "said"),
     [
-        ({"publish_tf": True, "mount": "0 0 1 0 0 0"}, {"odometry": False}, "unless there is odometry:=true"),
+        ({"publish_tf": True, "mount": "0 0 1 0 0 0"}, {"odometry": False}, "unless odometry is set"),
+        ({"odom_frame": "odom"}, {"odometry": False}, ""),  # the default, as launch files give it
+        ({"every_nth": 3}, {"reference_policy": "keyframe"}, "unless reference_policy is every_nth"),
         ({"publish_tf": True}, {"odometry": True}, ""),
         ({"publish_tf": False}, {"odometry": False}, ""),
-        ({"publish_tf": True}, {"reference_width": 0.0}, "unless there is reference_width"),
+        ({"publish_tf": True}, {"reference_width": 0.0}, "unless reference_width is set"),
         ({"variant": "xfeat", "descriptor": "alike-t"}, {"variant": "xfeat"}, "descriptor 'alike-t' is without effect"),
     ],
 )
@@ -501,9 +529,11 @@ def test_parameters_that_do_nothing_because_of_others_are_named(
     given: dict[str, Any], values: dict[str, Any], said: str
 ) -> None:
     from semantic_matcher.declared_parameters import ignored
+    from semantic_matcher_core.options import TABLES
 
     node: Any = SimpleNamespace(_parameter_overrides={n: SimpleNamespace(value=v) for n, v in given.items()})
-    texts = ignored(node, SimpleNamespace(**values))
+    tables = {spec.name: spec for table in TABLES.values() for spec in table}
+    texts = ignored(node, SimpleNamespace(**values), tables.values())
     assert len(texts) == (len(given) - ("variant" in given) if said else 0)
     assert all(said in text for text in texts)
     assert "variant" in given or all(text.split()[0] in given for text in texts)
@@ -531,3 +561,18 @@ def test_what_a_lowered_queue_size_gives_up_is_counted() -> None:
     # The newest three still wait.
     pair = pairing.add("right", image(7))
     assert pair is not None and pair[0].number == 7
+
+
+def test_a_geometric_check_that_cannot_be_made_is_refused_before_the_first_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from semantic_matcher.matching_model import geometry_refusal
+    from semantic_matcher_core.geometry import robust
+
+    def asked(**settings: str) -> str:
+        return geometry_refusal(SimpleNamespace(**settings))
+
+    monkeypatch.setattr(robust, "poselib", None)
+    assert "take geometry_backend magsac" in asked(geometry="homography", geometry_backend="poselib")
+    assert asked(geometry="homography", geometry_backend="magsac") == ""
+    assert asked(geometry="none", geometry_backend="poselib") == asked() == ""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.ros.support import Client, default_signals, wait_until
+from tests.ros.support import TIMEOUT_S, Client, default_signals, wait_until
 
 pytestmark = pytest.mark.ros
 
@@ -87,7 +87,7 @@ def launched(name: str, log: Path, *arguments: str) -> Iterator[subprocess.Popen
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 try:
-                    process.wait(20)
+                    process.wait(TIMEOUT_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
 
@@ -112,7 +112,7 @@ def test_show_args_explains_every_argument(name: str, tmp_path: Path) -> None:
         pytest.skip("ros2 is not installed (it comes with a ROS distribution, not as a wheel)")
     command = ["ros2", "launch", str(FILES / f"{name}.launch.py"), "--show-args"]
     environment = {**os.environ, "ROS_LOG_DIR": str(tmp_path)}
-    shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert shown.returncode == 0, shown.stderr
     for argument in COMMON | OWN[name]:
         _, found, rest = shown.stdout.partition(f"'{argument}':")
@@ -141,7 +141,7 @@ def test_bad_values_are_refused_by_name(tmp_path: Path, argument: str, named: st
     log = tmp_path / "launch.log"
     (tmp_path / "broken.yaml").write_text("a: [b\n c: {")
     with launched("temporal", log, argument.replace("{tmp}", str(tmp_path))) as process:
-        assert process.wait(60) == 1
+        assert process.wait(TIMEOUT_S) == 1
     assert named in log.read_text()
     assert "process started" not in log.read_text()
 
@@ -149,7 +149,7 @@ def test_bad_values_are_refused_by_name(tmp_path: Path, argument: str, named: st
 def test_a_pair_that_nobody_trained_ends_with_what_exists(tmp_path: Path, installed: None) -> None:
     log = tmp_path / "launch.log"
     with launched("temporal", log, "descriptor:=aliked", "dino:=dinov2_vitb14") as process:
-        process.wait(60)
+        process.wait(TIMEOUT_S)
     printed = log.read_text()
     assert "that descriptor has: aliked (dinov2_vits14)" in printed
     assert "process has died" in printed and "exit code 1" in printed
@@ -159,7 +159,7 @@ def test_a_pair_that_nobody_trained_ends_with_what_exists(tmp_path: Path, instal
 def test_a_matcher_that_does_not_fit_ends_with_what_is_possible(tmp_path: Path, installed: None) -> None:
     log = tmp_path / "launch.log"
     with launched("temporal", log, "matcher:=lightglue", "descriptor:=alike-n", "dino:=none") as process:
-        process.wait(60)
+        process.wait(TIMEOUT_S)
     printed = log.read_text()
     assert "not trained for extractor 'alike-n'; it was for superpoint" in printed
     assert "exit code 1" in printed and "Traceback" not in printed
@@ -195,7 +195,7 @@ def test_arguments_go_to_the_node_and_the_rest_to_the_file(
         assert (values[3].integer_value, values[4].double_value, values[5].double_value) == (77, 0.9, 0.01)
         assert strings[6] == "fp32"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(TIMEOUT_S) == 0, log.read_text()
     assert "process has finished cleanly" in log.read_text()
 
 
@@ -219,7 +219,7 @@ def test_several_cameras_have_their_topics_below_their_names(client: Client, tmp
         wait_until(active, "the node")
         client.publisher(Image, "/rig/front/image_raw")
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(TIMEOUT_S) == 0, log.read_text()
 
 
 def test_rviz_is_looked_for_before_anything_starts(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_rviz_is_looked_for_before_anything_starts(tmp_path: Path) -> None:
         pass
     log = tmp_path / "launch.log"
     with launched("temporal", log, "rviz:=true", "variant:=plain:sift") as process:
-        assert process.wait(60) == 1
+        assert process.wait(TIMEOUT_S) == 1
     assert "rviz:=true, but the package rviz2 is not installed" in log.read_text()
     assert "process started" not in log.read_text()
 
@@ -272,7 +272,7 @@ sys.exit(service.run())
 def test_a_launch_file_can_wait_for_the_nodes_states(tmp_path: Path, installed: None) -> None:
     command = [sys.executable, "-c", _CHAIN, str(FILES / "temporal.launch.py"), "variant:=plain:sift"]
     environment = {**os.environ, "ROS_LOG_DIR": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
     printed = done.stdout + done.stderr
     assert "it is active" in printed or "process has finished cleanly" in printed, printed
     assert done.returncode == 0, printed
@@ -282,5 +282,5 @@ def test_a_launch_file_can_wait_for_the_nodes_states(tmp_path: Path, installed: 
 def test_an_absolute_topic_for_several_cameras_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "launch.log"
     with launched("temporal", log, "cameras:=[front,rear]", "image_topic:=/camera/image_raw") as process:
-        assert process.wait(60) == 1
+        assert process.wait(TIMEOUT_S) == 1
     assert "image_topic:=/camera/image_raw is refused" in log.read_text()

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from tests.ros.conftest import PLAIN_SIFT
-from tests.ros.support import Client, NodeProcess, image_message, machine_stamps, of_stamp, running, wait_until
+from tests.ros.support import (
+    TIMEOUT_S,
+    Client,
+    NodeProcess,
+    image_message,
+    machine_stamps,
+    of_stamp,
+    running,
+    wait_until,
+)
 
 pytestmark = pytest.mark.ros
 
@@ -41,7 +50,12 @@ def test_transitions_and_parameters(client: Client, log: Path, textured: Callabl
     camera = client.publisher(Image, "/image", subscribers=0)
     diagnostics = client.diagnostics()
     parameters = {**PLAIN_SIFT, "autostart": False, "no_image_warning_period": 0.5, "max_keypoint": 3}
-    with running("temporal_matcher", log, parameters, ready="there is no parameter 'max_keypoint'") as node:
+    with running(
+        "temporal_matcher",
+        log,
+        parameters,
+        ready="'max_keypoint'; its value has no effect; did you mean 'max_keypoints'?",
+    ) as node:
         assert client.state(NAME) == "unconfigured"
         # rclpy itself would end the process here.
         assert not client.change_state(NAME, "activate")
@@ -81,6 +95,7 @@ def test_transitions_and_parameters(client: Client, log: Path, textured: Callabl
             assert not result.successful and reason in result.reason, (parameter, result)
         assert keypoints_of(camera, pixels, keypoints) == 40
         # A whole number where a fraction is meant, as people write it.
+        assert "'ratios'" in client.set_parameter(NAME, "ratios", 1).reason
         assert client.set_parameter(NAME, "ratio", 1).successful
 
         described = client.call(
@@ -117,7 +132,7 @@ def test_a_node_that_starts_itself_ends_when_it_cannot(client: Client, log: Path
     # A node that ends this soon may be gone before a busy machine has discovered it.
     for _ in range(3):
         node = NodeProcess("temporal_matcher", log, {"variant": "xfeat", "device": "cpu"}, environment=no_weights)
-        assert node.process.wait(60) == 1
+        assert node.process.wait(TIMEOUT_S) == 1
         errors = [line for line in node.output.splitlines() if "ERROR" in line]
         assert len(errors) == 1
         assert "semantic-matcher weights fetch xfeat" in errors[0] and "plain:xfeat" in errors[0]
@@ -154,7 +169,7 @@ def test_an_absent_gpu_is_an_error_and_no_fallback(ros: None, log: Path) -> None
     if torch.cuda.is_available():
         pytest.skip("needs a machine without CUDA")
     node = NodeProcess("temporal_matcher", log, {"variant": "plain:sift", "device": "cuda"})
-    assert node.process.wait(60) == 1
+    assert node.process.wait(TIMEOUT_S) == 1
     assert "device 'cuda' requested" in node.output
     assert "Traceback" not in node.output
 

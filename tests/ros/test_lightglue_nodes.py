@@ -10,7 +10,7 @@ import pytest
 
 from semantic_matcher_core import SemanticMatcher
 from tests.conftest import make_textured_image
-from tests.ros.support import READY, Client, NodeProcess, floats, running
+from tests.ros.support import READY, TIMEOUT_S, Client, NodeProcess, floats, running
 from tests.ros.test_temporal_matcher import exchange
 
 pytestmark = pytest.mark.ros
@@ -63,7 +63,7 @@ def test_matches_are_the_cores(client: Client, log: Path, teachers: None) -> Non
 def test_wrong_combinations_are_refused_at_start(client: Client, log: Path, parameters: dict, message: str) -> None:
     node = NodeProcess("temporal_matcher", log, {**parameters, "matcher": "lightglue"})
     try:
-        assert node.process.wait(60) == 1
+        assert node.process.wait(TIMEOUT_S) == 1
         assert message in node.output and READY not in node.output
         assert "Traceback" not in node.output
     finally:

@@ -232,6 +232,7 @@ def test_a_frame_gets_no_second_parent_on_tf(ros: None, monkeypatch: pytest.Monk
         statistics=SimpleNamespace(set=lambda *given: None, count=lambda *given: None),
         outputs={"odometry": SimpleNamespace(publish=lambda build: None)},
         set_problem=lambda subject, text, kind="", error=False: problems.update({subject: text}),
+        check_frame=lambda *given: None,
         create_publisher=lambda *given: SimpleNamespace(publish=sent.append),
         create_subscription=lambda type_, topic, callback, qos: hear.append(callback),
     )

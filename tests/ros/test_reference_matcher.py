@@ -17,9 +17,11 @@ from tests.ros.support import (
     configure_refusal,
     floats,
     image_message,
+    in_process,
     machine_stamps,
     of_stamp,
     running,
+    serving,
     stamp_of,
     wait_until,
 )
@@ -143,6 +145,38 @@ def test_files_and_the_service(
         assert "Traceback" not in node.output
 
 
+def test_a_photograph_is_looked_at_as_large_as_the_cameras_images_are(
+    client: Client, tmp_path: Path, pictures: dict[str, np.ndarray]
+) -> None:
+    from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+    from semantic_matcher_msgs.msg import Keypoints, Matches
+    from sensor_msgs.msg import Image
+
+    photograph = cv2.resize(pictures["map.png"], (1200, 1000), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(tmp_path / "map.png"), cv2.cvtColor(photograph, cv2.COLOR_RGB2BGR))
+    parameters = {"max_keypoints": 300, "torch_threads": 1, "warmup_width": 0}
+    with serving("reference_matcher", {**parameters, "reference_images": [str(tmp_path / "map.png")]}) as (node, _):
+        assert node.autostart()
+        matches, stored = client.listen(Matches, f"{NAME}/matches"), []
+        latched = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        client.node.create_subscription(Keypoints, f"{NAME}/reference/keypoints", stored.append, latched)
+        wait_until(lambda: stored, "the photograph's keypoints")
+        found = matched(client.publisher(Image, "/image"), pictures["map.png"], matches, 1)[0]
+        xy0, xy1 = (floats(xy).reshape(-1, 2) for xy in (found.xy0, found.xy1))
+        right = np.linalg.norm((xy0 + 0.5) / 5 - 0.5 - xy1, axis=1) < 1
+        assert right.sum() > 150 and right.mean() > 0.9
+        # Indices are of keypoints that subscribers have, in pixels of the photograph.
+        newest = wait_until(lambda: len(stored) > 1 and stored[-1], "the keypoints that are matched")
+        assert (newest.width, newest.height) == (1200, 1000)
+        np.testing.assert_array_equal(floats(newest.xy).reshape(-1, 2)[floats(found.index0)], xy0)
+
+        # What changes meanwhile holds for stored images, too.
+        assert client.change_state(NAME, "deactivate")
+        assert client.set_parameter(NAME, "max_keypoints", 50).successful
+        assert client.change_state(NAME, "activate")
+        assert len(wait_until(lambda: len(stored) > 2 and stored[-1], "the keypoints of a while later").scores) == 50
+
+
 def test_two_cameras_share_a_node_without_a_reference_at_first(
     client: Client, log: Path, textured: Callable[..., np.ndarray]
 ) -> None:
@@ -223,12 +257,23 @@ def test_a_request_that_takes_long_holds_nothing_up_and_is_answered_with_what_ha
         assert "Traceback" not in node.output
 
 
-@pytest.mark.parametrize("damage", ["missing", "damaged", "twice"])
+def test_a_folder_stands_for_the_images_in_it(ros: None, files: list[str]) -> None:
+    folder = Path(files[0]).parent
+    with in_process("reference_matcher", {**PLAIN_SIFT, "reference_images": [str(folder)]}) as node:
+        assert node.autostart()
+        shown = node.statistics.values()["references"]
+        assert "map.png (" in shown and "poster.png (" in shown
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "twice", "empty"])
 def test_a_file_that_cannot_be_used_is_named(ros: None, files: list[str], damage: str) -> None:
     if damage == "missing":
         files = [f"{files[0]}.nowhere"]
     elif damage == "damaged":
         Path(files[0]).write_bytes(b"no image")
+    elif damage == "empty":
+        (Path(files[0]).parent / "empty").mkdir()
+        files = [str(Path(files[0]).parent / "empty")]
     else:
         (Path(files[0]).parent / "again").mkdir()
         files = [files[0], str(Path(files[0]).parent / "again" / "map.png")]

@@ -21,6 +21,7 @@ from tests.ros.support import (
     machine_stamps,
     of_stamp,
     running,
+    serving,
     stamp_of,
     wait_until,
 )
@@ -179,6 +180,29 @@ def test_the_newest_image_becomes_the_template(
         assert client.change_state(NAME, "deactivate") and client.change_state(NAME, "activate")
         wait_until(lambda: camera.get_subscription_count() == 1, "the node's subscription")
         assert answered(camera, other, tracks).template_name == "cam"
+
+
+def test_a_grid_that_cannot_be_drawn_costs_nothing_else(
+    client: Client, template: str, sheet: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from semantic_matcher_msgs.msg import Descriptors, TemplateTrack
+    from sensor_msgs.msg import Image
+    from visualization_msgs.msg import Marker
+
+    from semantic_matcher import template_node
+
+    def fails(*_: Any) -> None:
+        raise ValueError("too many lines")
+
+    monkeypatch.setattr(template_node, "grid_marker", fails)
+    with serving("template_tracker", {**PLAIN_SIFT, "template_image": template}) as (node, _):
+        assert node.autostart()
+        client.listen(Marker, f"{NAME}/grid_marker")
+        tracks = client.listen(TemplateTrack, f"{NAME}/track")
+        descriptors = client.listen(Descriptors, f"{NAME}/descriptors")
+        track = answered(client.publisher(Image, "/image"), sheet, tracks)
+        wait_until(lambda: of_stamp(descriptors, stamp_of(track.header)), "descriptors")
+        wait_until(lambda: "~/grid_marker was not made" in node.statistics.last_error, "the error")
 
 
 def test_a_mask_limits_the_template(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 # Images may be as late as a slow network makes them, but hardly come from the future.
 _AHEAD_S, _BEHIND_S = 1.0, 10.0
@@ -71,4 +71,4 @@ def _duration(seconds: float) -> str:
 def _instant(seconds: float) -> str:
     if not _SINCE_1970_S < seconds < 4e9:
         return f"{seconds:.3f} s"
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

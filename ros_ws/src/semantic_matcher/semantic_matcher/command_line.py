@@ -45,8 +45,15 @@ def check(executable: str, arguments: Sequence[str]) -> None:
         arguments: the command line without the program's name.
 
     Raises:
-        UsageError: an argument stands outside ``--ros-args``, or a file of parameters is missing or no such file.
+        UsageError: an argument stands outside ``--ros-args`` or is no text, or a file of parameters is missing or no
+            such file.
     """
+    # What is no text of the locale becomes surrogates, which rclpy cannot pass on.
+    if wrong := next((a for a in arguments if _is_no_text(a)), None):
+        shown = wrong.encode("utf-8", "backslashreplace").decode()
+        raise UsageError(
+            f"{shown} is no text in UTF-8, as ROS has it: rename the file, or set LANG=C.UTF-8 where it is"
+        )
     own = own_arguments(arguments)
     if own:
         raise UsageError(
@@ -58,6 +65,10 @@ def check(executable: str, arguments: Sequence[str]) -> None:
             check_parameters_file(value)
         elif option in ("-p", "--param", "-r", "--remap"):
             _check_rule(option, value)
+
+
+def _is_no_text(argument: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in argument)
 
 
 def _check_rule(option: str, rule: str) -> None:

@@ -11,6 +11,8 @@ from rclpy.exceptions import ParameterException
 from rclpy.parameter import Parameter
 
 from semantic_matcher.qos_overrides import override_refusal
+from semantic_matcher_core.conditions import without_effect
+from semantic_matcher_core.errors import did_you_mean
 from semantic_matcher_core.options import ParameterSpec, Value
 
 if TYPE_CHECKING:
@@ -72,21 +74,21 @@ class Parameters:
                 self._on_change(values)
 
 
-def unknown_overrides(node: Node) -> list[str]:
-    """Return names of parameters the node was started with that it does not have: typing errors, in all likelihood."""
+def unknown_overrides(node: Node, known: Iterable[str]) -> list[str]:
+    """Return a sentence for each parameter the node was started with that it does not have: typing errors, in all
+    likelihood, for ``known`` ones.
+    """
     # rclpy offers no public way to see overrides that were never declared.
     overrides = getattr(node, "_parameter_overrides", {})
-    return sorted(n for n in overrides if not node.has_parameter(n) and not n.startswith("qos_overrides."))
+    names = sorted(n for n in overrides if not node.has_parameter(n) and not n.startswith("qos_overrides."))
+    hints = {name: did_you_mean(name, list(known), alike=0.8) for name in names}
+    return [
+        f"there is no parameter {name!r}; its value has no effect{'; ' if hint else ''}{hint}"
+        for name, hint in hints.items()
+    ]
 
 
-# Parameters that do nothing unless another one has a value, and that value in words.
-_DEPENDENT = {
-    "odometry": (("publish_tf", "base_frame", "mount"), "odometry:=true"),
-    "reference_width": (("publish_tf",), "reference_width, the metres that a stored image shows"),
-}
-
-
-def ignored(node: Node, values: SimpleNamespace) -> list[str]:
+def ignored(node: Node, values: SimpleNamespace, table: Iterable[ParameterSpec]) -> list[str]:
     """Return a sentence for each of the parameters that the node was started with to no effect, because of others."""
     # rclpy offers no public way to see overrides that were never declared.
     overrides = getattr(node, "_parameter_overrides", {})
@@ -96,9 +98,12 @@ def ignored(node: Node, values: SimpleNamespace) -> list[str]:
     if "variant" in given and names:
         verb = "is" if len(names) == 1 else "are"
         found.append(f"variant {values.variant!r} decides; {' and '.join(names)} {verb} without effect")
-    for decisive, (dependent, wanted) in _DEPENDENT.items():
-        if not getattr(values, decisive, True):
-            found += [f"{name} is without effect unless there is {wanted}" for name in dependent if name in given]
+    # Launch files and parameter files give what is the default anyway.
+    defaults = {spec.name: spec.default for spec in table}
+    changed = [name for name, value in given.items() if value != defaults.get(name)]
+    for name, wanted in without_effect(vars(values), changed).items():
+        needs = " or ".join(f"{other} is {', '.join(of) or 'set'}" for other, of in wanted.items())
+        found.append(f"{name} is without effect unless {needs}")
     return found
 
 

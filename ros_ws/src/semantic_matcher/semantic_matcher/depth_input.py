@@ -70,8 +70,10 @@ class DepthInput:
         text = self._share_text()
         count = len(self._subscription.publishers())
         if self._alone >= (_WAITING if count else _ALONE):
+            came = self._node.statistics.recent("received:depth")
+            fits = f"of stamps that fit no image{self._lateness()}" if came else "from which nothing comes"
             why = (
-                f"{count} publisher(s) on it, of stamps that fit no image{self._lateness()}"
+                f"{count} publisher(s) on it, {fits}"
                 if count
                 else "it has no publisher (remap it with -r depth:=<your registered depth>)"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from semantic_matcher.fastdds_profile import PROFILE_VARIABLES
@@ -15,11 +15,32 @@ _CHOICES = {
 }
 
 
-def environment_refusal(environment: Mapping[str, str]) -> str:
-    """Return why no node can be started in an environment; empty where one can."""
+def installed_middleware() -> list[str]:
+    """Return the names of the implementations of DDS that are installed; none where nothing is sourced."""
+    from ament_index_python.resources import get_resources
+
+    try:
+        return sorted(set(get_resources("rmw_typesupport")) - {"rmw_implementation"})
+    except OSError:
+        return []
+
+
+def environment_refusal(environment: Mapping[str, str], middleware: Collection[str] = ()) -> str:
+    """Return why no node can be started in an environment; empty where one can.
+
+    Args:
+        environment: of the process.
+        middleware: as of :func:`installed_middleware`.
+    """
     domain = environment.get("ROS_DOMAIN_ID", "")
     if domain and not (domain.isascii() and domain.isdigit() and int(domain) <= _LAST_DOMAIN):
         return f"ROS_DOMAIN_ID is {domain!r}; expected a whole number from 0 to {_LAST_DOMAIN}"
+    chosen = environment.get("RMW_IMPLEMENTATION", "")
+    if chosen and middleware and chosen not in middleware:
+        return (
+            f"RMW_IMPLEMENTATION is {chosen!r}, which is not installed (only {', '.join(middleware)}): install "
+            f"ros-{environment.get('ROS_DISTRO', '<distro>')}-{chosen.replace('_', '-')}, or unset the variable"
+        )
     return ""
 
 
@@ -42,6 +63,8 @@ def reason_of(error: Exception, environment: Mapping[str, str]) -> str:
     reason = str(error).partition(", at /")[0].removeprefix("failed to initialize rcl: ")
     reason = f"unknown arguments after --ros-args: {reason}" if reason.startswith("[") else reason
     reason = " ".join(reason.split()).rstrip(".,")
+    if "log directory" in reason or "logging directory" in reason:
+        reason += "; set ROS_LOG_DIR to a folder that can be written"
     if reason == "error not set":
         reason = "ROS cannot be initialised, and gives no reason"
         if environment.get("ROS_SECURITY_ENABLE", "").lower() == "true":

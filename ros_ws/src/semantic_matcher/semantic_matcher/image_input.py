@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from semantic_matcher.matcher_node import MatcherNode
 
 _COMPRESSED = "/compressed"
+# In the names of what image_transport's plugins send, such as ffmpeg_image_transport_msgs/msg/FFMPEGPacket.
+_TRANSPORTED = ("CompressedImage", "Packet", "Video")
 # Of the images of the last ten seconds: warned of from the first share on, over below the second.
 _LOST_BEGIN, _LOST_END, _LOST_AT_LEAST = 0.05, 0.02, 3
 
@@ -123,19 +125,28 @@ class ImageInput:
         if count:
             why = f"{count} publisher(s) on it"
         elif other := self._other_transport():
-            why = f"it has no publisher; start this node with {other}"
+            why = f"it has no publisher; {other}"
         else:
             why = f"it has no publisher (remap it with -r {self._name}:=<your topic>; {self._published_images()})"
         self._node.set_problem(text, f"{text} for {silence:.0f} s: {why}", kind=why)
 
     def _other_transport(self) -> str:
-        """Return the parameter that takes these images as they are published; empty where they are not."""
+        """Return how these images can be taken as they are published; empty where they are not."""
         if self.topic == self.base:
             other, kind, transport = f"{self.base}{_COMPRESSED}", "sensor_msgs/msg/CompressedImage", "compressed"
         else:
             other, kind, transport = self.base, "sensor_msgs/msg/Image", "raw"
-        published = any(info.topic_type == kind for info in self._node.get_publishers_info_by_topic(other))
-        return f"image_transport:={transport}, the images are on {other}" if published else ""
+        if any(info.topic_type == kind for info in self._node.get_publishers_info_by_topic(other)):
+            return f"start this node with image_transport:={transport}, the images are on {other}"
+        # image_transport has them below the topic, in messages of its plugins' own.
+        below = [
+            name
+            for name, types in self._node.get_topic_names_and_types()
+            if name.rpartition("/")[0] == self.base
+            and any(word in type_ for type_ in types for word in _TRANSPORTED)
+            and self._node.count_publishers(name)
+        ]
+        return f"{', '.join(sorted(below))} has them: decompress it with image_transport's republish" if below else ""
 
     def _published_images(self) -> str:
         """Return topics with images that others publish, in words."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 
 from semantic_matcher.command_line import check_parameters_file
 from semantic_matcher.fastdds_profile import large_message_environment
+from semantic_matcher_core.errors import did_you_mean
 from semantic_matcher_core.options import TABLES, ParameterSpec, Value, named
 
 _RVIZ_TOPICS = ("debug_image", "points", "grid_marker")
@@ -65,7 +67,10 @@ def matcher_launch(
     specs = {spec.name: spec for spec in TABLES[executable] if spec.is_launch_argument}
 
     def node(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-        given = {name: LaunchConfiguration(name).perform(context) for name in _argument_names(specs, topics)}
+        names = _argument_names(specs, topics)
+        given = {name: LaunchConfiguration(name).perform(context) for name in names}
+        for text in without_effect(executable, context.launch_configurations, names, topics):
+            get_logger("semantic_matcher").warning(text)
         # RViz first: where it is missing, nothing has been started that would have to be ended.
         rviz = [_rviz(executable, given["namespace"], given["name"])] if _boolean("rviz", given["rviz"]) else []
         return [_node(executable, specs, topics, given), *rviz]
@@ -109,6 +114,27 @@ def matcher_launch(
 def _argument_names(specs: Mapping[str, ParameterSpec], topics: Iterable[TopicArgument]) -> list[str]:
     own = ("namespace", "name", "respawn", "params_file", "use_sim_time", "log_level", "rviz")
     return [*specs, *(t.name for t in topics), *own]
+
+
+def without_effect(
+    executable: str, given: Iterable[str], declared: Collection[str], topics: Iterable[TopicArgument]
+) -> list[str]:
+    """Return a sentence for each given argument that was meant for the node, in all likelihood, and is none of its.
+
+    Launch passes over what nobody has declared. What else is given may be for a file that includes this one.
+    """
+    found = []
+    of_topics = {topic.topic.replace("/", "_"): topic.name for topic in topics}
+    for name in sorted(set(given) - set(declared)):
+        if name in {spec.name for spec in TABLES[executable]}:
+            hint = f"it is a parameter of {executable}, but no launch argument: set it in params_file"
+        else:
+            likely, alike = ({name: of_topics[name]}, 1.0) if name in of_topics else ({n: n for n in declared}, 0.88)
+            hint = did_you_mean(name, likely, alike=alike)
+        if not hint:
+            continue
+        found.append(f"the launch argument {name} has no effect; {hint}")
+    return found
 
 
 def _description(spec: ParameterSpec) -> str:

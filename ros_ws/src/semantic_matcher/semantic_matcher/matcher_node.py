@@ -11,8 +11,11 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage
 
 from semantic_matcher.calibration import CameraInfoInput, MissingCalibrationError
@@ -24,7 +27,7 @@ from semantic_matcher.image_input import ImageInput
 from semantic_matcher.lifecycle_bond import Bond, bond_messages
 from semantic_matcher.lifecycle_services import answer_impossible_transitions
 from semantic_matcher.mask_input import MaskInput
-from semantic_matcher.matching_model import MatchingModel, model_name, name_refusal
+from semantic_matcher.matching_model import MatchingModel, geometry_refusal, model_name, name_refusal
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.node_statistics import Statistics
 from semantic_matcher.output import Output
@@ -34,7 +37,7 @@ from semantic_matcher.qos_overrides import QoSOverrides
 from semantic_matcher.skipped import warn_of_skipped
 from semantic_matcher.worker import NewestFrameWorker
 from semantic_matcher_core.errors import ConfigError, ImageError, SemanticMatcherError
-from semantic_matcher_core.io.image_messages import compressed_to_rgb, conversion_library, image_to_rgb
+from semantic_matcher_core.io.image_messages import compressed_to_rgb, image_to_rgb
 from semantic_matcher_core.io.masks import Mask, read_masks
 from semantic_matcher_core.options import TABLES, named
 
@@ -102,7 +105,13 @@ class MatcherNode(LifecycleNode):
         self.state = "unconfigured"
         self.statistics = Statistics()
         self.model: MatchingModel | None = None
-        self.parameters = Parameters(self, TABLES[executable], self._refusal)
+        self._bond: Bond | None = None
+        try:
+            self.parameters = Parameters(self, TABLES[executable], self._refusal)
+        except Exception:
+            # What DDS has of the node would stay in the machine's shared memory.
+            self.destroy_node()
+            raise
         self._load_model = load_model
         self._settings = self.parameters.values
         self.qos_overrides = QoSOverrides(self)
@@ -113,7 +122,6 @@ class MatcherNode(LifecycleNode):
         self._problems = Problems(self.get_logger())
         self._errors = Throttle(_LOG_EVERY_S)
         self._missing_since: dict[str, float] = {}
-        self._bond: Bond | None = None
         self._clock_moved = time.monotonic()
         self._worker = NewestFrameWorker(self._work, self._failed, name=executable)
         self._dropped_before = 0
@@ -124,9 +132,9 @@ class MatcherNode(LifecycleNode):
         )
         self._reviews = self.create_timer(_REVIEW_S, self.review, clock=Clock(clock_type=ClockType.STEADY_TIME))
         answer_impossible_transitions(self)
-        for name in unknown_overrides(self):
-            self.get_logger().warning(f"there is no parameter {name!r}; its value has no effect")
-        for text in ignored(self, self.parameters.values):
+        table = TABLES[executable]
+        known = [spec.name for spec in table]
+        for text in [*unknown_overrides(self, known), *ignored(self, self.parameters.values, table)]:
             self.get_logger().warning(text)
 
     # What a subclass adds.
@@ -268,6 +276,14 @@ class MatcherNode(LifecycleNode):
         """
         self._problems.set(subject, text, kind, error=error)
 
+    def check_frame(self, header: Any, what: str) -> None:
+        """Warn of images without a frame, which leaves what is published in it nowhere; ``what`` names that."""
+        text = (
+            f"the images have no frame_id, so RViz and TF can place {what} nowhere: set it in the camera's driver "
+            "(frame_id, camera_frame_id)"
+        )
+        self.set_problem(f"frame of {what}", "" if header.frame_id else text)
+
     def has_problem(self, subject: str) -> bool:
         """Return whether something is wrong with a subject now."""
         return self._problems.has(subject)
@@ -318,6 +334,12 @@ class MatcherNode(LifecycleNode):
         if not throttled or self._errors.passes(text):
             self.get_logger().error("\n".join(filter(None, (text, details))))
 
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """Set parameters as rclpy does, whose own refusal leaves out the names of those that there are not."""
+        if unknown := [p.name for p in parameter_list if not self.has_parameter(p.name)]:
+            raise ParameterNotDeclaredException(unknown)
+        return super().set_parameters_atomically(parameter_list)
+
     # Lifecycle.
 
     def autostart(self) -> bool:
@@ -337,7 +359,6 @@ class MatcherNode(LifecycleNode):
         self.model.warm_up(settings.warmup_width, settings.warmup_height)
         for name, value in self.model.facts().items():
             self.statistics.set(name, value)
-        self.statistics.set("image conversion", conversion_library())
         self._stored_masks = read_masks(named(settings.mask), len(self.image_prefixes()))
         self.prepare(settings)
         self.outputs = self.create_outputs()
@@ -352,8 +373,9 @@ class MatcherNode(LifecycleNode):
         assert self.model is not None
         self.model.to_device()
         self._settings = self.parameters.values
-        self.begin(self.model)
+        # First: what is stored is extracted as the parameters are now, which may have changed since configure.
         self.model.apply(self._settings)
+        self.begin(self.model)
         self.apply(self._settings)
         self.statistics.restart()
         self._clock_moved = time.monotonic()
@@ -439,7 +461,8 @@ class MatcherNode(LifecycleNode):
             self.model = None
 
     def _refusal(self, values: SimpleNamespace) -> str:
-        return name_refusal(values) if self.model is None else self.model.refusal(values)
+        of_model = name_refusal(values) if self.model is None else self.model.refusal(values)
+        return of_model or geometry_refusal(values)
 
     # The worker's thread.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from semantic_matcher_core.errors import ConfigError, SemanticMatcherError
+from semantic_matcher_core.geometry.robust import check_poselib
 from semantic_matcher_core.loading import check_matcher
 from semantic_matcher_core.matching import MatcherConfig
 from semantic_matcher_core.matching.calibrated import verify_calibrated
@@ -36,6 +37,16 @@ def name_refusal(settings: SimpleNamespace) -> str:
         check_matcher(model_name(settings), settings.matcher)
     except SemanticMatcherError as error:
         return str(error)
+    return ""
+
+
+def geometry_refusal(settings: SimpleNamespace) -> str:
+    """Return why the geometric check that ``settings`` ask for cannot be made here; empty where it can."""
+    if getattr(settings, "geometry", "none") != "none" and settings.geometry_backend == "poselib":
+        try:
+            check_poselib()
+        except ConfigError as error:
+            return str(error)
     return ""
 
 
@@ -204,6 +215,7 @@ class MatchingModel:
         own = self._own.matching
         return replace(
             own,
+            guided=settings.guided,
             mutual=settings.mutual,
             ratio=settings.ratio or own.ratio,
             max_distance=settings.max_distance or own.max_distance,

@@ -15,22 +15,16 @@ import numpy as np
 from semantic_matcher_msgs.msg import Descriptors, Keypoints, Matches
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 
-from semantic_matcher_core.device import moved
 from semantic_matcher_core.io.encoding import encode_image
-from semantic_matcher_core.io.messages import half_bits, point_rows
+from semantic_matcher_core.io.messages import descriptors_fields, keypoints_fields, matches_fields, points_fields
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from std_msgs.msg import Header
     from torch import Tensor
 
     from semantic_matcher_core.streams import Frame, MatchedPair
-
-_TYPES: dict[str, np.dtype[Any]] = {
-    "f": np.dtype(np.float32),
-    "I": np.dtype(np.uint32),
-    "H": np.dtype(np.uint16),
-    "B": np.dtype(np.uint8),
-}
 
 
 def set_array(message: Any, field: str, values: Tensor | np.ndarray, typecode: str) -> None:
@@ -43,7 +37,7 @@ def set_array(message: Any, field: str, values: Tensor | np.ndarray, typecode: s
         typecode: the field's: ``f`` (float32), ``I`` (uint32), ``H`` (uint16) or ``B`` (uint8).
     """
     values = values if isinstance(values, np.ndarray) else values.cpu().numpy()
-    flat: np.ndarray = np.ascontiguousarray(values, dtype=_TYPES[typecode]).reshape(-1)
+    flat: np.ndarray = np.ascontiguousarray(values, dtype=np.dtype(typecode)).reshape(-1)
     slot = f"_{field}"
     if slot in getattr(type(message), "__slots__", ()):
         setattr(message, slot, flat)
@@ -60,12 +54,7 @@ class StoredImage(NamedTuple):
 
 def keypoints_message(frame: Frame, header: Header, name: str = "") -> Keypoints:
     """Return positions and scores of a frame's keypoints; ``name`` is a stored image's."""
-    height, width = frame.features.image_size
-    message = Keypoints(header=header, width=width, height=height, image_name=name)
-    # From a GPU together: each would be waited for alone.
-    for field, values in moved({"xy": frame.features.keypoints[0], "scores": frame.features.scores[0]}, "cpu").items():
-        set_array(message, field, values, "f")
-    return message
+    return _filled(Keypoints(header=header, image_name=name), keypoints_fields(frame.features))
 
 
 def descriptors_message(
@@ -75,46 +64,16 @@ def descriptors_message(
 
     ``name`` is a stored image's, ``dtype`` what they are sent as: float32 or float16.
     """
-    features = frame.features
-    main = features.descriptors if features.reasoned is None else features.reasoned
-    message = Descriptors(header=header, variant=variant, dim=main.shape[-1], image_name=name, dtype=dtype)
-    _set_numbers(message, "data", main[0], dtype)
-    if features.semantic is not None:
-        message.semantic_dim = features.semantic.shape[-1]
-        _set_numbers(message, "semantic_data", features.semantic[0], dtype)
-    return message
-
-
-def _set_numbers(message: Descriptors, field: str, values: Tensor, dtype: str) -> None:
-    if dtype == "float16":
-        # On the device: half as many bytes to fetch from it.
-        set_array(message, f"{field}16", half_bits(values.half().cpu().numpy()), "H")
-    else:
-        set_array(message, field, values, "f")
+    message = Descriptors(header=header, variant=variant, image_name=name)
+    return _filled(message, descriptors_fields(frame.features, dtype))
 
 
 def matches_message(
     pair: MatchedPair, header: Header, reference_header: Header, mode: str, reference_name: str = ""
 ) -> Matches:
     """Return the matches of a pair; ``header`` is the current image's, ``reference_name`` a stored reference's name."""
-    matches = pair.matches
-    message = Matches(
-        header=header,
-        reference_header=reference_header,
-        mode=mode,
-        model_type=matches.model_type,
-        reference_name=reference_name,
-    )
-    set_array(message, "index0", matches.indices[:, 0], "I")
-    set_array(message, "index1", matches.indices[:, 1], "I")
-    set_array(message, "xy0", matches.keypoints0, "f")
-    set_array(message, "xy1", matches.keypoints1, "f")
-    set_array(message, "confidence", matches.confidence, "f")
-    if matches.inlier is not None:
-        set_array(message, "inlier", matches.inlier, "B")
-    if matches.model is not None:
-        message.model = matches.model.cpu().numpy().astype(np.float64).reshape(9)
-    return message
+    message = Matches(header=header, reference_header=reference_header, mode=mode, reference_name=reference_name)
+    return _filled(message, matches_fields(pair.matches))
 
 
 def rgb_image_message(pixels: np.ndarray, header: Header) -> Image:
@@ -139,21 +98,20 @@ def jpeg_message(pixels: np.ndarray, header: Header, quality: int) -> Compressed
 def points_message(
     points: np.ndarray, confidence: np.ndarray, header: Header, colours: np.ndarray | None = None
 ) -> PointCloud2:
-    """Return an unordered cloud of points; its fields are those of
-    :func:`~semantic_matcher_core.io.messages.point_rows`.
-    """
-    names, rows = point_rows(points, confidence, colours)
-    message = PointCloud2(
-        header=header,
-        height=1,
-        width=len(rows),
-        fields=[PointField(name=n, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, n in enumerate(names)],
-        is_bigendian=False,
-        point_step=4 * len(names),
-        row_step=4 * len(names) * len(rows),
-        is_dense=True,
-    )
-    set_array(message, "data", rows.view(np.uint8), "B")
+    """Return an unordered cloud; its fields are those of :func:`~semantic_matcher_core.io.messages.point_rows`."""
+    names, fields = points_fields(points, confidence, colours)
+    parts = [PointField(name=n, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, n in enumerate(names)]
+    return _filled(PointCloud2(header=header, fields=parts), fields)
+
+
+def _filled(message: Any, fields: Mapping[str, Any]) -> Any:
+    """Set fields of a message, and return it; sequences of numbers are arrays of their type."""
+    for name, value in fields.items():
+        # Arrays of a fixed length are NumPy's in messages, too.
+        if isinstance(value, np.ndarray) and not isinstance(getattr(message, name), np.ndarray):
+            set_array(message, name, value, value.dtype.char)
+        else:
+            setattr(message, name, value)
     return message
 
 

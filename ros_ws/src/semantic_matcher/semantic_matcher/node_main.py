@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from semantic_matcher.command_line import UsageError, check, help_text, of_other_nodes, wants_help
-from semantic_matcher.environment import environment_doubts, environment_refusal, reason_of
+from semantic_matcher.environment import environment_doubts, environment_refusal, installed_middleware, reason_of
 from semantic_matcher.fastdds_profile import node_environment
 from semantic_matcher.orphaned_memory import remove_orphaned_segments
 from semantic_matcher_core.allocator import reuse_large_blocks
@@ -59,7 +59,8 @@ def run_node(
         sys.exit(STOPPED)
     try:
         check(executable, arguments)
-        if reason := environment_refusal(os.environ):
+        _check_folder()
+        if reason := environment_refusal(os.environ, installed_middleware()):
             raise UsageError(reason)
         os.environ.update(node_environment())
     except UsageError as error:
@@ -81,6 +82,14 @@ def run_node(
     # Without finalisation, which would pull the interpreter from under native code that still computes, and which takes
     # seconds for torch alone on a busy machine. The node has been taken down already where that was possible.
     os._exit(code)
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        # torch would end the process with words about a library of its own.
+        raise UsageError("the folder that this was started in has been removed; cd to another one") from error
 
 
 class _Runner(threading.Thread):

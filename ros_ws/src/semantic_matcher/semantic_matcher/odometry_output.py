@@ -137,6 +137,7 @@ class OdometryFollower:
         assert step.pose is not None and step.covariance is not None
         base = self._settings.base_frame
         if not base:
+            self._node.check_frame(header, "~/odometry")
             return (header.frame_id, *of_camera(step.pose, step.covariance))
         mount = self._mount or self._tree.pose(base, header.frame_id)
         text = (

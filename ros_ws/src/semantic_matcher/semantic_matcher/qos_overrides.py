@@ -6,7 +6,6 @@ get what the first one had.
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import ParameterDescriptor
@@ -18,6 +17,8 @@ from rclpy.qos import (
     QoSProfile,
     QoSReliabilityPolicy,
 )
+
+from semantic_matcher_core.errors import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,9 +85,8 @@ class QoSOverrides:
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8)
-    if close:
-        return f"did you mean {close[0]}?"
+    if hint := did_you_mean(name, sorted(known), alike=0.8):
+        return hint
     topics = sorted({k.removeprefix(_PREFIX).rpartition(".")[0] for k in known})
     return f"it is qos_overrides.<topic>.<side>.<policy>; topics and sides are {', '.join(topics)}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from semantic_matcher.reference_pose import PlanePoses
 from semantic_matcher.reference_service import ReferenceRequest, ReferenceService
 from semantic_matcher.temporal_node import prefix_of
 from semantic_matcher_core.errors import ConfigError
-from semantic_matcher_core.io.images import read_image
+from semantic_matcher_core.io.images import read_image, with_folders
 from semantic_matcher_core.options import named
 from semantic_matcher_core.streams import ReferenceStream
 
@@ -50,6 +49,7 @@ class ReferenceMatcher(MatcherNode):
         self._cameras = named(self.parameters.values.cameras) or [""]
         self._stream: ReferenceStream | None = None
         self._stored: list[tuple[np.ndarray, StoredImage]] = []
+        self._sides: dict[str, int] = {}
         self._service = ReferenceService(self)
         self._infos: dict[str, CameraInfoInput] = {}
         self._poses = PlanePoses(self)
@@ -89,6 +89,7 @@ class ReferenceMatcher(MatcherNode):
     def begin(self, model: MatchingModel) -> None:
         self._stream = ReferenceStream(model, rotation=self._rotation)
         self._stream.set_references(self._stored)
+        self._sides = {}
         self._service.forget()
         self._poses.begin()
         self._show()
@@ -117,6 +118,10 @@ class ReferenceMatcher(MatcherNode):
             return
         prefix, image = prefix_of(source), self.image_of(item)
         mask = self.mask_of(prefix, item.header, image)
+        self._sides[source] = max(image.shape[:2])
+        if self._stream.fit(max(self._sides.values())):
+            self._announce()
+            self._show()
         frame, pairs = self._stream.process(image, stamp_ns(item.header), item.header, mask)
         publish_keypoints(self, prefix, frame)
         publish_pairs(self, prefix, pairs, "reference")
@@ -164,17 +169,16 @@ class ReferenceMatcher(MatcherNode):
 
 
 def _read_references(paths: list[str]) -> list[tuple[np.ndarray, StoredImage]]:
-    """Return image files and what they are known by: the file's name, and a header without stamp and frame.
+    """Return image files, of a folder all in it, and what they are known by: the file's name, and a header without
+    stamp and frame.
 
     Raises:
-        ImageError: a file is missing or damaged.
+        ImageError: a file is missing or damaged, or a folder holds none.
         ConfigError: two files have the same name.
     """
-    names = [Path(path).name for path in paths]
+    files = with_folders(paths)
+    names = [file.name for file in files]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"reference_images has two files named {twice!r}; give them names of their own")
-    return [
-        (read_image(Path(path).expanduser()), StoredImage(name, Header()))
-        for path, name in zip(paths, names, strict=True)
-    ]
+    return [(read_image(file), StoredImage(file.name, Header())) for file in files]

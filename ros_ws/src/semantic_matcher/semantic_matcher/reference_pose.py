@@ -86,6 +86,7 @@ class PlanePoses:
         fill_pose(message.pose.pose, best.pose.inverse())
         message.pose.covariance = inverse_covariance(best.pose, best.covariance).reshape(-1).tolist()
         output.publish(lambda: message)
+        self._node.check_frame(frame.tag, "~/pose")
         if self._tf is not None:
             self._tf.publish(message.header, f"{prefix}{frame_of(best.view.name)}", best.pose.inverse())
 

@@ -141,8 +141,8 @@ class StereoMatcher(MatcherNode):
     def _publish_points(self, pair: MatchedPair) -> None:
         output = self.outputs["points"]
         if not (self.settings.publish_points and output.wanted):
-            self.set_problem("points", "")
-            self.set_problem("few points", "")
+            for subject in ("points", "few points", "frame of ~/points"):
+                self.set_problem(subject, "")
             return
         settings = self.settings
         frames = pair.reference, pair.current
@@ -151,7 +151,7 @@ class StereoMatcher(MatcherNode):
             if not settings.rectified:
                 raise ConfigError("~/points needs rectified images: set the parameter rectified where they are")
             left, right = (info.projection(f.features.image_size) for info, f in zip(self._infos, frames, strict=True))
-            measured, _ = aligned_matches(pair.matches, *(frame.image for frame in frames))
+            measured = aligned_matches(pair.matches, *(frame.image for frame in frames))
             self.statistics.set("matches without a measurable disparity", len(pair.matches) - len(measured))
             limits = {
                 "max_row_difference": settings.epipolar_band or settings.geometry_threshold,
@@ -170,6 +170,7 @@ class StereoMatcher(MatcherNode):
             cloud, confidence, colours, why_few = found
             # Told as one, whatever of its reasons is the first at the moment.
             self.set_problem("few points", why_few, kind=why_few and "few points")
+            self.check_frame(pair.reference.tag, "~/points")
             output.publish(lambda: points_message(cloud, confidence, pair.reference.tag, colours))
 
     def _view(self, pair: MatchedPair) -> View:

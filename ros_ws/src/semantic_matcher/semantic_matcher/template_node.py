@@ -129,7 +129,11 @@ class TemplateTrackerNode(MatcherNode):
         pair = self._publish(result, item.header)
         self.finished(source, item.header)
         publish_pictures(self, "", [pair], "reference")
-        self._publish_rectified(result, item.header)
+        settings, header = self.settings, item.header
+        publish_picture(
+            self, "grid_marker", lambda: grid_marker(result, header, settings.grid_columns, settings.marker_scale)
+        )
+        self._publish_rectified(result, header)
 
     def _receive(self, message: Any) -> None:
         self._service.saw(message)
@@ -145,9 +149,6 @@ class TemplateTrackerNode(MatcherNode):
         publish_pairs(self, "", [pair], "reference")
 
         outputs["track"].publish(lambda: track_message(result, name, header, settings.grid_columns))
-        outputs["grid_marker"].publish(
-            lambda: grid_marker(result, header, settings.grid_columns, settings.marker_scale)
-        )
         self._show_track(result.agreement)
         assert self._info is not None
         found = [pair] if result.agreement is not None else []

@@ -24,7 +24,7 @@ from semantic_matcher_core.options import TABLES
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 SHIFT = (12, 8)
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 
 
 @pytest.mark.parametrize("executable", TABLES)

@@ -117,7 +117,7 @@ def _box(
 def _surface(random: Generator, width: float, height: float, colour: Colour, resolution: int) -> np.ndarray:
     """Return ``H x W x 3`` uint8: a colour with blotches of several sizes and scratches."""
     size = (round(width * resolution), round(height * resolution))
-    canvas = np.full((size[1], size[0], 3), colour, np.float32)
+    canvas: np.ndarray = np.full((size[1], size[0], 3), colour, np.float32)
     for cells, strength in ((0.6, 7), (0.03, 6)):
         grid = (max(2, round(height / cells)), max(2, round(width / cells)))
         noise = random.normal(0, strength, grid).astype(np.float32)
@@ -155,7 +155,7 @@ def _paper(random: Generator, canvas: np.ndarray, box: tuple[float, float, float
     _rectangle(canvas, box, tuple(tone), 1)
     ink = tuple(random.uniform(10, 120, 3))
     _rectangle(canvas, (left + 0.1 * width, top + 0.08 * height, random.uniform(0.3, 0.8) * width, 0.1 * height), ink)
-    for row in np.arange(0.28, 0.92, 0.09):
+    for row in np.arange(0.28, 0.92, 0.09).tolist():
         length = random.uniform(0.3, 0.8) * width
         _rectangle(canvas, (left + 0.1 * width, top + row * height, length, 0.03 * height), ink)
     if random.random() < 0.6:
@@ -209,7 +209,7 @@ def _right_wall(random: Generator, length: float, height: float, photograph: np.
     # Pipes under the ceiling.
     for y, colour in ((0.2, (150, 150, 155)), (0.34, (190, 120, 60))):
         _rectangle(canvas, (0, y, length, 0.08), colour, 2)
-        for x in np.arange(0.3, length, 0.9):
+        for x in np.arange(0.3, length, 0.9).tolist():
             _rectangle(canvas, (x + random.uniform(0, 0.3), y - 0.02, 0.06, 0.12), (90, 90, 95), 2)
     return canvas
 
@@ -280,7 +280,7 @@ def _floor(random: Generator, width: float, length: float) -> np.ndarray:
 
 def _ceiling(random: Generator, width: float, length: float) -> np.ndarray:
     canvas = _tiled(random, width, length, (214, 214, 208), (0.86, 1.06), (186, 186, 181))
-    for row in np.arange(0.5, length, 1.8):
+    for row in np.arange(0.5, length, 1.8).tolist():
         _rectangle(canvas, (1.9, row, 0.9, 0.5), (255, 255, 250), 4)
     for _ in range(60):  # sprinklers, lids, cracks
         x, y = random.uniform((0, 0), (width, length))

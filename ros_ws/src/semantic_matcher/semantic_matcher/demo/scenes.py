@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -111,18 +110,6 @@ def board(
     return Layer(tuple(normal), float(normal @ corner), np.ascontiguousarray(texture), None, onto)
 
 
-def load_photo(path: Path) -> np.ndarray:
-    """Return ``H x W x 3`` uint8 RGB.
-
-    Raises:
-        FileNotFoundError: there is no such file, or it is no image.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise FileNotFoundError(f"{path} is not there or no image; install the package again (`make build`)")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
 def pinhole(focal: float, size: tuple[int, int]) -> np.ndarray:
     """Return intrinsics with the principal point in the middle of an image of ``(height, width)``."""
     height, width = size
@@ -195,16 +182,10 @@ def transfer(scene: Scene, source: Camera, target: Camera, points: np.ndarray) -
         chosen = labels == index
         if chosen.any():
             homography = scene.homography(index, target) @ np.linalg.inv(scene.homography(index, source))
-            moved[chosen] = apply_homography(homography, points[chosen])
+            moved[chosen] = cv2.perspectiveTransform(points[None, chosen], homography)[0]
     moved[_label_at(label_map(scene, target), moved) != labels] = np.nan
     moved[labels == NO_LAYER] = np.nan
     return moved
-
-
-def apply_homography(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return ``N x 2`` points through a ``3 x 3`` homography."""
-    projected = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ homography.T
-    return projected[:, :2] / projected[:, 2:]
 
 
 def _label_at(labels: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -231,7 +212,7 @@ def _window(layer: Layer, homography: np.ndarray, size: tuple[int, int]) -> tupl
     return (slice(top, bottom), slice(left, right)), shift @ homography
 
 
-def _shown(layer: Layer, homography: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _shown(layer: Layer, homography: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Return ``H x W`` uint8, 1 where the layer lies in an image of ``(height, width)``, whatever is before it."""
     mask = np.full(layer.texture.shape[:2], 255, np.uint8) if layer.mask is None else layer.mask
     warped = cv2.warpPerspective(mask, homography, (size[1], size[0]), flags=cv2.INTER_LINEAR)

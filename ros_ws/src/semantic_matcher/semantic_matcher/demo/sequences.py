@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from semantic_matcher.demo.hall import hall
-from semantic_matcher.demo.scenes import Camera, Scene, load_photo, pinhole, render, rotation
+from semantic_matcher.demo.scenes import Camera, Scene, pinhole, render, rotation
+from semantic_matcher_core.io.images import read_image
 
 PHOTO = Path(__file__).with_name("grace_hopper.jpg")
 SIZE = (480, 640)
@@ -58,9 +59,9 @@ def photo() -> np.ndarray:
     """Return the photograph.
 
     Raises:
-        FileNotFoundError: the package was installed without it.
+        ImageError: the package was installed without it.
     """
-    return load_photo(PHOTO)
+    return read_image(PHOTO)
 
 
 @lru_cache(maxsize=1)
