@@ -22,7 +22,8 @@ def extract_frames(
 
     Args:
         bag: ROS 1 bag, rosbag2 folder or MCAP file.
-        output: folder; files are named ``<bag>_<topic>_<stamp ns>.png``, so that a repeated run writes the same names.
+        output: folder; files are named ``<bag>_<topic>_<stamp ns>.png``, so that a repeated run writes the same names;
+            of images of one stamp (drivers without a clock) the later ones have their number behind it.
         topics: image topics, raw or compressed; empty for all.
         every: of the images of each topic.
         report: is told what is missing of the bag, and which images cannot be decoded; these are left out.
@@ -36,7 +37,8 @@ def extract_frames(
     from semantic_matcher_core.io.images import write_image
 
     make_folder(output)
-    written = left_out = 0
+    left_out = 0
+    names: set[str] = set()
     with BagReader(bag, report=report) as reader:
         wanted = topics or [topic.name for topic in reader.image_topics if topic.count]
         if not wanted:
@@ -52,11 +54,13 @@ def extract_frames(
                 left_out += 1
                 continue
             place = image.topic.strip("/").replace("/", "-")
-            write_image(output / f"{bag.stem}_{place}_{image.stamp_ns}.png", pixels)
-            written += 1
-    if left_out and not written:
+            name = f"{bag.stem}_{place}_{image.stamp_ns}"
+            name = f"{name}_{image.index}" if name in names else name
+            names.add(name)
+            write_image(output / f"{name}.png", pixels)
+    if left_out and not names:
         raise BagError(f"{bag}: none of {left_out} images can be decoded")
-    return written
+    return len(names)
 
 
 def command(

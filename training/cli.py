@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from semantic_matcher_core.errors import SemanticMatcherError, of_the_machine
-from semantic_matcher_core.io.atomic import make_folder
+from semantic_matcher_core.io.atomic import atomic_output
 
 # Names of files and scenes may look like rich's markup.
 console = Console(stderr=True, markup=False)
@@ -26,8 +26,9 @@ def say(line: str) -> None:
 def deliver(weights: Path, folder: Path | None, name: str) -> None:
     """Copy the weights of a run into a folder under a name, where a folder is given, and say where they lie."""
     if folder is not None:
-        make_folder(folder)
-        weights = Path(shutil.copyfile(weights, folder / name))
+        with atomic_output(folder / name) as temporary:
+            shutil.copyfile(weights, temporary)
+        weights = folder / name
     say(f"wrote {weights} ({weights.stat().st_size / 1e6:.2f} MB)")
 
 
@@ -36,11 +37,17 @@ def run_app(app: typer.Typer) -> None:
     try:
         app()
     except Exception as error:
-        reason = str(error) if isinstance(error, SemanticMatcherError) else of_the_machine(error)
+        reason = _sentence(error) if isinstance(error, SemanticMatcherError) else of_the_machine(error)
         if not reason:
             raise
         console.print(f"error: {reason}", style="red", highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    # A worker of torch's DataLoader sends its traceback, whose last line has the name and what was said.
+    text = str(error)
+    return text.strip().splitlines()[-1].partition(": ")[2] if "\nOriginal Traceback (" in text else text
 
 
 def run_command(command: Callable[..., Any]) -> None:

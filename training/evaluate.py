@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ def pose(
     limit: Limit = 0,
 ) -> None:
     """Measure relative pose: AUC at 5, 10 and 20 degrees over the published RANSAC thresholds, the best one named."""
-    from training.evaluation.methods import file_states, match_function, shrunk
+    from training.evaluation.methods import file_states, match_function, on_shrunk
     from training.evaluation.pose import (
         RANSAC_THRESHOLDS_PX,
         pose_auc_by_threshold,
@@ -74,7 +75,9 @@ def pose(
         ]
         key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
         cache = output / f"{_file_name(method)}.{key}.matches.npz"
-        matches = _cached_matches(cache, listed, lambda: shrunk(match_function(method, **options), long_side), method)
+        matches = _cached_matches(
+            cache, listed, lambda: on_shrunk(match_function(method, **options), long_side), method
+        )
         table = pose_error_table(matches, listed, backend=estimator, workers=workers)
         auc = pose_auc_by_threshold(table)
         best = int(auc[:, 0].argmax())
@@ -124,7 +127,8 @@ def homography(
 
     def run(method: str) -> dict[str, float]:
         match = match_function(method, device=device, max_keypoints=max_keypoints, weights=weights)
-        rows = [evaluate_homography_pair(pair, match) for pair in _tracked(listed, method)]
+        with _tracked(listed, method) as tracked:
+            rows = [evaluate_homography_pair(pair, match) for pair in tracked]
         write_rows(output / f"{_file_name(method)}.pairs.csv", rows)
         return summarise_homography(rows)
 
@@ -161,13 +165,14 @@ def nonrigid(
     extractors = set(list_extractors()) - {variant.name for variant in list_variants(weights)}
 
     def run(method: str) -> dict[str, float]:
-        tracked = _tracked(listed, method)
         if (function := imported_function(method, max_keypoints)) is not None:
-            rows = [evaluate_nonrigid_matches(pair, function) for pair in tracked]
+            evaluated = partial(evaluate_nonrigid_matches, match=function)
         else:
             name = PLAIN + method if method in extractors else method
             matcher = load_matcher(name, device=device, max_keypoints=max_keypoints, weights=weights)
-            rows = [evaluate_nonrigid_pair(pair, matcher) for pair in tracked]
+            evaluated = partial(evaluate_nonrigid_pair, matcher=matcher)
+        with _tracked(listed, method) as tracked:
+            rows = [evaluated(pair) for pair in tracked]
         write_rows(output / f"{_file_name(method)}.pairs.csv", rows)
         return summarise_nonrigid(rows)
 
@@ -252,7 +257,10 @@ def suite(
         match = match_function(
             method, device=device, max_keypoints=max_keypoints, weights=weights, full_budget=True, keep=32
         )
-        rows = list(suite_.run_cases(_tracked(cases, method), match))
+        with _tracked(cases, method) as tracked:
+            rows = list(suite_.run_cases(tracked, match))
+        if not rows:
+            raise DataError(f"the images of not one of {len(cases)} cases can be read")
         write_rows(output / f"{_file_name(method)}.pairs.csv", rows)
         summary[method] = suite_.summarise_suite(rows)
         if speed:
@@ -327,7 +335,8 @@ def _cached_matches(
         with np.load(path) as stored:
             return [(stored[f"{i}_0"], stored[f"{i}_1"]) for i in range(len(pairs))]
     match = load()
-    matches = [match(read_image(pair.image0), read_image(pair.image1)) for pair in _tracked(pairs, method)]
+    with _tracked(pairs, method) as tracked:
+        matches = [match(read_image(pair.image0), read_image(pair.image1)) for pair in tracked]
     with atomic_output(path) as temporary:
         arrays: dict[str, Any] = {
             f"{i}_{side}": np.asarray(points) for i, pair in enumerate(matches) for side, points in enumerate(pair)
@@ -340,8 +349,9 @@ def _limited(pairs: list[Any], limit: int) -> list[Any]:
     return pairs[:limit] if limit else pairs
 
 
-def _tracked(items: Sequence[Any], what: str) -> Any:
-    return track(items, description=what, console=console)
+def _tracked(items: Sequence[Any], what: str) -> contextlib.closing[Any]:
+    # Closed where the work fails, too: the garbage collector may do it in rich's thread, which then waits for itself.
+    return contextlib.closing(track(items, description=what, console=console))
 
 
 def _file_name(method: str) -> str:

@@ -50,9 +50,10 @@ def export(
     import torch
 
     from semantic_matcher_core.device import resolve_device, resolve_precision
+    from semantic_matcher_core.semantics import create_semantic_encoder
     from training.data.scene_file import scene_files
-    from training.features.export import LocalFeatures, SemanticFeatures, export_scenes, shard
-    from training.features.parts import build_extractor, build_semantic_encoder
+    from training.features.export import LocalFeatures, SemanticFeatures, export_scenes
+    from training.features.parts import build_extractor
 
     rank, world_size, local_rank = (int(os.environ.get(k, v)) for k, v in _PROCESS.items())
     chosen = resolve_device(device)
@@ -65,21 +66,23 @@ def export(
     if extractor is not None:
         options = {} if detection_threshold is None else {"detection_threshold": detection_threshold}
         built = build_extractor(extractor, num_keypoints, options, weights=weights, device=chosen)
-        work, folder = LocalFeatures(built, extractor), method or local_method_name(extractor, num_keypoints)
+        work = LocalFeatures(built, extractor)
+        published = f"{extractor.replace(':', '_')}-scannet-n{num_keypoints}"
     else:
         assert dino is not None
-        encoder = build_semantic_encoder(dino, weights=weights, device=chosen)
-        work, folder = SemanticFeatures(encoder, long_side), method or semantic_method_name(dino)
+        encoder = create_semantic_encoder(dino, weights=weights, device=chosen)
+        work = SemanticFeatures(encoder, long_side)
+        published = f"dino-scannet-{dino}"
 
     splits = split or [name for name in ("train", "val", "test") if any((data / name).glob("*.h5"))]
     if not splits:
         raise ConfigError(f"{data} has no train/*.h5, val/*.h5 or test/*.h5; check --data")
     damaged: list[str] = []
     for part in splits:
-        scenes = shard(scene_files(data, part), rank, world_size)
+        scenes = scene_files(data, part)[rank::world_size]
         report = export_scenes(
             scenes,
-            data / "features" / folder / part,
+            data / "features" / (method or published) / part,
             work,
             batch_size=batch_size,
             device=chosen,
@@ -88,7 +91,7 @@ def export(
             skip_damaged=skip_damaged,
             progress=lambda scene, count, rate: console.print(f"{scene}: {count} images, {rate:.1f} images/s"),
         )
-        damaged += report.damaged or []
+        damaged += report.damaged
         console.print(f"{part}: {_summary(report, world_size)}", highlight=False, soft_wrap=True)
     for reason in damaged:
         console.print(f"skipped: {reason}", highlight=False, soft_wrap=True)
@@ -97,16 +100,6 @@ def export(
 
 
 _PROCESS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-
-
-def local_method_name(extractor: str, num_keypoints: int) -> str:
-    """Return the published folder name, e.g. ``xfeat-scannet-n2048``."""
-    return f"{extractor.replace(':', '_')}-scannet-n{num_keypoints}"
-
-
-def semantic_method_name(encoder: str) -> str:
-    """Return the published folder name, e.g. ``dino-scannet-dinov2_vits14``."""
-    return f"dino-scannet-{encoder}"
 
 
 def _summary(report: ExportReport, world_size: int) -> str:

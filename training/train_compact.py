@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.io.atomic import make_folder
 from training.cli import deliver, run_app, say
 
 if TYPE_CHECKING:
@@ -29,14 +30,17 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to copy the weights to.")] = None,
 ) -> None:
     """Train the extractor as YAML files say."""
-    from training.student.config import read_config
+    from training.strict_mapping import load_dataclass
+    from training.student.config import StudentConfig
     from training.student.train import train_students
 
     overrides = [text for text in configs if "=" in text]
     files = [text for text in configs if "=" not in text]
     if not files:
         raise ConfigError("name a YAML file, e.g. training/configs/compact.yaml")
-    settings = [read_config(file, overrides) for file in files]
+    settings = [load_dataclass(StudentConfig, file, overrides) for file in files]
+    if output is not None:
+        make_folder(output)
     where = training_device(device)
     made = train_students(settings, device=where, report=say, minutes=minutes)
     for file, setting in zip(made, settings, strict=True):

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.cli import console, run_command
+from semantic_matcher_core.errors import ConfigError
+from training.cli import console, run_command, say
 
 
 def train(
@@ -34,6 +35,8 @@ def train(
     """Train DALF. A run that was stopped goes on from its last checkpoint when started again."""
     from training.dalf.trainer import DalfTraining
 
+    if mode == "two-stage" and pretrained is not None:
+        raise ConfigError("two stages begin anew; with first-stage weights, train the second alone: --mode ts-fl")
     settings = DalfTraining(
         "ts1" if mode == "two-stage" else mode,
         output,
@@ -51,15 +54,11 @@ def train(
     if mode != "two-stage":
         final = _run(settings, data)
     else:
-        first = output / "ts1" / "model_ts1_final.pth"
-        if not first.is_file():
-            _run(replace(settings, output=output / "ts1"), data)
+        first = _run(replace(settings, output=output / "ts1"), data)
         # The published second stage has a seed of its own.
         final = _run(replace(settings, mode="ts-fl", output=output / "ts-fl", pretrained=first, seed=2 * seed), data)
-    console.print(f"weights: {final}")
-    console.print(
-        f"try them: semantic-matcher match A.png B.png --descriptor dalf --dino none --weights {final.parent}"
-    )
+    say(f"weights: {final}")
+    say(f"try them: semantic-matcher match A.png B.png --descriptor dalf --dino none --weights {final.parent}")
 
 
 def _run(settings: Any, data: Path) -> Path:
@@ -67,6 +66,11 @@ def _run(settings: Any, data: Path) -> Path:
     from training.dalf.trainer import DalfTrainer
 
     trainer = DalfTrainer(settings, list_images(data))
+    if trainer.finished:
+        say(
+            f"{settings.mode} is finished, {trainer.final_path}: nothing is learnt; give another --output to train anew"
+        )
+        return trainer.final_path
     writer = _figures(settings.output)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bars:

@@ -6,6 +6,7 @@ Under ``torchrun`` or SLURM's ``srun`` it trains on all processes that were star
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -23,12 +24,16 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
 ) -> None:
     """Train a reasoner as a YAML file says."""
-    from training.reasoner.config import load_config
+    from training.reasoner.config import ExperimentConfig
+    from training.strict_mapping import load_dataclass
 
-    experiment = load_config(config, overrides or ())
+    experiment = load_dataclass(ExperimentConfig, config, overrides or ())
     from training.reasoner import run
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # The stream of pairs goes on where it was, which Lightning cannot know; its own use of torch is not ours.
+    warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     result = run.train(experiment, resume=resume)
     if result.is_writer:
         console.print(run.summary(result), highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from semantic_matcher_core.io.atomic import make_folder
 from training.cli import deliver, run_command, say
 from training.train_compact import BUNDLED_FILE, training_device
 
@@ -22,10 +23,15 @@ def tune(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to copy the weights to.")] = None,
 ) -> None:
     """Tune which keypoints the extractor takes, and how it describes them, by what is matched rightly."""
-    from training.student.config import read_tune_config
+    from training.strict_mapping import load_dataclass
+    from training.student.config import TuneConfig
     from training.student.tune import tune as run
 
-    file = run(read_tune_config(config, overrides or []), device=training_device(device), report=say, minutes=minutes)
+    if output is not None:
+        make_folder(output)
+    file = run(
+        load_dataclass(TuneConfig, config, overrides or ()), device=training_device(device), report=say, minutes=minutes
+    )
     deliver(file, output, BUNDLED_FILE)
 
 

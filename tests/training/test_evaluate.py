@@ -16,7 +16,7 @@ from tests.conftest import make_textured_image
 from training.errors import DataError
 from training.evaluate import app
 from training.evaluation.homography import evaluate_homography_pair, homography_pairs, summarise_homography
-from training.evaluation.methods import file_states, match_function, shrunk
+from training.evaluation.methods import file_states, load_matcher, match_function, on_shrunk
 from training.evaluation.nonrigid import nonrigid_pairs, true_pairs
 
 HOMOGRAPHY = np.array([[0.95, 0.08, 6.0], [-0.06, 1.02, 9.0], [1e-4, -5e-5, 1.0]])
@@ -38,6 +38,14 @@ def perfect(image0: np.ndarray, image1: np.ndarray) -> tuple[np.ndarray, np.ndar
     points = np.stack(np.meshgrid(np.arange(20.0, 300, 20), np.arange(20.0, 220, 20)), axis=-1).reshape(-1, 2)
     moved = np.c_[points, np.ones(len(points))] @ HOMOGRAPHY.T
     return points, moved[:, :2] / moved[:, 2:]
+
+
+@pytest.mark.parametrize("full_budget", [False, True])
+def test_a_method_may_say_how_nearest_neighbours_are_searched(full_budget: bool) -> None:
+    searches = {"": "auto", "+guided": "always", "+unguided": "never"}
+    for suffix, guided in searches.items():
+        matcher = load_matcher(f"plain:sift{suffix}", full_budget=full_budget, device="cpu")
+        assert matcher.extractor.name == "sift" and matcher.matching.guided == guided
 
 
 def test_homography_figures_are_perfect_for_who_knows_and_worse_for_who_errs(patches: Path) -> None:
@@ -231,11 +239,11 @@ def test_points_of_shrunk_images_come_back_to_where_they_were() -> None:
         return tuple(np.array([[-0.5, -0.5], [i.shape[1] - 0.5, i.shape[0] - 0.5]]) for i in (image0, image1))  # type: ignore[return-value]
 
     large, small = np.zeros((300, 401, 3), np.uint8), np.zeros((90, 60, 3), np.uint8)
-    points0, points1 = shrunk(corners, 100)(large, small)
+    points0, points1 = on_shrunk(corners, 100)(large, small)
     assert seen == [((75, 100, 3), (90, 60, 3))]
     np.testing.assert_allclose(points0, [[-0.5, -0.5], [400.5, 299.5]])
     np.testing.assert_allclose(points1, [[-0.5, -0.5], [59.5, 89.5]])
-    assert shrunk(corners, 0) is corners
+    assert on_shrunk(corners, 0) is corners
 
 
 def test_unknown_functions_are_named() -> None:

@@ -181,6 +181,14 @@ def test_means_count_pairs_without_matches(folder: Path) -> None:
     assert summary["corner AUC@5px"] <= 1 / 3
 
 
+def test_images_that_cannot_be_read_are_left_out_and_named(folder: Path, tmp_path: Path, caplog) -> None:
+    (tmp_path / "cut.png").write_bytes(next((folder / "photos").iterdir()).read_bytes()[:300])
+    cases = [*photo_cases([tmp_path / "cut.png"]), *photo_cases(held_out_photos(folder / "photos", every=1)[:1])]
+    rows = list(run_cases(cases, orb))
+    assert 0 < len(rows) == len(cases) // 2
+    assert "left out, for all methods" in caplog.text and "cut.png" in caplog.text
+
+
 def test_orb_finds_a_shift_and_survives_a_blank_image(textured_image: np.ndarray) -> None:
     points0, points1 = match_function(ORB, max_keypoints=300)(
         textured_image[:400, :500], textured_image[20:420, 10:510]

@@ -30,7 +30,6 @@ from training.features.export import (
     SemanticFeatures,
     encode_with_global,
     export_scenes,
-    shard,
 )
 from training.features.parts import build_extractor
 
@@ -163,7 +162,6 @@ def test_damaged_scenes_are_named_and_skipped_or_refused(data: Path) -> None:
         export_scenes(scene_files(data, "train"), data / "one", method)
     report = export_scenes(scene_files(data, "train"), data / "two", method, skip_damaged=True)
     assert (report.written, report.images) == (2, 6)
-    assert report.damaged is not None
     assert len(report.damaged) == 1
     assert str(damaged) in report.damaged[0]
     assert sorted(path.name for path in (data / "two").iterdir()) == ["a.h5", "c.h5"]
@@ -187,13 +185,6 @@ def test_a_full_disk_stops_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert list((data / "out").iterdir()) == []
 
 
-def test_processes_share_the_scenes() -> None:
-    scenes = [Path(f"{i}.h5") for i in range(7)]
-    shares = [shard(scenes, rank, 3) for rank in range(3)]
-    assert sorted(sum(shares, [])) == scenes  # noqa: RUF017
-    assert {len(share) for share in shares} == {2, 3}
-
-
 def test_the_command_writes_published_names_and_says_how_long_scannet_takes(data: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "training.export_features", "--data", str(data), "--extractor", "sift"]
@@ -204,7 +195,7 @@ def test_the_command_writes_published_names_and_says_how_long_scannet_takes(data
             env={**environment, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         assert "1513 scenes, every 15th of 2.5 million frames: 166666 images" in done.stderr

@@ -11,15 +11,17 @@ import torch
 from typer.testing import CliRunner
 
 from semantic_matcher_core import SemanticMatcher
-from semantic_matcher_core.errors import CheckpointError, ConfigError
-from semantic_matcher_core.io.images import read_image, write_image
+from semantic_matcher_core.errors import BagError, CheckpointError, ConfigError
+from semantic_matcher_core.io.images import read_image, shrunk, write_image
+from semantic_matcher_core.io.mcap import McapWriter
+from semantic_matcher_core.io.messages import header_message, image_message
 from semantic_matcher_core.matching.features import match_features
 from semantic_matcher_core.types import Features
 from tests.conftest import make_textured_image
 from training.data.rendered import nearby_pose, noise_textures, pinhole, random_pose, random_room, render
 from training.errors import DataError
 from training.labelling.choosing import by_likeness, by_order
-from training.labelling.frames import folder_frames, scaled_camera, shrunk
+from training.labelling.frames import scaled_camera
 from training.labelling.label_file import read_labels
 from training.labelling.run import LabelConfig, label
 from training.labelling.teacher import Teacher, TeacherFeatures, TeacherMatches
@@ -130,8 +132,85 @@ def test_pictures_without_anything_in_common_say_so(teacher: NearestNeighbours, 
     with pytest.raises(DataError, match="geometry confirms; are these pictures of one scene"):
         label([folder], tmp_path / "pairs.h5", LabelConfig(choose="order"), lambda: teacher)
     (folder / "1.png").unlink()
-    with pytest.raises(DataError, match="pairs need two"):
-        folder_frames(folder)
+    with pytest.raises(DataError, match="has 1 picture; pairs need two"):
+        label([folder], tmp_path / "other.h5", LabelConfig(), lambda: teacher)
+    with pytest.raises(DataError, match="is named twice"):
+        label([folder, tmp_path / "." / "mixed"], tmp_path / "other.h5", LabelConfig(), lambda: teacher)
+    assert not list(tmp_path.glob("other*"))
+
+
+def views_of(seed: int, count: int = 2) -> list[np.ndarray]:
+    scene = make_textured_image(150, 200, seed)
+    return [np.ascontiguousarray(scene[10 * i : 10 * i + 120, 12 * i : 12 * i + 160]) for i in range(count)]
+
+
+def test_pictures_and_folders_of_one_name_are_told_apart(teacher: NearestNeighbours, tmp_path: Path) -> None:
+    for number, place in enumerate(("one/cam", "two/cam")):
+        (tmp_path / place).mkdir(parents=True)
+        for name, view in zip(("a.png", "a.jpg"), views_of(number), strict=True):
+            write_image(tmp_path / place / name, view)
+    sources = [tmp_path / "one" / "cam", tmp_path / "two" / "cam"]
+    report = label(sources, tmp_path / "pairs.h5", LabelConfig(), lambda: teacher)
+    labels = read_labels(tmp_path / "pairs.h5")
+    assert report.pairs == 2 and len({image.key for image in labels.images}) == 4
+    assert {image.source for image in labels.images} == {str(source) for source in sources}
+    for first, second, pair in labels.pairs:
+        assert labels.images[first].source == labels.images[second].source
+        sides = [labels.images[n].keypoints[pair.indices[:, i]] for i, n in enumerate((first, second))]
+        assert np.abs(np.abs(np.median(sides[0] - sides[1], axis=0)) - (12, 10)).max() < 1
+
+
+def test_pairs_of_the_same_content_are_matched_once(teacher: NearestNeighbours, tmp_path: Path) -> None:
+    folder = tmp_path / "standing"
+    folder.mkdir()
+    for number in range(6):
+        write_image(folder / f"{number}.png", views_of(0)[number // 3])
+    teacher.matched = 0
+    config = LabelConfig(choose="order")
+    report = label([folder], tmp_path / "pairs.h5", config, lambda: teacher, workers=4)
+    # Of the first with itself, with the second, and of that with itself.
+    assert teacher.matched == 3 and report.pairs + report.refused == len(by_order(6)) > 3
+
+
+def test_what_cannot_be_read_is_left_out_and_what_changed_is_done_anew(
+    teacher: NearestNeighbours, tmp_path: Path
+) -> None:
+    views, folder, said = views_of(3, 3), tmp_path / "walk", list[str]()
+    folder.mkdir()
+    for i, view in enumerate(views):
+        write_image(folder / f"{i}.png", view)
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:500])
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i in range(2):
+        write_image(flat / f"{i}.png", np.full((60, 80, 3), 90, np.uint8))
+    config, output = LabelConfig(choose="order"), tmp_path / "pairs.h5"
+    report = label([folder, flat], output, config, lambda: teacher, report=said.append)
+    assert (report.images, report.pairs, report.refused, report.unreadable) == (4, 1, 1, 1)
+    assert len(said) == 2 and "1.png" in said[0] and said[1] == "flat: geometry confirms none of 1 pairs of 2 pictures"
+    # Another picture of a name is another picture.
+    teacher.stop_after, teacher.matched, teacher.extracted = 0, 0, 0
+    with pytest.raises(KeyboardInterrupt):
+        label([folder], output, config, lambda: teacher, report=said.append)
+    write_image(folder / "1.png", views[1])
+    teacher.stop_after = 10**9
+    assert label([folder], output, config, lambda: teacher).pairs == 3 and teacher.extracted == 3
+
+
+def test_a_bag_is_labelled_topic_by_topic(teacher: NearestNeighbours, tmp_path: Path) -> None:
+    bag = tmp_path / "drive.mcap"
+    # A driver without stamps: all images have the same.
+    with McapWriter(bag) as writer:
+        for number, view in enumerate(views_of(5, 4)):
+            message = image_message(view, header_message(0))
+            if number == 1:
+                message.data = message.data[:100]
+            writer.write("/front", message, 1000 + number)
+    said: list[str] = []
+    report = label([bag], tmp_path / "pairs.h5", LabelConfig(choose="order"), lambda: teacher, report=said.append)
+    assert (report.images, report.pairs, report.unreadable) == (3, 3, 1) and "image 1 of /front" in said[0]
+    with pytest.raises(BagError, match="no topic '/rear'"):
+        label([bag], tmp_path / "pairs.h5", LabelConfig(), lambda: teacher, topics=["/rear"])
 
 
 def test_pairs_by_likeness_leave_strangers_out(teacher: NearestNeighbours) -> None:
@@ -144,6 +223,11 @@ def test_pairs_by_likeness_leave_strangers_out(teacher: NearestNeighbours) -> No
     assert pairs and all(i < j for i, j in pairs)
     same = [i // 3 == j // 3 for i, j in pairs]
     assert all(same) and len(same) == 6, pairs
+
+
+def test_a_label_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^no such label file: .*none\.h5; training\.label_pairs makes one$"):
+        read_labels(tmp_path / "none.h5")
 
 
 def test_order_and_sizes() -> None:

@@ -114,12 +114,15 @@ def test_frames_of_a_bag_become_photos(tmp_path: Path) -> None:
         for i in range(6):
             image = np.full((20, 30, 3), 10 * i, np.uint8)
             writer.write("/front/image", image_message(image, header_message(1000 + i)), 1000 + i)
-    assert extract_frames(tmp_path / "drive.mcap", tmp_path / "photos", [], every=2) == 3
+            writer.write("/rear/unstamped", image_message(image, header_message(0)), 1000 + i)
+    assert extract_frames(tmp_path / "drive.mcap", tmp_path / "rear", ["/rear/unstamped"], every=2) == 3
+    assert len(list((tmp_path / "rear").iterdir())) == 3
+    assert extract_frames(tmp_path / "drive.mcap", tmp_path / "photos", ["/front/image"], every=2) == 3
     names = sorted(path.name for path in (tmp_path / "photos").iterdir())
     assert names == [f"drive_front-image_{stamp}.png" for stamp in (1000, 1002, 1004)]
     assert cv2.imread(str(tmp_path / "photos" / names[1])).max() == 20
     with pytest.raises(BagError, match="/front/image"):
-        extract_frames(tmp_path / "drive.mcap", tmp_path / "photos", ["/rear"], every=1)
+        extract_frames(tmp_path / "drive.mcap", tmp_path / "photos", ["/left"], every=1)
 
 
 def test_frames_of_a_cut_bag_with_a_bad_image(tmp_path: Path) -> None:

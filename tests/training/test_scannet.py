@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +16,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from semantic_matcher_core.errors import ConfigError, LicenseNotAcceptedError
+from semantic_matcher_core.errors import ConfigError, DownloadError, ImageError, LicenseNotAcceptedError
 from tests.training.scannet_data import CAMERA, pose, write_recording
 from training.data.scene_file import SceneFile, SceneFileWriter, scene_files
 from training.errors import DataError
 from training.projection import relative_pose, warp_keypoints
-from training.scannet.__main__ import app
 from training.scannet.build_h5 import build_scene, resized_view
+from training.scannet.commands import app
 from training.scannet.covisibility import read_pairs, scene_covisibility, write_covisibility
 from training.scannet.download import check_scene_names, download_scene, list_scenes, require_terms
 from training.scannet.extract import extract_scene, is_extracted
@@ -176,7 +178,7 @@ def test_scene_file_holds_the_pairs_and_reads_back(scene: Path, tmp_path: Path, 
 
 def test_a_missing_depth_map_is_named_and_leaves_no_file(scene: Path, tmp_path: Path) -> None:
     (scene / "depth" / "15.png").unlink()
-    with pytest.raises(DataError, match=r"depth/15\.png is missing"):
+    with pytest.raises(ImageError, match=r"no such depth file: .*depth/15\.png"):
         build_scene(scene, tmp_path / "out.h5", least=0.0, most=1.1)
     assert not list(tmp_path.glob("*.h5"))
 
@@ -233,11 +235,18 @@ def test_commands_skip_what_is_damaged_keep_what_is_finished_and_say_so(tmp_path
     assert is_extracted(good.parent)
     bad.unlink()
     assert "1 scenes are finished" in run(app, ["extract", "--data-path", str(data)]).output
+    early = run(app, ["build-h5", "--data-path", str(data), "--output", str(output)])
+    assert early.exit_code == 1 and "no scene is ready: run covisibility first" in early.output
+    odd = run(app, ["build-h5", "--data-path", str(data), "--output", str(output), "--least", "0.9"])
+    assert isinstance(odd.exception, ConfigError) and "must be below" in str(odd.exception)
     assert run(app, ["covisibility", "--data-path", str(data), "--workers", "1"]).exit_code == 0
-    built = run(
-        app, ["build-h5", "--data-path", str(data), "--output", str(output), "--least", "0.2", "--workers", "1"]
-    )
-    assert built.exit_code == 0, built.output
+    (tmp_path / "train.txt").write_text("scene0000_00\nscene0007_00\n")
+    # As a user starts it: what worker processes run must be found there, too.
+    command = [sys.executable, "-m", "training.scannet", "build-h5", "--data-path", str(data), "--output", str(output)]
+    command += ["--least", "0.2", "--workers", "1", "--scenes", str(tmp_path / "train.txt")]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert built.returncode == 0, built.stderr
+    assert "1 scenes left out, for which covisibility is not finished: scene0007_00" in built.stderr
     assert [path.name for path in scene_files(output, "train")] == ["scene0000_00.h5"]
 
 
@@ -272,6 +281,16 @@ def test_download_needs_the_terms_and_brings_whole_files(server: str, tmp_path: 
     assert [path.name for path in folder.iterdir()] == ["scene0000_00.sens"]
     with SensFile(folder / "scene0000_00.sens") as sens:
         assert sens.header.frames == 3
+    with pytest.raises(DownloadError, match="cannot be read: HTTP Error 404"):
+        list_scenes(server + "nothing/")
+    with pytest.raises(DownloadError, match=r"cannot be read: .*refused"):
+        list_scenes("http://127.0.0.1:1/")
+    assert (
+        CliRunner()
+        .invoke(app, [*arguments[:4], server.rstrip("/"), "--accept-terms", "--scene", "scene0000_00"])
+        .exit_code
+        == 0
+    )
     assert list_scenes(server) == ["scene0000_00", "scene0000_01"]
     assert download_scene("scene0000_00", data, base_url=server) == folder / "scene0000_00.sens"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.compact_network import Architecture, CompactNetwork, architecture_of, read_map
+from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.layers import folded
 from semantic_matcher_core.types import Features
@@ -24,9 +26,10 @@ from semantic_matcher_core.weights.loading import read_state_dict
 from tests.conftest import REPOSITORY, make_textured_image
 from training.errors import DataError
 from training.labelling.checking import LabelledPair
-from training.labelling.label_file import jpeg, write_labels
+from training.labelling.label_file import write_labels
+from training.strict_mapping import load_dataclass
 from training.student import beginning
-from training.student.config import DataConfig, LossConfig, StudentConfig, read_config
+from training.student.config import DataConfig, LossConfig, StudentConfig
 from training.student.loss import detection_loss, losses, place_loss
 from training.student.pictures import PictureBank, through
 from training.student.pool import PairMaker, Pairs, Pool
@@ -52,7 +55,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("labels") / "pairs.h5"
     write_labels(
         path,
-        [(str(i), "made", jpeg(im), k) for i, (im, k) in enumerate(zip(images, both, strict=True))],
+        [(str(i), "made", encode_image(im).tobytes(), k) for i, (im, k) in enumerate(zip(images, both, strict=True))],
         [(0, 1, pair)],
         "test",
     )
@@ -80,11 +83,11 @@ class Grid(torch.nn.Module):
         )
 
 
-def maker(photos: Path, **changes: object) -> PairMaker:
+def maker(photos: Path, teacher: torch.nn.Module | None = None, **changes: object) -> PairMaker:
     files = sorted(photos.iterdir())
     config = replace(DataConfig(str(photos), view=64, scale=(0.5, 1.0), cross=60), **changes)  # type: ignore[arg-type]
-    views = ViewMaker(PictureBank.of_files(files, 190, _CPU, 1), None, config, torch.Generator().manual_seed(3))
-    return PairMaker(views, Grid())
+    views = ViewMaker(PictureBank.of_files(files, 190, _CPU, print), None, config, torch.Generator().manual_seed(3))
+    return PairMaker(views, teacher or Grid(), 60)
 
 
 def differences(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +128,7 @@ def test_labelled_points_stay_with_their_pictures(photos: Path, labels: Path, tm
         )
     )
     teacher = create_extractor("compact", 50, device="cpu", fixed_size=True, detection_threshold=0.0)
-    made = PairMaker(ViewMaker.of_files(config.data, _CPU, torch.Generator().manual_seed(0)), teacher)
+    made = PairMaker(ViewMaker.of_files(config.data, _CPU, torch.Generator().manual_seed(0), print), teacher, 60)
     pairs = made.make(5)
     assert (pairs.known.sum(dim=1) > 5).all()
     same, other = differences(pairs)
@@ -202,12 +205,12 @@ def test_weights_in_use_are_trained_further(photos: Path, tmp_path: Path) -> Non
     other = CompactNetwork(replace(SMALL, fused=8), batch_norm=True)
     with pytest.raises(CheckpointError, match="of another network: size mismatch"):
         beginning.load(other, str(file))
-    bundled = read_config(REPOSITORY / "training/configs/compact-further.yaml")
+    bundled = load_dataclass(StudentConfig, REPOSITORY / "training/configs/compact-further.yaml")
     assert bundled.start_from == "bundled"
     assert beginning.load(CompactNetwork(bundled.network, batch_norm=True), "bundled") is not None
-    # A run begins with it, and at a rate of nothing ends with it.
+    # A run begins with it, and at a rate of next to nothing ends with it.
     result = train_student(
-        tiny(photos, tmp_path, start_from=str(file), steps=1, lr=0.0), device=_CPU, report=lambda line: None
+        tiny(photos, tmp_path, start_from=str(file), steps=1, lr=1e-12), device=_CPU, report=lambda line: None
     )
     with torch.no_grad():
         ended = CompactNetwork(SMALL)
@@ -216,7 +219,7 @@ def test_weights_in_use_are_trained_further(photos: Path, tmp_path: Path) -> Non
 
 
 def test_views_are_what_homographies_say(photos: Path) -> None:
-    bank = PictureBank.of_files(sorted(photos.iterdir())[:2], 190, _CPU, 1)
+    bank = PictureBank.of_files(sorted(photos.iterdir())[:2], 190, _CPU, print)
     # No turn, no scale: the window itself.
     shift = torch.tensor([[1.0, 0, 30], [0, 1, 20], [0, 0, 1]])[None]
     view = bank.views(torch.tensor([1]), shift, 64)[0].float()
@@ -247,6 +250,18 @@ def test_random_views_are_within_bounds() -> None:
     torch.testing.assert_close(through(through_corners(corners, points), corners), points, atol=1e-4, rtol=0)
 
 
+def test_every_extractor_teaches(photos: Path) -> None:
+    # It has no option for a fixed number of keypoints, and finds fewer.
+    sift = create_extractor("sift", 60, contrast_threshold=0.15, device="cpu")
+    pairs = maker(photos, sift, shares=(1.0, 0.0, 0.0)).make(3)
+    assert pairs.keypoints.shape == (3, 2, 60, 2) and pairs.descriptors.shape == (3, 2, 60, 128)
+    first = pairs.images[1, 1].float()[None] / 255
+    (found,) = sift(first)
+    number = found.keypoints.shape[1]
+    assert 3 < number < 60 and pairs.real[1, 1].sum() == number
+    torch.testing.assert_close(pairs.keypoints[1, 1, :number], found.keypoints[0])
+
+
 def test_the_pool_replaces_the_oldest(photos: Path) -> None:
     pool = Pool(maker(photos, shares=(1.0, 0.0, 0.0)), 5)
     pool.renew(4)
@@ -257,8 +272,10 @@ def test_the_pool_replaces_the_oldest(photos: Path) -> None:
     assert pool.filled == 5 and same == [False, False, True, True, False] and pool.next == 2
 
 
-def test_losses_are_least_where_the_student_is_the_teacher(photos: Path) -> None:
+@pytest.mark.parametrize("length", [128, 48])
+def test_losses_are_least_where_the_student_is_the_teacher(photos: Path, length: int) -> None:
     pairs = maker(photos, shares=(1.0, 0.0, 0.0)).make(3)
+    pairs.descriptors = F.normalize(pairs.descriptors[..., :length].float(), dim=-1).half()
 
     class Same(torch.nn.Module):
         """Gives the teacher's descriptors back at its keypoints, and at other points those of the place in view 0."""
@@ -268,7 +285,8 @@ def test_losses_are_least_where_the_student_is_the_teacher(photos: Path) -> None
             generator = torch.Generator().manual_seed(1)
             own = F.normalize(torch.randn(3, points.shape[1] - number, 128, generator=generator), dim=-1)
             other = own.repeat_interleave(2, dim=0)
-            return torch.cat((pairs.descriptors.flatten(0, 1).float(), other), dim=1)
+            taught = F.pad(pairs.descriptors.flatten(0, 1).float(), (0, 128 - length))
+            return torch.cat((taught, other), dim=1)
 
     logits = torch.full((6, 1, 64, 64), -6.0)
     found = losses(Same(), (torch.zeros(1), torch.zeros(1), logits), pairs, LossConfig())  # type: ignore[arg-type]
@@ -328,7 +346,7 @@ def tiny(photos: Path, folder: Path, **changes: object) -> StudentConfig:
     }  # fmt: skip
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(content | changes))
-    return read_config(path)
+    return load_dataclass(StudentConfig, path)
 
 
 def test_a_student_learns_goes_on_and_is_used(photos: Path, tmp_path: Path) -> None:
@@ -381,6 +399,9 @@ def test_students_side_by_side_see_the_same(photos: Path, tmp_path: Path) -> Non
         train_students([one, one], device=_CPU, report=print)
     with pytest.raises(ConfigError, match="two and one differ in batch"):
         train_students([one, replace(two, batch=2)], device=_CPU, report=print)
+    short = replace(two, network=replace(SMALL, descriptor_dim=64))
+    with pytest.raises(ConfigError, match=r"two has descriptors of 64 .* set network.descriptor_dim=128"):
+        train_students([one, short], device=_CPU, report=print)
     files = train_students([one, two], device=_CPU, report=lambda line: None)
     first, second = (read_state_dict(file) for file in files)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -395,7 +416,55 @@ def test_rates_and_settings() -> None:
         DataConfig("x", shares=(0.5, 0.2, 0.3))
     configs = REPOSITORY / "training" / "configs"
     files = [configs / f"{name}.yaml" for name in ("compact", "compact-further", "student-wide", "student-same-view")]
-    assert len({read_config(file).name for file in files}) == len(files)
+    assert len({load_dataclass(StudentConfig, file).name for file in files}) == len(files)
+
+
+def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
+    file = REPOSITORY / "training/configs/compact.yaml"
+    for setting, message in (
+        ("steps=0", "steps must be a whole number from 1 up, got 0"),
+        ("lr=.nan", "lr must be a number above 0, got nan"),
+        ("average=1.5", "average must be a number from 0 to 1, got 1.5"),
+        ("data.shares=[-1, 1, 0]", "data.shares must be a list of 3, each a number from 0 up"),
+        ("data.scale=[2, 1]", "data.scale must be the least and the greatest, got [2.0, 1.0]"),
+        ("data.pool=8", "data.pool must hold a data.chunk (32) at least, got 8"),
+        ("data.labels=pairs.h5", "data.labels must be a list, each text, got 'pairs.h5'"),
+        ("data.holdout=1", "data.holdout must be a whole number from 2 up, got 1"),
+        ("network.depths=[0, 1, 1, 1, 1]", "network: every size must be 1 or more"),
+        ("network.widths=[8, 16]", "network.widths must be a list of 5, each a whole number, got [8, 16]"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            load_dataclass(StudentConfig, file, [setting])
+
+
+def test_a_finished_run_and_a_damaged_checkpoint_are_said(photos: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    config = tiny(photos, tmp_path, steps=1)
+    with pytest.raises(ConfigError, match=r"0 minutes are over before the first step .* give more --minutes"):
+        train_student(config, device=_CPU, report=said.append, minutes=0)
+    final = train_student(config, device=_CPU, report=said.append)
+    said.clear()
+    assert train_student(replace(config, steps=5), device=_CPU, report=said.append) == final
+    assert said == ["student is finished, at step 1: nothing is learnt; give a run another name to train anew"]
+    final.unlink()
+    checkpoint = final.with_name("checkpoint.pt")
+    for content, message in ((checkpoint.read_bytes()[:3000], "is damaged"), (b"", "is damaged")):
+        checkpoint.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{message}.*; remove it to begin anew"):
+            train_student(config, device=_CPU, report=print)
+    torch.save({"step": 1}, checkpoint)
+    with pytest.raises(CheckpointError, match="it lacks 'settings'; remove it to begin anew"):
+        train_student(config, device=_CPU, report=print)
+
+
+def test_photographs_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    write_image(tmp_path / "whole.png", make_textured_image(60, 80))
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    said: list[str] = []
+    bank = PictureBank.of_files(sorted(tmp_path.iterdir()), 100, _CPU, said.append)
+    assert len(bank) == 1 and len(said) == 1 and said[0].startswith(f"left out: {tmp_path / 'cut.png'}")
+    with pytest.raises(DataError, match=r"not one of 1 pictures can be read, .*cut\.png"):
+        PictureBank.of_files([tmp_path / "cut.png"], 100, _CPU, said.append)
 
 
 def test_too_few_photographs(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_dry_run_overfits(tmp_path: Path) -> None:
     def note(step: int, result: StepResult) -> None:
         history.append((result.reward, result.accuracy))
 
-    run = settings(tmp_path, steps=40, dry_run=True, accumulate=1)
+    run = settings(tmp_path, steps=40, dry_run=True, accumulate=1, batch_size=1)
     weights = DalfTrainer(run, IMAGES).run(note)
     rewards = [reward for reward, _ in history]
     # Until enough keypoints are found again, a step has no accuracy.
@@ -154,7 +154,7 @@ def test_every_mode_trains_and_its_checkpoint_loads(tmp_path: Path, mode: str) -
     first = None
     if mode in ("ts2", "ts-fl"):
         first = DalfTrainer(settings(tmp_path / "first", steps=1), IMAGES).run()
-    trainer = DalfTrainer(settings(tmp_path, mode, pretrained=first), IMAGES)
+    trainer = DalfTrainer(settings(tmp_path, mode, pretrained=first, steps=2), IMAGES)
     before = {name: p.detach().clone() for name, p in trainer.dalf.named_parameters()}
     weights = trainer.run()
     moved = {name for name, p in trainer.dalf.named_parameters() if not torch.equal(p, before[name])}
@@ -167,7 +167,7 @@ def test_every_mode_trains_and_its_checkpoint_loads(tmp_path: Path, mode: str) -
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
-    whole = DalfTrainer(settings(tmp_path / "whole", steps=5, save_every=100), IMAGES).run()
+    whole = DalfTrainer(settings(tmp_path / "whole", steps=5, save_every=100, batch_size=1), IMAGES).run()
 
     class StoppedError(Exception):
         pass
@@ -176,7 +176,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> No
         if step == 4:
             raise StoppedError
 
-    run = settings(tmp_path / "parts", steps=5, save_every=3)
+    run = settings(tmp_path / "parts", steps=5, save_every=3, batch_size=1)
     with pytest.raises(StoppedError):
         DalfTrainer(run, IMAGES).run(stop)
     resumed = DalfTrainer(run, IMAGES).run()
@@ -206,7 +206,18 @@ def test_bad_runs_are_refused(tmp_path: Path) -> None:
         DalfTraining("ts3", tmp_path)
     with pytest.raises(ConfigError, match="first stage"):
         DalfTraining("ts-fl", tmp_path)
-    weights = DalfTrainer(settings(tmp_path, "end2end-backbone", steps=1), IMAGES).run()
+    with pytest.raises(ConfigError, match="pretrained is for ts2 and ts-fl alone"):
+        DalfTraining("ts1", tmp_path, tmp_path / "first.pth")
+    for rate in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="learning_rate must be a number above 0"):
+            settings(tmp_path, learning_rate=rate)
+    trainer = DalfTrainer(settings(tmp_path, "end2end-backbone", steps=1), IMAGES)
+    trainer.resume_path.write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"resume\.pt is .*damaged.*; remove it to begin anew"):
+        trainer.run()
+    trainer.resume_path.unlink()
+    weights = trainer.run()
+    assert trainer.finished
     with pytest.raises(CheckpointError, match="no first stage"):
         load_first_stage(DalfTrainer(settings(tmp_path / "x"), IMAGES).dalf, weights)
 

@@ -19,8 +19,9 @@ from semantic_matcher_core.io.images import write_image
 from semantic_matcher_core.weights.loading import read_state_dict
 from tests.conftest import REPOSITORY, make_textured_image
 from training.errors import DataError
+from training.strict_mapping import load_dataclass
 from training.student.beginning import network_in_use
-from training.student.config import DataConfig, LightConfig, TuneConfig, read_tune_config
+from training.student.config import DataConfig, LightConfig, TuneConfig
 from training.student.tune import Seen, correct_matches, matched_rightly, seen, tune, tuning_losses
 from training.student.views import ViewMaker
 from training.tune_compact import tune as command
@@ -39,7 +40,7 @@ def config_of(photos: Path, folder: Path, **changes: object) -> TuneConfig:
 
 def views_of(config: TuneConfig, shares: tuple[float, float, float]) -> ViewMaker:
     data = replace(config.data, shares=shares)
-    return ViewMaker.of_files(data, _CPU, torch.Generator().manual_seed(2))
+    return ViewMaker.of_files(data, _CPU, torch.Generator().manual_seed(2), print)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,7 @@ def test_right_matches_are_mutual_and_in_place(pairs: Seen) -> None:
 
 
 def test_losses_are_least_for_what_is_wanted(pairs: Seen) -> None:
+    torch.manual_seed(0)
     network = network_in_use("bundled")
     found = tuning_losses(network, pairs, 0.05)
     assert found.shape.item() == pytest.approx(0, abs=1e-4)  # nothing learnt yet; halves are kept
@@ -150,13 +152,13 @@ def create_weights(folder: Path) -> str:
 
 
 def test_what_cannot_be_tuned_is_said(photos: Path, tmp_path: Path) -> None:
-    given = read_tune_config(REPOSITORY / "training/configs/compact-tune.yaml", ["steps=7"])
+    given = load_dataclass(TuneConfig, REPOSITORY / "training/configs/compact-tune.yaml", ["steps=7"])
     assert (given.steps, given.start_from, given.data.view) == (7, "bundled", 448)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="no weights of the compact extractor"):
         network_in_use(str(tmp_path / "other.safetensors"))
-    with pytest.raises(ConfigError, match="keypoints must be 2 or more"):
-        config_of(photos, tmp_path, keypoints=1)
+    with pytest.raises(ConfigError, match="keypoints must be a whole number from 2 up, got 1"):
+        load_dataclass(TuneConfig, REPOSITORY / "training/configs/compact-tune.yaml", ["keypoints=1"])
     empty = tmp_path / "one"
     empty.mkdir()
     write_image(empty / "a.png", make_textured_image(150, 190, 1))

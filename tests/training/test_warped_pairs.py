@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from semantic_matcher_core.io.images import write_image
 from tests.conftest import make_textured_image
+from training.cli import run_command
 from training.correspondence import DepthCorrespondence, PlanarCorrespondence
 from training.data.warped import WarpConfig, WarpedPairs, random_correspondence, render_views
 from training.errors import DataError
@@ -114,3 +117,15 @@ def test_an_image_that_cannot_be_read_is_named_and_passed_over(
     assert [record.getMessage() for record in caplog.records] == [f"{bad} is text, not a picture; it is passed over"]
     with pytest.raises(DataError, match=r"20 images in a row cannot be read; the last one: .*bad\.jpg"):
         WarpedPairs([bad], WarpConfig())[0]
+
+
+def test_what_a_worker_cannot_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jpg").write_text("no picture")
+    loader = DataLoader(WarpedPairs([tmp_path / "a.jpg"], WarpConfig(), length=1), num_workers=1)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(SystemExit):
+        run_command(lambda: next(iter(loader)))
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert line.startswith("error: 20 images in a row cannot be read") and line.endswith("is text, not a picture")

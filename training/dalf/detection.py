@@ -63,10 +63,8 @@ class Found(NamedTuple):
     index1: Tensor
 
 
-def found_again(
-    keypoints0: Tensor, keypoints1: Tensor, truth: PlanarCorrespondence, within_px: float = REWARD_PX
-) -> Found:
-    """Find mutual nearest keypoints of two views, within a distance of each other in view 0.
+def found_again(keypoints0: Tensor, keypoints1: Tensor, truth: PlanarCorrespondence) -> Found:
+    """Find mutual nearest keypoints of two views, within 1.5 px of each other in view 0.
 
     Args:
         keypoints0, keypoints1: ``N x 2`` and ``M x 2``.
@@ -80,7 +78,7 @@ def found_again(
     nearest, index1 = distance.min(dim=1)
     index0 = torch.arange(len(keypoints0), device=keypoints0.device)
     mutual = distance.argmin(dim=0)[index1] == index0
-    kept = mutual & (nearest < within_px)
+    kept = mutual & (nearest < REWARD_PX)
     return Found(index0[kept], index1[kept])
 
 

@@ -28,6 +28,7 @@ from training.dalf.schedule import (
 from training.dalf.step import StepResult, training_step
 from training.data.warped import WarpConfig, WarpedPairs
 from training.errors import DataError
+from training.state import read_state
 
 BEND_PROBABILITY = 0.7
 _DRY_RUN_STEPS, _DRY_RUN_BATCH = 1000, 2
@@ -67,6 +68,10 @@ class DalfTraining:
         check_choice("mode", self.mode, MODES)
         if self.mode in SECOND_STAGE and self.pretrained is None:
             raise ConfigError(f"mode {self.mode} goes on from a first stage: give its weights (mode ts1) as pretrained")
+        if self.mode not in SECOND_STAGE and self.pretrained is not None:
+            raise ConfigError(f"mode {self.mode} begins anew: pretrained is for {' and '.join(SECOND_STAGE)} alone")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate must be a number above 0, got {self.learning_rate}")
 
     @property
     def total_steps(self) -> int:
@@ -111,6 +116,16 @@ class DalfTrainer:
         """Where the state of an unfinished run is kept."""
         return self.settings.output / "resume.pt"
 
+    @property
+    def final_path(self) -> Path:
+        """Where the weights will be."""
+        return self.settings.output / f"model_{self.settings.mode}_final.pth"
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier run came to its end there."""
+        return self.final_path.is_file() and not self.resume_path.is_file()
+
     def run(self, report: Report | None = None) -> Path:
         """Train to the end, from where an earlier run with the same output stopped; the weights' path.
 
@@ -128,10 +143,9 @@ class DalfTrainer:
             if self.step % self.settings.save_every == 0:
                 self._save_resume()
                 self.save(self.settings.output / f"model_{self.settings.mode}_{self.step:06d}.pth")
-        final = self.settings.output / f"model_{self.settings.mode}_final.pth"
-        self.save(final)
+        self.save(self.final_path)
         self.resume_path.unlink(missing_ok=True)
-        return final
+        return self.final_path
 
     def save(self, path: Path) -> None:
         """Save the weights alone, in the published state-dict names."""
@@ -155,7 +169,8 @@ class DalfTrainer:
                 torch.save(state, temporary)
             raise DataError(f"the loss is {result.loss.item()} at step {self.step}; batch and weights are in {path}")
         (result.loss / settings.accumulate).backward()
-        if (self.step + 1) % settings.accumulate == 0:
+        # The last update may be of fewer steps: of a run shorter than one it is the only one.
+        if (self.step + 1) % settings.accumulate == 0 or self.step + 1 == settings.total_steps:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return result
@@ -195,10 +210,12 @@ class DalfTrainer:
             torch.save(state, temporary)
 
     def _resume(self) -> None:
-        state = torch.load(self.resume_path, map_location=self.device, weights_only=True)
-        if state["settings"] != _comparable(self.settings):
+        keys = ("step", "settings", "state_dict", "optimizer", "gradients", "generator", "torch_rng")
+        state, now = read_state(self.resume_path, keys), _comparable(self.settings)
+        other = [f"{key} {value}, not {now[key]}" for key, value in state["settings"].items() if value != now[key]]
+        if other:
             raise ConfigError(
-                f"{self.resume_path} belongs to a run with other settings ({state['settings']}); "
+                f"{self.resume_path} belongs to a run with other settings ({', '.join(other)}); "
                 "delete it, or choose another output folder"
             )
         self.step = state["step"]
@@ -206,9 +223,9 @@ class DalfTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         parameters = dict(self.dalf.named_parameters())
         for name, gradient in state["gradients"].items():
-            parameters[name].grad = gradient
-        self.generator.set_state(state["generator"].cpu())
-        torch.set_rng_state(state["torch_rng"].cpu())
+            parameters[name].grad = gradient.to(self.device)
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_rng"])
 
 
 def load_first_stage(dalf: Dalf, path: Path) -> None:

@@ -43,8 +43,10 @@ class GroupReader:
         """
         try:
             return h5py.File(self.path, "r")
+        except FileNotFoundError as error:
+            raise DataError(f"{self.path} is missing{self._remedy}") from error
         except OSError as error:
-            raise DataError(f"{self.path} is missing, damaged or no HDF5 file: {error}{self._remedy}") from error
+            raise DataError(f"{self.path} is damaged or no HDF5 file: {error}{self._remedy}") from error
 
     def read(self, group: str, name: str) -> np.ndarray:
         """Return all values of a data set.

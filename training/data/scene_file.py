@@ -13,14 +13,15 @@ The reader takes all of them, and compressed ones of either of the first two.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from semantic_matcher_core.errors import ImageError, check_choice
+from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.hdf5 import Hdf5Writer
 from semantic_matcher_core.io.images import decode_image
 from training.data.hdf5_reading import GroupReader
@@ -79,7 +80,8 @@ class SceneFileWriter(Hdf5Writer):
         if self._storage != "published":
             pixels, metres = np.round(pixels * 255).astype(np.uint8), metres.astype(np.float16)
         if self._storage == "small":
-            pixels = _as_jpeg(key, pixels)
+            rgb = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+            pixels = encode_image(rgb, jpeg_quality=_JPEG_QUALITY, name=f"image {key}")
             options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
         with self.writing() as file:
             file["images"].create_dataset(key, data=pixels)
@@ -152,14 +154,6 @@ class SceneFile(GroupReader):
         item["T_1to0"] = torch.from_numpy(self.read("T_1to0", name)).float()
         item["covis"] = float(self.read("covis", name))
         return item
-
-
-def _as_jpeg(key: str, pixels: np.ndarray) -> np.ndarray:
-    bgr = cv2.cvtColor(np.ascontiguousarray(pixels.transpose(1, 2, 0)), cv2.COLOR_RGB2BGR)
-    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    if not encoded:
-        raise DataError(f"image {key} of shape {pixels.shape} cannot be encoded as JPEG")
-    return data.ravel()
 
 
 def scene_files(root: str | Path, split: str) -> list[Path]:

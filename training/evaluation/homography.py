@@ -75,7 +75,7 @@ def homography_figures(
     row: dict[str, float | int | str] = {"matches": len(points0)}
     estimate = None
     if len(points0):
-        error = np.linalg.norm(_projected(homography, points0) - points1, axis=1)
+        error = np.linalg.norm(cv2.perspectiveTransform(points0[None], homography)[0] - points1, axis=1)
     else:
         error = np.empty(0)
     for threshold, share in zip(MATCH_THRESHOLDS_PX, accuracy(error, MATCH_THRESHOLDS_PX), strict=True):
@@ -104,9 +104,3 @@ def _image(folder: Path, number: str) -> Path:
     if not found:
         raise DataError(f"{folder} has no image {number}.ppm (or .png, .jpg)")
     return found[0]
-
-
-def _projected(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
-    homogeneous = np.c_[points, np.ones(len(points))] @ homography.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return homogeneous[:, :2] / homogeneous[:, 2:]

@@ -6,15 +6,16 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 
+from semantic_matcher_core.io.images import shrunk
 from semantic_matcher_core.matching.learned import PUBLISHED, create_lightglue
-from semantic_matcher_core.settings import turns_of
+from semantic_matcher_core.settings import MatcherConfig, turns_of
 from training.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PLAIN = "plain:"
 LIGHTGLUE = "+lightglue"
+# Nearest neighbours with and without the guided search, whatever the extractor's own habit.
+_SEARCHES = {"+guided": "always", "+unguided": "never"}
 # What has a colon and is no module.
 _PREFIXES = ("plain", "easy")
 # (image0, image1), uint8 RGB arrays, to matched pixels (points0, points1), both N x 2.
@@ -37,7 +40,8 @@ def match_function(
         method: a variant (``xfeat``), ``plain:<extractor>``, a checkpoint folder or zip, or ``module:function`` for a
             Python function ``(image0, image1) -> (points0, points1)`` that can be imported. One that takes
             ``max_keypoints`` is given it. ``@quarter`` or ``@any`` after any other looks at the first image at several
-            turns (``semantic_matcher_core.matching.turns``); ``+lightglue`` before that matches with LightGlue.
+            turns (``semantic_matcher_core.matching.turns``); before that ``+lightglue`` matches with LightGlue, and
+            ``+guided`` and ``+unguided`` say how nearest neighbours are searched (``matching.guided``).
         max_keypoints: of each image.
         full_budget: see :func:`load_matcher`.
         keep: images whose features are remembered.
@@ -93,10 +97,15 @@ def load_matcher(
     from semantic_matcher_core.loading import check_matcher
 
     path = Path(method)
-    matcher = None
-    if not path.exists() and method.endswith(LIGHTGLUE):
-        method, matcher = method.removesuffix(LIGHTGLUE), "lightglue"
-        check_matcher(method, matcher)
+    matcher, matching = None, MatcherConfig()
+    if not path.exists():
+        for suffix, guided in _SEARCHES.items():
+            if method.endswith(suffix):
+                method, matching = method.removesuffix(suffix), MatcherConfig(guided=guided)
+        if method.endswith(LIGHTGLUE):
+            method, matcher = method.removesuffix(LIGHTGLUE), "lightglue"
+            check_matcher(method, matcher)
+            matching = replace(matching, matcher=matcher)
     if full_budget and method.startswith(PLAIN) and not path.exists():
         name = method.removeprefix(PLAIN)
         threshold: dict[str, Any] = (
@@ -106,7 +115,7 @@ def load_matcher(
         extractor = create_extractor(name, max_keypoints, weights=weights, device=device, **trained, **threshold)
         lightglue = create_lightglue(extractor.name, weights=weights, device=device) if matcher else None
         return SemanticMatcher.from_parts(
-            extractor, lightglue=lightglue, device=device, precision=precision, variant=method
+            extractor, lightglue=lightglue, device=device, precision=precision, variant=method, matching=matching
         )
     return SemanticMatcher.from_pretrained(
         path if path.exists() else method,
@@ -114,21 +123,18 @@ def load_matcher(
         precision=precision,
         max_keypoints=max_keypoints,
         weights=weights,
-        matcher=matcher,
+        matching=matching,
     )
 
 
-def shrunk(match: MatchFunction, long_side: int) -> MatchFunction:
+def on_shrunk(match: MatchFunction, long_side: int) -> MatchFunction:
     """Return matching of images shrunk to a long side (0: as they are), with points in pixels of images as given."""
     if not long_side:
         return match
 
     def smaller(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        height, width = image.shape[:2]
-        share = min(1.0, long_side / max(height, width))
-        size = max(round(width * share), 1), max(round(height * share), 1)
-        resized = image if share == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        return resized, np.array(size) / (width, height)
+        small, _ = shrunk(image, long_side)
+        return small, np.array(small.shape[1::-1]) / image.shape[1::-1]
 
     def matched(image0: np.ndarray, image1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (small0, scale0), (small1, scale1) = smaller(image0), smaller(image1)

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import check_choice
+from semantic_matcher_core.geometry.robust import check_poselib
 from semantic_matcher_core.process_pool import process_pool
 from training.errors import DataError
 from training.evaluation.metrics import area_under_curve, pose_errors
@@ -70,8 +71,13 @@ def estimate_pose(
         camera0, camera1: ``3 x 3`` intrinsics.
         threshold_px: of RANSAC's epipolar error.
         backend: ``poselib`` (LO-RANSAC with refinement) or ``opencv`` (``findEssentialMat``).
+
+    Raises:
+        ConfigError: an unknown backend, or one that is not installed.
     """
     check_choice("pose estimator", backend, BACKENDS)
+    if backend == "poselib":
+        check_poselib("--estimator opencv")
     if len(points0) < 5:
         return None
     points0, points1 = np.asarray(points0, np.float64), np.asarray(points1, np.float64)
@@ -125,7 +131,7 @@ def _parsed(fields: list[str], root: Path, where: str) -> PosePair:
     try:
         if len(fields) == 38:
             numbers = np.array(fields[4:], dtype=np.float64)
-            transform = numbers[18:34].reshape(4, 4)
+            transform: np.ndarray = numbers[18:34].reshape(4, 4)
         elif len(fields) == 32:
             numbers = np.array(fields[2:], dtype=np.float64)
             transform = np.eye(4)

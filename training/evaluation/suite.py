@@ -16,16 +16,17 @@ see ``consistency``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import cv2
 import numpy as np
 import torch
 
-from semantic_matcher_core.io.images import list_images, read_image
+from semantic_matcher_core.errors import ImageError
+from semantic_matcher_core.io.images import list_images, read_image, shrunk
 from training.data.warped import WarpConfig, photometric_change, random_correspondence, render_views
 from training.errors import DataError
 from training.evaluation.consistency import as_matches, epipolar_figures, pair_figures, rectified_figures
@@ -35,6 +36,7 @@ from training.evaluation.methods import MatchFunction
 from training.evaluation.metrics import area_under_curve
 from training.evaluation.pose import POSE_THRESHOLDS_DEG
 
+_log = logging.getLogger(__name__)
 Row = dict[str, float | int | str]
 CORNER_THRESHOLD_PX = 5.0
 # Columns in the order they are shown.
@@ -102,7 +104,7 @@ def photo_cases(
     """
     for index, photo in enumerate(photos):
         for difficulty in difficulties:
-            views = _PhotoViews(photo, difficulty, long_side, seed * 1_000_003 + index)
+            views = PhotoViews(photo, seed * 1_000_003 + index, difficulty, photometric_change, long_side)
             yield Case(f"homography {difficulty:g}", photo.name, views.images, views.figures)
 
 
@@ -143,9 +145,14 @@ def stereo_cases(folder: Path) -> Iterator[Case]:
 
 
 def run_cases(cases: Iterable[Case], match: MatchFunction) -> Iterator[Row]:
-    """Yield a row of figures for each case."""
+    """Yield a row of figures for each case; of one whose images cannot be read, a warning."""
     for case in cases:
-        yield {"group": case.group, "case": case.name, **case.figures(*match(*case.images()))}
+        try:
+            images = case.images()
+        except ImageError as error:
+            _log.warning("left out, for all methods: %s", error)
+            continue
+        yield {"group": case.group, "case": case.name, **case.figures(*match(*images))}
 
 
 def summarise_suite(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
@@ -176,26 +183,39 @@ class _Files:
         return read_image(self._paths[0]), read_image(self._paths[1])
 
 
-class _PhotoViews:
-    """Two views of a photo, made when they are asked for."""
+class PhotoViews:
+    """Two views of a photo by a random homography, made when they are asked for.
 
-    def __init__(self, photo: Path, difficulty: float, long_side: int, seed: int) -> None:
-        self._photo, self._long_side, self._seed = photo, long_side, seed
-        self._difficulty = difficulty
-        self._homography = np.eye(3)
-        self._size = (0, 0)
+    Args:
+        photo: the file.
+        seed: of everything random.
+        difficulty: see ``WarpConfig``.
+        change: of the light in a ``3 x H x W`` view in [0, 1].
+        long_side: of the views, at most.
+        multiple: of which the views' sides are.
+    """
+
+    def __init__(
+        self,
+        photo: Path,
+        seed: int,
+        difficulty: float,
+        change: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
+        long_side: int = 640,
+        multiple: int = 1,
+    ) -> None:
+        self._photo, self._seed, self._difficulty, self._change = photo, seed, difficulty, change
+        self._long_side, self._multiple = long_side, multiple
+        self._homography, self._size = np.eye(3), (0, 0)
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
-        picture = read_image(self._photo)
-        shrink = min(1.0, self._long_side / max(picture.shape[:2]))
-        height, width = (max(round(side * shrink), 1) for side in picture.shape[:2])
-        if shrink < 1:
-            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        picture, _ = shrunk(read_image(self._photo), self._long_side)
+        height, width = (side // self._multiple * self._multiple for side in picture.shape[:2])
         config = WarpConfig((height, width), self._difficulty, bend_probability=0.0)
         generator = torch.Generator().manual_seed(self._seed)
-        truth = random_correspondence((height, width), config, generator)
+        truth = random_correspondence((picture.shape[0], picture.shape[1]), config, generator)
         tensor = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
-        views = [photometric_change(view, generator) for view in render_views(tensor, truth)]
+        views = [self._change(view, generator) for view in render_views(tensor, truth)]
         to_picture = [h[0].double().numpy() for h in (truth.homography0, truth.homography1)]
         self._homography, self._size = np.linalg.inv(to_picture[1]) @ to_picture[0], (height, width)
         first, second = ((view * 255).round().to(torch.uint8).permute(1, 2, 0).numpy() for view in views)

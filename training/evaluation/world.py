@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -23,21 +24,19 @@ import torch
 
 from semantic_matcher_core.io.images import list_images, read_image
 from semantic_matcher_core.matching.verification import residuals, verify
-from training.data.warped import WarpConfig, random_correspondence, render_views
 from training.errors import DataError
 from training.evaluation.consistency import as_matches
-from training.evaluation.homography import homography_figures
 from training.evaluation.methods import MatchFunction
 from training.evaluation.metrics import pose_errors
 from training.evaluation.pose import estimate_pose
-from training.evaluation.suite import Case, Row
-from training.labelling.frames import shrunk
+from training.evaluation.suite import Case, PhotoViews, Row
 from training.labelling.label_file import Labels, read_labels
 from training.student import scenes as scenery
 from training.student.light import Light
 from training.student.pictures import PictureBank
 
-_RELIT_DIFFICULTY, _RELIT_STRENGTH, _LONG_SIDE = 0.25, 1.2, 640
+_log = logging.getLogger(__name__)
+_RELIT_DIFFICULTY, _RELIT_STRENGTH = 0.25, 1.2
 _EPIPOLAR_PX, _EXACT_PX = 2.0, 3.0
 _RENDERED_SIDE, _TEXTURE = 512, 256
 
@@ -47,7 +46,7 @@ def relit_cases(photos: Sequence[Path], seed: int = 0) -> Iterator[Case]:
     sensor …
     """
     for index, photo in enumerate(photos):
-        views = _Relit(photo, seed * 1_000_003 + index)
+        views = PhotoViews(photo, seed * 1_000_003 + index, _RELIT_DIFFICULTY, _relit, multiple=8)
         yield Case("relit", photo.name, views.images, views.figures)
 
 
@@ -65,7 +64,7 @@ def rendered_cases(photos: Sequence[Path], count: int, seed: int = 0) -> Iterato
     """Yield two views each of this many scenes with parallax and occlusion, photos being their textures."""
     if len(photos) < 2:
         raise DataError(f"rendered scenes need two photos or more as textures, got {len(photos)}")
-    textures = PictureBank.of_files(photos, 448, torch.device("cpu")).squares(_TEXTURE)
+    textures = PictureBank.of_files(photos, 448, torch.device("cpu"), _log.warning).squares(_TEXTURE)
     for index in range(count):
         case = _RenderedViews(textures, seed * 1_000_003 + index)
         yield Case("rendered", f"scene {index}", case.images, case.figures)
@@ -97,34 +96,8 @@ def turned_image(image: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndar
     return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), matrix
 
 
-class _Relit:
-    def __init__(self, photo: Path, seed: int) -> None:
-        self._photo, self._seed = photo, seed
-        self._homography, self._size = np.eye(3), (0, 0)
-
-    def images(self) -> tuple[np.ndarray, np.ndarray]:
-        picture, _ = shrunk(read_image(self._photo), _LONG_SIDE)
-        height, width = (side // 8 * 8 for side in picture.shape[:2])
-        generator = torch.Generator().manual_seed(self._seed)
-        config = WarpConfig((height, width), _RELIT_DIFFICULTY, bend_probability=0.0)
-        truth = random_correspondence(picture.shape[:2], config, generator)
-        views = render_views(torch.from_numpy(picture).permute(2, 0, 1).float() / 255, truth)
-        light = Light(_RELIT_STRENGTH, generator)
-        lit = [light(view[None])[0] for view in views]
-        to_picture = [h[0].double().numpy() for h in (truth.homography0, truth.homography1)]
-        self._homography, self._size = np.linalg.inv(to_picture[1]) @ to_picture[0], (height, width)
-        first, second = ((view * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy() for view in lit)
-        return first, second
-
-    def figures(self, points0: np.ndarray, points1: np.ndarray) -> Row:
-        found = homography_figures(points0, points1, self._homography, self._size)
-        precision = float(found["MMA@3"])
-        return {
-            "matches": found["matches"],
-            "correct": round(precision * float(found["matches"])),
-            "precision": precision,
-            "corner error px": found["corner error px"],
-        }
+def _relit(view: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return Light(_RELIT_STRENGTH, generator)(view[None])[0]
 
 
 class _LabelledViews:

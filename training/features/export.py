@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +123,11 @@ class ExportReport:
     seconds: float = 0.0
     written: int = 0
     finished_before: int = 0
-    damaged: list[str] | None = None
+    damaged: list[str] = field(default_factory=list)
 
     @property
     def images_per_second(self) -> float:
         return self.images / self.seconds if self.seconds else 0.0
-
-
-def shard(scenes: Sequence[Path], rank: int, world_size: int) -> list[Path]:
-    """Return the scenes of one of several processes."""
-    return list(scenes[rank::world_size])
 
 
 def export_scenes(
@@ -165,7 +160,7 @@ def export_scenes(
         OutputError: the disk is full.
     """
     make_folder(output)
-    report = ExportReport(damaged=[])
+    report = ExportReport()
     with _Writer(method, half_storage) as writer:
         for scene in scenes:
             path = output / scene.name
@@ -180,7 +175,6 @@ def export_scenes(
             except DataError as error:
                 if not skip_damaged:
                     raise
-                assert report.damaged is not None
                 report.damaged.append(str(error))
                 continue
             report.images += count

@@ -1,4 +1,4 @@
-"""Extractors and semantic encoders by the names of a training configuration, built as inference builds them."""
+"""Extractors by the names of a training configuration, built as inference builds them; images at encoders' sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.loading import create_configured_extractor
 from semantic_matcher_core.reasoning import ModelConfig, ReasonerConfig
-from semantic_matcher_core.semantics import SemanticEncoder, create_semantic_encoder, resize_for_encoder
+from semantic_matcher_core.semantics import SemanticEncoder, resize_for_encoder
 
 # What a checkpoint's section on the extractor can say, and is obeyed when it is loaded.
 EXTRACTOR_OPTIONS = ("detection_threshold", "nms_radius", "normalize_descriptors")
@@ -49,17 +49,6 @@ def build_extractor(
     # The sizes of a reasoner play no part in building an extractor.
     described = ModelConfig("none", name, ReasonerConfig(1, 1), options)
     return create_configured_extractor(described, max_keypoints=max_keypoints, weights=weights, device=device)
-
-
-def build_semantic_encoder(
-    name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
-) -> SemanticEncoder:
-    """Return a semantic encoder by name: as ``create_semantic_encoder`` has it.
-
-    Raises:
-        UnknownNameError, WeightsNotFoundError: as ``create_semantic_encoder``.
-    """
-    return create_semantic_encoder(name, weights=weights, device=device)
 
 
 def resized_for(encoder: SemanticEncoder, images: Tensor, long_side: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.types import Matches
-from training.labelling.frames import Frame
+from training.labelling.frames import Geometry
 from training.labelling.teacher import TeacherFeatures, TeacherMatches
 from training.projection import Warped, relative_pose, warp_keypoints
 
@@ -45,15 +45,15 @@ class LabelledPair:
 
 
 def checked(
-    frames: tuple[Frame, Frame],
+    geometry: tuple[Geometry | None, Geometry | None],
     features: tuple[TeacherFeatures, TeacherFeatures],
     found: TeacherMatches,
     config: CheckConfig,
 ) -> LabelledPair | None:
     """Return what geometry leaves of a pair's matches, or ``None`` where that is too little to trust.
 
-    Epipolar geometry is fitted to the matches. Where both frames have depth and pose, a match whose first keypoint has
-    depth must also lie where that puts it, and a keypoint that the other picture cannot show is unmatchable.
+    Epipolar geometry is fitted to the matches. Where both pictures have depth and pose, a match whose first keypoint
+    has depth must also lie where that puts it, and a keypoint that the other picture cannot show is unmatchable.
     """
     points = [torch.from_numpy(f.keypoints[found.indices[:, i]]) for i, f in enumerate(features)]
     if len(found.indices) < config.least:
@@ -64,9 +64,10 @@ def checked(
     keep = inlier.numpy()
     unmatchable = [found.unmatchable0.copy(), found.unmatchable1.copy()]
     error = float("nan")
-    if frames[0].has_geometry and frames[1].has_geometry:
-        for i in range(2):
-            warp = _warped(frames[i], frames[1 - i], torch.from_numpy(features[i].keypoints))
+    first, second = geometry
+    if first is not None and second is not None:
+        for i, ends in enumerate(((first, second), (second, first))):
+            warp = _warped(*ends, torch.from_numpy(features[i].keypoints))
             known, seen = warp.measured.numpy(), warp.warped.valid.numpy()[0]
             distance = np.linalg.norm(
                 warp.warped.keypoints.numpy()[0][found.indices[:, i]] - points[1 - i].numpy(), axis=1
@@ -92,8 +93,7 @@ class _Projection:
     measured: Tensor
 
 
-def _warped(frame: Frame, other: Frame, keypoints: Tensor) -> _Projection:
-    assert frame.depth is not None and other.depth is not None
+def _warped(frame: Geometry, other: Geometry, keypoints: Tensor) -> _Projection:
     depth0, depth1 = (torch.from_numpy(f.depth).float()[None] for f in (frame, other))
     pose0, pose1, camera0, camera1 = (
         torch.from_numpy(np.asarray(matrix)).float()[None]

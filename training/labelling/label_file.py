@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import h5py
 import numpy as np
 
@@ -128,17 +127,11 @@ def read_labels(path: Path) -> Labels:
                     ends, pairs["projection_error"][()], *fields, strict=True
                 )
             ]
+    except FileNotFoundError as error:
+        raise DataError(f"no such label file: {path}; training.label_pairs makes one") from error
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a label file: {error}") from error
     return Labels(pictures, labelled)
-
-
-def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
-    """Return an ``H x W x 3`` uint8 RGB image as a JPEG file."""
-    done, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise DataError(f"an image of shape {image.shape} cannot be stored as JPEG")
-    return data.tobytes()
 
 
 def _parts(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,18 +14,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semantic_matcher_core.errors import CheckpointError, check_choice
+from semantic_matcher_core.errors import CheckpointError, ImageError, check_choice
 from semantic_matcher_core.io.atomic import atomic_output, check_output, make_folder
+from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.images import decode_image, write_image
 from semantic_matcher_core.types import Matches
 from semantic_matcher_core.viz.matches import draw_matches
 from training.errors import DataError
 from training.labelling.checking import CheckConfig, LabelledPair, checked
 from training.labelling.choosing import by_likeness, by_order
-from training.labelling.frames import Frame, FrameFile, bag_frames, folder_frames, is_bag
-from training.labelling.label_file import jpeg, write_labels
-from training.labelling.teacher import Teacher, TeacherFeatures
+from training.labelling.frames import Geometry, GeometryFile, scenes_of
+from training.labelling.label_file import write_labels
+from training.labelling.teacher import Teacher, TeacherFeatures, TeacherMatches
 
+_log = logging.getLogger(__name__)
 CHOICES = ("both", "order", "likeness")
 
 
@@ -67,12 +70,14 @@ class LabelReport:
         pairs: pairs in the file.
         refused: pairs that geometry did not confirm.
         matches: confirmed matches in all.
+        unreadable: pictures that were left out, because they cannot be read.
     """
 
     images: int
     pairs: int
     refused: int
     matches: int
+    unreadable: int = 0
 
 
 def label(
@@ -82,8 +87,10 @@ def label(
     teacher: Callable[[], Teacher],
     *,
     progress: Callable[[str, int, int], None] = lambda what, done, of: None,
+    report: Callable[[str], None] = _log.warning,
     preview: Path | None = None,
     workers: int = 1,
+    topics: Sequence[str] = (),
 ) -> LabelReport:
     """Label pairs of the pictures of folders and bags.
 
@@ -96,8 +103,10 @@ def label(
         config: of the labelling.
         teacher: makes the teacher; called only where there is something left to do.
         progress: called with what is being done, how many are done, and of how many.
+        report: is told which pictures are left out, and which scenes give no pair.
         preview: a picture of some pairs is written here.
         workers: threads that read pictures and check pairs.
+        topics: image topics of bags; empty for all.
 
     Raises:
         DataError: no pictures, or no pair that geometry confirms.
@@ -105,7 +114,8 @@ def label(
         OutputError: nothing can be written there.
     """
     check_output(output)
-    parts = _Parts(output.with_name(output.name + ".parts"), sources, config)
+    scenes = scenes_of(sources, config.max_side, config.every, workers, topics)
+    parts = _Parts(output.with_name(output.name + ".parts"), config)
     made: list[Teacher] = []
 
     def the_teacher() -> Teacher:
@@ -113,66 +123,83 @@ def label(
             made.append(teacher())
         return made[0]
 
-    frames: dict[str, list[FrameFile | Frame]] = {}
-    for source in sources:
-        found = (
-            bag_frames(source, config.max_side, config.every) if is_bag(source) else folder_frames(source, config.every)
-        )
-        for frame in found:
-            frames.setdefault(frame.source, []).append(frame)
-    total = sum(map(len, frames.values()))
+    total = sum(scene.count for scene in scenes)
     images: list[tuple[str, str, bytes, np.ndarray]] = []
     pairs: list[tuple[int, int, LabelledPair]] = []
-    refused = done = 0
+    refused = unreadable = 0
     generator = np.random.default_rng(config.seed)
     with ThreadPoolExecutor(workers) as pool:
-        for origin, listed in frames.items():
-            features, sizes = [], []
+        for scene in scenes:
+            seen: list[_Seen] = []
             first = len(images)
-            for frame in _read_ahead(pool, listed, config.max_side, workers):
-                seen = parts.features(frame.key)
-                if seen is None:
-                    seen = the_teacher().extract(frame.image)
-                    parts.keep_features(frame.key, seen)
-                features.append(seen)
-                sizes.append((frame.image.shape[0], frame.image.shape[1]))
-                images.append((frame.key, origin, jpeg(frame.image, config.jpeg_quality), seen.keypoints))
-                done += 1
-                progress("features", done, total)
-            chosen = _chosen(features, config, generator)
-            waiting: list[tuple[int, int, Future[LabelledPair | None]]] = []
+            for frame in scene.frames():
+                if isinstance(frame, ImageError):
+                    report(f"left out: {frame}")
+                    unreadable += 1
+                else:
+                    digest = frame.digest()
+                    features = parts.features(digest)
+                    if features is None:
+                        features = the_teacher().extract(frame.image)
+                        parts.keep_features(digest, features)
+                    size = (frame.image.shape[0], frame.image.shape[1])
+                    seen.append(_Seen(digest, features, size, frame.scale, frame.geometry))
+                    stored = encode_image(frame.image, jpeg_quality=config.jpeg_quality, name=frame.key)
+                    images.append((frame.key, scene.name, stored.tobytes(), features.keypoints))
+                progress("features", len(images) + unreadable, total)
+            chosen = _chosen([one.features for one in seen], config, generator)
+            # By content: a camera that stands still may give one picture many times.
+            waiting: dict[tuple[str, str], Future[LabelledPair | None]] = {}
             for number, (i, j) in enumerate(chosen):
-                known = parts.pair(listed[i].key, listed[j].key)
+                both = (seen[i], seen[j])
+                content = (both[0].digest, both[1].digest)
+                known = None if content in waiting else parts.pair(*content)
                 if known is not None:
-                    waiting.append((i, j, _done(known[0])))
-                else:
-                    matches = the_teacher().match(features[i], features[j], sizes[i], sizes[j])
-                    ends, both = (listed[i], listed[j]), (features[i], features[j])
-
-                    def check(ends=ends, both=both, matches=matches) -> LabelledPair | None:  # type: ignore[no-untyped-def]
-                        two = tuple(_read(end, config.max_side) for end in ends)
-                        pair = checked(two, both, matches, config.check)  # type: ignore[arg-type]
-                        parts.keep_pair(ends[0].key, ends[1].key, pair)
-                        return pair
-
-                    waiting.append((i, j, pool.submit(check)))
-                progress(f"pairs of {source}", number + 1, len(chosen))
-            for i, j, result in waiting:
-                pair = result.result()
-                if pair is None:
-                    refused += 1
-                else:
-                    pairs.append((first + i, first + j, pair))
+                    waiting[content] = _done(known[0])
+                elif content not in waiting:
+                    matches = the_teacher().match(both[0].features, both[1].features, both[0].size, both[1].size)
+                    waiting[content] = pool.submit(_checked, both, matches, config.check, parts)
+                progress(f"pairs of {scene.name}", number + 1, len(chosen))
+            results = [(i, j, waiting[seen[i].digest, seen[j].digest].result()) for i, j in chosen]
+            found = [(first + i, first + j, pair) for i, j, pair in results if pair is not None]
+            if not found:
+                report(f"{scene.name}: geometry confirms none of {len(chosen)} pairs of {len(seen)} pictures")
+            refused += len(chosen) - len(found)
+            pairs += found
     if not pairs:
         raise DataError(
             f"none of {refused} pairs has {config.check.least} matches that geometry confirms; are these pictures of "
-            "one scene? Take more of them (--every), or keep more keypoints (--keypoints)"
+            "one scene? Take more of them (a smaller --every), or keep more keypoints (--keypoints)"
         )
     write_labels(output, images, pairs, f"aliked-n16 + LightGlue, {json.dumps(asdict(config))}")
     if preview is not None:
         write_image(preview, _preview(images, pairs, config.seed))
     parts.remove()
-    return LabelReport(len(images), len(pairs), refused, sum(len(pair.indices) for _, _, pair in pairs))
+    matches_in_all = sum(len(pair.indices) for _, _, pair in pairs)
+    return LabelReport(len(images), len(pairs), refused, matches_in_all, unreadable)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What is kept of a picture until its pairs are done."""
+
+    digest: str
+    features: TeacherFeatures
+    size: tuple[int, int]
+    scale: float
+    geometry: GeometryFile | None
+
+    def read_geometry(self) -> Geometry | None:
+        return None if self.geometry is None else self.geometry.read(self.size, self.scale)
+
+
+def _checked(
+    both: tuple[_Seen, _Seen], matches: TeacherMatches, config: CheckConfig, parts: _Parts
+) -> LabelledPair | None:
+    features = (both[0].features, both[1].features)
+    pair = checked((both[0].read_geometry(), both[1].read_geometry()), features, matches, config)
+    parts.keep_pair(both[0].digest, both[1].digest, pair)
+    return pair
 
 
 def _chosen(
@@ -186,23 +213,6 @@ def _chosen(
     if config.limit and len(pairs) > config.limit:
         pairs = [pairs[i] for i in sorted(generator.permutation(len(pairs))[: config.limit])]
     return pairs
-
-
-def _read(frame: FrameFile | Frame, max_side: int) -> Frame:
-    return frame if isinstance(frame, Frame) else frame.read(max_side)
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, listed: list[FrameFile | Frame], max_side: int, ahead: int
-) -> Iterator[Frame]:
-    """Yield the frames in order, a few being read while one is worked on."""
-    reading: list[Future[Frame]] = []
-    for frame in listed:
-        reading.append(pool.submit(_read, frame, max_side))
-        if len(reading) > ahead:
-            yield reading.pop(0).result()
-    for future in reading:
-        yield future.result()
 
 
 def _done(pair: LabelledPair | None) -> Future[LabelledPair | None]:
@@ -228,12 +238,12 @@ def _preview(
 
 
 class _Parts:
-    """The folder of what is done so far."""
+    """The folder of what is done so far, by the content of pictures: one that changed is done anew."""
 
-    def __init__(self, folder: Path, sources: list[Path], config: LabelConfig) -> None:
+    def __init__(self, folder: Path, config: LabelConfig) -> None:
         self.folder = folder
         make_folder(folder)
-        settings = {**asdict(config), "sources": [str(source) for source in sources]}
+        settings = asdict(config)
         # Which pairs are chosen changes nothing of those that are done.
         decisive = json.dumps({name: settings[name] for name in ("max_side", "keypoints", "check")}, sort_keys=True)
         file = folder / "settings.json"
@@ -241,22 +251,22 @@ class _Parts:
             raise CheckpointError(f"{folder} is of a labelling with other settings; remove it, or name another output")
         file.write_text(decisive, encoding="utf-8")
 
-    def features(self, key: str) -> TeacherFeatures | None:
-        path = self._path("features", key)
+    def features(self, digest: str) -> TeacherFeatures | None:
+        path = self._path("features", digest)
         if not path.is_file():
             return None
         with np.load(path) as stored:
             return TeacherFeatures(stored["keypoints"], stored["descriptors"])
 
-    def keep_features(self, key: str, features: TeacherFeatures) -> None:
-        with atomic_output(self._path("features", key)) as temporary:
+    def keep_features(self, digest: str, features: TeacherFeatures) -> None:
+        with atomic_output(self._path("features", digest)) as temporary:
             np.savez(temporary, keypoints=features.keypoints, descriptors=features.descriptors)
 
-    def pair(self, key0: str, key1: str) -> tuple[LabelledPair | None] | None:
+    def pair(self, digest0: str, digest1: str) -> tuple[LabelledPair | None] | None:
         """Return the pair in a tuple, which holds ``None`` where geometry refused it; ``None`` where it is still to
         do.
         """
-        path = self._path("pair", key0, key1)
+        path = self._path("pair", digest0, digest1)
         if not path.is_file():
             return None
         with np.load(path) as stored:
@@ -265,13 +275,13 @@ class _Parts:
             arrays = (stored["indices"], stored["confidence"], stored["unmatchable0"], stored["unmatchable1"])
             return (LabelledPair(*arrays, float(stored["projection_error"])),)
 
-    def keep_pair(self, key0: str, key1: str, pair: LabelledPair | None) -> None:
+    def keep_pair(self, digest0: str, digest1: str, pair: LabelledPair | None) -> None:
         content = {"indices": np.zeros((0, 2), np.int32)} if pair is None else asdict(pair)
-        with atomic_output(self._path("pair", key0, key1)) as temporary:
+        with atomic_output(self._path("pair", digest0, digest1)) as temporary:
             np.savez(temporary, **content)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
 
-    def _path(self, kind: str, *keys: str) -> Path:
-        return self.folder / f"{kind}-{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:24]}.npz"
+    def _path(self, kind: str, *digests: str) -> Path:
+        return self.folder / f"{kind}-{hashlib.sha256(' '.join(digests).encode()).hexdigest()[:24]}.npz"

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar
 
 from semantic_matcher_core.errors import CheckpointError
+from semantic_matcher_core.io.atomic import output_error
 from semantic_matcher_core.reasoning import save_checkpoint
 from semantic_matcher_core.types import Matches
 from semantic_matcher_core.viz.matches import draw_matches
@@ -74,13 +75,17 @@ class ResumeState(L.Callback):
 
     def _save(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
-        if step == self._saved or step % self._every:
+        if step == self._saved or (step % self._every and step != self._config.run.steps):
             return
         self._saved = step
         temporary = self._path.with_name(f".{RESUME_FILE}.part")
-        trainer.save_checkpoint(temporary, weights_only=False)  # with the optimizer's state
-        if trainer.is_global_zero:
-            os.replace(temporary, self._path)
+        try:
+            trainer.save_checkpoint(temporary, weights_only=False)  # with the optimizer's state
+            if trainer.is_global_zero:
+                os.replace(temporary, self._path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise output_error(self._path, error) from error
 
 
 class BestWeights(L.Callback):
@@ -264,4 +269,4 @@ def _flat(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _validates_now(trainer: L.Trainer, config: ExperimentConfig) -> bool:
-    return trainer.global_step % config.run.validate_every == 0
+    return trainer.global_step % config.run.validation_steps == 0

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
 from semantic_matcher_core.errors import ConfigError, check_choice
-from training.strict_mapping import load_dataclass
+from semantic_matcher_core.semantics.sampling import INTERPOLATION_MODES
+from training.strict_mapping import Above0, Count, From0, Range, Share, Weight
 
 SOURCES = ("scenes", "photos", "rendered")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+# Networks halve images up to five times.
+_Side = Annotated[int, Range(32)]
 METRICS = ("precision", "recall", "correct")
 
 
@@ -30,12 +32,12 @@ class PhotosConfig:
     """
 
     validation_root: str | None = None
-    holdout: int = 10
-    view_size: tuple[int, int] = (320, 320)
-    difficulty: float = 0.3
-    bend_probability: float = 0.5
+    holdout: Annotated[int, Range(2)] = 10
+    view_size: tuple[_Side, _Side] = (320, 320)
+    difficulty: Share = 0.3
+    bend_probability: Share = 0.5
     photometric: bool = True
-    pairs_per_epoch: int | None = None
+    pairs_per_epoch: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ class RenderedConfig:
             each in a colour of its own, which local descriptors of grey images confuse.
     """
 
-    rooms: int = 8
-    validation_rooms: int = 2
-    pairs_per_room: int = 20
-    view_size: tuple[int, int] = (256, 256)
+    rooms: Count = 8
+    validation_rooms: Count = 2
+    pairs_per_room: Count = 20
+    view_size: tuple[_Side, _Side] = (256, 256)
     textures: str | None = None
-    patterns: int = 8
-    tiles: int = 0
+    patterns: Count = 8
+    tiles: From0 = 0
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class DataConfig:
     semantic_cache: str | None = None
     make_caches: bool = False
     on_damage: str = "fail"
-    validation_pairs: int = 500
-    workers: int = 4
+    validation_pairs: Count = 500
+    workers: From0 = 4
     photos: PhotosConfig = field(default_factory=PhotosConfig)
     rendered: RenderedConfig = field(default_factory=RenderedConfig)
 
@@ -118,28 +120,35 @@ class ModelSection:
 
     extractor: str = "xfeat"
     extractor_options: dict[str, Any] = field(default_factory=dict)
-    max_keypoints: int = 2048
+    max_keypoints: Count = 2048
     semantic_encoder: str = "dinov2_vits14"
     weights: str | None = None
     initial: str | None = None
-    features_dim: int = 256
-    n_attention_layers: int = 5
-    num_heads: int = 1
+    features_dim: Count = 256
+    n_attention_layers: Count = 5
+    num_heads: Count = 1
     semantic_conditioning: bool = True
     deep_supervision: bool = True
     semantic_interpolation_mode: str = "bicubic"
-    fix_dino_size: int = -1
+    fix_dino_size: Annotated[int, Range(-1)] = -1
+
+    def __post_init__(self) -> None:
+        check_choice("model.semantic_interpolation_mode", self.semantic_interpolation_mode, INTERPOLATION_MODES)
+        if self.features_dim % self.num_heads:
+            raise ConfigError(
+                f"model.num_heads {self.num_heads} does not divide model.features_dim {self.features_dim}"
+            )
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """Adam. ``lr`` becomes ``final_lr`` over ``decay_steps`` exponentially, where both are given."""
 
-    lr: float = 1e-4
-    weight_decay: float = 1e-5
-    final_lr: float | None = None
-    decay_steps: int | None = None
-    gradient_clip: float | None = None
+    lr: Above0 = 1e-4
+    weight_decay: Weight = 1e-5
+    final_lr: Above0 | None = None
+    decay_steps: Count | None = None
+    gradient_clip: Above0 | None = None
 
     def __post_init__(self) -> None:
         if (self.final_lr is None) != (self.decay_steps is None):
@@ -159,23 +168,24 @@ class RunConfig:
         devices: per node; ``auto`` for all, or for what torchrun or SLURM started.
         nodes: ``auto`` likewise.
         deterministic: only operations that give the same bits each time.
-        log_every, plot_every, validate_every, save_every: in steps; 0 switches plots off.
+        log_every, plot_every, validate_every, save_every: in steps; 0 switches plots off. The last step is saved, and a
+            run of fewer steps than ``validate_every`` is validated at its end.
         best_by: which validation figure decides the best checkpoint: ``precision``, ``recall`` or ``correct``.
         progress: whether to draw a progress bar.
     """
 
-    steps: int = 100_000
-    batch_size: int = 2
-    accumulation: int = 1
+    steps: Count = 100_000
+    batch_size: Count = 2
+    accumulation: Count = 1
     precision: str = "32-true"
     accelerator: str = "auto"
-    devices: str | int = "auto"
-    nodes: str | int = "auto"
+    devices: str | Count = "auto"
+    nodes: str | Count = "auto"
     deterministic: bool = False
-    log_every: int = 10
-    plot_every: int = 100
-    validate_every: int = 1000
-    save_every: int = 1000
+    log_every: Count = 10
+    plot_every: From0 = 100
+    validate_every: Count = 1000
+    save_every: Count = 1000
     best_by: str = "precision"
     progress: bool = True
 
@@ -183,9 +193,11 @@ class RunConfig:
         check_choice("run.precision", self.precision, PRECISIONS)
         check_choice("run.best_by", self.best_by, METRICS)
         check_choice("run.accelerator", self.accelerator, ("auto", "cpu", "gpu"))
-        for name in ("steps", "batch_size", "accumulation", "log_every", "validate_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"run.{name} must be 1 or more, got {getattr(self, name)}")
+
+    @property
+    def validation_steps(self) -> int:
+        """Steps between two validations."""
+        return min(self.validate_every, self.steps)
 
 
 @dataclass(frozen=True)
@@ -202,7 +214,7 @@ class ExperimentConfig:
     data: DataConfig
     name: str = "reasoner"
     output: str = "runs"
-    seed: int = 0
+    seed: From0 = 0
     model: ModelSection = field(default_factory=ModelSection)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -215,20 +227,6 @@ class ExperimentConfig:
     def to_mapping(self) -> dict[str, Any]:
         """Return the settings as plain containers, which YAML and checkpoints hold; tuples become lists."""
         return yaml.safe_load(yaml.safe_dump(_plain(asdict(self))))
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Return an experiment from its YAML file.
-
-    Args:
-        path: the file.
-        overrides: ``section.key=value``, the value being YAML; later ones win.
-
-    Raises:
-        ConfigError: the file cannot be read, a key is unknown (the message has the nearest known one), a value has the
-            wrong type, or an override is no ``key=value``.
-    """
-    return load_dataclass(ExperimentConfig, path, overrides)
 
 
 def _plain(value: Any) -> Any:

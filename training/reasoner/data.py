@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.io.atomic import make_folder
 from semantic_matcher_core.io.images import list_images, read_image
-from semantic_matcher_core.semantics import SemanticEncoder
+from semantic_matcher_core.semantics import SemanticEncoder, create_semantic_encoder
 from training.data.rendered import noise_textures, write_rendered_scene
 from training.data.scene_file import scene_files
 from training.data.warped import WarpConfig, WarpedPairs
 from training.errors import DataError
 from training.features.export import LocalFeatures, SemanticFeatures, export_scenes
-from training.features.parts import build_extractor, build_semantic_encoder
+from training.features.parts import build_extractor
 from training.reasoner.batch import Batch, collate
 from training.reasoner.config import ExperimentConfig, RenderedConfig
 from training.reasoner.sampler import Place, StepSampler
@@ -141,7 +141,9 @@ class PairData(L.LightningDataModule):
             (data.extractor_cache or "", LocalFeatures(extractor.to(device), model.extractor))
         ]
         if data.semantic_cache:
-            encoder = given_encoder or build_semantic_encoder(model.semantic_encoder, weights=model.weights)
+            encoder = given_encoder or create_semantic_encoder(
+                model.semantic_encoder, weights=model.weights, device=device
+            )
             methods.append((data.semantic_cache, SemanticFeatures(encoder.to(device), max(0, model.fix_dino_size))))
         for folder, method in methods:
             for split in (data.train_split, data.validation_split):
@@ -152,7 +154,7 @@ class PairData(L.LightningDataModule):
                     device=device,
                     skip_damaged=data.on_damage == "skip",
                 )
-                for reason in report.damaged or []:
+                for reason in report.damaged:
                     _log.warning("no features: %s", reason)
 
 

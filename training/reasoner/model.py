@@ -7,8 +7,8 @@ import torch
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.base import Extractor
 from semantic_matcher_core.reasoning import ModelConfig, Reasoner, ReasonerConfig, load_reasoner
-from semantic_matcher_core.semantics import SemanticEncoder
-from training.features.parts import build_extractor, build_semantic_encoder
+from semantic_matcher_core.semantics import SemanticEncoder, create_semantic_encoder
+from training.features.parts import build_extractor
 from training.reasoner.config import ExperimentConfig
 from training.reasoner.sources import PairSource, ScenePairs
 
@@ -34,7 +34,7 @@ def frozen_parts(
             model.extractor, model.max_keypoints, model.extractor_options, weights=model.weights
         )
     if cached[1] is None and encoder is None:
-        encoder = build_semantic_encoder(model.semantic_encoder, weights=model.weights)
+        encoder = create_semantic_encoder(model.semantic_encoder, weights=model.weights, device="cpu")
     local_dim = cached[0] if cached[0] is not None else extractor.descriptor_dim  # type: ignore[union-attr]
     semantic_dim = cached[1] if cached[1] is not None else encoder.feature_dim  # type: ignore[union-attr]
     return extractor, encoder, (local_dim, semantic_dim)

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError
 from semantic_matcher_core.extractors.base import Extractor
@@ -19,6 +20,7 @@ from training.reasoner.callbacks import BEST_FOLDER, RESUME_FILE, BestWeights, M
 from training.reasoner.config import ExperimentConfig
 from training.reasoner.data import PairData
 from training.reasoner.module import ReasonerTraining
+from training.state import read_state
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ def train(
         raise CheckpointError(f"nothing to resume: {state} does not exist")
     if not resume and state.is_file():
         raise ConfigError(f"{folder} holds a run already; continue it with --resume, or set another `name`")
+    if resume:
+        # Lightning reads it late, and says of a damaged one only that.
+        read_state(state, ("state_dict", "experiment", "random_generators"))
     make_folder(folder)
 
     data = PairData(config, extractor, semantic_encoder)
@@ -82,7 +87,11 @@ def train(
         own.append(MatchPlots(config.run.plot_every))
     if config.run.progress:
         own.append(TrainingBar())
-    trainer = _trainer(config, [*callbacks, *own])
+    try:
+        trainer = _trainer(config, [*callbacks, *own])
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        # Lightning knows which devices and nodes there are.
+        raise ConfigError(f"Lightning cannot run so: {error} (run.accelerator, run.devices, run.nodes)") from error
 
     if resume:
         trainer.fit(module, datamodule=data, ckpt_path=str(state), weights_only=True)
@@ -120,7 +129,7 @@ def _trainer(config: ExperimentConfig, callbacks: list[L.Callback]) -> L.Trainer
         deterministic=run.deterministic,
         log_every_n_steps=run.log_every,
         # In parts, counted through: the stream of pairs knows no end of an epoch.
-        val_check_interval=run.validate_every * run.accumulation,
+        val_check_interval=run.validation_steps * run.accumulation,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -24,15 +24,8 @@ class Positives(NamedTuple):
     index1: Tensor
 
 
-def true_matches(
-    warped0: Tensor,
-    valid0: Tensor,
-    keypoints1: Tensor,
-    valid1: Tensor | None = None,
-    *,
-    correct_px: float = CORRECT_PX,
-) -> Positives:
-    """Return each keypoint of view 0 with its nearest keypoint of view 1, where that is close enough.
+def true_matches(warped0: Tensor, valid0: Tensor, keypoints1: Tensor, valid1: Tensor | None = None) -> Positives:
+    """Return each keypoint of view 0 with its nearest keypoint of view 1, where that is within 3 px.
 
     The published code also takes keypoints *without* a valid warp, which it places at (-1, -1), as matches of whatever
     keypoint lies within 3 px of that corner; here they match nothing.
@@ -42,7 +35,6 @@ def true_matches(
         valid0: ``B x N`` bool, whether that is known.
         keypoints1: ``B x M x 2``.
         valid1: ``B x M`` bool, false for padding, or ``None``.
-        correct_px: largest distance.
     """
     if keypoints1.shape[1] == 0 or warped0.shape[1] == 0:
         nothing = torch.empty(0, dtype=torch.long, device=warped0.device)
@@ -52,7 +44,7 @@ def true_matches(
     chunks = torch.nan_to_num(warped0).split(_rows_at_once(warped0, keypoints1), 1)
     parts = [_nearest(chunk, others) for chunk in chunks]
     distance, index1 = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
-    pair, index0 = ((distance <= correct_px) & valid0).nonzero(as_tuple=True)
+    pair, index0 = ((distance <= CORRECT_PX) & valid0).nonzero(as_tuple=True)
     return Positives(pair, index0, index1[pair, index0])
 
 

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
-from semantic_matcher_core.errors import LicenseNotAcceptedError
+from semantic_matcher_core.errors import DownloadError, LicenseNotAcceptedError
 from semantic_matcher_core.weights.download import Progress, check_url, discard, download
 from training.errors import DataError
 
@@ -35,12 +35,16 @@ def list_scenes(base_url: str = BASE_URL) -> list[str]:
     """Return names of all scenes, from the server's list.
 
     Raises:
-        DataError: what the server answers is no list of scenes.
+        DownloadError: the server does not answer.
+        DataError: what it answers is no list of scenes.
     """
     url = base_url + _SCENE_LIST
     check_url(url)
-    with urllib.request.urlopen(url, timeout=60) as response:
-        names = response.read().decode("ascii", errors="replace").split()
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            names = response.read().decode("ascii", errors="replace").split()
+    except OSError as error:
+        raise DownloadError(f"{url} cannot be read: {error}") from error
     return check_scene_names(names, url)
 
 

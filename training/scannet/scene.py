@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from semantic_matcher_core.io.depth import read_depth
+from semantic_matcher_core.io.images import read_image
 from training.errors import DataError
 
 DEPTH_UNITS_PER_METRE = 1000.0
@@ -34,19 +35,11 @@ class Scene:
 
     def colour(self, frame: int) -> np.ndarray:
         """Return ``H x W x 3`` uint8 RGB."""
-        path = self.folder / "color" / f"{frame}.jpg"
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f"{path} is missing or no image")
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return read_image(self.folder / "color" / f"{frame}.jpg", orientation="stored")
 
     def depth(self, frame: int) -> np.ndarray:
         """Return ``h x w`` float32 metres at the depth camera's size, 0 where nothing was measured."""
-        path = self.folder / "depth" / f"{frame}.png"
-        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if image is None or image.dtype != np.uint16 or image.ndim != 2:
-            raise DataError(f"{path} is missing or no 16-bit grey image")
-        return image.astype(np.float32) / DEPTH_UNITS_PER_METRE
+        return read_depth(self.folder / "depth" / f"{frame}.png", units_per_metre=DEPTH_UNITS_PER_METRE)
 
     def pose(self, frame: int) -> np.ndarray:
         """Return ``4 x 4`` float32 camera to world, metres; not finite where tracking was lost."""

@@ -186,4 +186,4 @@ class SensFile:
         return data
 
     def _truncated(self, where: str) -> DataError:
-        return DataError(f"{self.path} is truncated: it ends within {where}; download it again")
+        return DataError(f"{self.path} is truncated: it ends within {where}; remove it and download it again")

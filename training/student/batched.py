@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 
 class Batched:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.extractors.compact_network import CompactNetwork, architecture_of
-from semantic_matcher_core.weights.loading import read_state_dict
+from semantic_matcher_core.weights.loading import read_state_dict, read_torch
 from semantic_matcher_core.weights.places import BUNDLED
 
 # In place of a file: the extractor that comes with the package.
@@ -62,8 +62,8 @@ def network_in_use(source: str) -> CompactNetwork:
 
 def _read(source: str) -> tuple[Path, dict[str, Tensor]]:
     path = BUNDLED / "compact_extractor.safetensors" if source == _BUNDLED else Path(source)
-    content = torch.load(path, map_location="cpu", weights_only=True) if path.suffix == ".pt" else None
-    return path, content["average"] if content and "average" in content else read_state_dict(path)
+    content = read_torch(path) if path.suffix == ".pt" and path.is_file() else None
+    return path, content["average"] if isinstance(content, dict) and "average" in content else read_state_dict(path)
 
 
 @torch.no_grad()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from semantic_matcher_core.errors import ConfigError, check_choice
 from semantic_matcher_core.extractors.compact_network import Architecture
-from training.strict_mapping import load_dataclass
+from training.strict_mapping import Above0, Count, From0, Range, Share, Weight
 
 
 @dataclass(frozen=True)
@@ -38,29 +38,29 @@ class DataConfig:
 
     photos: str
     labels: tuple[str, ...] = ()
-    holdout: int = 20
-    side: int = 720
+    holdout: Annotated[int, Range(2)] = 20
+    side: Annotated[int, Range(32)] = 720
     view: int = 320
-    shares: tuple[float, float, float] = (0.6, 0.4, 0.0)
-    scale: tuple[float, float] = (0.35, 1.2)
-    turn: float = 0.3
-    tilt: float = 30.0
-    trusted: float = 180.0
-    difficulty: float = 0.5
-    pool: int = 12000
-    chunk: int = 32
-    uses: float = 6.0
-    cross: int = 256
-    unrepeated: float = 1.0
+    shares: tuple[Weight, Weight, Weight] = (0.6, 0.4, 0.0)
+    scale: tuple[Above0, Above0] = (0.35, 1.2)
+    turn: Share = 0.3
+    tilt: Annotated[float, Range(0, 180)] = 30.0
+    trusted: Annotated[float, Range(0, 180)] = 180.0
+    difficulty: Share = 0.5
+    pool: Count = 12000
+    chunk: Count = 32
+    uses: Above0 = 6.0
+    cross: Count = 256
+    unrepeated: Share = 1.0
 
     def __post_init__(self) -> None:
         if self.view < 32 or self.view % 32:
             raise ConfigError(f"data.view must be a multiple of 32 from 32 up, got {self.view}")
-        if self.holdout < 2:
-            raise ConfigError(f"data.holdout must be 2 or more, got {self.holdout}")
-        if not 0 <= self.unrepeated <= 1:
-            raise ConfigError(f"data.unrepeated must be within 0 and 1, got {self.unrepeated}")
-        if min(self.shares) < 0 or not sum(self.shares):
+        if self.scale[0] > self.scale[1]:
+            raise ConfigError(f"data.scale must be the least and the greatest, got {list(self.scale)}")
+        if self.chunk > self.pool:
+            raise ConfigError(f"data.pool must hold a data.chunk ({self.chunk}) at least, got {self.pool}")
+        if not sum(self.shares):
             raise ConfigError(f"data.shares must be three shares of which one is above 0, got {list(self.shares)}")
         if self.shares[2] and not self.labels:
             raise ConfigError("data.shares gives labelled pairs a share, but data.labels names no file")
@@ -77,7 +77,7 @@ class TeacherConfig:
     """
 
     extractor: str = "aliked-n16"
-    keypoints: int = 512
+    keypoints: Count = 512
     weights: str | None = None
 
 
@@ -95,13 +95,13 @@ class LossConfig:
         temperature: of all softmaxes.
     """
 
-    cosine: float = 2.0
-    contrast: float = 0.2
-    pair: float = 0.3
-    across: float = 0.1
-    detection: float = 1.0
-    place: float = 0.0
-    temperature: float = 0.05
+    cosine: Weight = 2.0
+    contrast: Weight = 0.2
+    pair: Weight = 0.3
+    across: Weight = 0.1
+    detection: Weight = 1.0
+    place: Weight = 0.0
+    temperature: Above0 = 0.05
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class LightConfig:
         none: share of views left as they are.
     """
 
-    strength: float = 1.0
-    none: float = 0.1
+    strength: Weight = 1.0
+    none: Share = 0.1
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,11 @@ class RunConfig:
     data: DataConfig
     name: str = "student"
     folder: str = "runs"
-    seed: int = 0
-    steps: int = 20_000
-    batch: int = 32
-    lr: float = 2e-3
-    average: float = 0.998
+    seed: From0 = 0
+    steps: Count = 20_000
+    batch: Count = 32
+    lr: Above0 = 2e-3
+    average: Share = 0.998
     light: LightConfig = field(default_factory=LightConfig)
 
     @property
@@ -161,13 +161,19 @@ class StudentConfig(RunConfig):
 
     start_from: str | None = None
     precision: str = "bf16"
-    weight_decay: float = 1e-4
+    weight_decay: Weight = 1e-4
     network: Architecture = field(default_factory=Architecture)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, ("bf16", "fp32"))
+        sizes = self.network
+        if (
+            min(*sizes.widths, *sizes.depths, sizes.fused, sizes.hidden, sizes.descriptor_dim) < 1
+            or sizes.positions < 0
+        ):
+            raise ConfigError(f"network: every size must be 1 or more (positions 0 or more), got {sizes.to_mapping()}")
 
 
 @dataclass(frozen=True)
@@ -183,35 +189,13 @@ class TuneConfig(RunConfig):
     """
 
     name: str = "tuned"
-    steps: int = 400
-    batch: int = 4
-    lr: float = 3e-4
-    average: float = 0.98
+    steps: Count = 400
+    batch: Count = 4
+    lr: Above0 = 3e-4
+    average: Share = 0.98
     start_from: str = "bundled"
-    score_lr: float = 4e-3
-    deep_lr: float = 2e-4
-    keypoints: int = 2048
-    temperature: float = 0.025
-    shape: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.keypoints < 2:
-            raise ConfigError(f"keypoints must be 2 or more, got {self.keypoints}")
-
-
-def read_tune_config(path: str | Path, overrides: Sequence[str] = ()) -> TuneConfig:
-    """Return a configuration of the last stage, as :func:`read_config` does."""
-    return load_dataclass(TuneConfig, path, overrides)
-
-
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> StudentConfig:
-    """Return a configuration from a YAML file.
-
-    Args:
-        path: the file.
-        overrides: ``section.key=value`` each, value as in YAML.
-
-    Raises:
-        ConfigError: unreadable, an unknown key, or a value of the wrong type or out of range.
-    """
-    return load_dataclass(StudentConfig, path, overrides)
+    score_lr: Above0 = 4e-3
+    deep_lr: Above0 = 2e-4
+    keypoints: Annotated[int, Range(2)] = 2048
+    temperature: Above0 = 0.025
+    shape: Weight = 0.3

@@ -55,7 +55,9 @@ def losses(network: CompactNetwork, maps: tuple[Tensor, Tensor, Tensor], pairs: 
     keypoints, points = pairs.keypoints.flatten(0, 1), pairs.points.flatten(0, 1)
     described = network.describe(fine, coarse, torch.cat((keypoints, points), dim=1)).float()
     ours, at_points = described[:, :number], described[:, number:]
-    teacher, real = pairs.descriptors.flatten(0, 1).float(), pairs.real.flatten(0, 1)
+    # Zeros in the places that shorter descriptors lack leave all their similarities as they are.
+    missing = ours.shape[-1] - pairs.descriptors.shape[-1]
+    teacher, real = F.pad(pairs.descriptors.flatten(0, 1).float(), (0, missing)), pairs.real.flatten(0, 1)
     taught = real & pairs.trusted.flatten()[:, None]
     total = taught.sum().clamp(min=1)
     cosine = ((1 - (ours * teacher).sum(dim=-1)) * taught).sum() / total

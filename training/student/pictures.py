@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from semantic_matcher_core.io.images import read_image
-from training.labelling.frames import shrunk
+from semantic_matcher_core.errors import ImageError
+from semantic_matcher_core.io.images import read_image, shrunk
+from training.errors import DataError
 
 # Rendered at twice the size and averaged: a view of a picture made smaller shows no false patterns.
 _FINER = 2
@@ -42,14 +44,32 @@ class PictureBank:
         return cls(pixels.to(device), size.to(device))
 
     @classmethod
-    def of_files(cls, files: Sequence[Path], max_side: int, device: torch.device, workers: int = 8) -> PictureBank:
+    def of_files(
+        cls, files: Sequence[Path], max_side: int, device: torch.device, report: Callable[[str], None]
+    ) -> PictureBank:
         """Make a bank of image files, made smaller where their long side is above ``max_side``.
 
+        Those that cannot be read are left out, and ``report`` is told.
+
         Raises:
-            ImageError: one cannot be read.
+            DataError: not one can be read.
         """
-        with ThreadPoolExecutor(workers) as pool:
-            return cls.of_arrays(list(pool.map(lambda file: shrunk(read_image(file), max_side)[0], files)), device)
+
+        def read(file: Path) -> np.ndarray | ImageError:
+            try:
+                return shrunk(read_image(file), max_side)[0]
+            except ImageError as error:
+                return error
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = list(pool.map(read, files))
+        arrays = [array for array in found if not isinstance(array, ImageError)]
+        for error in found:
+            if isinstance(error, ImageError):
+                report(f"left out: {error}")
+        if not arrays:
+            raise DataError(f"not one of {len(files)} pictures can be read, {files[0]} the first of them")
+        return cls.of_arrays(arrays, device)
 
     def __len__(self) -> int:
         return len(self.pixels)

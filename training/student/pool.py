@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.base import Extractor
 from training.student.batched import Batched
@@ -45,12 +46,14 @@ class PairMaker:
 
     Args:
         views: where they are from.
-        teacher: with ``fixed_size``, on the same device.
+        teacher: on the same device.
+        number: keypoints of each view; rows of a teacher that finds fewer are padded to it.
     """
 
-    def __init__(self, views: ViewMaker, teacher: Extractor) -> None:
+    def __init__(self, views: ViewMaker, teacher: Extractor, number: int) -> None:
         self.views = views
         self.teacher = teacher
+        self.number = number
         self.config, self.generator, self.device = views.config, views.generator, views.device
 
     @torch.no_grad()
@@ -66,9 +69,11 @@ class PairMaker:
         images = torch.cat([views.images for views in made])
         count = len(images)
         found = self.teacher(images.flatten(0, 1).float() / 255)
-        keypoints = found.keypoints.unflatten(0, (count, 2))
-        real = torch.ones_like(found.scores, dtype=torch.bool) if found.valid is None else found.valid
-        real = real.unflatten(0, (count, 2))
+        keypoints, descriptors, real = (
+            F.pad(part, (0, 0, 0, self.number - part.shape[1])).unflatten(0, (count, 2))
+            for part in (found.keypoints, found.descriptors.half(), found.real[..., None])
+        )
+        real = real[..., 0]
         sizes = [len(views.images) for views in made]
         parts = [
             self._followed(views, k, r)
@@ -77,7 +82,6 @@ class PairMaker:
         points, known, worth = (torch.cat(part) for part in zip(*parts, strict=True))
         trusted = torch.ones(count, 2, dtype=torch.bool, device=self.device)
         trusted[:, 1] = torch.cat([v.trusted if v.trusted is not None else trusted[: len(v.images), 0] for v in made])
-        descriptors = found.descriptors.half().unflatten(0, (count, 2))
         return Pairs(images, keypoints, descriptors, real, worth, trusted, points, known)
 
     def _followed(self, views: Views, keypoints: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,8 +116,8 @@ class PairMaker:
         number = self.config.cross
         if known.shape[1] < number:
             missing = number - known.shape[1]
-            known = torch.nn.functional.pad(known, (0, missing))
-            points = torch.nn.functional.pad(points, (0, 0, 0, missing))
+            known = F.pad(known, (0, missing))
+            points = F.pad(points, (0, 0, 0, missing))
         order = torch.rand(known.shape, generator=self.generator, device=self.device).masked_fill(~known, 2.0)
         chosen = order.argsort(dim=1)[:, :number]
         known = known.gather(1, chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+from semantic_matcher_core.errors import ConfigError
 from training.errors import DataError
 
 # Before the end of a time budget: for the last checkpoint and the weights.
@@ -21,12 +22,20 @@ class Schedule:
         share: that was done before, from 0 to 1.
         began: when the budget began, of ``time.monotonic``.
         minutes: the budget; ``None``: the steps alone.
+
+    Raises:
+        ConfigError: the budget is over before the first step.
     """
 
     def __init__(self, steps: int, share: float, began: float, minutes: float | None) -> None:
         self._steps, self._first = steps, share
         self._started = time.monotonic()
         self._deadline = None if minutes is None else began + 60 * minutes - _CLOSING_SECONDS
+        if self._deadline is not None and self._deadline <= self._started and share < 1:
+            raise ConfigError(
+                f"{minutes:g} minutes are over before the first step ({self._started - began:.0f} s of loading, and "
+                f"{_CLOSING_SECONDS:.0f} s for closing): nothing would be learnt; give more --minutes"
+            )
 
     def goes_on(self, step: int) -> bool:
         """Return whether there is another step."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.io.atomic import atomic_output, make_folder
+from training.state import read_state
 from training.student.config import RunConfig
 from training.student.progress import check_finite, words
 
@@ -116,9 +117,15 @@ class Run:
             save_file(tensors, temporary)
         return self.final
 
+    @property
+    def finished(self) -> str:
+        """In words, that the run is over already; "" where it is not."""
+        if not self.final.is_file():
+            return ""
+        return f"{self.name} is finished, at step {self.step}: nothing is learnt; give a run another name to train anew"
+
     def _go_on(self) -> None:
-        device = next(self.network.parameters()).device
-        content = torch.load(self._checkpoint, map_location=device, weights_only=True)
+        content = read_state(self._checkpoint, ("settings", "network", "average", "optimizer", "step", "share"))
         before, now = json.loads(content["settings"]), json.loads(self._decisive)
         if before != now:
             keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

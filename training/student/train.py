@@ -18,7 +18,7 @@ from semantic_matcher_core.extractors.compact_network import CompactNetwork
 from semantic_matcher_core.extractors.registry import accepted_options
 from semantic_matcher_core.layers import folded, standardised
 from training.student import beginning
-from training.student.config import StudentConfig, TeacherConfig
+from training.student.config import StudentConfig
 from training.student.light import Light
 from training.student.loss import Losses, losses
 from training.student.pool import PairMaker, Pairs, Pool
@@ -54,7 +54,8 @@ def train_students(
         The weights of each, batch normalisation folded in, as half-precision safetensors.
 
     Raises:
-        ConfigError: configurations differ in what is shared, or share a name.
+        ConfigError: configurations differ in what is shared, or share a name, or descriptors are shorter than the
+            teacher's; or the time budget is over before the first step.
         DataError: too few photographs, or the loss is no longer finite.
         CheckpointError: a folder holds a training with other settings, or one that is further on than the others.
         WeightsNotFoundError: the teacher's weights are not here.
@@ -62,16 +63,18 @@ def train_students(
     began = time.monotonic()
     common = _common(configs)
     states = [_State(config, device) for config in configs]
-    if all(state.final.is_file() for state in states):
+    if all(state.finished for state in states):
+        for state in states:
+            report(state.finished)
         return [state.final for state in states]
     if len({state.step for state in states}) > 1:
         steps = ", ".join(f"{s.config.name} {s.step}" for s in states)
         raise CheckpointError(f"these runs stopped at different steps ({steps}); go on with each alone")
     generator = torch.Generator(device).manual_seed(common.seed * 1_000_003 + states[0].step)
-    views = ViewMaker.of_files(common.data, device, generator)
-    maker = PairMaker(views, _teacher(common.teacher, device))
+    views = ViewMaker.of_files(common.data, device, generator, report)
+    maker = PairMaker(views, _teacher(configs, device), common.teacher.keypoints)
     report(f"{len(views.photos)} photographs, teacher and network on {device}, {time.monotonic() - began:.0f} s")
-    validation = _validation(common, device)
+    validation = _validation(common, maker.teacher, device, report)
     for state in states:
         state.begin(standardised(validation[0][: common.batch].flatten(0, 1)))
     pool = Pool(maker, common.data.pool)
@@ -186,22 +189,34 @@ class _State(Run):
         return values
 
 
-def _teacher(config: TeacherConfig, device: torch.device) -> Extractor:
-    options: dict[str, Any] = {"fixed_size": True}
+def _teacher(configs: Sequence[StudentConfig], device: torch.device) -> Extractor:
+    """Return the teacher that students share."""
+    config = configs[0].teacher
     # A fixed number of keypoints says more than a threshold that suits other images.
-    if "detection_threshold" in accepted_options(config.extractor):
-        options["detection_threshold"] = 0.0
-    return create_extractor(
+    accepted = accepted_options(config.extractor)
+    options: dict[str, Any] = {
+        name: value for name, value in (("fixed_size", True), ("detection_threshold", 0.0)) if name in accepted
+    }
+    teacher = create_extractor(
         config.extractor, config.keypoints, weights=config.weights, device=device, fetch=False, **options
     )
+    for student in configs:
+        if student.network.descriptor_dim < teacher.descriptor_dim:
+            raise ConfigError(
+                f"{student.name} has descriptors of {student.network.descriptor_dim} numbers, fewer than its teacher's "
+                f"({config.extractor}); set network.descriptor_dim={teacher.descriptor_dim} or more"
+            )
+    return teacher
 
 
-def _validation(config: StudentConfig, device: torch.device) -> tuple[Tensor, Any]:
+def _validation(
+    config: StudentConfig, teacher: Extractor, device: torch.device, report: Callable[[str], None]
+) -> tuple[Tensor, Any]:
     """Return pairs of held-out photographs under fixed changes of light; drawn on the CPU, they are the same
     everywhere.
     """
-    views = ViewMaker.held_out(config.data, device)
-    maker = PairMaker(views, _teacher(config.teacher, device))
+    views = ViewMaker.held_out(config.data, device, report)
+    maker = PairMaker(views, teacher, config.teacher.keypoints)
     count = min(128, 4 * len(views.photos))
     made = [maker.make(len(part)) for part in torch.arange(count).split(config.data.chunk)]
     pairs = Pairs.joined(made)

@@ -102,11 +102,12 @@ def tune(
     """
     began = time.monotonic()
     run = _Run(config, device)
-    if run.final.is_file():
+    if run.finished:
+        report(run.finished)
         return run.final
     generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + run.step)
-    views = ViewMaker.of_files(config.data, device, generator)
-    held = _held_out(run.before, config, device)
+    views = ViewMaker.of_files(config.data, device, generator, report)
+    held = _held_out(run.before, config, device, report)
     light = Light(config.light.strength, generator)
     report(f"{len(views.photos)} photographs, on {device}, {time.monotonic() - began:.0f} s")
     report(f"as it was, held out: {words(correct_matches(run.average, held, config.keypoints))}")
@@ -336,9 +337,11 @@ def _followed(views: Views, keypoints: Tensor, side: int) -> tuple[Tensor, Tenso
     return moved, nearest < _CARRIED_PX
 
 
-def _held_out(network: CompactNetwork, config: TuneConfig, device: torch.device) -> list[Seen]:
+def _held_out(
+    network: CompactNetwork, config: TuneConfig, device: torch.device, report: Callable[[str], None]
+) -> list[Seen]:
     """Return warped views of held-out photographs in other light, the same in every run."""
-    views = ViewMaker.held_out(config.data, device)
+    views = ViewMaker.held_out(config.data, device, report)
     light = Light(1.0, views.generator)
     count = min(32, 2 * len(views.photos))
     return [

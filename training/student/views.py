@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from semantic_matcher_core.io.images import list_images
+from semantic_matcher_core.io.images import list_images, shrunk
 from training.errors import DataError
-from training.labelling.frames import shrunk
 from training.labelling.label_file import Labels, read_labels
 from training.student import scenes as scenery
 from training.student.config import DataConfig
@@ -68,8 +67,10 @@ class ViewMaker:
         self.textures = photos.squares(_TEXTURE) if config.shares[1] else photos.pixels[:0]
 
     @classmethod
-    def of_files(cls, config: DataConfig, device: torch.device, generator: torch.Generator) -> ViewMaker:
-        """Read the photographs that are not held out, and the label files.
+    def of_files(
+        cls, config: DataConfig, device: torch.device, generator: torch.Generator, report: Callable[[str], None]
+    ) -> ViewMaker:
+        """Read the photographs that are not held out, and the label files; ``report`` is told what is left out.
 
         Raises:
             DataError: too few photographs, or a label file that cannot be read.
@@ -79,7 +80,7 @@ class ViewMaker:
             raise DataError(
                 f"{config.photos} has {len(files) + len(held)} photographs, too few to train on and to validate"
             )
-        photos = PictureBank.of_files(files, config.side, device)
+        photos = PictureBank.of_files(files, config.side, device, report)
         labelled = None
         if config.labels:
             pictures: list[np.ndarray] = []
@@ -95,10 +96,10 @@ class ViewMaker:
         return cls(photos, labelled, config, generator)
 
     @classmethod
-    def held_out(cls, config: DataConfig, device: torch.device) -> ViewMaker:
+    def held_out(cls, config: DataConfig, device: torch.device, report: Callable[[str], None]) -> ViewMaker:
         """Take the photographs that are held out, warped; drawn with one seed, the views are the same in every run."""
         files = split(list_images(config.photos), config.holdout)[1]
-        bank = PictureBank.of_files(files, config.side, device)
+        bank = PictureBank.of_files(files, config.side, device, report)
         warped = replace(config, shares=(1.0, 0.0, 0.0), labels=())
         return cls(bank, None, warped, torch.Generator(device).manual_seed(987_654))
 
