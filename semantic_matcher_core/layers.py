@@ -165,9 +165,11 @@ def grid_sample(maps: Tensor, grid: Tensor, mode: str, padding_mode: str = "zero
     return F.grid_sample(maps.flatten(0, 1)[:, None], each, **options).view(batch, channels, -1).transpose(1, 2)
 
 
-def convolution_layout() -> torch.memory_format:
-    """Return how convolutions' weights and maps lie in memory, for networks that are being built."""
-    return torch.channels_last if is_enabled("channels_last") else torch.contiguous_format
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """Return torch's name for how convolutions' weights and maps lie, which a network keeps as a bool: torch's objects
+    do not go into the pickles that ``torch.save`` makes.
+    """
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def standardised(images: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.extractors.selection import is_wanted, keep_rows
@@ -70,6 +71,8 @@ class Extractor(nn.Module, ABC):
     descriptor_dim: int = 0
     # Runs in float32 at every precision: narrow types would move its keypoints for little time.
     full_precision: bool = False
+    # Its descriptors are matched by guided search, where nothing else is asked for: see ``matching.guided``.
+    guided: bool = False
 
     def __init__(self, max_keypoints: int = 2048) -> None:
         super().__init__()
@@ -147,25 +150,28 @@ class Extractor(nn.Module, ABC):
         features = replace(evaluating(self)(images, masks), made_by=self.name)
         return features if masks is None else keep_rows(features, is_wanted(features.keypoints, masks))
 
-    def detectAndCompute(
-        self, image: np.ndarray, mask: np.ndarray | None = None
-    ) -> tuple[list[cv2.KeyPoint], np.ndarray]:
+    def detectAndCompute(self, image: Any, mask: np.ndarray | None = None) -> tuple[list[cv2.KeyPoint], np.ndarray]:
         """Extract by OpenCV's calling convention.
 
         Args:
-            image: one RGB (or grey) uint8 image.
+            image: one, as for :meth:`extract`; RGB or grey.
             mask: zero where nothing is wanted.
 
         Returns:
-            A list of N ``cv2.KeyPoint`` and an ``N x D`` float32 array of descriptors.
+            A list of N ``cv2.KeyPoint`` and an ``N x D`` float32 array of descriptors. Extractors without scales and
+            orientations give size 1 and angle -1, which stands for none.
         """
         import cv2
 
-        if not isinstance(image, np.ndarray):
-            raise ImageError(f"detectAndCompute takes one numpy image, got {type(image).__name__}")
-        features = self.extract(image, mask)[0]
+        features = self.extract(image, mask)
+        if len(features) != 1:
+            raise ImageError(f"detectAndCompute takes one image, got a batch of {len(features)}")
+        scores = features.scores[0].tolist()
+        sizes = [1.0] * len(scores) if features.scales is None else features.scales[0].tolist()
+        turned = features.orientations
+        angles = [-1.0] * len(scores) if turned is None else (torch.rad2deg(turned[0]) % 360).tolist()
         keypoints = [
-            cv2.KeyPoint(float(x), float(y), 1.0, -1.0, float(score))
-            for (x, y), score in zip(features.keypoints[0].tolist(), features.scores[0].tolist(), strict=True)
+            cv2.KeyPoint(x, y, size, angle, score)
+            for (x, y), size, angle, score in zip(features.keypoints[0].tolist(), sizes, angles, scores, strict=True)
         ]
         return keypoints, features.descriptors[0].cpu().numpy()

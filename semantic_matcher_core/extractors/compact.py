@@ -16,7 +16,8 @@ from semantic_matcher_core.extractors.compact_network import STRIDE, Architectur
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.dkd import detect_keypoints
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
-from semantic_matcher_core.layers import convolution_layout, standardised
+from semantic_matcher_core.layers import memory_format, standardised
+from semantic_matcher_core.optimisations import is_enabled
 
 
 class Compact(DenseExtractor):
@@ -40,6 +41,7 @@ class Compact(DenseExtractor):
     # In bfloat16 one match in 25 is another one (2048 keypoints of a TUM pair), and on a CPU nothing is gained. A GPU
     # runs the network in float16 at both narrow precisions.
     full_precision = True
+    guided = True
     narrow_weights = "all"
 
     def __init__(
@@ -58,8 +60,8 @@ class Compact(DenseExtractor):
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius, least=1)
         self.net = CompactNetwork(architecture)
-        self.layout = convolution_layout()
-        self.net.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.channels_last = is_enabled("channels_last")
+        self.net.to(memory_format=memory_format(self.channels_last))  # type: ignore[call-overload]  # torch's stubs lack it
         self.eval()
 
     @staticmethod
@@ -76,7 +78,7 @@ class Compact(DenseExtractor):
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Compute maps of features, and logits of the score at full size."""
         (images,) = inputs
-        return self.net(images.contiguous(memory_format=self.layout))
+        return self.net(images.contiguous(memory_format=memory_format(self.channels_last)))
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
         fine, coarse, logits = maps

@@ -1,13 +1,12 @@
 """Deformable convolution (Dai et al., ICCV 2017; arXiv 1703.06211) through ``grid_sample``.
 
-kornia's own gathers the four neighbours of every tap one after the other: six times slower on the CPU, and four times
-the memory.
+Gathering the four neighbours of every tap one after the other, as kornia does, is six times slower on the CPU, and
+takes four times the memory.
 """
 
 from __future__ import annotations
 
 import torch
-from kornia.feature.aliked.aliked import DeformableConv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,16 +14,16 @@ from torch.nn import functional as F
 class DeformableConv(nn.Module):
     """A 3 x 3 deformable convolution of stride 1 without modulation, as ALIKED uses it.
 
-    Takes over the parameters of kornia's layer, with their names. Offsets are at most a quarter of the map's long side.
+    Offsets are at most a quarter of the map's long side.
 
     Args:
-        layer: kornia's.
+        inputs, outputs: channels C and D.
     """
 
-    def __init__(self, layer: DeformableConv2d) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.offset_conv = layer.offset_conv
-        self.regular_conv = layer.regular_conv
+        self.offset_conv = nn.Conv2d(inputs, 2 * 3 * 3, 3, padding=1)
+        self.regular_conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``B x C x H x W`` to ``B x D x H x W``."""

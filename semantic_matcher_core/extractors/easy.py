@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from semantic_matcher_core.errors import ConfigError, unknown_name
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.selection import is_wanted
 from semantic_matcher_core.types import Features
 
 PREFIX = "easy:"
@@ -87,18 +88,16 @@ class EasyLocalFeature(Extractor):
 
     def _one(self, image: Tensor, mask: Tensor | None) -> Features:
         keypoints, scores, descriptors = self._run(image[None])
-        height, width = image.shape[-2:]
         keypoints = keypoints - self.offset
         if mask is not None:
-            x, y = keypoints.round().long().unbind(-1)
-            wanted = mask[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+            wanted = is_wanted(keypoints[None], mask[None])[0]
             keypoints, scores, descriptors = keypoints[wanted], scores[wanted], descriptors[wanted]
         best = scores.argsort(descending=True, stable=True)[: self.max_keypoints]
         return Features(
             keypoints=keypoints[best][None],
             scores=scores[best][None],
             descriptors=F.normalize(descriptors[best], dim=-1)[None],
-            image_size=(height, width),
+            image_size=(image.shape[-2], image.shape[-1]),
         )
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

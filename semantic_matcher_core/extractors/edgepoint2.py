@@ -22,7 +22,8 @@ from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.dense import DenseExtractor, Found
 from semantic_matcher_core.extractors.options import check_detection_threshold, check_nms_radius
 from semantic_matcher_core.extractors.selection import best_candidates, local_maxima, mask_at_size, zero_padding
-from semantic_matcher_core.layers import convolution_layout, grid_sample
+from semantic_matcher_core.layers import grid_sample, memory_format
+from semantic_matcher_core.optimisations import is_enabled
 
 _STRIDE = 32
 _MARGIN = 4
@@ -85,8 +86,8 @@ class EdgePoint2(DenseExtractor):
         self.detection_threshold = check_detection_threshold(detection_threshold)
         self.nms_radius = check_nms_radius(nms_radius)
         self.net = EdgePoint2Network(*_WIDTHS[size[0]], self.descriptor_dim)
-        self.layout = convolution_layout()
-        self.net.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stubs lack it
+        self.channels_last = is_enabled("channels_last")
+        self.net.to(memory_format=memory_format(self.channels_last))  # type: ignore[call-overload]  # torch's stubs lack it
         self.eval()
 
     @staticmethod
@@ -106,13 +107,13 @@ class EdgePoint2(DenseExtractor):
     def dense(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Compute what the descriptors' last convolution sees, and logits of the score; see the network's forward."""
         (images,) = inputs
-        return self.net(images.contiguous(memory_format=self.layout))
+        return self.net(images.contiguous(memory_format=memory_format(self.channels_last)))
 
     def finish(self, maps: Sequence[Tensor], size: tuple[int, int], masks: Tensor | None, limits: Limits) -> Found:
         described, logits = maps
         # Logits are compared and ranked: near 1, different logits give the same float32 probability.
         score_map = logits[:, 0]
-        lowest = math.log(limits.threshold / (1 - limits.threshold)) if limits.threshold else -math.inf
+        lowest = float(torch.tensor(limits.threshold, dtype=torch.float64).clamp(0, 1).logit())
         keypoints, scores, valid = best_candidates(
             score_map,
             local_maxima(score_map, self.nms_radius) & (score_map > lowest),

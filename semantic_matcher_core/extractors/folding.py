@@ -17,12 +17,12 @@ class FoldedSequential(nn.Sequential):
     gradients. Norms in training mode run as they are.
 
     Args:
-        memory_format: of the folded weights, which the maps then take as well.
+        channels_last: how the folded weights lie in memory, and then the maps as well.
     """
 
-    def __init__(self, *layers: nn.Module, memory_format: torch.memory_format = torch.contiguous_format) -> None:
+    def __init__(self, *layers: nn.Module, channels_last: bool = False) -> None:
         super().__init__(*layers)
-        self.memory_format = memory_format
+        self.channels_last = channels_last
 
     def forward(self, x: Tensor, fold: bool = True) -> Tensor:
         """Compute as ``nn.Sequential`` does; ``fold=False`` to the last bit."""
@@ -39,7 +39,7 @@ class FoldedSequential(nn.Sequential):
             layer = layers[position]
             norm = layers[position + 1] if position + 1 < len(layers) else None
             if folds and isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and not norm.training:
-                x = _normalised_convolution(x, layer, norm, self.memory_format)
+                x = _normalised_convolution(x, layer, norm, self.channels_last)
                 position += 2
                 if position < len(layers) and isinstance(layers[position], nn.ReLU):
                     x = F.relu_(x)
@@ -50,9 +50,7 @@ class FoldedSequential(nn.Sequential):
         return x
 
 
-def _normalised_convolution(
-    x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, memory_format: torch.memory_format
-) -> Tensor:
+def _normalised_convolution(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, channels_last: bool) -> Tensor:
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var + norm.eps).rsqrt()
     shift = -norm.running_mean * scale
@@ -61,7 +59,7 @@ def _normalised_convolution(
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     weight = conv.weight * scale[:, None, None, None]
-    if memory_format is torch.channels_last:
+    if channels_last:
         # So that maps become what the weights say even where there is one channel, whose strides say nothing.
         weight = weight.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)

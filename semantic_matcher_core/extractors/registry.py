@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -18,6 +19,7 @@ from semantic_matcher_core.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from semantic_matcher_core.extractors.base import Extractor
 
+_log = logging.getLogger(__name__)
 ENTRY_POINT_GROUP = "semantic_matcher.extractors"
 # torch's own name for the module itself among its submodules.
 _WHOLE = ""
@@ -130,6 +132,8 @@ def create_extractor(
         raise ConfigError(f"an extractor is called by its name, got {name!r}; see list_extractors()")
     name = ALIASES.get(name, name)
     entry = _built_in(name)
+    if weights is not None and not has_weights(name):
+        _log.warning("weights %s have no effect: extractor %r takes none", weights, name)
     if entry is None:
         extractor = _create_third_party(name, max_keypoints, options)
     else:
@@ -138,16 +142,23 @@ def create_extractor(
         if entry.weights is None:
             extractor = _call(factory, name, max_keypoints, options)
         else:
-            from semantic_matcher_core.weights import load_state_dict_strictly, read_state_dict
+            from semantic_matcher_core.weights.loading import Undrawn, load_state_dict_strictly, read_state_dict
 
             paths = _find_weights(name, entry.weights, weights, fetch)
             # Some layouts come in versions that only the tensors tell apart.
             if hasattr(factory, "options_of_state_dict"):
                 options = {**factory.options_of_state_dict(read_state_dict(paths[_WHOLE])), **options}
-            extractor = _call(factory, name, max_keypoints, options)
+            with Undrawn():
+                extractor = _call(factory, name, max_keypoints, options)
             for part, path in paths.items():
                 load_state_dict_strictly(extractor.get_submodule(part), path)
     return extractor.eval().requires_grad_(False).to(resolve_device(device))
+
+
+def has_weights(name: str) -> bool:
+    """Return whether an extractor takes weights of the catalogue."""
+    entry = _built_in(ALIASES.get(name, name))
+    return entry is not None and entry.weights is not None
 
 
 def accepted_options(name: str) -> frozenset[str]:
@@ -159,7 +170,7 @@ def accepted_options(name: str) -> frozenset[str]:
     name = ALIASES.get(name, name)
     entry = _built_in(name)
     if entry is None:
-        factory = _entry_point(name).load()
+        factory = _loaded(_entry_point(name))
     else:
         factory = getattr(importlib.import_module(f"semantic_matcher_core.extractors.{entry.module}"), entry.factory)
     parameters = inspect.signature(factory).parameters.values()
@@ -196,11 +207,20 @@ def _entry_point(name: str) -> EntryPoint:
     return point
 
 
+def _loaded(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:
+        package = f" of package {point.dist.name}" if point.dist is not None else ""
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"extractor {point.name!r}{package} ({point.value}) cannot be imported: {reason}") from error
+
+
 def _create_third_party(name: str, max_keypoints: int, options: dict[str, Any]) -> Extractor:
     point = _entry_point(name)
     from semantic_matcher_core.extractors.base import Extractor
 
-    extractor = _call(point.load(), name, max_keypoints, options)
+    extractor = _call(_loaded(point), name, max_keypoints, options)
     if not isinstance(extractor, Extractor):
         raise ConfigError(f"entry point {name!r} ({point.value}) gave a {type(extractor).__name__}, not an Extractor")
     return extractor

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from semantic_matcher_core.extractors.selection import mask_at_size
+from semantic_matcher_core.types import Features
 
 
 def fit_long_side(images: Tensor, masks: Tensor | None, max_side: int | None) -> tuple[Tensor, Tensor | None]:
@@ -42,3 +45,14 @@ def keypoints_at_size(keypoints: Tensor, seen: tuple[int, int], given: tuple[int
     x, y = keypoints.unbind(-1)
     x, y = (x + 0.5) * (given[1] / seen[1]) - 0.5, (y + 0.5) * (given[0] / seen[0]) - 0.5
     return torch.stack((x, y), dim=-1)
+
+
+def features_at_size(features: Features, given: tuple[int, int]) -> Features:
+    """Return features of an image that was made smaller for them, as those of the ``(height, width)`` image given."""
+    seen = features.image_size
+    if seen == given:
+        return features
+    scales = None if features.scales is None else features.scales * (max(given) / max(seen))
+    return replace(
+        features, keypoints=keypoints_at_size(features.keypoints, seen, given), scales=scales, image_size=given
+    )

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -152,7 +152,7 @@ class RecordedExtraction:
             features, extents = found
             counts, ends = zip(*extents.tolist(), strict=True)
             if counts == ends:
-                return _first_rows(features, counts)
+                return features.first_rows(min(counts), max(counts))
         return self._extract(networks, settings, images, masks)
 
     def step(
@@ -191,7 +191,7 @@ class RecordedExtraction:
         count, end = (int(value) for value in ends.flatten())
         if count != end:
             return None
-        return _first_rows(features, (count,)), [_matches(side, keypoints) for side in sides]
+        return features.first_rows(count, count), [_matches(side, keypoints) for side in sides]
 
     def _padded(self, networks: Networks, settings: Settings, images: Tensor) -> tuple[Features, Tensor] | None:
         """Return features of a fixed size, and ``B x 2``: how many rows are real, and where the last of them ends."""
@@ -240,23 +240,15 @@ class RecordedExtraction:
         return RecordedExtraction, (self._extract,)
 
 
-def _first_rows(features: Features, counts: Sequence[int]) -> Features:
-    """Return padded features without rows that are padding in every image, as :meth:`Features.trimmed`, but no wait."""
-    rows: dict[str, Any] = {name: t[:, : max(counts)] for name, t in features.tensors().items()}
-    return replace(features, **rows) if min(counts) < max(counts) else replace(features, **{**rows, "valid": None})
-
-
 def _compared(features: Features, rows: int) -> dict[str, Tensor]:
     """Return what matching reads of features of one image, with padding up to ``rows``."""
     names = ["descriptors"] if features.reasoned is None else ["reasoned", "semantic"]
     known = {name: t for name in ("keypoints", *names) if (t := getattr(features, name)) is not None}
     missing = rows - features.keypoints.shape[1]
-    valid = features.valid
-    if valid is None:
-        valid = torch.ones(features.keypoints.shape[:2], dtype=torch.bool, device=features.device)
     if not missing:
-        return {**known, "valid": valid}
-    return {**{name: F.pad(t, (0, 0, 0, missing)) for name, t in known.items()}, "valid": F.pad(valid, (0, missing))}
+        return {**known, "valid": features.real}
+    padded = {name: F.pad(t, (0, 0, 0, missing)) for name, t in known.items()}
+    return {**padded, "valid": F.pad(features.real, (0, missing))}
 
 
 def _matches(rows: Tensor, keypoints: Tensor) -> Matches:

@@ -13,6 +13,7 @@ from torch import nn
 from semantic_matcher_core.device import PRECISIONS
 from semantic_matcher_core.errors import ConfigError, ShapeError
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.dense import DenseExtractor
 from semantic_matcher_core.matching.learned import LightGlueMatcher
 from semantic_matcher_core.precision import has_narrow_weights, narrowed
 from semantic_matcher_core.reasoning import Reasoner
@@ -142,6 +143,24 @@ class Parts:
             raise ConfigError(
                 f"semantic_size must be at least one patch ({encoder.patch_size} px), got {settings.semantic_size}"
             )
+
+    def without_effect(self, settings: Settings, backend: str = "eager") -> dict[str, str]:
+        """Return the settings that these parts have no use for, and that somebody chose, with a sentence for each."""
+        name, device, encoder, reasoner = self.extractor.name, self.device.type, self.semantic_encoder, self.reasoner
+        usual, found = Settings(), {}
+        fixed = 0 if reasoner is None else reasoner.config.fix_dino_size
+        if settings.semantic_size != usual.semantic_size and (encoder is None or fixed > 0):
+            why = f"the checkpoint fixes it at {fixed}" if fixed > 0 else f"extractor {name!r} alone has no encoder"
+            found["semantic_size"] = f"semantic_size {settings.semantic_size} has no effect: {why}"
+        narrow, full = has_narrow_weights(self.extractor), getattr(self.extractor, "full_precision", False)
+        on_gpu = device == "cuda" and (narrow or self.lightglue is not None)
+        by_autocast = not (narrow or full) and next(self.extractor.parameters(), None) is not None
+        if settings.precision != usual.precision and reasoner is None and not (on_gpu or by_autocast):
+            why = f"extractor {name!r} runs in fp32 on {device}"
+            found["precision"] = f"precision {settings.precision!r} has no effect: {why}"
+        if backend in ("compile", "tensorrt") and reasoner is None and not isinstance(self.extractor, DenseExtractor):
+            found["backend"] = f"backend {backend!r} has no effect: extractor {name!r} has no dense network to compile"
+        return found
 
 
 def _narrow_extractor(extractor: Extractor, dtype: torch.dtype) -> Extractor:

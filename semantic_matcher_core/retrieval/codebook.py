@@ -9,6 +9,7 @@ hundred thousand images up.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -49,8 +50,14 @@ class Codebook:
         samples = np.ascontiguousarray(descriptors, np.float32)
         stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, _ITERATIONS, _EPSILON)
         count = min(clusters, len(samples))
-        cv2.setRNGSeed(seed)
-        _, _, centres = cv2.kmeans(samples, count, np.empty(0, np.int32), stop, _ATTEMPTS, cv2.KMEANS_PP_CENTERS)
+
+        def found() -> np.ndarray:
+            cv2.setRNGSeed(seed)
+            return cv2.kmeans(samples, count, np.empty(0, np.int32), stop, _ATTEMPTS, cv2.KMEANS_PP_CENTERS)[2]
+
+        # In a thread of its own, whose random numbers nobody else draws: OpenCV keeps one state a thread.
+        with ThreadPoolExecutor(1) as own:
+            centres = own.submit(found).result()
         return cls(np.asarray(centres, np.float32).reshape(count, samples.shape[1]))
 
     def aggregate(self, descriptors: np.ndarray) -> np.ndarray:

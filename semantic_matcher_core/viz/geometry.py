@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from semantic_matcher_core.errors import ConfigError
+from semantic_matcher_core.errors import ConfigError, PoseError
 from semantic_matcher_core.types import Matches
 from semantic_matcher_core.viz.canvas import crosses, dots, fit, layout, lines, text
 from semantic_matcher_core.viz.palette import INLIER, MARK, OUTLIER, THEMES
@@ -36,11 +36,10 @@ def draw_warp(
         height, theme: as for ``draw_matches``.
 
     Raises:
-        ConfigError: the matches have no homography.
+        ConfigError: the matches were not checked by a homography.
+        PoseError: none was found.
     """
-    if matches.model is None or matches.model_type != "homography":
-        raise ConfigError("view 'warp' needs matches with a homography: verify(matches, 'homography')")
-    model = matches.model.detach().cpu().double().numpy()
+    model = _model(matches, "warp", "homography")
     # Drawn at the size of the picture: the model goes from pixels of one image as given to those of the other.
     target = fit(image1, height)
     to_target = _resize(image1.shape, target.shape)
@@ -82,11 +81,10 @@ def draw_epipolar(
         title, summary, height, theme: as for :func:`draw_warp`.
 
     Raises:
-        ConfigError: the matches have no such model, or an essential matrix comes without cameras.
+        ConfigError: the matches were not checked by such a model, or an essential matrix comes without cameras.
+        PoseError: none was found.
     """
-    if matches.model is None or matches.model_type not in ("fundamental", "essential"):
-        raise ConfigError("view 'epipolar' needs matches with a model: verify(matches, 'fundamental')")
-    model = matches.model.detach().cpu().double().numpy()
+    model = _model(matches, "epipolar", "fundamental", "essential")
     if matches.model_type == "essential":
         if cameras is None:
             raise ConfigError("view 'epipolar' of an essential matrix needs cameras=(K0, K1)")
@@ -153,3 +151,13 @@ def _in_image(line: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     if len(inside) < 2:
         return None
     return np.array([min(inside), max(inside)])
+
+
+def _model(matches: Matches, view: str, *kinds: str) -> np.ndarray:
+    if matches.model is not None and matches.model_type in kinds:
+        return matches.model.detach().cpu().double().numpy()
+    if matches.model is None and matches.inlier is not None:
+        raise PoseError(
+            f"no model was found in a check of {len(matches)} matches, so view {view!r} has nothing to show"
+        )
+    raise ConfigError(f"view {view!r} needs matches with a model: verify(matches, {kinds[0]!r})")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from semantic_matcher_core.io.encoding import encode_image
 from semantic_matcher_core.io.images import write_image
 
 
@@ -33,6 +34,4 @@ class Picture(np.ndarray):
     def _repr_png_(self) -> bytes | None:
         if self.dtype != np.uint8 or self.ndim != 3 or self.shape[-1] != 3 or 0 in self.shape:
             return None  # a part of a picture that is none itself
-        import cv2
-
-        return cv2.imencode(".png", np.ascontiguousarray(np.asarray(self)[..., ::-1]))[1].tobytes()
+        return encode_image(np.asarray(self), ".png").tobytes()

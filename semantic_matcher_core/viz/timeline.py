@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 
 from semantic_matcher_core.errors import ImageError
 from semantic_matcher_core.io.bags import BagReader
 from semantic_matcher_core.io.encoding import encode_image
+from semantic_matcher_core.io.images import shrunk
 from semantic_matcher_core.io.messages import DESCRIPTORS, NUMBERS, descriptors_of, similarities_topic
 from semantic_matcher_core.viz.spread import spread
 
@@ -223,11 +223,8 @@ def may_be(topic: str, keys: tuple[Key, Key], side: int) -> bool:
     return not name or _OTHER[name] not in topic
 
 
-def _thumbnail(pixels: np.ndarray, width: int) -> bytes:
-    # Both sides are bounded: a line camera's image is wide, its transpose high.
-    scale = min(1.0, width / pixels.shape[1], width / pixels.shape[0])
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    return encode_image(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), jpeg_quality=_QUALITY).tobytes()
+def _thumbnail(pixels: np.ndarray, max_side: int) -> bytes:
+    return encode_image(shrunk(pixels, max_side)[0], jpeg_quality=_QUALITY).tobytes()
 
 
 def as_json(value: Any) -> str:

@@ -13,7 +13,7 @@ from semantic_matcher_core.extractors.dalf.strips import in_strips, upsampled_in
 from semantic_matcher_core.extractors.folding import FoldedSequential
 
 # Channels innermost: convolutions, pooling and upsampling of few channels are twice as fast on the CPU.
-_sequence = partial(FoldedSequential, memory_format=torch.channels_last)
+_sequence = partial(FoldedSequential, channels_last=True)
 
 
 class UNet(nn.Module):

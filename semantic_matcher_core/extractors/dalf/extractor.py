@@ -133,7 +133,7 @@ class Dalf(Extractor):
         return_map: bool = False,
         multi_scale: bool | None = None,
     ) -> tuple[list[cv2.KeyPoint], np.ndarray] | tuple[list[cv2.KeyPoint], np.ndarray, np.ndarray]:
-        """Return the published call: an RGB (or grey) uint8 image or a path, options for this call alone.
+        """Run the published call: one image as for :meth:`extract`, options for this call alone.
 
         Returns:
             ``cv2.KeyPoint`` list and ``N x D`` descriptors, and with ``return_map`` the ``H x W`` heat map (logits), of
@@ -226,9 +226,7 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 def _merge(parts: list[Features], max_keypoints: int) -> Features:
     """Return all scales in one, best first."""
-    valid = torch.cat(
-        [p.valid if p.valid is not None else torch.ones_like(p.scores, dtype=torch.bool) for p in parts], dim=1
-    )
+    valid = torch.cat([p.real for p in parts], dim=1)
     scores = torch.cat([p.scores for p in parts], dim=1)
     # Padding sorts last; the sort is stable, so equal scores stay coarse before fine.
     order = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)

@@ -54,7 +54,7 @@ class PatchNetwork(nn.Module):
             ]
             channels = out_channels
         layers += [nn.Conv2d(channels, out_channels, (1, 2), bias=False), nn.BatchNorm2d(out_channels, affine=False)]
-        self.features = FoldedSequential(*layers, memory_format=torch.channels_last)
+        self.features = FoldedSequential(*layers, channels_last=True)
 
     def forward(self, patches: Tensor) -> Tensor:
         """Return ``M x 1 x 32 x 32`` to ``M x out_channels``, not normalised."""

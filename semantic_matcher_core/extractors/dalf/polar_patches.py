@@ -43,7 +43,7 @@ class PolarPatches(nn.Module):
             nn.Conv2d(in_channels * 2, in_channels * 2, 3, bias=False),
             nn.BatchNorm2d(in_channels * 2, affine=False),
             nn.ReLU(),
-            memory_format=torch.channels_last,
+            channels_last=True,
         )
         self.attn = nn.Sequential(
             nn.Linear(in_channels * 2, in_channels * 4),
