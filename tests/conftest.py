@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib.util
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -71,6 +73,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # One worker makes what takes long to make, once.
         if "wheel_and_source" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("wheel"))
+        # So it is with the fixtures of a file. Slow tests are left to whichever worker is free; they come last.
+        if not item.get_closest_marker("slow") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """Undo what commands do to the library's logger: their handler writes to the stderr of a test that is over."""
+    logger = logging.getLogger("semantic_matcher_core")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    handlers, level, logger.propagate = before
+    logger.handlers[:] = handlers
+    logger.setLevel(level)  # which forgets what loggers remember of the level before
 
 
 @pytest.fixture(scope="session")
@@ -105,21 +121,28 @@ def make_textured_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     Overlapping rectangles and ellipses of random colour, from large to small, under value noise of several octaves.
     NumPy alone draws it, so that it is the same with every version of OpenCV.
     """
+    return _drawn(height, width, seed).copy()
+
+
+# Up to half a second each, and many tests want the same.
+@functools.lru_cache(maxsize=128)
+def _drawn(height: int, width: int, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     canvas = np.full((height, width, 3), 110.0)
     side = min(height, width)
+    rows, columns = np.arange(height)[:, None], np.arange(width)
     for size in np.geomspace(side / 2, max(side / 60, 4.0), 900):
         centre_x, centre_y = random.uniform((0, 0), (width, height))
         half_width, half_height = np.maximum(random.uniform(0.3, 0.6, 2) * size, 1.0)
         angle, colour, is_ellipse = random.uniform(0, np.pi), random.uniform(0, 255, 3), random.random() < 0.5
         reach = np.hypot(half_width, half_height)
-        top, left = max(int(centre_y - reach), 0), max(int(centre_x - reach), 0)
-        window = canvas[top : int(centre_y + reach) + 2, left : int(centre_x + reach) + 2]
-        rows, columns = np.ogrid[: window.shape[0], : window.shape[1]]
-        x, y = columns + left - centre_x, rows + top - centre_y
-        u = np.abs(np.cos(angle) * x + np.sin(angle) * y) / half_width
-        v = np.abs(np.cos(angle) * y - np.sin(angle) * x) / half_height
-        window[u * u + v * v <= 1 if is_ellipse else np.maximum(u, v) <= 1] = colour
+        down = slice(max(int(centre_y - reach), 0), int(centre_y + reach) + 2)
+        across = slice(max(int(centre_x - reach), 0), int(centre_x + reach) + 2)
+        x, y = columns[across] - centre_x, rows[down] - centre_y
+        cosine, sine = np.cos(angle), np.sin(angle)
+        u = np.abs(cosine * x + sine * y) / half_width
+        v = np.abs(cosine * y - sine * x) / half_height
+        canvas[down, across][u * u + v * v <= 1 if is_ellipse else np.maximum(u, v) <= 1] = colour
     for cells in (4, 16, 64):
         noise = random.uniform(-1.0, 1.0, (cells, cells, 3))
         canvas += 90.0 / np.sqrt(cells) * _stretched(_stretched(noise, height).swapaxes(0, 1), width).swapaxes(0, 1)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
+import kornia
 import numpy as np
+import pytest
 import torch
+from kornia.feature.dedode.decoder import ConvRefiner
+from kornia.feature.dedode.encoder import VGG19
 from torch import Tensor, nn
 
+from semantic_matcher_core.extractors.dedode import DeDoDe
+from semantic_matcher_core.semantics import dinov2
 from semantic_matcher_core.types import Features
+from semantic_matcher_core.weights.loading import Undrawn
+
+# What kornia chooses itself: its windows of suppression of 5 pixels and more, its pruning of keypoints.
+needs_kornias_choice = pytest.mark.skipif(
+    kornia.__version__ < "0.9", reason="compared with kornia 0.9; Python 3.10 has 0.8.2, which chooses others"
+)
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -37,6 +50,28 @@ def randomize(module: nn.Module, seed: int = 0) -> None:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * (2 / fan_in) ** 0.5)
         else:
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+
+
+def shallow_dedode(max_keypoints: int, **options: Any) -> DeDoDe:
+    """With one of DINOv2's blocks, and one of VGG's and of the refiners' at each size: the others are the same."""
+    with (
+        mock.patch.dict(dinov2._ARCHITECTURES, dinov2_vitl14=dinov2._Architecture(1024, 1, 16)),
+        Undrawn(),
+    ):
+        extractor = DeDoDe(max_keypoints, **options)
+    for module in extractor.modules():
+        if isinstance(module, VGG19):
+            kept, since_pool = [], 0
+            for layer in module.layers:
+                pools = isinstance(layer, torch.nn.MaxPool2d)
+                if pools or since_pool < 3:  # convolution, batch normalisation, ReLU
+                    kept.append(layer)
+                since_pool = 0 if pools else since_pool + 1
+            module.layers = torch.nn.ModuleList(kept)
+        elif isinstance(module, ConvRefiner):
+            module.hidden_blocks = module.hidden_blocks[:1]
+    randomize(extractor)
+    return extractor
 
 
 @torch.no_grad()

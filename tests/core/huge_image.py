@@ -13,14 +13,14 @@ import torch
 from benchmarks.memory import measure
 from tests.conftest import make_textured_image
 from tests.core.extractor_checks import assert_well_formed
-from tests.core.test_extractor_contract import LIMIT, SLOW, build
+from tests.core.test_extractor_contract import LIMIT, QUARTERED, build
 
 
 def run(name: str, image: np.ndarray) -> None:
     torch.set_num_threads(1)
-    extractor = build(name)
-    if name in SLOW:
-        extractor = extractor.configured(max_side=640)
+    extractor = build(name, whole=True)
+    if name in QUARTERED:
+        extractor = extractor.configured(max_side=QUARTERED[name])
     peak, features = measure(extractor, image, "random")
     assert_well_formed(features, 1, (3000, 4000), extractor.descriptor_dim, LIMIT)
     print(json.dumps({"name": name, **asdict(peak)}), flush=True)

@@ -53,7 +53,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert found, line + log.read_text()
         yield found[0]
         process.terminate()
-        process.wait(30)
+        process.wait(240)
     assert "Traceback" not in log.read_text(), log.read_text()
 
 

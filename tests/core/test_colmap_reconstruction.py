@@ -69,8 +69,11 @@ def test_a_scene_of_points(tmp_path: Path, known: bool) -> None:
 
 @pytest.mark.slow
 def test_a_sequence_exported_with_the_defaults(shared: Path, tmp_path: Path) -> None:
-    images = shared / "data" / "sequences" / "tum"
+    images = tmp_path / "images"
+    images.mkdir()
+    for picture in sorted((shared / "data" / "sequences" / "tum").iterdir())[::2]:
+        (images / picture.name).symlink_to(picture)
     options = ["--colmap", "-v", "plain:compact", "-k", "700", "--write-images", "none"]
     assert main(["images", str(images), "-o", str(tmp_path / "tum.mcap"), *options]) == 0
     model = reconstructed(tmp_path / "tum.colmap" / "database.db", images, tmp_path / "model")
-    assert model.num_reg_images() == 20
+    assert model.num_reg_images() == len(list(images.iterdir())) == 10

@@ -156,19 +156,17 @@ def test_shrinking_equals_opencv(scale: float, size: tuple[int, int]) -> None:
 
 def test_keypoints_do_not_depend_on_threads_or_batch(shared: Path) -> None:
     dalf = create_extractor("dalf", weights=shared / "weights" / "dalf_ts-fl.pth", device="cpu")
-    images = as_image_batch(
-        np.stack([picture(shared, "kanagawa_1"), picture(shared, "kanagawa_2"), picture(shared, "kanagawa_1")])
-    )
+    images = as_image_batch(np.stack([picture(shared, "kanagawa_2"), picture(shared, "kanagawa_1")]))
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = dalf.extract(images[:1])
+        one = dalf.extract(images[1:])
         torch.set_num_threads(2)
-        two = dalf.extract(images[:1])
+        two = dalf.extract(images[1:])
     finally:
         torch.set_num_threads(threads)
     batch = dalf.extract(images)
-    for other in (two, batch[0], batch[2]):
+    for other in (two, batch[1]):
         assert torch.equal(one.keypoints, other.keypoints)
         torch.testing.assert_close(one.descriptors, other.descriptors, atol=1e-4, rtol=0)
     assert len(one.keypoints[0]) > 900

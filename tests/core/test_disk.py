@@ -9,7 +9,7 @@ from kornia.feature import DISK
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.extractors.disk import Disk
 from semantic_matcher_core.weights import load_state_dict_strictly
-from tests.core.extractor_checks import as_tensor, assert_same_features, randomize
+from tests.core.extractor_checks import as_tensor, assert_same_features, needs_kornias_choice, randomize
 
 
 def build(**options) -> Disk:
@@ -18,6 +18,7 @@ def build(**options) -> Disk:
     return extractor
 
 
+@needs_kornias_choice
 @pytest.mark.parametrize("limit", [4000, 40])
 @pytest.mark.parametrize(("height", "width"), [(96, 128), (75, 101), (17, 40)])
 @torch.no_grad()

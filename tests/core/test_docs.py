@@ -60,7 +60,8 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     assert "with_settings" in reference and "DenseExtractor" in reference
     assert not re.findall(r":(?:class|meth|func):", reference)
     for html in (tmp_path / "site").rglob("*.html"):
-        fetched = re.findall(
-            r"<(?:script|img|iframe)[^>]+src=\"https?://[^\"]+|<link[^>]+href=\"https?://[^\"]+", html.read_text()
-        )
+        text = html.read_text(encoding="utf-8")
+        # A list that does not stand apart from the text before it, or whose text is indented by less than four.
+        assert not re.findall(r"<p>[^<]*(?:<(?!/p>)[^<]*)*\n(?:[-*]|\d+\.) [^<]*", text), html
+        fetched = re.findall(r"<(?:script|img|iframe)[^>]+src=\"https?://[^\"]+|<link[^>]+href=\"https?://[^\"]+", text)
         assert not [tag for tag in fetched if 'rel="canonical"' not in tag], html

@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.reference_edgepoint2 import ReferenceEdgePoint2, ReferenceKeypoints
 from semantic_matcher_core.errors import CheckpointError
 from semantic_matcher_core.extractors import create_extractor, list_extractors
+from semantic_matcher_core.extractors.base import Limits
 from semantic_matcher_core.extractors.edgepoint2 import _WIDTHS, MODELS, EdgePoint2
 from semantic_matcher_core.types import Features
 from semantic_matcher_core.weights import load_state_dict_strictly
@@ -180,3 +181,7 @@ def test_threshold_is_of_the_score(textured):
     some = build("edgepoint2-t32", state, 4000, detection_threshold=threshold)(image)
     assert 0 < int(some.counts) < int(everything.counts)
     assert int(some.counts) == int((everything.scores > threshold).sum())
+    # A matcher's setting is not bounded to the extractor's own range.
+    extractor = build("edgepoint2-t32", state)
+    for threshold, count in ((1.0, 0), (1.5, 0), (-1.0, int(everything.counts))):
+        assert int(extractor.features(image, limits=Limits(4000, threshold)).counts) == count

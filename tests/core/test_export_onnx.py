@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kornia.feature.dedode.decoder import ConvRefiner
-from kornia.feature.dedode.encoder import VGG19
 
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import CheckpointError, ConfigError, DeviceError
@@ -22,7 +20,6 @@ from semantic_matcher_core.export.graphs import Graph, graphs_of
 from semantic_matcher_core.extractors import Extractor
 from semantic_matcher_core.extractors.alike import Alike
 from semantic_matcher_core.extractors.aliked import Aliked
-from semantic_matcher_core.extractors.dedode import DeDoDe
 from semantic_matcher_core.extractors.disk import Disk
 from semantic_matcher_core.extractors.edgepoint2 import EdgePoint2
 from semantic_matcher_core.extractors.sift import Sift
@@ -31,7 +28,7 @@ from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.dinov2 import DinoV2
 from semantic_matcher_core.weights.hashing import sha256_of_weights
-from tests.core.extractor_checks import randomize, randomize_dedode
+from tests.core.extractor_checks import randomize, randomize_dedode, shallow_dedode
 
 pytestmark = [
     pytest.mark.skipif(
@@ -48,28 +45,11 @@ EXTRACTORS = {
     "aliked-t16": lambda: Aliked(80, model="aliked-t16", detection_threshold=0.0),
     "disk": lambda: Disk(80),
     "edgepoint2-s32": lambda: EdgePoint2(80, model="edgepoint2-s32", detection_threshold=0.0),
-    "dedode-G": lambda: randomize_dedode(shallow(DeDoDe(80, descriptor="G"))),
+    "dedode-G": lambda: randomize_dedode(shallow_dedode(80, descriptor="G")),
 }
 # It comes with random weights that give logits of a useful range, and takes long to build and to trace. What B has, G
 # has, too.
 DEDODE = "dedode-G"
-
-
-def shallow(extractor: DeDoDe) -> DeDoDe:
-    """With two of DINOv2's blocks, and one of VGG's and of the refiners' at each size: the others are the same."""
-    extractor.dinov2.blocks = extractor.dinov2.blocks[:2]
-    for module in extractor.modules():
-        if isinstance(module, VGG19):
-            kept, since_pool = [], 0
-            for layer in module.layers:
-                pools = isinstance(layer, torch.nn.MaxPool2d)
-                if pools or since_pool < 3:  # convolution, batch normalisation, ReLU
-                    kept.append(layer)
-                since_pool = 0 if pools else since_pool + 1
-            module.layers = torch.nn.ModuleList(kept)
-        elif isinstance(module, ConvRefiner):
-            module.hidden_blocks = module.hidden_blocks[:1]
-    return extractor
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +88,16 @@ def plain(name: str, seed: int = 1) -> SemanticMatcher:
 
 
 def reasoned(conditioned: bool = True, seed: int = 1) -> SemanticMatcher:
+    extractor, encoder = plain("xfeat", seed).extractor, shallow_dinov2(seed)
+    config = ReasonerConfig(64, 384, features_dim=32, n_attention_layers=2, semantic_conditioning=conditioned)
+    return SemanticMatcher.from_parts(extractor, encoder, Reasoner(config), device="cpu", semantic_size=112)
+
+
+def shallow_dinov2(seed: int) -> DinoV2:
     torch.manual_seed(seed)
-    extractor = XFeat(60, detection_threshold=0.0)
     encoder = DinoV2("dinov2_vits14")
     encoder.blocks = encoder.blocks[:2]
-    config = ReasonerConfig(64, 384, features_dim=32, n_attention_layers=3, semantic_conditioning=conditioned)
-    return SemanticMatcher.from_parts(extractor, encoder, Reasoner(config), device="cpu", semantic_size=112)
+    return encoder
 
 
 def assert_close(matcher: SemanticMatcher, expected: SemanticMatcher, images: np.ndarray) -> None:
@@ -296,10 +280,9 @@ def test_dinov2_and_reasoner_in_int8(tmp_path, textured):
 
 def test_an_extractor_without_a_network_is_no_obstacle_to_int8(tmp_path, textured):
     def build() -> SemanticMatcher:
-        torch.manual_seed(1)
-        encoder = DinoV2("dinov2_vits14")
-        encoder.blocks = encoder.blocks[:1]
-        reasoner = Reasoner(ReasonerConfig(128, 384, features_dim=32, n_attention_layers=1))
+        encoder = shallow_dinov2(1)
+        config = ReasonerConfig(128, 384, features_dim=32, n_attention_layers=1, semantic_conditioning=False)
+        reasoner = Reasoner(config)
         return SemanticMatcher.from_parts(Sift(60), encoder, reasoner, device="cpu", semantic_size=56)
 
     export_onnx(build(), tmp_path / "graphs", int8=True)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors import Extractor
 from semantic_matcher_core.extractors.dalf import Dalf
@@ -48,6 +49,18 @@ def test_an_extractor_that_trains_is_not_moved_by_inference(name: str) -> None:
         assert torch.equal(getattr(found, field), getattr(expected, field)), field
     for key, value in state(extractor).items():
         assert torch.equal(value, before[key]), key
+
+
+def test_features_may_be_changed_and_learned_from() -> None:
+    matcher = SemanticMatcher.from_parts(build("compact"), device="cpu")
+    with torch.inference_mode():
+        image = torch.from_numpy(PICTURE).permute(2, 0, 1) / 255
+        features = matcher.extract(image[None])
+        assert not matcher.match(features, features).confidence.is_inference()
+    features.keypoints.add_(0.5)
+    weight = torch.ones(features.descriptors.shape[-1], requires_grad=True)
+    (features.descriptors * weight).sum().backward()
+    assert weight.grad is not None and not features.descriptors.requires_grad
 
 
 def test_a_view_shares_weights_and_keeps_the_modes() -> None:
@@ -102,7 +115,7 @@ def test_other_options_leave_the_extractor_as_it_is() -> None:
 
 
 FORK = """
-import multiprocessing, sys
+import multiprocessing
 import numpy as np
 import torch
 from semantic_matcher_core import SemanticMatcher
@@ -110,11 +123,9 @@ from semantic_matcher_core import SemanticMatcher
 image = (np.random.default_rng(0).random((64, 80, 3)) * 255).astype(np.uint8)
 matcher = SemanticMatcher.from_pretrained("plain:compact", device="cpu", max_keypoints=50)
 torch.set_num_threads(2)
-if "used" in sys.argv:
-    matcher.match_images(image, image)
 
-def work(what):
-    if "one" in sys.argv:
+def work(what, one):
+    if one:
         torch.set_num_threads(1)
     if what == "extract":
         return len(matcher.extract(image).keypoints[0])
@@ -122,27 +133,48 @@ def work(what):
         return len(matcher.extractor.extract(image).keypoints[0])
     return len(SemanticMatcher.from_pretrained("plain:sift", device="cpu").match_images(image, image))
 
-if __name__ == "__main__":
-    with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+def ask(how, one=False):
+    with multiprocessing.get_context(how).Pool(1) as pool:
         for what in ("extract", "part", "build"):
             try:
-                print(what, pool.map(work, [what])[0] > 0)
+                print(what, pool.starmap(work, [(what, one)])[0] > 0, flush=True)
             except Exception as error:
-                print(what, type(error).__name__, error)
+                print(what, type(error).__name__, error, flush=True)
+
+if __name__ == "__main__":
+    for state in ("loaded", "used"):
+        if state == "used":
+            matcher.match_images(image, image)
+        ask("fork")
+        ask("fork", one=True)
+    ask("spawn")
 """
 
 
-@pytest.mark.parametrize("used", ["used", "loaded"])
-@pytest.mark.parametrize("how", ["fork", "fork one", "spawn"])
-def test_a_fork_ends_with_a_sentence(used: str, how: str, tmp_path) -> None:
+def test_a_fork_ends_with_a_sentence(tmp_path) -> None:
+    """Of a process that has loaded a matcher, and of one that has used it."""
     script = tmp_path / "forking.py"
     script.write_text(FORK)
-    done = subprocess.run(
-        [sys.executable, str(script), *how.split(), used], capture_output=True, text=True, timeout=100, check=False
-    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False)
     lines = done.stdout.splitlines()
-    assert len(lines) == 3, done.stderr
-    if how == "fork":
-        assert all("ForkError" in line and "get_context('spawn')" in line for line in lines), lines
-    else:
-        assert lines == ["extract True", "part True", "build True"]
+    assert len(lines) == 15, done.stdout + done.stderr
+    for start in (0, 6):
+        refused, on_one_thread = lines[start : start + 3], lines[start + 3 : start + 6]
+        assert all("ForkError" in line and "get_context('spawn')" in line for line in refused), refused
+        assert on_one_thread == ["extract True", "part True", "build True"]
+    assert lines[12:] == ["extract True", "part True", "build True"]
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor"])
+def test_torch_compile_around_a_matcher_leaves_it_as_it_is(kind: str) -> None:
+    picture = (np.random.default_rng(0).random((12, 16)) * 255).astype(np.uint8).repeat(10, 0).repeat(10, 1)
+    given = picture if kind == "array" else torch.from_numpy(picture)[None].float() / 255
+    matcher = SemanticMatcher.from_pretrained("plain:sift", device="cpu")
+
+    def sum_of_places(image: object) -> torch.Tensor:
+        return matcher.extract(image).keypoints.sum() * 2
+
+    expected = sum_of_places(given)
+    assert expected > 0
+    assert torch.equal(torch.compile(sum_of_places, backend="eager")(given), expected)
+    assert torch.equal(torch.compile(matcher.extract, backend="eager")(given).keypoints.sum() * 2, expected)

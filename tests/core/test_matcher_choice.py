@@ -108,7 +108,7 @@ def test_settings_reach_it(matcher, pictures):
 
 def test_copies_batches_and_training_mode_change_nothing(matcher, pictures):
     expected = matcher.match_images(*pictures)
-    assert_same(pickle.loads(pickle.dumps(matcher)).match_images(*pictures), expected)
+    assert_same(pickle.loads(pickle.dumps(matcher, 2)).match_images(*pictures), expected)
     together = matcher.match_images(np.stack([pictures[0]] * 3), np.stack([pictures[1]] * 3))
     assert together.batch_size == 3
     for b in range(3):

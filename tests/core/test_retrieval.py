@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -216,6 +217,17 @@ def test_bad_indices_and_options_are_refused(
                 file["@retrieval"].attrs[change[0]] = change[1]
         with pytest.raises(FeaturesFileError, match=message), RetrievalIndex(tmp_path / "changed.h5"):
             pass
+
+
+def test_a_codebook_draws_no_number_of_its_callers() -> None:
+    samples = np.random.default_rng(0).normal(size=(60, 4))
+    drawn = []
+    for trains in (False, True):
+        cv2.setRNGSeed(5)
+        if trains:
+            Codebook.train(samples, 3, seed=1)
+        drawn.append(cv2.randu(np.zeros(3), 0, 1).tolist())
+    assert drawn[0] == drawn[1]
 
 
 def test_a_codebook_finds_its_clusters() -> None:

@@ -22,6 +22,15 @@ def blob(centre: tuple[float, float], sigma: float, side: int = 160) -> np.ndarr
     return np.rint(40 + 180 * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * sigma**2))).astype(np.uint8)
 
 
+def test_opencv_gets_sizes_and_angles_as_its_own(textured):
+    image = textured(120, 161)
+    ours = Sift(10**5).detectAndCompute(image, None)[0]
+    theirs = cv2.SIFT.create().detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)[0]
+    assert len(ours) > 20
+    for given in (lambda k: k.size, lambda k: k.angle):
+        np.testing.assert_allclose(sorted(map(given, ours)), sorted(map(given, theirs)), atol=1e-3)
+
+
 def test_same_keypoints_and_descriptors_as_opencv(textured):
     image = textured(120, 161)
     places, responses, descriptors = opencv(image)

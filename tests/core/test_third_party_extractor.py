@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import cv2
@@ -139,3 +140,16 @@ def test_what_is_no_extractor_is_refused(points):
         create_extractor("wrong", device="cpu")
     with pytest.raises(UnknownNameError, match=r"'absent'.*plain"):
         create_extractor("absent")
+
+
+def test_a_broken_plug_in_breaks_no_other(tmp_path, monkeypatch):
+    (tmp_path / "broken_plug_in.py").write_text("raise RuntimeError('no licence')")
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = {"broken": "broken_plug_in", "gone": "no_such_plug_in"}
+    points = [EntryPoint(name, f"{module}:Thing", registry.ENTRY_POINT_GROUP) for name, module in modules.items()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    assert list_extractors()[-2:] == ["broken", "gone"] and create_extractor("sift").name == "sift"
+    for name, reason in (("broken", "RuntimeError: no licence"), ("gone", "ModuleNotFoundError: No module named")):
+        for use in (create_extractor, registry.accepted_options):
+            with pytest.raises(ConfigError, match=rf"extractor '{name}' .*Thing\) cannot be imported: {reason}"):
+                use(name)

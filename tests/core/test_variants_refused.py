@@ -89,6 +89,8 @@ def test_names_and_paths_that_are_nothing(home: Path, checkpoint: Path, tmp_path
         match=r"unknown variant 'xfeet'; did you mean 'xfeat'\? known: compact, xfeat, .*plain:<extractor>",
     ):
         SemanticMatcher.from_pretrained("xfeet", device="cpu")
+    with pytest.raises(UnknownNameError, match="unknown variant ''; known: compact"):
+        SemanticMatcher.from_pretrained("", device="cpu")
     for path in (str(tmp_path / "nowhere"), tmp_path / "nowhere", "nowhere.zip"):
         with pytest.raises(WeightsNotFoundError, match="does not exist"):
             SemanticMatcher.from_pretrained(path, device="cpu")

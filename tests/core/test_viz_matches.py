@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from semantic_matcher_core.errors import ConfigError, ImageError
+from semantic_matcher_core.errors import ConfigError, ImageError, PoseError
 from semantic_matcher_core.matching.verification import verify
 from semantic_matcher_core.types import Features, Matches
 from semantic_matcher_core.viz.matches import _summary, draw_matches
@@ -171,6 +171,12 @@ def test_refusals() -> None:
         draw_matches(black(), black(), given, view="warp")
     with pytest.raises(ConfigError, match=r"verify\(matches, 'fundamental'\)"):
         draw_matches(black(), black(), given, view="epipolar")
+    # What was checked in vain is not told to be checked.
+    for kind, view in (("homography", "warp"), ("fundamental", "epipolar")):
+        with pytest.raises(
+            PoseError, match=f"no model was found in a check of 1 matches, so view '{view}' has nothing"
+        ):
+            draw_matches(black(), black(), verify(given, kind), view=view)
     with pytest.raises(ConfigError, match="geometric check"):
         draw_matches(black(), black(), given, colour="inlier")
     with pytest.raises(ConfigError, match="height"):

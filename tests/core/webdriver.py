@@ -41,7 +41,7 @@ class Browser:
             self._ask("DELETE", self._session)
         finally:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
 
     def open(self, address: str) -> None:
         self._ask("POST", f"{self._session}/url", {"url": address})
