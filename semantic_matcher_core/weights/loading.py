@@ -17,22 +17,31 @@ from semantic_matcher_core.errors import CheckpointError
 # Under which a training checkpoint keeps its parameters; "extractor" is DISK's (cvlab-epfl/disk).
 _WRAPPERS = ("state_dict", "extractor", "model")
 _SHOWN = 4
-# What layers draw their first weights with.
-_DRAWN = {nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, Tensor.uniform_, Tensor.normal_}
+# What layers fill their first weights with, and what that is made of. The second kind is not left out: who draws again
+# until a value is in bounds, as `nn.init.trunc_normal_` does, would never end.
+_FILLED = {nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_}
+_DRAWN = {Tensor.uniform_, Tensor.normal_}
 
 
 class Undrawn(TorchFunctionMode):
     """Leaves the random weights undrawn of networks that are built in it, in this thread: others are loaded at once.
 
-    It is most of the time that a large network takes to be built, four seconds for DeDoDe.
+    It is most of the time that a large network takes to be built, four seconds for DeDoDe. What little is drawn takes
+    none of the caller's random numbers.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._generator = torch.Generator()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DRAWN:
+        if func in _FILLED:
             return args[0] if args else kwargs["tensor"]
+        if func in _DRAWN and args[0].device == self._generator.device and kwargs.get("generator") is None:
+            kwargs = {**kwargs, "generator": self._generator}
         return func(*args, **kwargs)
 
 

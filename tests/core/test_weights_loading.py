@@ -238,5 +238,16 @@ def test_what_is_loaded_at_once_is_not_drawn() -> None:
         encoder = DinoV2("dinov2_vits14")
     load_strictly(encoder, expected, "here")
     assert all(torch.equal(value, expected[name]) for name, value in encoder.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
     nn.Linear(4, 5)
     assert not torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("bounds", [(-2.0, 2.0), (1.5, 2.0)], ids=["likely", "unlikely"])
+def test_what_is_drawn_until_it_is_in_bounds_ends(bounds: tuple[float, float]) -> None:
+    """Whatever lay in the memory before: `nn.init.trunc_normal_` draws again what is out of bounds."""
+    with Undrawn():
+        tensor = nn.init.trunc_normal_(torch.full((50,), 100.0), 0.0, 1.0, *bounds)
+        assert tensor.min() >= bounds[0] and tensor.max() <= bounds[1]
+        nn.init.xavier_uniform_(torch.empty(3, 3))
+        nn.init.orthogonal_(torch.empty(3, 3))
