@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import gc
 import importlib
 import multiprocessing
@@ -211,24 +213,44 @@ def running(module: str, log: Path, *args: Any, ready: str = READY, **options: A
                 node.process.wait()
 
 
+@functools.cache
+def participant() -> Any:
+    """The rclpy context of all nodes in this process; the first call must follow the fixture ``ros``.
+
+    Fast DDS 2.14 may wait for ever when a participant ends: it gives up closing what hears shared memory when another
+    process has held a lock for a second, as one does that stands still, or waits for a busy machine; but its thread
+    goes on. So there is one, which a node keeps until the process ends.
+    """
+    import rclpy
+    from rclpy.context import Context
+
+    context = Context()
+    rclpy.init(context=context)
+    keeper = rclpy.create_node("_keeper", context=context, start_parameter_services=False, enable_rosout=False)
+
+    def end() -> None:
+        _end_by_alarm(10)
+        keeper.destroy_node()
+        context.try_shutdown()
+
+    atexit.register(end)
+    return context
+
+
 @contextmanager
 def in_process(executable: str, parameters: Mapping[str, Any]) -> Iterator[Any]:
     """The node of an executable in this process, not configured and without an executor; it is taken down at the end.
 
     A process of its own takes seconds to start; this one does for what a node does when it is told to.
     """
-    import rclpy
-    from rclpy.context import Context
     from rclpy.parameter import Parameter
 
     modules = {"template_tracker": ("template_node", "TemplateTrackerNode")}
     kind, _, what = executable.partition("_")
     module, name = modules.get(executable, (f"{kind}_node", f"{kind.title()}{what.title()}"))
     node_class = getattr(importlib.import_module(f"semantic_matcher.{module}"), name)
-    context = Context()
-    rclpy.init(context=context)
     given = [Parameter(key, value=value) for key, value in parameters.items()]
-    node = node_class(context=context, parameter_overrides=given)
+    node = node_class(context=participant(), parameter_overrides=given)
     try:
         yield node
     finally:
@@ -237,7 +259,6 @@ def in_process(executable: str, parameters: Mapping[str, Any]) -> Iterator[Any]:
         # The lifecycle services live as long as the node's state machine, and other tests would call them.
         del node
         gc.collect()
-        context.try_shutdown()
 
 
 @contextmanager
@@ -280,16 +301,20 @@ def configure_refusal(executable: str, parameters: Mapping[str, Any]) -> str:
 def leave(within_s: int = 10) -> None:
     """Take the part in ROS of this process down; where that hangs, an alarm ends the process (:data:`LEFT`).
 
-    Fast DDS may wait for ever in its shutdown for a process that stood still or was killed, and not only in tests.
+    It may hang: see :func:`participant`.
     """
     import rclpy
 
+    _end_by_alarm(within_s)
+    rclpy.try_shutdown()
+    signal.alarm(0)
+
+
+def _end_by_alarm(within_s: int) -> None:
     sys.stdout.flush()
     # The system's own, because a hanging call of native code may keep Python's threads and handlers from running.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(within_s)
-    rclpy.try_shutdown()
-    signal.alarm(0)
 
 
 class Client:
@@ -297,13 +322,10 @@ class Client:
 
     def __init__(self, name: str = "test_client") -> None:
         import rclpy
-        from rclpy.context import Context
         from rclpy.executors import SingleThreadedExecutor
 
-        self.context = Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node(name, context=self.context)
-        self._executor = SingleThreadedExecutor(context=self.context)
+        self.node = rclpy.create_node(name, context=participant())
+        self._executor = SingleThreadedExecutor(context=participant())
         self._executor.add_node(self.node)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -319,7 +341,6 @@ class Client:
         self._thread.join()
         self._executor.shutdown()
         self.node.destroy_node()
-        self.context.try_shutdown()
 
     def publisher(self, message_type: type, topic: str, subscribers: int = 1, reliable: bool = True) -> Any:
         """A publisher that has found its subscribers."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.ros.conftest import PLAIN_SIFT
 from tests.ros.slow_extractor import PLAIN_SLOW, install
-from tests.ros.support import Client, image_message, running, stamp_of, wait_until
+from tests.ros.support import Client, image_message, participant, running, stamp_of, wait_until
 
 pytestmark = pytest.mark.ros
 
@@ -60,8 +60,6 @@ def test_a_fast_camera_leaves_the_slow_one_its_turns(client: Client, log: Path, 
 
 def test_nothing_of_the_images_is_kept_when_deactivated(client: Client, textured: Callable[..., np.ndarray]) -> None:
     """Features would stay in the GPU's memory; on any device the frame that held them is gone."""
-    import rclpy
-    from rclpy.context import Context
     from rclpy.parameter import Parameter
 
     from semantic_matcher.temporal_node import TemporalMatcher
@@ -75,9 +73,7 @@ def test_nothing_of_the_images_is_kept_when_deactivated(client: Client, textured
             assert reference is not None
             kept.append(weakref.ref(reference.features))
 
-    context = Context()
-    rclpy.init(context=context)
-    node = Noting(context=context, parameter_overrides=[Parameter(k, value=v) for k, v in PLAIN_SIFT.items()])
+    node = Noting(context=participant(), parameter_overrides=[Parameter(k, value=v) for k, v in PLAIN_SIFT.items()])
     try:
         assert node.autostart()
         node.offer("", image_message(textured(120, 160), 10**18))
@@ -94,6 +90,5 @@ def test_nothing_of_the_images_is_kept_when_deactivated(client: Client, textured
         # The lifecycle services live as long as the node's state machine, and other tests would call them.
         del node
         gc.collect()
-        context.try_shutdown()
     served = client.node.get_service_names_and_types
     wait_until(lambda: not any(name.startswith(NAME) for name, _ in served()), "the end of the node's services")

@@ -17,6 +17,7 @@ from tests.ros.support import (
     image_message,
     machine_stamps,
     of_stamp,
+    participant,
     running,
     wait_until,
 )
@@ -75,7 +76,7 @@ def test_transitions_and_parameters(client: Client, log: Path, textured: Callabl
         diagnostics.wait_for(NAME, lambda s: s.level == 0 and s.values["state"] == "active", "OK")
 
         # One that was left running, or another file's: what both publish is mixed.
-        namesake = rclpy.create_node("temporal_matcher", context=client.context)
+        namesake = rclpy.create_node("temporal_matcher", context=participant())
         status = diagnostics.wait_for(NAME, lambda s: "2 nodes are called /temporal_matcher" in s.message, "a namesake")
         assert status.level == 1 and "-r __node:=<name>" in status.message
         namesake.destroy_node()

@@ -75,7 +75,7 @@ def run_node(
     code = endings.get()
     runner.stopping.set()
     runner.join(_GRACE_S if runner.began else 0.0)
-    if runner.began and (runner.is_alive() or runner.abandoned):
+    if runner.abandoned or (runner.began and runner.is_alive() and not runner.leaving):
         print("still computing when told to stop; ending without waiting for it", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -107,6 +107,8 @@ class _Runner(threading.Thread):
         """Whether there is a node, which can be taken down."""
         self.abandoned = False
         """Whether an image was still in work in the end."""
+        self.leaving = False
+        """Whether it is leaving DDS, which Fast DDS 2.14 may take for ever for; that is no computation."""
 
     def run(self) -> None:
         try:
@@ -167,6 +169,7 @@ class _Runner(threading.Thread):
                 node.report_error(f"a callback failed: {error!r}", traceback.format_exc())
         self.abandoned = not node.stop_working(_WORK_GRACE_S)
         # Also under an image still in work: what the process leaves of DDS would stay in the machine's shared memory.
+        self.leaving = True
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
