@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from semantic_matcher_core.compat import Reasoning
 
-dependencies = ["cv2", "filelock", "kornia", "numpy", "safetensors", "torch", "yaml"]
+dependencies = ["cv2", "kornia", "numpy", "safetensors", "torch", "yaml"]
 
 
 def reasoning(pretrained: str = "xfeat", **options: Any) -> Reasoning:

@@ -77,7 +77,6 @@ REQUIRED_PACKAGES = {
     "opencv-python": "cv2",
     "h5py": "h5py",
     "safetensors": "safetensors",
-    "filelock": "filelock",
     "typing-extensions": "typing_extensions",
     "PyYAML": "yaml",
     "typer": "typer",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from semantic_matcher_core.errors import OutputError
 from semantic_matcher_core.io.atomic import atomic_output, check_output, output_error, remove
 from semantic_matcher_core.io.bags import BagReader
+from semantic_matcher_core.io.locks import locked
 from semantic_matcher_core.io.mcap import McapWriter
 
 _STATE = "state.json"
@@ -47,13 +47,13 @@ class WorkFolder:
         self._key = json.loads(json.dumps(key))
         self._parts: list[str] = []
         self._writer: McapWriter | None = None
-        self._lock = FileLock(self.folder / _LOCK)
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> WorkFolder:
         try:
             self.folder.mkdir(exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
+            self._lock.enter_context(locked(self.folder / _LOCK))
+        except BlockingIOError as error:
             raise OutputError(f"another run is writing {self.output} (lock {self.folder / _LOCK})") from error
         except OSError as error:
             raise output_error(self.output, error) from error
@@ -64,7 +64,7 @@ class WorkFolder:
         if self._writer is not None:
             self._writer.abort()
             self._writer = None
-        self._lock.release()
+        self._lock.close()
 
     def write(self, topic: str, message: Any, stamp_ns: int) -> None:
         """Add a message to the part in work.

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock
-
 from semantic_matcher_core.errors import CheckpointError, OutputError, SemanticMatcherError
 from semantic_matcher_core.io.atomic import is_write_failure
+from semantic_matcher_core.io.locks import locked
 from semantic_matcher_core.weights.archive import extract_member, open_checked
 from semantic_matcher_core.weights.hashing import sha256_of
 from semantic_matcher_core.weights.places import CONFIG_FILE, WEIGHTS_SUFFIXES, cache_folder, is_checkpoint_folder
@@ -34,7 +33,7 @@ def unpack_local(archive: Path) -> Path:
     sha256 = sha256_of(archive)
     target = cache_folder() / "unpacked" / sha256[:16]
     if not is_checkpoint_folder(target):
-        with writable_cache(), lock(f"unpack-{sha256[:16]}"):
+        with writable_cache(), cache_lock(f"unpack-{sha256[:16]}", f"{archive} is being unpacked by another process"):
             if not is_checkpoint_folder(target):
                 unpack_checkpoint(archive, target, {"archive": archive.name, "sha256": sha256})
     return target
@@ -94,11 +93,13 @@ def unpack_checkpoint(archive: Path, target: Path, origin: dict[str, Any]) -> No
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def lock(name: str) -> FileLock:
-    """Return a lock between processes, held with ``with``."""
+@contextmanager
+def cache_lock(name: str, waiting: str) -> Iterator[None]:
+    """Hold a lock between processes for a block; ``waiting`` is what the log says where another process holds it."""
     folder = cache_folder() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{name}.lock")
+    with locked(folder / f"{name}.lock", waiting):
+        yield
 
 
 @contextmanager

@@ -30,6 +30,9 @@ TIMEOUT_S = 30.0
 ATTEMPTS = 5
 BACKOFF_S = 1.0
 MAX_WAIT_S = 60.0
+# A server that sends less than this in a minute has stalled, and an attempt that brings less has failed.
+STALL_S = 60.0
+LEAST_BYTES = 60_000
 _CHUNK = 2**20
 _NO_NETWORK = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 _log = logging.getLogger(__name__)
@@ -94,14 +97,16 @@ def download(url: str, part_path: Path, *, size: int | None = None, progress: Pr
     part = _Part(part_path)
     part_path.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
+    most = part.size
     while True:
-        before = part.size
         try:
             _transfer(url, part, size, progress)
             return part_path
         except _TryAgainError as error:
-            # An attempt that brought bytes is no failure: a long download may be cut off many times.
-            failures = 1 if part.size > before else failures + 1
+            # An attempt that went on is no failure: a long download may be cut off many times. One that began anew, as
+            # some servers have it, must come further than all before.
+            failures = 1 if part.size - most >= LEAST_BYTES else failures + 1
+            most = max(most, part.size)
             if failures >= ATTEMPTS:
                 kept = f"; {part.size / 1e6:.1f} MB are kept, the next try goes on from there" if part.size else ""
                 raise DownloadError(f"{url} could not be downloaded: {error} (tried {failures} times){kept}") from error
@@ -214,11 +219,18 @@ def _receive(
         _check_size(url, part, total, size)
     expected = total if total is not None else size
     _check_room(part.path, None if expected is None else expected - offset)
-    done = offset
+    done = watched = offset
+    since = time.monotonic()
     with part.path.open("ab") as file:
-        while chunk := response.read(_CHUNK):
+        # What has come, without waiting for a whole chunk: nothing of it is lost, and progress shows.
+        while chunk := response.read1(_CHUNK):
             _write(file, chunk, part.path)
             done += len(chunk)
+            seconds = time.monotonic() - since
+            if seconds >= STALL_S:
+                if done - watched < LEAST_BYTES:
+                    raise _TryAgainError(f"the server sent {done - watched} bytes in {seconds:.0f} s")
+                watched, since = done, time.monotonic()
             if size is not None and done > size:
                 part.discard()
                 raise DownloadError(f"{url} sends more than the {size} bytes that the catalogue says")

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-
-from filelock import Timeout
 
 from semantic_matcher_core.errors import DownloadError, HashMismatchError, SemanticMatcherError
 from semantic_matcher_core.io.atomic import remove
 from semantic_matcher_core.weights import trust
 from semantic_matcher_core.weights.catalogue import Entry, get_entry
-from semantic_matcher_core.weights.checkpoints import lock, unpack_checkpoint, unpack_local, writable_cache
+from semantic_matcher_core.weights.checkpoints import cache_lock, unpack_checkpoint, unpack_local, writable_cache
 from semantic_matcher_core.weights.download import discard, download
 from semantic_matcher_core.weights.hashing import sha256_of
 from semantic_matcher_core.weights.licences import require_acceptance
 from semantic_matcher_core.weights.places import cache_folder, locate, weights_folder
 from semantic_matcher_core.weights.progress import shown_progress
-
-_log = logging.getLogger(__name__)
 
 
 def is_offline() -> bool:
@@ -73,16 +68,8 @@ def fetch_weights(
         )
     with writable_cache():
         require_acceptance(entry, accept=accept_license)
-        held = lock(f"fetch-{name}")
-        try:
-            held.acquire(timeout=0)
-        except Timeout:
-            _log.warning("weights %r are being fetched by another process; waiting for it", name)
-            held.acquire()
-        try:
+        with cache_lock(f"fetch-{name}", f"weights {name!r} are being fetched by another process"):
             return (None if trust_new_hash else _here(entry)) or _fetch(entry, trust_new_hash)
-        finally:
-            held.release()
 
 
 def _here(entry: Entry) -> Path | None:

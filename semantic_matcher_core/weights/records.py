@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.io.atomic import atomic_output
+from semantic_matcher_core.io.locks import locked
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -33,7 +32,7 @@ def read_record(path: Path) -> dict[str, Any]:
 def update_record(path: Path, lines: dict[str, Any]) -> None:
     """Add or replace lines; a value of ``None`` removes one. Safe against other processes and against being cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock"), f"{path} is being written by another process"):
         record = {k: v for k, v in {**read_record(path), **lines}.items() if v is not None}
         with atomic_output(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps(record, indent=2, sort_keys=True) + "\n")

@@ -77,6 +77,23 @@ def test_attempts_without_a_byte_end(server: WeightsServer, part: Path) -> None:
     assert len(server.requests) == module.ATTEMPTS
 
 
+def test_attempts_that_all_begin_anew_end(server: WeightsServer, part: Path) -> None:
+    cuts = [200_000, 100_000] * 50
+    url = server.serve("file", CONTENT, cut_after=cuts, etag=False)
+    with pytest.raises(DownloadError, match=f"tried {module.ATTEMPTS} times"):
+        download(url, part)
+    assert len(server.requests) == module.ATTEMPTS
+
+
+def test_a_server_that_trickles_is_left(server: WeightsServer, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STALL_S", 0.05)
+    url = server.serve("file", CONTENT, pause_s=0.01)
+    with pytest.raises(DownloadError, match=r"the server sent \d+ bytes in 0 s \(tried"):
+        download(url, part)
+    assert part.stat().st_size > 0, "what came is kept"
+    assert len(server.requests) == module.ATTEMPTS
+
+
 def test_a_file_that_changed_meanwhile_is_fetched_anew(
     server: WeightsServer, part: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class Served:
         ranges: whether Range is understood.
         length: whether Content-Length is sent.
         redirect: answer with a redirect to here.
+        pause_s: send the body byte by byte, with so long between them; 0 for all of it at once.
     """
 
     content: bytes
@@ -40,6 +42,7 @@ class Served:
     ranges: bool = True
     length: bool = True
     redirect: str | None = None
+    pause_s: float = 0.0
 
     @property
     def tag(self) -> str:
@@ -118,7 +121,11 @@ class WeightsServer:
         self.sent += len(body)
         # A client that has seen enough (a wrong size, say) hangs up.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            request.wfile.write(body)
+            for i in range(len(body) if served.pause_s else 0):
+                request.wfile.write(body[i : i + 1])
+                time.sleep(served.pause_s)
+            if not served.pause_s:
+                request.wfile.write(body)
 
 
 def _send_empty(request: BaseHTTPRequestHandler, status: int, headers: dict[str, str]) -> None:

@@ -46,6 +46,19 @@ def test_reports_and_log_are_told_apart(processes: Processes, tmp_path: Path) ->
     assert (tmp_path / "worker.log").read_text().split() == ["hello", "bye"]
 
 
+def test_what_is_no_report_or_finds_no_room_stops_nothing(processes: Processes, tmp_path: Path) -> None:
+    # More than a pipe holds: a process whose pipe nobody empties waits for ever.
+    more = "[print('x' * 1000) for _ in range(1000)]; "
+    (tmp_path / "full.log").symlink_to("/dev/full")
+    with processes:
+        for name in ("worker", "full"):
+            code = "print('@ {\"count\": 1 [INFO] found'); print('@ 5'); " + more + "report(done=True)"
+            worker = start(processes, code, name)
+            processes.wait_for(lambda worker=worker: bool(worker.reports.get("done")), "the end", 30.0, worker)
+            assert worker.reports == {"done": True}
+    assert (tmp_path / "worker.log").read_text().startswith('@ {"count": 1 [INFO] found\n@ 5\nxxx')
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +186,38 @@ def test_a_full_disk_stops_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(OSError, match="No space left"):
         export_scenes(scene_files(data, "val"), data / "out", SemanticFeatures(ColourContext(), 56))
     assert list((data / "out").iterdir()) == []
+
+
+def test_a_disk_that_fails_twice_while_much_waits_stops_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.features import export
+
+    waiting: queue.Queue[Any] = queue.Queue(1)
+    monkeypatch.setattr(export.queue, "Queue", lambda maxsize: waiting)
+
+    def fail(*_: object) -> None:
+        deadline = time.monotonic() + 30
+        while not waiting.full() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        raise OSError(5, "Input/output error")
+
+    def fail_again(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(export.FeatureCacheWriter, "add", fail)
+    monkeypatch.setattr(export.FeatureCacheWriter, "discard", fail_again)
+    ended: list[Exception] = []
+
+    def export_all() -> None:
+        try:
+            export_scenes(scene_files(data, "train"), data / "out", SemanticFeatures(ColourContext(), 56))
+        except OSError as error:
+            ended.append(error)
+
+    # Apart, so that a wait without end is no wait of the tests.
+    thread = threading.Thread(target=export_all, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert [str(error) for error in ended] == ["[Errno 5] Input/output error"]
 
 
 def test_the_command_writes_published_names_and_says_how_long_scannet_takes(data: Path) -> None:

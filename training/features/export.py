@@ -252,6 +252,7 @@ class _Writer:
         self._half = half
         self._orders: queue.Queue[tuple[Any, ...] | None] = queue.Queue(maxsize=_WAITING * 16)
         self._error: BaseException | None = None
+        self._file: FeatureCacheWriter | None = None
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
 
     def __enter__(self) -> _Writer:
@@ -275,24 +276,28 @@ class _Writer:
             raise error
 
     def _run(self) -> None:
-        file: FeatureCacheWriter | None = None
+        # Orders are taken to the last, whatever fails: who queues the next may be waiting for room.
         while (order := self._orders.get()) is not None:
-            try:
-                match order:
-                    case ("open", path):
-                        file = FeatureCacheWriter(path, self._method.groups, self._method.attributes, half=self._half)
-                    case ("add", key, values) if file is not None:
-                        file.add(key, values)
-                    case ("commit",) if file is not None:
-                        file.commit()
-                        file = None
-                    case ("discard",) if file is not None:
-                        file.discard()
-                        file = None
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for this one
-                self._error = error
-                if file is not None:
+            if not self._done(order):
+                self._done(("discard",))
+        self._done(("discard",))
+
+    def _done(self, order: tuple[Any, ...]) -> bool:
+        """Return whether an order was carried out; what went wrong is kept for the next call."""
+        file = self._file
+        try:
+            match order:
+                case ("open", path):
+                    self._file = FeatureCacheWriter(path, self._method.groups, self._method.attributes, half=self._half)
+                case ("add", key, values) if file is not None:
+                    file.add(key, values)
+                case ("commit",) if file is not None:
+                    self._file = None
+                    file.commit()
+                case ("discard",) if file is not None:
+                    self._file = None
                     file.discard()
-                    file = None
-        if file is not None:
-            file.discard()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for this one
+            self._error = self._error or error
+            return False
+        return True

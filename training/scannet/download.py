@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import urllib.request
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from semantic_matcher_core.errors import DownloadError, LicenseNotAcceptedError
-from semantic_matcher_core.weights.download import Progress, check_url, discard, download
+from semantic_matcher_core.errors import LicenseNotAcceptedError
+from semantic_matcher_core.weights.download import Progress, discard, download
 from training.errors import DataError
 
 BASE_URL = "https://kaldir.vc.in.tum.de/scannet/"
@@ -35,16 +35,12 @@ def list_scenes(base_url: str = BASE_URL) -> list[str]:
     """Return names of all scenes, from the server's list.
 
     Raises:
-        DownloadError: the server does not answer.
+        DownloadError: it did not arrive.
         DataError: what it answers is no list of scenes.
     """
     url = base_url + _SCENE_LIST
-    check_url(url)
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response:
-            names = response.read().decode("ascii", errors="replace").split()
-    except OSError as error:
-        raise DownloadError(f"{url} cannot be read: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        names = download(url, Path(folder, "scans.txt")).read_text(encoding="ascii", errors="replace").split()
     return check_scene_names(names, url)
 
 

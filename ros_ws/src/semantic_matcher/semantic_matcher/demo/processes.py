@@ -10,10 +10,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def report(**values: Any) -> None:
     """Tell the demo something, from one of its processes."""
-    print(f"@ {json.dumps(values)}", flush=True)
+    # The line and its end at once: other threads and native code write to the same pipe.
+    sys.stdout.write(f"@ {json.dumps(values)}\n")
+    sys.stdout.flush()
 
 
 class Process:
@@ -87,16 +91,19 @@ class Process:
         return True
 
     def _read(self) -> None:
+        # To the end, whatever comes: a process whose pipe nobody empties would stop in the midst of its next line.
         assert self._popen.stdout is not None
-        with open(self.log, "w", encoding="utf-8") as file:
+        with open(self.log, "wb", buffering=0) as file:
             for raw in self._popen.stdout:
                 line = raw.decode(errors="replace").rstrip()
                 if line.startswith("@ "):
-                    self.reports.update(json.loads(line[2:]))
-                    continue
-                print(line, file=file, flush=True)
+                    with suppress(ValueError, TypeError):  # another's words within it: a line of the log
+                        self.reports.update(json.loads(line[2:]))
+                        continue
                 if line.strip():
                     self._tail.append(line)
+                with suppress(OSError):  # a full disk, of which the recorder tells
+                    file.write(f"{line}\n".encode())
 
 
 class Processes:

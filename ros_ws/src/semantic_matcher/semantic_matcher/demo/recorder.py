@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,11 @@ class Writer(threading.Thread):
         Raises:
             OutputError: the file could not be written.
         """
-        if self.is_alive():
-            self._queue.put(None)
+        while self.is_alive():
+            # Not for good: it may end of an error before it takes what it is handed.
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=_REPORT_EVERY_S)
+                break
         self.join()
         if self.error is not None:
             raise self.error
