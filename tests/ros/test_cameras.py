@@ -91,4 +91,8 @@ def test_nothing_of_the_images_is_kept_when_deactivated(client: Client, textured
         del node
         gc.collect()
     served = client.node.get_service_names_and_types
-    wait_until(lambda: not any(name.startswith(NAME) for name, _ in served()), "the end of the node's services")
+    # rclpy keeps this one as long as the context.
+    left = f"{NAME}/get_type_description"
+    wait_until(
+        lambda: not any(name.startswith(NAME) for name, _ in served() if name != left), "the end of the node's services"
+    )
