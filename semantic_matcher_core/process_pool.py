@@ -41,6 +41,7 @@ def process_pool(
             yield pool
         except BaseException:
             writer.close()
+            pool.kill()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -48,11 +49,24 @@ def process_pool(
 class _Pool(ProcessPoolExecutor):
     # A task may start a worker, which inherits what is blocked here: Ctrl-C finds it importing, long before `_begin`.
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        before, workers = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]), self._started()
         try:
             return super().submit(fn, *args, **kwargs)
         finally:
+            if self._started() > workers:
+                # The thread that watches the workers was woken before this one was there: until it wakes again, which
+                # may be when another has done hours of work, or never, it would not see that this one was killed.
+                with self._shutdown_lock:
+                    self._executor_manager_thread_wakeup.wakeup()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def kill(self) -> None:
+        """End the workers; one that is stopped does not see its lifeline end, nor SIGTERM."""
+        for worker in list((self._processes or {}).values()):
+            worker.kill()
+
+    def _started(self) -> int:
+        return len(self._processes or {})
 
 
 def _begin(lifeline: Connection, begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from tokenize import TokenError
 
 import cv2
 import numpy as np
@@ -52,7 +53,7 @@ def read_stored_depth(path: str | Path) -> np.ndarray:
 def _array(path: Path, data: bytes) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TokenError) as error:
         raise ImageError(f"cannot read depth {path}: {str(error).strip().splitlines()[-1]}") from error
     if not isinstance(array, np.ndarray):
         raise ImageError(f"cannot read depth {path}: it is an archive of several arrays (.npz), not one")

@@ -65,3 +65,7 @@ def test_refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "depth of the second image is 10 x 10, its image 240 x 320" in refused(wrong)
     wrong[4] = str(folder / "missing.png")
     assert "no such depth file" in refused(wrong)
+    # A header that does not end, as damaged ones may.
+    (folder / "small.npy").write_bytes(b"\x93NUMPY\x01\x00\x04\x00{'(\n")
+    wrong[4] = str(folder / "small.npy")
+    assert f"cannot read depth {folder / 'small.npy'}: " in refused(wrong)

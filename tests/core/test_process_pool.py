@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -90,6 +94,44 @@ def test_an_exception_ends_them_at_once(folder: Path) -> None:
         until((folder / "0").exists, "the worker")
         raise KeyError
     until(lambda: not is_running(int((folder / "0").read_text())), "the worker's end")
+
+
+def test_the_death_of_the_last_worker_is_seen_while_the_others_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sleeping_worker import sleep_for_ever
+
+    start, started = SpawnProcess.start, list[SpawnProcess]()
+
+    def start_slowly(process: SpawnProcess) -> None:
+        time.sleep(0.2)
+        start(process)
+        started.append(process)
+
+    monkeypatch.setattr(SpawnProcess, "start", start_slowly)
+    with pytest.raises(BrokenProcessPool), process_pool(2) as pool:
+        futures = [pool.submit(sleep_for_ever, str(folder / str(i))) for i in range(2)]
+        until(lambda: all((folder / str(i)).exists() for i in range(2)), "the workers")
+        started[-1].kill()
+        futures[0].result(60)
+
+
+def test_a_stopped_worker_ends_with_the_others(folder: Path) -> None:
+    from sleeping_worker import sleep_for_ever
+
+    ended = threading.Event()
+
+    def leave() -> None:
+        with contextlib.suppress(KeyError), process_pool(1) as pool:
+            pool.submit(sleep_for_ever, str(folder / "0"))
+            until((folder / "0").exists, "the worker")
+            os.kill(int((folder / "0").read_text()), signal.SIGSTOP)
+            raise KeyError
+        ended.set()
+
+    # Apart, so that a wait without end is no wait of the tests.
+    threading.Thread(target=leave, daemon=True).start()
+    assert ended.wait(60)
 
 
 def test_an_interrupt_finds_no_worker_that_is_still_importing(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ from tests.training.scannet_data import CAMERA, pose, write_recording
 from training.data.scene_file import SceneFile, SceneFileWriter, scene_files
 from training.errors import DataError
 from training.projection import relative_pose, warp_keypoints
+from training.scannet import commands
 from training.scannet.build_h5 import build_scene, resized_view
 from training.scannet.commands import app
 from training.scannet.covisibility import read_pairs, scene_covisibility, write_covisibility
@@ -296,6 +299,16 @@ def test_download_needs_the_terms_and_brings_whole_files(
     )
     assert list_scenes(server) == ["scene0000_00", "scene0000_01"]
     assert download_scene("scene0000_00", data, base_url=server) == folder / "scene0000_00.sens"
+
+
+def killed(_: Path) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def test_a_process_that_is_killed_is_told() -> None:
+    with pytest.raises(DataError, match="a process was killed"):
+        commands._for_each([Path("a"), Path("b")], killed, 2, commands.OnDamage.skip, 0, "frames", "download", [])
 
 
 def test_names_that_are_no_scenes_never_become_paths() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from semantic_matcher_core.errors import ConfigError, SemanticMatcherError
 from semantic_matcher_core.io.atomic import make_folder
 from semantic_matcher_core.process_pool import process_pool
 from training.cli import console, run_app, say
+from training.errors import DataError
 
 app = typer.Typer(
     help="Prepare ScanNet for training: download, extract, covisibility, build-h5, in this order.",
@@ -153,7 +155,6 @@ def _build_one(folder: Path, *, output: Path, least: float, most: float, storage
 def _names_in(path: Path | None) -> list[str] | None:
     if path is None:
         return None
-    from training.errors import DataError
     from training.scannet.download import check_scene_names
 
     try:
@@ -199,6 +200,11 @@ def _for_each(
                     raise
                 damaged.append(futures[future])
                 say(f"skipped: {error}")
+            except BrokenProcessPool as error:
+                raise DataError(
+                    "a process was killed (out of memory?); the same command goes on where it stopped, and fewer "
+                    "--workers take less memory"
+                ) from error
             bars.advance(task)
     say(f"{len(paths) - len(damaged)} scenes, {total} {what}; {done} were finished before")
     if damaged:
