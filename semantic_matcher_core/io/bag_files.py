@@ -16,6 +16,7 @@ from semantic_matcher_core.io.bag_part import Part, Report
 from semantic_matcher_core.io.images import natural_key
 from semantic_matcher_core.io.messages import import_for_bags
 from semantic_matcher_core.io.notices import say_once
+from semantic_matcher_core.io.yaml_text import load_yaml
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _COMPRESSED_SUFFIXES = (".zstd", ".zst")
@@ -152,7 +153,7 @@ def _unpacked_blocks(file: Path, report: Report) -> Iterator[bytes]:
 def _metadata(folder: Path) -> dict[str, Any] | None:
     """Return what ``metadata.yaml`` says, or ``None`` where there is none that can be used."""
     try:
-        content = yaml.safe_load((folder / _METADATA).read_text(encoding="utf-8", errors="replace"))
+        content = load_yaml((folder / _METADATA).read_text(encoding="utf-8", errors="replace"))
         metadata = content["rosbag2_bagfile_information"]
         names = metadata["relative_file_paths"]
         if isinstance(names, list) and names:

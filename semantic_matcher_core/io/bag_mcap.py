@@ -74,7 +74,7 @@ class McapPart(Part):
         self._data_stream = import_for_bags("mcap.data_stream").ReadDataStream
         self._schemas: dict[int, Any] = {}
         self._channels: dict[int, Any] = {}
-        self._named: dict[int, Channel] = {}
+        self._names: dict[int, Channel] | None = None
         self._pieces: list[_Piece] = []
         self._statistics: Any = None
         self._cache: OrderedDict[int, memoryview] = OrderedDict()
@@ -229,6 +229,7 @@ class McapPart(Part):
     def _add_indexed_chunks(self, summary: list[Any] | None, size: int) -> None:
         """Add chunks behind a damaged place, which only the summary finds."""
         found = {piece.offset for piece in self._pieces if piece.is_chunk and not piece.is_cut}
+        added: dict[int, _Piece] = {}
         for record in summary or []:
             if not isinstance(record, self._records.ChunkIndex):
                 continue
@@ -239,8 +240,9 @@ class McapPart(Part):
             start = record.chunk_start_offset + _PREFIX.size
             length = record.chunk_length - _PREFIX.size
             if prefix == _PREFIX.pack(_CHUNK, max(length, 0)) and start + length <= size:
-                self._pieces = [p for p in self._pieces if p.offset != start]
-                self._pieces.append(_Piece(record.message_start_time, start, length, True))
+                added[start] = _Piece(record.message_start_time, start, length, True)
+        if added:
+            self._pieces = [*(p for p in self._pieces if p.offset not in added), *added.values()]
 
     def _channels_are_complete(self) -> bool:
         counts = self._statistics.channel_message_counts
@@ -267,8 +269,15 @@ class McapPart(Part):
             self._channels.setdefault(record.id, record)
         else:
             return
-        # A schema may come after its channel where only the summary has it.
-        self._named = {number: self._channel_of(channel) for number, channel in self._channels.items()}
+        self._names = None
+
+    @property
+    def _named(self) -> dict[int, Channel]:
+        # Made when it is asked for, not with each record: a schema may come after its channel where only the summary
+        # has it, and files may have thousands of both.
+        if self._names is None:
+            self._names = {number: self._channel_of(channel) for number, channel in self._channels.items()}
+        return self._names
 
     def _channel_of(self, channel: Any) -> Channel:
         schema = self._schemas.get(channel.schema_id) if channel.schema_id else None

@@ -15,6 +15,7 @@ from semantic_matcher_core.errors import ConfigError, ImageError
 from semantic_matcher_core.geometry.camera import Camera
 from semantic_matcher_core.geometry.camera_info import camera_of
 from semantic_matcher_core.io.images import read_bytes
+from semantic_matcher_core.io.yaml_text import load_yaml
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ def _content(path: Path) -> Any:
     try:
         # OpenCV begins with a line that no YAML parser but its own takes.
         text = re.sub(r"\A%YAML:[0-9.]+[^\n]*", "", read_bytes(path, "calibration").decode("utf-8-sig"))
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a safe one
+        return load_yaml(text, _Loader)
     except ImageError as error:
         raise ConfigError(str(error)) from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:

@@ -21,6 +21,8 @@ MAX_PIXELS = 2**28
 _MOST_PIXELS_PER_BYTE = 8256
 _SPARE_PIXELS = 2**20
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Of one picture in a TIFF: each is half as large as the one before.
+_MOST_COPIES = 64
 # What OpenCV's log level was, and the threads that want it silent now.
 _quieting, _levels, _quieted = threading.Lock(), [0], list[int]()
 
@@ -239,8 +241,9 @@ def _gif_images(data: bytes) -> int:
 
 def _has_pages(data: bytes) -> bool:
     order = "<" if data[:1] == b"I" else ">"
-    pages, place, known = 0, struct.unpack_from(order + "I", data, 4)[0] if len(data) >= 8 else 0, set()
-    while place and place not in known and place + 2 <= len(data):
+    pages, place, known = 0, struct.unpack_from(order + "I", data, 4)[0] if len(data) >= 8 else 0, set[int]()
+    # No further than is needed: thousands that share their bytes would be told from each other for hours.
+    while place and place not in known and place + 2 <= len(data) and pages < 2 and len(known) < _MOST_COPIES:
         known.add(place)
         (count,) = struct.unpack_from(order + "H", data, place)
         end = place + 2 + 12 * count

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError, OutputError
 from semantic_matcher_core.io.atomic import atomic_output
+from semantic_matcher_core.io.yaml_text import load_yaml
 from semantic_matcher_core.reasoning.config import ModelConfig
 from semantic_matcher_core.reasoning.reasoner import Reasoner
 from semantic_matcher_core.weights.loading import Undrawn, load_strictly, read_state_dict
@@ -129,7 +130,7 @@ def save_checkpoint(
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:

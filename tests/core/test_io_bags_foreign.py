@@ -10,13 +10,14 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mcap.writer import CompressionType
+from mcap.writer import CompressionType, Writer
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from semantic_matcher_core.errors import BagError, ImageError
+from semantic_matcher_core.io.bag_mcap import McapPart
 from semantic_matcher_core.io.bags import BagReader
 from tests.core.mcap_files import TOPIC, VARIANTS, image_bytes, without_footer, write_mcap
-from tests.core.recordings import PERIOD_NS, START_NS, view
+from tests.core.recordings import PERIOD_NS, START_NS, view, write_camera_bag
 from tests.core.test_io_bags import single_file, write_ros2
 
 
@@ -139,6 +140,33 @@ def test_a_folder_is_read_as_far_as_it_is_there(
         path.write_bytes(b"")
     with pytest.raises(BagError, match=r"no message of it can be read: drive_0\.mcap is empty"), BagReader(folder):
         pass
+
+
+def test_metadata_that_would_fill_the_memory_is_left(tmp_path: Path, textured_image: np.ndarray) -> None:
+    write_camera_bag(tmp_path / "walk_0.mcap", textured_image, count=3)
+    lines = ["rosbag2_bagfile_information:", "  relative_file_paths: [walk_0.mcap]", "  a0: &a0 [x]"]
+    lines += [f"  a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    lines += ["  topics_with_message_count: [{topic_metadata: {name: *a9}, message_count: 1}]"]
+    (tmp_path / "metadata.yaml").write_text("\n".join(lines), encoding="utf-8")
+    with BagReader(tmp_path) as bag:
+        assert len(list(bag.images(["/camera/image"]))) == 3
+
+
+def test_thousands_of_channels_are_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, path = 300, tmp_path / "many.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file, chunk_size=1000)
+        writer.start(profile="ros2", library="x")
+        for i in range(count):
+            schema = writer.register_schema(name=f"a/msg/T{i}", encoding="ros2msg", data=b"uint8 x")
+            writer.add_message(writer.register_channel(f"/topic{i}", "cdr", schema), i, b"", i)
+        writer.finish()
+    named: list[int] = []
+    channel_of = McapPart._channel_of
+    monkeypatch.setattr(McapPart, "_channel_of", lambda self, c: named.append(c.id) or channel_of(self, c))
+    with BagReader(path) as bag:
+        assert len(bag.topics) == count
+    assert len(named) <= 3 * count
 
 
 def test_what_follows_the_end_of_a_file(tmp_path: Path, textured_image: np.ndarray) -> None:

@@ -281,6 +281,18 @@ def test_pictures_after_the_first_are_told(
     assert ("more than one picture" in caplog.text) == (count > 1)
 
 
+def test_a_tiff_of_thousands_of_pages_that_share_their_bytes_is_no_hard_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each begins four bytes behind the one before, and has 65535 entries of the same 0xff.
+    pages, entries = 3000, 12 * 65535
+    following = struct.pack(f"<{pages}I", *(8 + 4 * (page + 1) for page in range(pages)))
+    data = b"II*\0" + struct.pack("<I", 8) + b"\xff" * (2 + entries) + following
+    places: list[int] = []
+    unpack_from = struct.unpack_from
+    monkeypatch.setattr(decoding.struct, "unpack_from", lambda *given: places.append(given[2]) or unpack_from(*given))
+    assert decoding.holds_several(data)
+    assert len(places) < 3 * 65535
+
+
 def test_a_smaller_copy_in_a_tiff_is_no_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = pytest.importorskip("PIL.Image")
     frames = [image.new("RGB", size) for size in ((30, 20), (15, 10))]
