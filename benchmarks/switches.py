@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -88,6 +89,16 @@ class Suite:
         config = MatcherConfig(**options)
         return lambda: match_features(first, second, config)
 
+    def match_turned(self) -> Callable[[], object]:
+        """Match two images whose first matches disagree."""
+        matcher = SemanticMatcher.from_pretrained("plain:compact", device=self.device)
+        height, width = self.images[0].shape[:2]
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), 45, 1.0)
+        first, second = (
+            matcher.extract(image) for image in (self.images[0], cv2.warpAffine(self.images[1], turn, (width, height)))
+        )
+        return lambda: match_features(first, second, matcher.matching)
+
     def frame(self, precision: str) -> Callable[[], object]:
         matcher = self.matcher(precision)
         before = matcher.extract(self.images[0])
@@ -118,6 +129,7 @@ class Suite:
             "candidate_ranking": [Work("xfeat", lambda: self.extract("xfeat"))],
             "sliding_maximum": [Work("xfeat", lambda: self.extract("xfeat"))],
             "grouped_maxima": [Work("matching", lambda: self.match("fp32"))],
+            "nearby_search": [Work("matching, guided, turned by 45 degrees", self.match_turned)],
         }
 
 

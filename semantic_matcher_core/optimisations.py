@@ -19,6 +19,7 @@ NAMES = {
     "candidate_ranking": "CPU: keypoints are ranked among the local maxima alone",
     "sliding_maximum": "maxima of windows by doubling the window, instead of by max-pooling",
     "grouped_maxima": "CPU: maxima of groups first, without their places, which is vectorised",
+    "nearby_search": "CPU: guided search looks again only at what lies near an expected place",
     "cuda_graphs": "CUDA: the networks of an image size recorded once and replayed",
     "single_wait": "CUDA: a frame of a stream extracted and matched with one wait for the card",
     "streams": "CUDA: extractor and semantic encoder side by side on two streams",

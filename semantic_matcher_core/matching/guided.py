@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.constants import constant
+from semantic_matcher_core.matching.distances import distances, far_unless, nearest_of, neighbours_of
+from semantic_matcher_core.matching.nearby import Expected, NearbySearch, can_keep
 from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities, within_limits
 from semantic_matcher_core.matching.similarity import FusedSimilarity
+from semantic_matcher_core.optimisations import is_enabled
 from semantic_matcher_core.settings import MatcherConfig
 
 
@@ -67,26 +70,51 @@ def match_guided(
         keypoints: ``B x N x 2`` and ``B x M x 2`` pixels.
         valid: ``B x N`` and ``B x M`` bool, false for padding, or ``None``.
     """
+    if min(similarity.shape[1:]) <= _NEIGHBOURS:
+        return match_similarities(similarity, config, *valid)
     unlimited = replace(config, max_distance=None, min_similarity=None)
-    found = match_similarities(similarity, unlimited, *valid)
-    if min(similarity.shape[1:]) > _NEIGHBOURS:
-        # A position that is not a number would spoil all that is compared with it.
-        keypoints0, keypoints1 = (k.float().nan_to_num(0, 0, 0) for k in keypoints)
-        found = _searched_again(found, similarity, unlimited, keypoints0, keypoints1, valid)
+    # A position that is not a number would spoil all that is compared with it.
+    places0, places1 = (k.detach().float().nan_to_num(0, 0, 0).movedim(2, 0).contiguous() for k in keypoints)
+    if can_keep(similarity) and is_enabled("nearby_search"):
+        found = _stacked(
+            [
+                _searched(
+                    NearbySearch(similarity.pair(i), unlimited, places1[:, i], _rows(valid, i)),
+                    places0[:, i, None],
+                    places1[:, i, None],
+                )
+                for i in range(similarity.shape[0])
+            ]
+        )
+    else:
+        found = _searched(_WholeSearch(similarity, unlimited, places1, valid), places0, places1)
     keep = within_limits(found.similarity0, config)
     none, zero = constant((-1,), found.matches0), constant((0,), found.similarity0)
     return DenseMatches(torch.where(keep, found.matches0, none), torch.where(keep, found.similarity0, zero))
 
 
-def _searched_again(
-    found: DenseMatches,
-    similarity: FusedSimilarity,
-    config: MatcherConfig,
-    keypoints0: Tensor,
-    keypoints1: Tensor,
-    valid: tuple[Tensor | None, Tensor | None],
-) -> DenseMatches:
-    rows = torch.arange(keypoints0.shape[1], device=keypoints0.device).expand(keypoints0.shape[:2])
+class _WholeSearch:
+    """Searches of all similarities, each computed anew and held in blocks of rows: of any size, without any wait."""
+
+    def __init__(
+        self,
+        similarity: FusedSimilarity,
+        config: MatcherConfig,
+        keypoints1: Tensor,
+        valid: tuple[Tensor | None, Tensor | None],
+    ) -> None:
+        self.similarity, self._config, self._valid = similarity, config, valid
+        self._keypoints1 = keypoints1
+        self.first = match_similarities(similarity, config, *valid)
+
+    def again(self, expected: Expected) -> DenseMatches:
+        """Search with less similarity for what lies away from an expected place."""
+        return match_similarities(_Guided(self.similarity, expected, self._keypoints1), self._config, *self._valid)
+
+
+def _searched(search: NearbySearch | _WholeSearch, keypoints0: Tensor, keypoints1: Tensor) -> DenseMatches:
+    found, similarity = search.first, search.similarity
+    rows = torch.arange(keypoints0.shape[2], device=keypoints0.device).expand(keypoints0.shape[1:])
     zero = constant((0,), found.similarity0)
     of_use = None
     for step in _ROUNDS:
@@ -96,7 +124,7 @@ def _searched_again(
         # On a GPU asking would wait for it.
         if of_use.device.type == "cpu" and not bool(of_use.any()):
             break
-        matches0 = match_similarities(_Guided(similarity, motion, keypoints0, keypoints1), config, *valid).matches0
+        matches0 = search.again(motion.expected(keypoints0)).matches0
         itself = torch.where(matches0 >= 0, similarity.of(rows, matches0.clamp(min=0)), zero)
         taken = of_use[:, None]
         found = DenseMatches(
@@ -105,12 +133,23 @@ def _searched_again(
     return found
 
 
+def _rows(valid: tuple[Tensor | None, Tensor | None], index: int) -> tuple[Tensor | None, Tensor | None]:
+    valid0, valid1 = (None if v is None else v[index, None] for v in valid)
+    return valid0, valid1
+
+
+def _stacked(pairs: list[DenseMatches]) -> DenseMatches:
+    if len(pairs) == 1:
+        return pairs[0]
+    return DenseMatches(torch.cat([p.matches0 for p in pairs]), torch.cat([p.similarity0 for p in pairs]))
+
+
 class _Motion(NamedTuple):
-    """How K matches of each of B pairs say that things moved.
+    """How K matches of each of B pairs say that things moved. Positions and complex numbers have their parts first.
 
     Attributes:
-        here, there: ``B x K x 2`` matched pixels.
-        turn: ``B x K x 2``, the turn and scale around each, as a complex number.
+        here, there: ``2 x B x K`` matched pixels.
+        turn: ``2 x B x K``, the turn and scale around each, as a complex number.
         error: ``B x K``, mean distance in pixels of the neighbours from where that puts them.
         supported: ``B x K`` bool, whether enough neighbours share it; others say nothing.
         most: ``B``, the similarity that something elsewhere loses.
@@ -123,30 +162,30 @@ class _Motion(NamedTuple):
     supported: Tensor
     most: Tensor
 
-    def expected(self, keypoints: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where ``B x N x 2`` pixels are to be expected, and ``B x N``: as far from there is elsewhere.
-
-        That is where the nearest supported match puts them.
-        """
-        distance, nearest = _distances(keypoints, _far_unless(self.supported, self.here)).min(dim=2)
-        place = _at(self.there, nearest) + _times(_at(self.turn, nearest), keypoints - _at(self.here, nearest))
-        return place, _ELSEWHERE * (_RADIUS_PX + self.error.gather(1, nearest) + _RADIUS * distance)
+    def expected(self, keypoints: Tensor) -> Expected:
+        """Return where ``2 x B x N`` pixels are to be expected: where the nearest supported match puts them."""
+        nearest = nearest_of(keypoints, self.here, self.supported)
+        offset = keypoints - _at(self.here, nearest)
+        place = _at(self.there, nearest) + _times(_at(self.turn, nearest), offset)
+        return Expected(
+            place, _ELSEWHERE * (_RADIUS_PX + self.error.gather(1, nearest) + _RADIUS * _size(offset)), self.most
+        )
 
 
 class _Guided:
     """Similarities less what those lose that are expected elsewhere, given out in blocks of rows."""
 
-    def __init__(self, similarity: FusedSimilarity, motion: _Motion, keypoints0: Tensor, keypoints1: Tensor) -> None:
-        self._similarity, self._keypoints1 = similarity, keypoints1
-        self._place, elsewhere = motion.expected(keypoints0)
-        self._elsewhere = elsewhere[..., None]
+    def __init__(self, similarity: FusedSimilarity, expected: Expected, keypoints1: Tensor) -> None:
+        self._similarity, self._keypoints1 = similarity, keypoints1.movedim(0, 2)
+        self._place = expected.place.movedim(0, 2)
+        self._elsewhere = expected.elsewhere[..., None]
         # Per pixel.
-        self._loss = motion.most[:, None, None] / self._elsewhere
+        self._loss = expected.most[:, None, None] / self._elsewhere
         self.shape, self.device = similarity.shape, similarity.device
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return ``B x (stop - start) x M`` float32 similarities."""
-        away = _distances(self._place[:, start:stop], self._keypoints1)
+        away = distances(self._place[:, start:stop], self._keypoints1)
         torch.minimum(away, self._elsewhere[:, start:stop], out=away)
         return self._similarity.rows(start, stop).addcmul_(away, self._loss[:, start:stop], value=-1)
 
@@ -174,7 +213,7 @@ def _differing(motion: _Motion, found: DenseMatches, keypoints0: Tensor, keypoin
     """Return ``B``, the share of matches that are elsewhere than the motion says, of a sample of the keypoints."""
     matches0 = found.matches0[:, _SAMPLE]
     matched = matches0 >= 0
-    place, elsewhere = motion.expected(keypoints0[:, _SAMPLE])
+    place, elsewhere, _ = motion.expected(keypoints0[:, :, _SAMPLE])
     away = matched & (_size(place - _at(keypoints1, matches0.clamp(min=0))) > elsewhere)
     return away.sum(dim=1) / matched.sum(dim=1).clamp(min=1)
 
@@ -183,67 +222,61 @@ def _shared_turns(points0: Tensor, points1: Tensor, found: Tensor) -> tuple[Tens
     """Find how matches move together with their neighbours.
 
     Args:
-        points0, points1: ``B x K x 2`` matched pixels.
+        points0, points1: ``2 x B x K`` matched pixels.
         found: ``B x K`` bool, false for rows without a match.
 
     Returns:
-        ``B x K x 2``, of each match the scaled turn (as a complex number) that it shares with most neighbours, by least
+        ``2 x B x K``, of each match the scaled turn (as a complex number) that it shares with most neighbours, by least
         squares over those; ``B x K``, their mean distance in pixels from where it puts them; and ``B x K``, how many
         share it.
     """
-    apart = _distances(points0, _far_unless(found, points0))
-    nearest = apart.topk(min(_NEIGHBOURS + 1, points0.shape[1]), dim=2, largest=False).indices[..., 1:]
-    batch = torch.arange(len(points0), device=points0.device)[:, None, None]
-    offset0 = points0[batch, nearest] - points0[:, :, None]
-    offset1 = points1[batch, nearest] - points1[:, :, None]
+    nearest = neighbours_of(points0, far_unless(found, points0), _NEIGHBOURS)
+    rows, shape = nearest.flatten(1), nearest.shape[1:]
+    offset0 = _at(points0, rows).unflatten(2, shape) - points0[..., None]
+    offset1 = _at(points1, rows).unflatten(2, shape) - points1[..., None]
     length = _size(offset0).clamp(min=1)
     squared = length.square()
     # Of each neighbour its turn, times that: what least squares over several sums up.
     product = _times(_conjugate(offset0), offset1)
-    turn = product / squared[..., None]
+    turn = product / squared
     scale = _size(turn)
-    sane = (scale < _LARGEST_SCALE) & (scale > 1 / _LARGEST_SCALE) & found[batch, nearest] & found[..., None]
-    # Of each neighbour's turn (dimension 2), where it would put the others (dimension 3).
-    missed = _size(_times(turn[:, :, :, None], offset0[:, :, None]) - offset1[:, :, None])
+    sane = (scale < _LARGEST_SCALE) & (scale > 1 / _LARGEST_SCALE)
+    sane &= found.gather(1, rows).unflatten(1, shape) & found[..., None]
+    # Of each neighbour's turn (the last dimension but one), where it would put the others (the last).
+    missed = _size(_times(turn[..., None], offset0[..., None, :]) - offset1[..., None, :])
     allowed = _TOLERANCE_PX + _TOLERANCE * length[:, :, None] * scale[..., None]
     agree = (missed < allowed) & sane[..., None] & sane[:, :, None]
-    best = agree.sum(dim=3).argmax(dim=2)
+    best = _first_largest(agree.sum(dim=3))
     agree = agree.gather(2, best[..., None, None].expand(-1, -1, 1, agree.shape[3]))[:, :, 0]
     agreeing = agree.sum(dim=2)
     weight = agree.float()
     total = (weight * squared).sum(dim=2).clamp(min=1)
-    shared = (product * weight[..., None]).sum(dim=2) / total[..., None]
-    error = _size(_times(shared[:, :, None], offset0) - offset1)
+    shared = (product * weight).sum(dim=3) / total
+    error = _size(_times(shared[..., None], offset0) - offset1)
     error = (error * weight).sum(dim=2) / agreeing.clamp(min=1)
     return shared, error, agreeing
 
 
-def _far_unless(kept: Tensor, points: Tensor) -> Tensor:
-    # Cheaper than masking all distances to them.
-    return torch.where(kept[..., None], points, constant((1e7,), points))
-
-
-def _distances(points0: Tensor, points1: Tensor) -> Tensor:
-    """Return ``B x N x M`` distances of ``B x N x 2`` to ``B x M x 2`` points."""
-    # By products of coordinates on a CPU, six times as fast; a GPU might multiply them in fewer digits (TF32).
-    how = "use_mm_for_euclid_dist" if points0.device.type == "cpu" else "donot_use_mm_for_euclid_dist"
-    return torch.cdist(points0, points1, compute_mode=how)
+def _first_largest(counts: Tensor) -> Tensor:
+    """Return ``B x K``, where the largest of each eight of ``B x K x 8`` whole numbers is, the first of equals."""
+    # argmax looks at one number at a time.
+    places = torch.arange(counts.shape[2], device=counts.device)
+    return (-(counts * len(places) - places).amax(dim=2)).remainder(len(places))
 
 
 def _at(values: Tensor, rows: Tensor) -> Tensor:
-    return values.gather(1, rows[..., None].expand(-1, -1, values.shape[2]))
+    """Return ``2 x B x K`` of ``2 x B x N`` at ``B x K`` rows."""
+    return values.gather(2, rows.expand(2, -1, -1))
 
 
 def _size(z: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(z, dim=-1)
+    return (z[0].square() + z[1].square()).sqrt()
 
 
 def _conjugate(z: Tensor) -> Tensor:
-    return torch.stack((z[..., 0], -z[..., 1]), dim=-1)
+    return torch.stack((z[0], -z[1]))
 
 
 def _times(z: Tensor, w: Tensor) -> Tensor:
-    """Multiply complex numbers, whose parts are the last dimension."""
-    real = z[..., 0] * w[..., 0] - z[..., 1] * w[..., 1]
-    imaginary = z[..., 0] * w[..., 1] + z[..., 1] * w[..., 0]
-    return torch.stack((real, imaginary), dim=-1)
+    """Multiply complex numbers, whose parts are the first dimension."""
+    return torch.stack((z[0] * w[0] - z[1] * w[1], z[0] * w[1] + z[1] * w[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Protocol
@@ -61,20 +62,40 @@ class FusedSimilarity:
         self.shape = (*vectors0[0].shape[:2], vectors1[0].shape[1])
         self.device = vectors0[0].device
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Return ``B x (stop - start) x M`` float32 similarities."""
+    def rows(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+        """Return ``B x (stop - start) x M`` float32 similarities; in ``out``, if it is given."""
         first, *others = self._factors
-        block = torch.bmm(first[0][:, start:stop], first[1])
+        block = torch.bmm(first[0][:, start:stop], first[1], out=out)
         for v0, v1 in others:
             block.mul_(torch.bmm(v0[:, start:stop], v1))
         if self._band is None or self._ordinates is None:
             return block
         y0, y1 = self._ordinates
         # Said so, a position that is not a number is in no band.
-        return block.masked_fill(~((y0[:, start:stop] - y1).abs() <= self._band), -torch.inf)
+        return block.masked_fill_(~((y0[:, start:stop] - y1).abs() <= self._band), -torch.inf)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether something differentiates the similarities."""
+        return torch.is_grad_enabled() and any(v.requires_grad for factor in self._factors for v in factor)
+
+    def pair(self, index: int) -> FusedSimilarity:
+        """Return the similarities of one pair of the batch, a batch of one."""
+        one = copy.copy(self)
+        one._factors = [(v0[index, None], v1[index, None]) for v0, v1 in self._factors]
+        if self._ordinates is not None:
+            one._ordinates = (self._ordinates[0][index, None], self._ordinates[1][index, None])
+        one.shape = (1, *self.shape[1:])
+        return one
 
     def of(self, rows0: Tensor, rows1: Tensor) -> Tensor:
         """Return ``B x K`` similarities of rows ``rows0`` to ``rows1``, both ``B x K``; without regard to a band."""
-        batch = torch.arange(self.shape[0], device=self.device)[:, None]
-        first, *others = [(v0[batch, rows0] * v1.mT[batch, rows1]).sum(dim=-1) for v0, v1 in self._factors]
+        first, *others = [(_at(v0, rows0) * _at(v1.mT, rows1)).sum(dim=-1) for v0, v1 in self._factors]
         return functools.reduce(torch.mul, others, first)
+
+
+def _at(vectors: Tensor, rows: Tensor) -> Tensor:
+    """Return ``B x K x D`` of ``B x N x D`` vectors at ``B x K`` rows; whole rows are copied fastest from one list."""
+    batch, n, _ = vectors.shape
+    starts = torch.arange(0, batch * n, n, device=rows.device)[:, None]
+    return vectors.flatten(0, 1).index_select(0, (rows + starts).flatten()).unflatten(0, rows.shape)

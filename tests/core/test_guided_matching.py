@@ -13,7 +13,15 @@ from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors import create_extractor
 from semantic_matcher_core.matching import MatcherConfig, match_features, match_features_densely
+from semantic_matcher_core.optimisations import VARIABLE
 from semantic_matcher_core.types import Features
+
+
+@pytest.fixture(autouse=True, params=["", "nearby_search"], ids=["nearby", "whole"])
+def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search as a CPU does, and as a GPU does."""
+    monkeypatch.setenv(VARIABLE, request.param)
+
 
 NEVER, ALWAYS = MatcherConfig(guided="never"), MatcherConfig(guided="always")
 
@@ -153,6 +161,17 @@ def test_confidence_is_the_similarity_itself_and_its_limits_hold() -> None:
         limited = match_features(first, second, config)
         assert 0 < len(limited) < len(found) and float(limited.confidence.min()) >= limit - 1e-6
         assert {tuple(r) for r in limited.indices.tolist()} <= {tuple(r) for r in found.indices.tolist()}
+
+
+def test_confidence_can_be_differentiated() -> None:
+    first, second = moved_scene(15, 1.0)
+    first = replace(first, descriptors=first.descriptors.clone().requires_grad_())
+    found = match_features(first, second, ALWAYS)
+    assert torch.equal(found.indices, match_features(*moved_scene(15, 1.0), ALWAYS).indices)
+    found.confidence.sum().backward()
+    torch.testing.assert_close(
+        first.descriptors.grad[0, found.indices[:, 0]], second.descriptors[0, found.indices[:, 1]]
+    )
 
 
 def test_pairs_of_a_batch_do_not_know_of_each_other_nor_of_padding() -> None:

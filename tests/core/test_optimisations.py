@@ -22,13 +22,15 @@ from semantic_matcher_core.extractors.compact import Compact
 from semantic_matcher_core.extractors.folding import FoldedSequential
 from semantic_matcher_core.extractors.xfeat import XFeat
 from semantic_matcher_core.layers import attention
-from semantic_matcher_core.matching import MatcherConfig
+from semantic_matcher_core.matching import MatcherConfig, match_features_densely
+from semantic_matcher_core.matching.nearby import NearbySearch
 from semantic_matcher_core.matching.nearest import match_similarities
 from semantic_matcher_core.matching.similarity import FusedSimilarity
 from semantic_matcher_core.optimisations import NAMES, VARIABLE, is_enabled
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.compact_context import CompactContext
 from semantic_matcher_core.semantics.dinov2 import DinoV2
+from semantic_matcher_core.types import Features
 
 
 def seeded(module: Callable[[], nn.Module]) -> Any:
@@ -103,6 +105,20 @@ def matched(*, ratio: float | None = None) -> list[Tensor]:
     return [*fused, *alone]
 
 
+def guided(**options: Any) -> list[Tensor]:
+    """Keypoints that moved together, a quarter of them with look-alikes, of two pairs, one with padding."""
+    config = MatcherConfig(guided="always", **options)
+    vectors = units(2, 300, 24, seed=1)
+    vectors[:, :40] = normalize(vectors[:, 40:80] + 0.1 * vectors[:, :40], dim=-1)
+    seen = normalize(vectors + 0.3 * units(2, 300, 24, seed=2), dim=-1)
+    points = random(2, 300, 2) * 400
+    valid = torch.arange(300) < torch.tensor([[300], [250]])
+    sides = [
+        Features(p, random(2, 300), v, (480, 640), valid=valid) for p, v in ((points, vectors), (points + 9, seen))
+    ]
+    return list(match_features_densely(*sides, config))
+
+
 WORK: dict[str, Sequence[Callable[[], list[Tensor]]]] = {
     "fused_attention": (reasoned, encoded, context),
     "channels_last": (
@@ -114,6 +130,7 @@ WORK: dict[str, Sequence[Callable[[], list[Tensor]]]] = {
     "candidate_ranking": (keypoints,),
     "sliding_maximum": (keypoints,),
     "grouped_maxima": (matched, lambda: matched(ratio=0.95)),
+    "nearby_search": (guided, lambda: guided(ratio=0.95), lambda: guided(mutual=False), lambda: guided(band_px=20.0)),
 }
 # Whose switch changes nothing that a sum could round otherwise.
 EXACT = {"candidate_ranking", "sliding_maximum"}
@@ -146,6 +163,7 @@ def test_every_optimisation_of_the_cpu_is_tested_here_or_as_said() -> None:
         ("fused_attention", torch.nn.functional, "scaled_dot_product_attention", reasoned),
         ("sliding_maximum", selection, "_sliding_maximum", lambda: [windows(random(1, 9, 9))]),
         ("candidate_ranking", selection, "_gathered", keypoints),
+        ("nearby_search", NearbySearch, "again", guided),
     ],
 )
 @torch.no_grad()
