@@ -38,6 +38,7 @@ def run_app(app: typer.Typer) -> None:
         app()
     except Exception as error:
         reason = _sentence(error) if isinstance(error, SemanticMatcherError) else of_the_machine(error)
+        reason = reason or _of_a_worker(error)
         if not reason:
             raise
         console.print(f"error: {reason}", style="red", highlight=False, soft_wrap=True)
@@ -48,6 +49,16 @@ def _sentence(error: Exception) -> str:
     # A worker of torch's DataLoader sends its traceback, whose last line has the name and what was said.
     text = str(error)
     return text.strip().splitlines()[-1].partition(": ")[2] if "\nOriginal Traceback (" in text else text
+
+
+def _of_a_worker(error: Exception) -> str:
+    # The words of torch's DataLoader, which raises nothing of its own.
+    if not isinstance(error, RuntimeError) or not str(error).startswith("DataLoader worker (pid"):
+        return ""
+    return (
+        "a process that prepares pairs was killed (out of memory?): fewer data.workers, or smaller images, take less; "
+        "--resume goes on where the run stopped"
+    )
 
 
 def run_command(command: Callable[..., Any]) -> None:

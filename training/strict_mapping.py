@@ -15,7 +15,8 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
 
-from semantic_matcher_core.errors import ConfigError, did_you_mean
+from semantic_matcher_core.errors import ConfigError, ImageError, did_you_mean
+from semantic_matcher_core.io.images import read_bytes
 
 _Section = TypeVar("_Section")
 
@@ -70,8 +71,10 @@ def load_dataclass(kind: type[_Section], path: str | Path, overrides: Sequence[s
             a value has the wrong type or is out of range, or an override is no ``key=value``.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506
-    except (OSError, UnicodeDecodeError) as error:
+        content = yaml.load(read_bytes(path, "configuration").decode("utf-8"), _Loader)  # noqa: S506
+    except ImageError as error:
+        raise ConfigError(str(error)) from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error

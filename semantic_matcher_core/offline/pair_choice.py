@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semantic_matcher_core.errors import ConfigError, check_choice
+from semantic_matcher_core.errors import ConfigError, ImageError, check_choice
+from semantic_matcher_core.io.images import read_bytes
 
 PAIR_CHOICES = ("matched", "exhaustive", "window", "list")
 # With all pairs of this many images the exports take minutes, not hours.
@@ -70,11 +71,11 @@ def read_pairs(path: Path) -> frozenset[tuple[str, str]]:
         ConfigError: there is no such file, or a line is not two names.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read the list of pairs {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        lines = read_bytes(path, "list of pairs").decode("utf-8").splitlines()
+    except ImageError as error:
+        raise ConfigError(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read list of pairs {path}: {error}") from error
     pairs = set()
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -251,8 +252,12 @@ def test_lists_of_pairs(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(ConfigError, match=what):
             read_pairs(path)
-    with pytest.raises(ConfigError, match="cannot read the list"):
+    with pytest.raises(ConfigError, match="no such list of pairs file"):
         read_pairs(tmp_path / "absent.txt")
+    # One that nobody writes into: reading it would wait for that.
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(ConfigError, match=r"cannot read list of pairs .*pipe\.txt: it is a named pipe"):
+        read_pairs(tmp_path / "pipe.txt")
 
 
 def test_what_a_reconstruction_wants() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,8 +85,12 @@ def test_overrides_win_and_are_checked_too(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_experiment_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read"):
+    with pytest.raises(ConfigError, match="no such configuration file"):
         load_dataclass(ExperimentConfig, tmp_path / "none.yaml")
+    # One that nobody writes into: reading it would wait for that.
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match=r"cannot read configuration .*pipe\.yaml: it is a named pipe"):
+        load_dataclass(ExperimentConfig, tmp_path / "pipe.yaml")
     (tmp_path / "a.yaml").write_text("{")
     with pytest.raises(ConfigError, match="is no YAML"):
         load_dataclass(ExperimentConfig, tmp_path / "a.yaml")
