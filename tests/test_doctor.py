@@ -17,7 +17,7 @@ def run_doctor(python: str, path: Path, *arguments: str) -> subprocess.Completed
     command = [python, "-m", "semantic_matcher_core.doctor", *arguments]
     # No PYTHONPATH, no ROS: what a person has before any set-up.
     env = {"PATH": str(path), "COLUMNS": "300"}
-    return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=800)
 
 
 def add_tool(folder: Path, name: str, version: str = "") -> None:

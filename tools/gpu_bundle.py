@@ -44,7 +44,8 @@ def download_wheels(folder: Path, python_version: str) -> list[Path]:
     """
     for requirement in pinned((REQUIREMENTS / "lock.txt").read_text(encoding="utf-8")):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary=:all:", "--python-version", python_version, "--dest", str(folder)]
+        # What pip prints is kept: a question for a user's name would wait unseen.
+        command += ["--no-input", "--only-binary=:all:", "--python-version", python_version, "--dest", str(folder)]
         for platform in ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"):
             command += ["--platform", platform]
         done = subprocess.run([*command, requirement], text=True, capture_output=True)

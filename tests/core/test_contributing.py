@@ -76,6 +76,7 @@ def test_a_recipe_arrives(title: str, check: str, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path))

@@ -35,7 +35,9 @@ def test_the_first_page_s_example_runs(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", f"{code}\nprint(len(matches))"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=800
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50
 
@@ -51,6 +53,7 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     pages = {page.stem for page in (REPOSITORY / "docs").glob("*.md")} - {"index"}

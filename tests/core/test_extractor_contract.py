@@ -353,6 +353,7 @@ def peaks() -> dict[str, dict[str, float]]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=800,
     )
     print(done.stderr)
     return {peak["name"]: peak for peak in map(json.loads, done.stdout.splitlines())}

@@ -88,7 +88,12 @@ def test_an_option_that_is_added_to_the_table_appears_at_every_door(tmp_path) ->
     table.write_text(source.replace("\nGEOMETRY = (\n", f"\nGEOMETRY = (\n{DUMMY}"))
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{ROS}", "COLUMNS": "200", "HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(table)], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", SCRIPT, str(table)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

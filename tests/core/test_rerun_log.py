@@ -94,7 +94,7 @@ def test_a_recording_for_rerun(tmp_path: Path) -> None:
     results, recording = write_all_kinds(tmp_path / "results.mcap"), tmp_path / "results.rrd"
 
     def run(*command: str) -> str:
-        done = subprocess.run([PYTHON, "-m", *command], capture_output=True, text=True, cwd=REPOSITORY)
+        done = subprocess.run([PYTHON, "-m", *command], capture_output=True, text=True, cwd=REPOSITORY, timeout=800)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

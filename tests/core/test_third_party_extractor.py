@@ -54,7 +54,7 @@ def installed(tmp_path_factory) -> Path:
     shutil.copytree(EXAMPLE, source)
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(source)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=800)
     return folder
 
 
@@ -73,6 +73,7 @@ def test_installed_example_is_found_and_works(installed, tmp_path, textured):
         capture_output=True,
         text=True,
         check=False,
+        timeout=800,
     )
     assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout)

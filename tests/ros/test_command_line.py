@@ -107,6 +107,12 @@ def test_what_of_the_environment_cannot_be_meant() -> None:
     assert len(said) == 3 and all(f"{value!r}" in " ".join(said) or value in " ".join(said) for value in bad.values())
 
 
+def test_a_pipe_is_no_parameters_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UsageError, match=r"pipe\.yaml is a pipe or a device"):
+        check_parameters_file(str(tmp_path / "pipe.yaml"))
+
+
 def test_a_package_that_is_not_sourced_is_one_sentence(tmp_path: Path) -> None:
     from semantic_matcher import fastdds_profile
 
@@ -118,7 +124,9 @@ def test_a_package_that_is_not_sourced_is_one_sentence(tmp_path: Path) -> None:
     )
     variables = {k: v for k, v in os.environ.items() if k not in (*fastdds_profile.PROFILE_VARIABLES,)}
     command = [sys.executable, "-c", code]
-    answer = subprocess.run(command, capture_output=True, text=True, env={**variables, "AMENT_PREFIX_PATH": ""})
+    answer = subprocess.run(
+        command, capture_output=True, text=True, env={**variables, "AMENT_PREFIX_PATH": ""}, timeout=800
+    )
     assert answer.returncode == 1
     (line,) = answer.stderr.splitlines()
     assert line.startswith("error: ") and line.endswith("source the workspace that the package is installed in")

@@ -53,7 +53,13 @@ def test_the_recipe_of_a_node_arrives(ros: None, tmp_path: Path) -> None:
     path = follow("a node", tmp_path)["PYTHONPATH"]
     environment = {**os.environ, "PYTHONPATH": f"{path}:{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(
-        [sys.executable, "-c", RUN], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", RUN],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     assert "counted" in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -141,6 +142,24 @@ def _silent(diagnostics: object, seen: int) -> bool:
     before = len(diagnostics.of("/temporal_matcher"))  # type: ignore[attr-defined]
     time.sleep(5 * PLAIN_SLOW["diagnostics_period"])
     return bool(len(diagnostics.of("/temporal_matcher")) == before)  # type: ignore[attr-defined]
+
+
+def test_an_image_that_stays_in_work_is_told(ros: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from semantic_matcher import matcher_node
+
+    monkeypatch.setattr(matcher_node, "_STUCK_S", 0.1)
+    going_on = threading.Event()
+    with in_process("temporal_matcher", PLAIN_SIFT) as node:
+        assert node.autostart()
+        monkeypatch.setattr(node, "process", lambda *_: going_on.wait(60))
+        node.offer("", None)
+        wait_until(lambda: node._worker.seconds_in_work > 0.1, "time to pass")
+        node.review()
+        assert [text for text in node._problems.now() if text.startswith("an image has been in work for ")]
+        going_on.set()
+        wait_until(lambda: not node._worker.seconds_in_work, "the end of the work")
+        node.review()
+        assert not [text for text in node._problems.now() if "in work" in text]
 
 
 @pytest.mark.parametrize(

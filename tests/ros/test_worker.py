@@ -75,6 +75,36 @@ def test_an_exception_is_reported_and_work_goes_on(bench: Bench) -> None:
     wait_until(lambda: bench.done == [("a", 1)], "the next item")
 
 
+def test_a_report_that_fails_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    done: list[int] = []
+
+    def work(source: str, item: int) -> None:
+        if item:
+            raise MemoryError
+        done.append(item)
+
+    def failed(source: str, error: Exception) -> None:
+        raise MemoryError("nor for the words")
+
+    worker = worker_module.NewestFrameWorker(work, failed)
+    worker.start()
+    worker.offer("a", 1)
+    wait_until(lambda: "nor for the words" in capsys.readouterr().err, "the report")
+    worker.offer("a", 0)
+    wait_until(lambda: done, "the next item")
+    assert worker.stop(30)
+
+
+def test_how_long_an_item_has_been_in_work_is_known(bench: Bench) -> None:
+    assert bench.worker.seconds_in_work == 0
+    bench.worker.offer("a", 1)
+    wait_until(lambda: bench.begun, "work")
+    first = bench.worker.seconds_in_work
+    wait_until(lambda: bench.worker.seconds_in_work > first > 0, "time to pass")
+    bench.permits.release()
+    wait_until(lambda: bench.done and bench.worker.seconds_in_work == 0, "the end")
+
+
 def test_stopping_finishes_the_item_in_work_and_nothing_else(bench: Bench) -> None:
     bench.worker.offer("a", 0)
     wait_until(lambda: bench.begun, "the first item")

@@ -35,7 +35,7 @@ def wheel_and_source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
         if (REPOSITORY / name).is_dir():
             shutil.copytree(REPOSITORY / name, source / name, ignore=ignored)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    built = subprocess.run([*command, "-w", str(folder), str(source)], capture_output=True, text=True)
+    built = subprocess.run([*command, "-w", str(folder), str(source)], capture_output=True, text=True, timeout=800)
     assert built.returncode == 0, built.stderr
     (wheel,) = folder.glob("semantic_matcher-*.whl")
     return wheel, source
@@ -47,7 +47,7 @@ def wheel_python(
 ) -> tuple[Path, dict[str, str]]:
     """The Python of an environment with the wheel and the packages it depends on, and the variables to run it with."""
     folder = tmp_path_factory.mktemp("wheel_environment")
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=800)
     python = folder / "venv" / "bin" / "python"
     # What it depends on is lent.
     (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
@@ -58,7 +58,7 @@ def wheel_python(
             (lent / entry.name).symlink_to(entry)
     (packages / "lent.pth").write_text(f"{lent}\n")
     install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel_and_source[0]]
-    subprocess.run(install, check=True, cwd=folder)
+    subprocess.run(install, check=True, cwd=folder, timeout=800)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SEMANTIC_MATCHER"))}
     environment |= {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
     return python, environment

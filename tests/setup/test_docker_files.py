@@ -54,5 +54,6 @@ def test_the_entry_point_sources_and_hands_over(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=800,
     )
     assert (done.returncode, done.stdout, done.stderr) == (7, "distribution and workspace: two words\n", "")

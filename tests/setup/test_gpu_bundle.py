@@ -79,7 +79,7 @@ def test_rehearsal(unpacked: Path, tmp_path: Path) -> None:
     }
     environment.pop("SEMANTIC_MATCHER_REQUIRE_ROS", None)  # that machine has none
     script = ["bash", str(unpacked / "benchmarks" / "bare_gpu.sh"), "--out", "results", "--rehearse", "--minutes", "20"]
-    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     summary = (tmp_path / "results" / "summary.md").read_text().splitlines()
     assert [line.split(",")[0] for line in summary] == [
         f"- {name}: done" for name in ("headline", "tests", "parity", "detail", "train", "tune")

@@ -22,7 +22,9 @@ def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     own = re.findall(r"^([A-Z]+) \?=", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS")) and k not in own}
     command = ["make", "--no-print-directory", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, env={**inherited, **variables}, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=REPOSITORY, env={**inherited, **variables}, capture_output=True, text=True, timeout=800
+    )
 
 
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
@@ -81,7 +83,7 @@ def test_ci_is_strict_and_runs_the_readmes_command() -> None:
     assert "set -euo pipefail" in text
     assert text.rstrip().endswith("make test")
     assert "$ make test" in (REPOSITORY / "README.md").read_text()
-    subprocess.run(["bash", "-n", str(script)], check=True)
+    subprocess.run(["bash", "-n", str(script)], check=True, timeout=800)
 
 
 def test_the_versions_agree() -> None:
@@ -135,7 +137,12 @@ def test_the_wheel_alone_matches_semantically_without_a_network(
     np.save(tmp_path / "picture.npy", make_textured_image(260, 350, 3))
     python, environment = wheel_python
     done = subprocess.run(
-        [python, "-c", MATCHES_ALONE, "picture.npy"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [python, "-c", MATCHES_ALONE, "picture.npy"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr
     count, share = done.stdout.split()

@@ -122,14 +122,14 @@ def test_shell_lines_reproduce_the_environment(shell: str) -> None:
     del env["RMW_IMPLEMENTATION"]
     lines = "\n".join(shell_lines(env, base))
     script = f'{lines}\nprintf "%s|%s|%s|%s" "$PYTHONPATH" "$ROS_DISTRO" "${{RMW_IMPLEMENTATION-unset}}" "$HOME"'
-    done = subprocess.run([shell, "-c", script], env=base, capture_output=True, text=True, check=True)
+    done = subprocess.run([shell, "-c", script], env=base, capture_output=True, text=True, check=True, timeout=800)
     assert done.stdout == f"{env['PYTHONPATH']}|jazzy|unset|/h"
 
 
 def test_a_command_that_is_not_there(venv: Path) -> None:
     write_stamp(venv / STAMP, {"ros": "wheels"})
     command = [sys.executable, "-m", "tools.ros_env", "--venv", str(venv), "--", "no-such-command"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=800)
     assert done.returncode == 1
     assert "command 'no-such-command' is not there" in done.stderr
     assert "Traceback" not in done.stderr
@@ -151,7 +151,7 @@ def test_env_sh_gives_a_shell_that_runs_nodes(shell: str, tmp_path: Path) -> Non
         f'source "{REPOSITORY}/tools/env.sh" && command -v temporal_matcher && '
         'python -c "import rclpy, semantic_matcher_msgs.msg, semantic_matcher; print(rclpy.__name__)"'
     )
-    done = subprocess.run([shell, "-c", script], env=clean, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([shell, "-c", script], env=clean, cwd=tmp_path, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     node, imported = done.stdout.split()
     assert node.endswith("lib/semantic_matcher/temporal_matcher")
@@ -161,6 +161,6 @@ def test_env_sh_gives_a_shell_that_runs_nodes(shell: str, tmp_path: Path) -> Non
 def test_env_sh_without_an_environment_says_so(tmp_path: Path) -> None:
     script = f'source "{REPOSITORY}/tools/env.sh"; echo "path=$PATH"'
     env = {"PATH": "/usr/bin:/bin", "VENV": str(tmp_path / "none")}
-    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True, timeout=800)
     assert "run `make build` first" in done.stderr
     assert done.stdout == "path=/usr/bin:/bin\n"

@@ -94,7 +94,7 @@ def answers(
     (folder / "commands.json").write_text(json.dumps(commands))
     python, environment = wheel_python
     command = [python, "-c", _RUN, "commands.json", "answers.json"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     given = json.loads((folder / "answers.json").read_text())
     return {tuple(c): tuple(answer) for c, answer in zip(commands, given, strict=True)}

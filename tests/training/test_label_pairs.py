@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from semantic_matcher_core import SemanticMatcher
-from semantic_matcher_core.errors import BagError, CheckpointError, ConfigError
+from semantic_matcher_core.errors import BagError, CheckpointError, ConfigError, OutputError
 from semantic_matcher_core.io.images import read_image, shrunk, write_image
 from semantic_matcher_core.io.mcap import McapWriter
 from semantic_matcher_core.io.messages import header_message, image_message
@@ -20,6 +20,7 @@ from semantic_matcher_core.types import Features
 from tests.conftest import make_textured_image
 from training.data.rendered import nearby_pose, noise_textures, pinhole, random_pose, random_room, render
 from training.errors import DataError
+from training.labelling import run
 from training.labelling.choosing import by_likeness, by_order
 from training.labelling.frames import scaled_camera
 from training.labelling.label_file import read_labels
@@ -105,6 +106,20 @@ def test_matches_that_geometry_refutes_are_left_out(room: Path, teacher: Nearest
     assert max(pair.unmatchable0.mean() for _, _, pair in labels.pairs) > 0.03
     image = labels.images[0].image
     assert np.abs(image.astype(int) - read_image(room / "rgb" / "0.png").astype(int)).mean() < 8
+
+
+def test_an_error_of_a_check_comes_before_thousands_are_queued(
+    room: Path, teacher: NearestNeighbours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(run, "_checked", full)
+    monkeypatch.setattr(run, "_QUEUED", 1)
+    teacher.matched = 0
+    with pytest.raises(OutputError, match="the disk is full"):
+        label([room], tmp_path / "pairs.h5", LabelConfig(choose="order"), lambda: teacher)
+    assert teacher.matched == 2 < len(by_order(4))
 
 
 def test_an_interrupted_run_goes_on(room: Path, teacher: NearestNeighbours, tmp_path: Path) -> None:

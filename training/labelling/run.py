@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,9 @@ from training.labelling.teacher import Teacher, TeacherFeatures, TeacherMatches
 
 _log = logging.getLogger(__name__)
 CHOICES = ("both", "order", "likeness")
+# Pairs that wait for their check, for each thread that checks: enough for all to have work, and few enough for an
+# error, or Ctrl-C, not to wait for thousands of them.
+_QUEUED = 4
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,7 @@ def label(
             chosen = _chosen([one.features for one in seen], config, generator)
             # By content: a camera that stands still may give one picture many times.
             waiting: dict[tuple[str, str], Future[LabelledPair | None]] = {}
+            queued: deque[Future[LabelledPair | None]] = deque()
             for number, (i, j) in enumerate(chosen):
                 both = (seen[i], seen[j])
                 content = (both[0].digest, both[1].digest)
@@ -159,6 +164,9 @@ def label(
                 elif content not in waiting:
                     matches = the_teacher().match(both[0].features, both[1].features, both[0].size, both[1].size)
                     waiting[content] = pool.submit(_checked, both, matches, config.check, parts)
+                    queued.append(waiting[content])
+                    if len(queued) > _QUEUED * workers:
+                        queued.popleft().result()
                 progress(f"pairs of {scene.name}", number + 1, len(chosen))
             results = [(i, j, waiting[seen[i].digest, seen[j].digest].result()) for i, j in chosen]
             found = [(first + i, first + j, pair) for i, j, pair in results if pair is not None]

@@ -131,9 +131,13 @@ def check_parameters_file(path: str) -> None:
     Raises:
         UsageError: it is missing, no YAML, or not laid out as ROS has it.
     """
+    file = Path(path).expanduser()
+    if file.exists() and not file.is_file() and not file.is_dir():
+        # Of a pipe nothing is left for rcl, and one that nobody writes into is waited for without end.
+        raise UsageError(f"the parameters file {path} is a pipe or a device; ROS reads it more than once: give a file")
     try:
         # Not loaded: launch writes tags of Python's, which rcl passes over.
-        content = yaml.compose(Path(path).expanduser().read_text(encoding="utf-8"), yaml.SafeLoader)
+        content = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
     except OSError as error:
         raise UsageError(f"cannot read the parameters file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -46,6 +46,8 @@ _LOG_EVERY_S = 5.0
 _REVIEW_S = 0.5
 # A calibration may come after the first image, and the first message of /clock some time after the start.
 _GRACE_S = 2.0
+# Far beyond what an image takes on any machine: what takes longer will hardly end.
+_STUCK_S = 30.0
 
 T = TypeVar("T")
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
@@ -503,6 +505,12 @@ class MatcherNode(LifecycleNode):
         self._clock_moved = self._clock_moved if standing else time.monotonic()
         self.set_problem("clock", clock_standing() if time.monotonic() - self._clock_moved >= _GRACE_S else "")
         self.set_problem("name", self._namesakes())
+        seconds = self._worker.seconds_in_work
+        stuck = (
+            f"an image has been in work for {seconds:.0f} s, and newer ones are dropped: the device hangs, or the "
+            "model is too much for this machine; start the node anew, or with a smaller variant"
+        )
+        self.set_problem("work", stuck if seconds >= _STUCK_S else "", kind="an image stays in work")
         warn_of_skipped(self)
         self.review_more()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -39,8 +41,15 @@ class NewestFrameWorker:
         self._stopping = False
         self._idle = False
         self._thread: threading.Thread | None = None
+        self._begun_at: float | None = None
         self.dropped: Counter[str] = Counter()
         """Items of each source that were replaced before their turn."""
+
+    @property
+    def seconds_in_work(self) -> float:
+        """Since when the present item has been worked on; 0 where there is none."""
+        begun = self._begun_at
+        return 0.0 if begun is None else time.monotonic() - begun
 
     def start(self) -> None:
         """Begin to work; what was offered before is forgotten."""
@@ -87,8 +96,13 @@ class NewestFrameWorker:
                 if self._stopping:
                     return
                 source, item = self._waiting.popitem(last=False)
+            self._begun_at = time.monotonic()
             try:
-                self._work(source, item)
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any frame; `failed` reports it
-                self._failed(source, error)
+                try:
+                    self._work(source, item)
+                except Exception as error:  # noqa: BLE001 - the thread must outlive any frame; `failed` reports it
+                    self._failed(source, error)
+            except Exception:  # noqa: BLE001 - where memory is short, a report fails as well
+                traceback.print_exc()
+            self._begun_at = None
             del item
