@@ -178,4 +178,4 @@ def standardised(images: Tensor) -> Tensor:
     centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
     size = math.sqrt(max(1, images.shape[1:].numel()))
     deviation = torch.linalg.vector_norm(centred, dim=(1, 2, 3), keepdim=True) / size
-    return centred / (deviation + 1e-3)
+    return centred / (deviation + 1e-3) if centred.requires_grad else centred.div_(deviation + 1e-3)

@@ -164,8 +164,32 @@ def read_map(values: Tensor, pixels: Tensor, stride: int) -> Tensor:
     """Return ``B x N x C`` of a ``B x C x H/stride x W/stride`` map at ``B x N x 2`` (x, y) pixels, bilinear
     between the centres of its cells; beyond the outermost ones the border counts.
     """
+    if values.device.type == "cpu" and not torch.is_grad_enabled():
+        return _read_rows(values, (pixels + 0.5) / stride - 0.5)
     extent = constant((values.shape[-1] * stride, values.shape[-2] * stride), pixels)
     return grid_sample(values, (2 * pixels + 1) / extent - 1, "bilinear", "border")
+
+
+def _read_rows(values: Tensor, at: Tensor) -> Tensor:
+    """Return ``B x N x C`` of ``B x C x h x w`` maps at ``B x N x 2`` (x, y), as weighted sums of rows of a table.
+
+    On a CPU twice as fast as grid_sample, which reads channel by channel, with one thread for an image; there the
+    channels of a pixel lie side by side already.
+    """
+    batch, channels, height, width = values.shape
+    x, y = at[..., 0].clamp(0, width - 1), at[..., 1].clamp(0, height - 1)
+    # What is not a number is read somewhere, and stays so.
+    left, top = (v.floor().nan_to_num(0) for v in (x, y))
+    right, low = (left + 1).clamp_(max=width - 1), (top + 1).clamp_(max=height - 1)
+    x, y = x - left, y - top
+    first = torch.arange(batch)[:, None, None] * (height * width)
+    corners = torch.stack((top * width + left, top * width + right, low * width + left, low * width + right), dim=-1)
+    weights = torch.stack(((1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y), dim=-1)
+    table = values.permute(0, 2, 3, 1).reshape(-1, channels)
+    rows = F.embedding_bag(
+        (corners.long() + first).flatten(0, 1), table, per_sample_weights=weights.flatten(0, 1), mode="sum"
+    )
+    return rows.unflatten(0, at.shape[:2])
 
 
 def _doubled(maps: Tensor) -> Tensor:

@@ -79,10 +79,11 @@ def windows_at(score_map: Tensor, keypoints: Tensor, radius: int) -> Tensor:
     row; beyond the border it counts.
     """
     height, width = score_map.shape[-2:]
-    window = keypoints[:, :, None] + _window(radius, keypoints)
+    steps = constant(tuple(range(-radius, radius + 1)), keypoints)
     # Padding rows stand at (0, 0); what they read does not matter, where they read must exist.
-    x, y = window[..., 0].clamp(0, width - 1), window[..., 1].clamp(0, height - 1)
-    return score_map.flatten(1).gather(1, (y * width + x).flatten(1)).unflatten(1, x.shape[1:])
+    x, y = (keypoints[:, :, i, None] + steps for i in (0, 1))
+    index = y.clamp_(0, height - 1)[..., None] * width + x.clamp_(0, width - 1)[:, :, None]
+    return score_map.flatten(1).gather(1, index.flatten(1)).unflatten(1, (keypoints.shape[1], len(steps) ** 2))
 
 
 def _window(radius: int, like: Tensor) -> Tensor:

@@ -326,6 +326,8 @@ def test_where_an_image_shows_nothing(size):
     if size == (1, 1):
         return
     assert seen[1, height // 2, width // 2]
+    # What shows something everywhere is told from fewer pixels; among others all are looked at.
+    assert torch.equal(textured(images[2:]), seen[2:])
     rows, columns = seen[1].nonzero().unbind(1)
     assert (rows - height // 2).abs().max() < 16
     assert (columns - width // 2).abs().max() < 16

@@ -334,6 +334,21 @@ def test_maps_are_read_between_the_centres_of_their_cells() -> None:
     pixels = torch.tensor([[[1.5, 1.5], [10.2, 7.9], [29.5, 21.5], [-3.0, 40.0]]])
     expected = torch.tensor([[[1.5, 1.5], [10.2, 7.9], [29.5, 21.5], [1.5, 21.5]]])
     torch.testing.assert_close(read_map(values, pixels, 4), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(read_map(values, pixels, 4), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 9), (1, 3, 1, 4), (3, 2, 6, 1), (1, 1, 1, 1)])
+def test_maps_are_read_the_same_with_and_without_gradients(shape: tuple[int, int, int, int]) -> None:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(shape[0], 50, 2, generator=torch.Generator().manual_seed(1)) * 60 - 10
+    expected = read_map(values, pixels, 4)
+    with torch.no_grad():
+        for layout in (torch.contiguous_format, torch.channels_last):
+            torch.testing.assert_close(read_map(values.contiguous(memory_format=layout), pixels, 4), expected)
+        assert read_map(values, pixels[:, :0], 4).shape == (shape[0], 0, shape[1])
+        pixels[0, 3] = torch.nan
+        assert read_map(values, pixels, 4).isnan().any(dim=2).nonzero().tolist() == [[0, 3]]
 
 
 def tiny(photos: Path, folder: Path, **changes: object) -> StudentConfig:
