@@ -15,11 +15,13 @@ from semantic_matcher_core import extraction
 from semantic_matcher_core.device import is_slow, resolve_device, resolve_precision
 from semantic_matcher_core.errors import ConfigError, ShapeError, check_choice, did_you_mean
 from semantic_matcher_core.extractors.base import Extractor
+from semantic_matcher_core.extractors.resizing import features_at_size, fit_long_side
 from semantic_matcher_core.inference import evaluating, inference
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
 from semantic_matcher_core.loading import load_parts, make_networks
 from semantic_matcher_core.matching import MatcherConfig, match_features
 from semantic_matcher_core.matching.learned import LightGlueMatcher
+from semantic_matcher_core.matching.sizes import at_sizes
 from semantic_matcher_core.matching.turns import extract_turned
 from semantic_matcher_core.networks import Networks, Parts
 from semantic_matcher_core.networks.graphs import RecordedExtraction
@@ -290,8 +292,33 @@ class SemanticMatcher(nn.Module):
             ConfigError: no such rotation.
         """
         turns = turns_of(rotation)
+        return self._extract_turned(*self._given(image, mask), turns)
+
+    @inference
+    def extract_at_sizes(self, image: Any, mask: Any = None, *, rotation: str = "upright") -> Features:
+        """Run :meth:`extract_turned` at several sizes: features of an image that others are matched with, however small
+        they show it.
+
+        The image is seen as it is, and at half and a quarter of that where its long side is then 96 pixels or more.
+        Matching takes the rows of the size (and turn) that fits; indices are rows of all of them.
+
+        Args:
+            image, mask: as for :meth:`extract`.
+            rotation: as for :meth:`extract_turned`.
+
+        Raises:
+            ImageError: shape, type or value range is none of those.
+            ConfigError: no such rotation.
+        """
+        turns = turns_of(rotation)
         images, masks = self._given(image, mask)
-        return self._extract(images, masks) if len(turns) == 1 else extract_turned(self._extract, images, masks, turns)
+        given = (images.shape[-2], images.shape[-1])
+
+        def seen(side: int) -> Features:
+            smaller, smaller_masks = fit_long_side(images, masks, side)
+            return features_at_size(self._extract_turned(smaller.clamp(0, 1), smaller_masks, turns), given)
+
+        return at_sizes(seen, max(given))
 
     @inference
     def extract_with_map(
@@ -362,11 +389,13 @@ class SemanticMatcher(nn.Module):
         features = self._extract(images, None)
         return features, [self.match(reference, features).to("cpu") for reference in references]
 
-    def match_images(self, image0: Any, image1: Any, *, rotation: str = "upright") -> Matches:
+    def match_images(self, image0: Any, image1: Any, *, rotation: str = "upright", smaller: bool = False) -> Matches:
         """Run :meth:`extract` on both, then :meth:`match`; the first one turned as ``rotation`` says
-        (:meth:`extract_turned`), where the second may be.
+        (:meth:`extract_turned`), where the second may be, and with ``smaller`` at several sizes
+        (:meth:`extract_at_sizes`), where the second may show it small.
         """
-        return self.match(self.extract_turned(image0, rotation=rotation), self.extract(image1))
+        extract = self.extract_at_sizes if smaller else self.extract_turned
+        return self.match(extract(image0, rotation=rotation), self.extract(image1))
 
     @inference
     def semantic_features(self, images: Tensor, features: Features) -> Tensor:
@@ -388,6 +417,9 @@ class SemanticMatcher(nn.Module):
     def _extract(self, images: Tensor, masks: Tensor | None) -> Features:
         run = self._recorded if images.device.type == "cuda" else extraction.extract
         return run(self._networks, self._settings, images, masks)
+
+    def _extract_turned(self, images: Tensor, masks: Tensor | None, turns: Sequence[int]) -> Features:
+        return self._extract(images, masks) if len(turns) == 1 else extract_turned(self._extract, images, masks, turns)
 
     def _given(self, image: Any, mask: Any) -> tuple[Tensor, Tensor | None]:
         images = as_image_batch(image, self.device)

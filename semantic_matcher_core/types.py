@@ -41,6 +41,8 @@ class Features:
         orientations: ``B x N`` angles in radians, clockwise from x, from the same.
         turn: ``B x N`` clockwise degrees by which the image was turned when a row was extracted, where it was looked at
             more than once (``matching.turns``); matching takes the rows of the turn that fits. ``None`` for upright.
+        shrink: ``B x N`` how many times smaller the image was when a row was extracted, where it was looked at at
+            several sizes (``matching.sizes``); matching takes the rows of the size that fits. ``None`` for one size.
         made_by: the extractor's name, and what reasoned about its descriptors; "" where that is not known. Features of
             different makers are not matched: vectors as long say nothing about each other.
     """
@@ -55,15 +57,15 @@ class Features:
     scales: Tensor | None = None
     orientations: Tensor | None = None
     turn: Tensor | None = None
+    shrink: Tensor | None = None
     made_by: str = ""
 
     def __post_init__(self) -> None:
         if self.keypoints.ndim != 3 or self.keypoints.shape[-1] != 2:
             raise ShapeError(f"keypoints must be B x N x 2, got {tuple(self.keypoints.shape)}")
         rows = self.keypoints.shape[:2]
-        for name in ("scores", "descriptors", "valid", "reasoned", "semantic", "scales", "orientations", "turn"):
-            tensor = getattr(self, name)
-            if tensor is not None and tensor.shape[:2] != rows:
+        for name, tensor in self.tensors().items():
+            if tensor.shape[:2] != rows:
                 raise ShapeError(
                     f"{name} is {tuple(tensor.shape)}, expected it to start with {tuple(rows)} like keypoints"
                 )
@@ -119,9 +121,10 @@ class Features:
         return replace(self, valid=None, **rows)
 
     def rows(self, which: Tensor) -> Features:
-        """Return some rows of one image, upright or of one turn; ``which`` is M int64, ``turn`` and ``valid`` go."""
-        chosen: dict[str, Any] = {k: t[:, which] for k, t in self.tensors().items() if k not in ("valid", "turn")}
-        return replace(self, valid=None, turn=None, **chosen)
+        """Return some rows of one image, of one turn and size; ``which`` is M int64, and what tells rows apart goes."""
+        told = ("valid", "turn", "shrink")
+        chosen: dict[str, Any] = {k: t[:, which] for k, t in self.tensors().items() if k not in told}
+        return replace(self, valid=None, turn=None, shrink=None, **chosen)
 
     def __iter__(self) -> Iterator[Features]:
         return (self[i] for i in range(len(self)))

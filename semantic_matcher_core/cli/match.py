@@ -67,6 +67,10 @@ def match_command(
             help="How the second image may be turned: upright; quarter, looked for at four turns; any, at eight."
         ),
     ] = "upright",
+    smaller: Annotated[
+        bool,
+        typer.Option("--smaller", help="The second image may show the first one small: look at that smaller as well."),
+    ] = False,
     image_full_scale: FullScaleOption = 0.0,
 ) -> None:
     """Match two images.
@@ -118,7 +122,7 @@ def match_command(
     with spinner("loading the model"), clock("load"):
         matcher = model.load(matching)
     with spinner("matching"):
-        features0, features1, matches = _match(matcher, images, wanted, kind, matching, clock, rotation)
+        features0, features1, matches = _match(matcher, images, wanted, kind, matching, clock, rotation, smaller)
     if view in ("warp", "epipolar") and matches.model is None:
         raise PoseError(
             f"no {kind} was found among {counted(len(matches), 'match', 'matches')}, so --view {view} has nothing to "
@@ -191,9 +195,11 @@ def _match(
     matching: MatchingOptions,
     clock: Any,
     rotation: str,
+    smaller: bool,
 ) -> tuple[Features, Features, Matches]:
     with clock("extract0"):
-        features0 = matcher.extract_turned(images[0], masks[0], rotation=rotation)[0]
+        extract = matcher.extract_at_sizes if smaller else matcher.extract_turned
+        features0 = extract(images[0], masks[0], rotation=rotation)[0]
     with clock("extract1"):
         features1 = matcher.extract(images[1], masks[1])[0]
     with clock("match"):

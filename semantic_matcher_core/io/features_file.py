@@ -6,7 +6,8 @@ Layout: one group per image, named by its key (``/`` makes nested groups), with
     - ``descriptors``: ``D x N`` float32 (or float16), one *column* per keypoint: hloc's orientation;
     - ``reasoned``, ``semantic``: ``F x N``, where a reasoner made them;
     - ``scales``, ``orientations``: ``N`` float32, pixels and radians, where the extractor has them (SIFT);
-    - ``turn``: ``N`` int64, degrees, where the image was looked at more than once (``matching.turns``);
+    - ``turn``: ``N`` int64, degrees, and ``shrink``: ``N`` float32, where the image was looked at more than once
+      (``matching.turns``, ``matching.sizes``);
     - ``image_size``: (width, height) in pixels;
     - the attribute ``made_by``, where that is known: what only features of the same name are matched with.
 Beside the images a file may hold arrays of other kinds, in a group of their own each, named with a leading ``@``.
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 FORMAT = "semantic_matcher features"
 VERSION = 1
 _DESCRIPTORS = ("descriptors", "reasoned", "semantic")
-_PER_KEYPOINT = {"scales": np.float32, "orientations": np.float32, "turn": np.int64}
+_PER_KEYPOINT = {"scales": np.float32, "orientations": np.float32, "turn": np.int64, "shrink": np.float32}
 
 
 class FeaturesFileError(SemanticMatcherError, ValueError):

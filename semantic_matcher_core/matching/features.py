@@ -13,7 +13,8 @@ from semantic_matcher_core.layers import finite_rows
 from semantic_matcher_core.matching.guided import match_guided
 from semantic_matcher_core.matching.nearest import DenseMatches, match_similarities
 from semantic_matcher_core.matching.similarity import FusedSimilarity
-from semantic_matcher_core.matching.turns import best_turn
+from semantic_matcher_core.matching.sizes import Seen, sizes_of
+from semantic_matcher_core.matching.turns import best_look
 from semantic_matcher_core.settings import MatcherConfig
 from semantic_matcher_core.types import Features, Matches, check_same_maker
 
@@ -36,8 +37,8 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
         ShapeError: batch size, fields, descriptor dimensions or what made them differ.
         DeviceError: the two are on different devices.
     """
-    if features0.turn is not None:
-        return _match_turned(features0, features1, config)
+    if features0.turn is not None or features0.shrink is not None:
+        return _match_looks(features0, features1, config)
     dense = match_features_densely(features0, features1, config)
     pair, index0 = (dense.matches0 >= 0).nonzero(as_tuple=True)
     index1 = dense.matches0[pair, index0]
@@ -51,27 +52,42 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
     )
 
 
-def _match_turned(features0: Features, features1: Features, config: MatcherConfig | None) -> Matches:
-    """Return matches with the rows of the turn that fits; of a batch, pair by pair."""
-    assert features0.turn is not None
+def _match_looks(features0: Features, features1: Features, config: MatcherConfig | None) -> Matches:
+    """Return matches with the rows of the turn and size that fit; of a batch, pair by pair."""
     if len(features0) != 1:
-        parts = [_match_turned(features0[i], features1[i], config) for i in range(len(features0))]
+        parts = [_match_looks(features0[i], features1[i], config) for i in range(len(features0))]
         pair = torch.cat([torch.full_like(part.indices[:, 0], i) for i, part in enumerate(parts)])
         names = ("indices", "keypoints0", "keypoints1", "confidence")
         joined = [torch.cat([getattr(part, name) for part in parts]) for name in names]
         return Matches(joined[0], joined[1], joined[2], joined[3], pair=pair, batch_size=len(parts))
-    turns = [(features0.turn[0] == t).nonzero()[:, 0] for t in features0.turn.unique_consecutive().tolist()]
-    if not turns:
-        return match_features(replace(features0, turn=None), features1, config)
+    looks = _looks(features0[0])
+    if not looks:
+        return match_features(replace(features0, turn=None, shrink=None), features1, config)
     config = config or MatcherConfig()
-    # Which turn it is the first search tells.
+    # Which look it is the first search tells.
     first = replace(config, guided="never")
-    candidates = [match_features(features0.rows(rows), features1, first) for rows in turns]
-    best = best_turn(candidates)
-    rows, found = turns[best], candidates[best]
+    candidates = [match_features(look.features, features1, first) for look in looks]
+    best = best_look(candidates)
+    look, found = looks[best], candidates[best]
     if config.guided == "always":
-        found = match_features(features0.rows(rows), features1, config)
-    return replace(found, indices=torch.stack((rows[found.indices[:, 0]], found.indices[:, 1]), dim=1))
+        found = match_features(look.features, features1, config)
+    return look.restored(found, features0)
+
+
+def _looks(features: Features) -> list[Seen]:
+    """Return each turn, at each size, that one image was seen at."""
+    return [
+        Seen(size.features.rows(which), size.rows[which])
+        for size in sizes_of(features)
+        for which in _turns(size.features)
+    ]
+
+
+def _turns(features: Features) -> list[Tensor]:
+    """Return the rows of each turn."""
+    if features.turn is None:
+        return [torch.arange(features.keypoints.shape[1], device=features.device)]
+    return [(features.turn[0] == turn).nonzero()[:, 0] for turn in features.turn.unique_consecutive().tolist()]
 
 
 def match_features_densely(

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from semantic_matcher_core.device import resolve_device
 from semantic_matcher_core.errors import ConfigError, DeviceError, ShapeError
+from semantic_matcher_core.extractors.resizing import keypoints_at_size
 from semantic_matcher_core.matching.lightglue import Architecture, LightGlue, normalised_positions
+from semantic_matcher_core.matching.sizes import size_seen
 from semantic_matcher_core.matching.turns import turned_points
 from semantic_matcher_core.settings import MatcherConfig
 from semantic_matcher_core.types import Features, Matches
@@ -140,12 +142,12 @@ class LightGlueMatcher(nn.Module):
         )
 
     def _match_pair(self, features0: Features, features1: Features, image: int, config: MatcherConfig) -> _Found:
-        """Return rows that match and their confidence; of a first image that was looked at turned, at the turn that
-        fits.
+        """Return rows that match and their confidence; of a first image that was looked at turned or smaller, at the
+        turn and size that fit.
         """
         second = self._inputs(features1, image)
-        turns: list[int | None] = [None] if features0.turn is None else features0.turn[image].unique().tolist() or [0]
-        candidates = [self._match_inputs(self._inputs(features0, image, turn), second, config) for turn in turns]
+        looks = [(turn, times) for times in _values(features0.shrink, image) for turn in _values(features0.turn, image)]
+        candidates = [self._match_inputs(self._inputs(features0, image, *look), second, config) for look in looks]
         return max(candidates, key=lambda found: float(found[2].sum()))
 
     def _match_inputs(self, first: _Inputs, second: _Inputs, config: MatcherConfig) -> _Found:
@@ -175,8 +177,12 @@ class LightGlueMatcher(nn.Module):
         best0, best1, confidence = mutual_matches(scores, config.filter_threshold)
         return rows0[best0], rows1[best1], confidence
 
-    def _inputs(self, features: Features, image: int, degrees: int | None = None) -> _Inputs:
-        """Return usable rows of an image (of one turn), and what the network takes, as the turned image shows them."""
+    def _inputs(
+        self, features: Features, image: int, degrees: int | None = None, times: float | None = None
+    ) -> _Inputs:
+        """Return usable rows of an image (of one turn and size), and what the network takes, as the image showed them
+        when it was turned and made smaller.
+        """
         dim = self.published.architecture.input_dim
         if features.descriptors.shape[-1] != dim:
             raise ShapeError(
@@ -190,16 +196,25 @@ class LightGlueMatcher(nn.Module):
             usable &= features.valid[image]
         if degrees is not None and features.turn is not None:
             usable &= features.turn[image] == degrees
+        given = seen = features.image_size
+        if times is not None and features.shrink is not None:
+            usable &= features.shrink[image] == times
+            seen = size_seen(given, times)
         (rows,) = usable.nonzero(as_tuple=True)
-        places, size = turned_points(keypoints[rows], degrees or 0, features.image_size)
+        places, size = turned_points(keypoints_at_size(keypoints[rows], given, seen), degrees or 0, seen)
         positions = normalised_positions(places + self.published.offset, size)
         if self.published.architecture.scale_and_orientation:
             if features.scales is None or features.orientations is None:
                 raise ShapeError(f"LightGlue for {self.extractor!r} needs scales and orientations, which are not there")
             angles = features.orientations[image, rows] + math.radians(degrees or 0)
-            more = torch.stack((features.scales[image, rows], angles % (2 * math.pi)), dim=-1)
+            more = torch.stack((features.scales[image, rows] / (times or 1), angles % (2 * math.pi)), dim=-1)
             positions = torch.cat((positions, more.float()), dim=-1)
         return _Inputs(rows, positions, descriptors[rows], keypoints[rows, 1])
+
+
+def _values(told: Tensor | None, image: int) -> list[Any]:
+    """Return the turns, or sizes, of an image's rows; one that is ``None`` where they are not told apart."""
+    return [None] if told is None else told[image].unique().tolist() or [None]
 
 
 def mutual_matches(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from semantic_matcher_core.extractors.selection import is_wanted, keep_rows
 from semantic_matcher_core.types import Features, Matches
 
-# Of all matches at all turns, the most similar that decide which turn is right.
+# Of all matches, the most similar that decide which turn, or size, is right.
 _DECISIVE_SHARE = 0.1
 
 
@@ -81,11 +81,11 @@ def extract_turned(
             inside = inside if masks is None else inside & is_wanted(keypoints, masks)
             changes["valid"] = inside if features.valid is None else inside & features.valid
         found.append(replace(features, keypoints=keypoints, image_size=size, **changes))
-    return _joined(found)
+    return joined(found)
 
 
-def best_turn(candidates: Sequence[Matches]) -> int:
-    """Return which of the matches of one pair at several turns are the right ones.
+def best_look(candidates: Sequence[Matches]) -> int:
+    """Return which of the matches of one pair, at several turns or sizes, are the right ones.
 
     Those with the most of the tenth of all that is most similar; the first of equals, so that an upright pair stays so.
     """
@@ -98,7 +98,7 @@ def best_turn(candidates: Sequence[Matches]) -> int:
     return int(counts.argmax())
 
 
-def _joined(parts: Sequence[Features]) -> Features:
+def joined(parts: Sequence[Features]) -> Features:
     """Return features of the same images, their rows one after the other."""
     if len(parts) == 1:
         return parts[0]

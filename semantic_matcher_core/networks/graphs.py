@@ -169,8 +169,11 @@ class RecordedExtraction:
             ``None`` where it cannot be done so, and the caller does one thing after the other.
         """
         matching = settings.matching
-        alike = all(len(r) == 1 and r.valid is None and r.turn is None and r.device == image.device for r in references)
-        if not (alike and len(image) == 1 and matching.matcher == "nearest" and is_enabled("single_wait")):
+        alike = all(len(r) == 1 and r.valid is None and r.device == image.device for r in references)
+        looks = any(r.turn is not None or r.shrink is not None for r in references)
+        if not (
+            alike and not looks and len(image) == 1 and matching.matcher == "nearest" and is_enabled("single_wait")
+        ):
             return None
         if any(reference.made_by not in ("", networks.parts.made_by) for reference in references):
             return None  # what matches them says why it does not

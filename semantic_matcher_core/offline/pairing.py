@@ -317,10 +317,11 @@ class ReferenceWork(Pairing):
         return True
 
     def state(self) -> Any:
-        return {"side": self._stream.side}
+        return {"side": self._stream.side, "served": self._stream.served}
 
     def restore(self, state: Any) -> None:
         self._stream.fit(state["side"])
+        self._stream.resume(state["served"])
 
     @property
     def references(self) -> tuple[Frame, ...]:
@@ -329,7 +330,8 @@ class ReferenceWork(Pairing):
 
     def process(self, image: SourceImage) -> Result | None:
         pixels = image.decode()
-        frame, pairs = self._stream.process(pixels, image.stamp_ns, image, self._mask(image, pixels))
+        mask = self._mask(image, pixels)
+        frame, pairs = self._stream.process(pixels, image.stamp_ns, image, mask, image.stream)
         return Result([(self._prefixes[image.stream], frame)], pairs, image)
 
 

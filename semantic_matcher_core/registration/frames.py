@@ -14,9 +14,17 @@ import numpy as np
 
 from semantic_matcher_core.errors import RegistrationError
 from semantic_matcher_core.io.video import VideoFrame
+from semantic_matcher_core.matching.sizes import AGREEING_SHARE, size_of
 from semantic_matcher_core.registration.config import RegistrationConfig
 from semantic_matcher_core.registration.figures import FrameFigures
-from semantic_matcher_core.registration.pair import Agreement, Fit, compare, fit_map, smooth_matches
+from semantic_matcher_core.registration.pair import (
+    Agreement,
+    Fit,
+    compare,
+    fit_map,
+    smooth_matches,
+    with_smooth_inliers,
+)
 from semantic_matcher_core.registration.smoothing import OneEuroFilter
 from semantic_matcher_core.registration.template import ImageMatcher, Template, as_rgb, extract_features
 from semantic_matcher_core.types import Features, Matches
@@ -89,6 +97,7 @@ class TemplateTracker:
         self.template = template
         self.config = config or RegistrationConfig()
         self.smoothing = smoothing
+        self._served: tuple[Template, int] | None = None
 
     def track(self, frame: VideoFrame, features: Features | None = None, mask: Any = None) -> FrameRegistration:
         """Register one frame.
@@ -105,7 +114,7 @@ class TemplateTracker:
         template = self.template = self.template.beside(self.matcher, image, config)
         if features is None:
             features = extract_features(self.matcher, image, config.max_side, mask)
-        matches = smooth_matches(self.matcher, template.features, features, config)
+        matches = self._match(template, features)
         try:
             fit = fit_map(matches, template, config)
         except RegistrationError as error:
@@ -115,6 +124,24 @@ class TemplateTracker:
         lattice = fit.lattice if self.smoothing is None else self.smoothing(fit.lattice, frame.stamp_ns)
         agreement = compare(template, image, fit, lattice)
         return FrameRegistration(frame, template, features, matches, fit=fit, lattice=lattice, agreement=agreement)
+
+    def _match(self, template: Template, features: Features) -> Matches:
+        """Return matches of the template with a frame, at all sizes where the one that served the last does not do."""
+        if self._served is not None and self._served[0] is template:
+            seen = template.sizes[self._served[1]]
+            found = seen.restored(self.matcher.match(seen.features, features), template.features)
+            matches = with_smooth_inliers(found, self.config)
+            if self._agree(matches):
+                return matches
+        matches = smooth_matches(self.matcher, template.features, features, self.config)
+        size = size_of(template.sizes, matches)
+        self._served = None if size is None or not self._agree(matches) else (template, size)
+        return matches
+
+    def _agree(self, matches: Matches) -> bool:
+        assert matches.inlier is not None
+        agreeing = int(matches.inlier.sum())
+        return agreeing >= max(self.config.min_inliers, AGREEING_SHARE * len(matches))
 
 
 def register_frames(
@@ -144,4 +171,4 @@ def register_frames(
             continue
         template = Template.from_image(matcher, frame.image, mask=mask, config=config)
         tracker = TemplateTracker(matcher, template, config, smoothing)
-        yield replace(tracker.track(frame, template.features), is_template=True)
+        yield replace(tracker.track(frame, template.sizes[0].features), is_template=True)

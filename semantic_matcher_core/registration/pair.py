@@ -129,7 +129,11 @@ def smooth_matches(
     matcher: ImageMatcher, features0: Features, features1: Features, config: RegistrationConfig
 ) -> Matches:
     """Return matches whose ``inlier`` tells which of them agree with one smooth deformation."""
-    matches = matcher.match(features0, features1)
+    return with_smooth_inliers(matcher.match(features0, features1), config)
+
+
+def with_smooth_inliers(matches: Matches, config: RegistrationConfig) -> Matches:
+    """Return matches with their ``inlier``: which of them agree with one smooth deformation."""
     inlier = nonrigid_inliers(
         matches.keypoints0,
         matches.keypoints1,

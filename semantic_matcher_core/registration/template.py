@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from semantic_matcher_core.errors import ImageError, RegistrationError
 from semantic_matcher_core.extractors.resizing import features_at_size, fit_long_side
 from semantic_matcher_core.inputs import as_image_batch, as_mask_batch
+from semantic_matcher_core.matching.sizes import Seen, at_sizes, sizes_of
 from semantic_matcher_core.registration.config import RegistrationConfig
 from semantic_matcher_core.streams.reference import side_beside
 from semantic_matcher_core.types import Features, Matches
@@ -34,9 +36,10 @@ class Template:
 
     Attributes:
         image: ``H x W x 3`` uint8 RGB.
-        features: of it, a batch of one, keypoints in its pixels.
+        features: of it, a batch of one, keypoints in its pixels, where it is large enough at several sizes
+            (:mod:`~semantic_matcher_core.matching.sizes`), so that it is found in an image that shows it small.
         mask: ``H x W``, non-zero on the object, or ``None``.
-        side: long side in pixels that the features were taken at; 0 where others took them.
+        side: largest long side in pixels that the features were taken at; 0 where others took them.
     """
 
     image: np.ndarray
@@ -66,15 +69,21 @@ class Template:
         """
         config = config or RegistrationConfig()
         image = as_rgb(image)
-        features = extract_features(matcher, image, config.max_side, mask)
-        found = features.keypoints.shape[1]
+        side = _side(image, config)
+        template = cls(image, _extract_at_sizes(matcher, image, side, mask), mask, side)
+        found = template.sizes[0].features.keypoints.shape[1]
         if found < config.min_inliers:
             where = "in the template" if mask is None else "in the template's mask"
             raise RegistrationError(
                 f"only {found} keypoints {where}, at least {config.min_inliers} are needed; use a sharp picture of a "
                 "surface with texture, or another extractor"
             )
-        return cls(image, features, mask, _side(image, config))
+        return template
+
+    @cached_property
+    def sizes(self) -> list[Seen]:
+        """The features at each size, the largest first."""
+        return sizes_of(self.features)
 
     def beside(self, matcher: ImageMatcher, image: np.ndarray, config: RegistrationConfig) -> Template:
         """Return the template as it is matched with an image: a far larger one shows the same at another scale, so its
@@ -83,15 +92,19 @@ class Template:
         side = _side(self.image, config, max(image.shape[:2]))
         if side == self.side or not self.side:
             return self
-        features = extract_features(matcher, self.image, side, self.mask)
-        enough = features.keypoints.shape[1] >= config.min_inliers
-        return replace(self, features=features if enough else self.features, side=side)
+        beside = replace(self, features=_extract_at_sizes(matcher, self.image, side, self.mask), side=side)
+        enough = beside.sizes[0].features.keypoints.shape[1] >= config.min_inliers
+        return beside if enough else replace(self, side=side)
 
 
 def _side(template: np.ndarray, config: RegistrationConfig, side: int | None = None) -> int:
     """Return the long side that features of a template are taken at, beside images of this one."""
     bounds = max(template.shape[:2]), config.max_side, side and side_beside(template, side)
     return min(bound for bound in bounds if bound)
+
+
+def _extract_at_sizes(matcher: ImageMatcher, image: np.ndarray, side: int, mask: Any) -> Features:
+    return at_sizes(lambda seen: extract_features(matcher, image, seen, mask), side)
 
 
 def extract_features(matcher: ImageMatcher, image: np.ndarray, max_side: int | None, mask: Any = None) -> Features:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -41,6 +42,26 @@ def test_json_and_arrays(pair: tuple[str, str], capsys: pytest.CaptureFixture[st
     assert np.array(geometry["model"]) == pytest.approx(np.array([[1, 0, 24], [0, 1, -10], [0, 0, 1]]), abs=0.2)
     assert set(result["milliseconds"]) == {"read", "load", "extract0", "extract1", "match", "verify"}
     assert result["written"] == []
+
+
+def test_a_picture_that_the_second_image_shows_small_is_found(
+    tmp_path: Path, textured_image: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = cv2.resize(textured_image[:300, :400], None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    scene = np.ascontiguousarray(textured_image[::-1, ::-1][:400, :540])
+    # A point at (x, y) of the first lies at ((x + 0.5) / 4 - 0.5 + 60, (y + 0.5) / 4 - 0.5 + 90) in the second.
+    scene[90:240, 60:260] = cv2.resize(large, (200, 150), interpolation=cv2.INTER_AREA)
+    paths = str(tmp_path / "poster.png"), str(tmp_path / "scene.png")
+    for path, image in zip(paths, (large, scene), strict=True):
+        write_image(path, image)
+    right = []
+    for options in ((), ("--smaller",)):
+        assert main(["match", *paths, "--device", "cpu", "--json", "--arrays", *options]) == 0
+        result = json.loads(capsys.readouterr().out)
+        keypoints0, keypoints1 = (np.array(result[name]) for name in ("keypoints0", "keypoints1"))
+        expected = (keypoints0 + 0.5) / 4 - 0.5 + [60, 90]
+        right.append(int((np.linalg.norm(keypoints1 - expected, axis=1) < 2).sum()))
+    assert right[1] > max(60, 5 * right[0]), right
 
 
 def test_json_without_arrays_is_short(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from kornia.feature.lightglue import LightGlue as KorniaLightGlue
 
 from semantic_matcher_core.errors import CheckpointError, ConfigError, ShapeError, WeightsNotFoundError
 from semantic_matcher_core.extractors import create_extractor
+from semantic_matcher_core.extractors.resizing import features_at_size
 from semantic_matcher_core.matching.learned import (
     PUBLISHED,
     LightGlueMatcher,
@@ -270,6 +271,28 @@ def test_a_turned_look_is_matched_as_what_it_sees(name):
     small = matcher(looks[1], other, chosen(filter_threshold=0.0))
     found = matcher(both, other, chosen(filter_threshold=0.0))
     best = max((alone, 0), (small, 40), key=lambda item: float(item[0].confidence.sum()))
+    assert torch.equal(found.indices[:, 0], best[0].indices[:, 0] + best[1])
+    assert torch.equal(found.keypoints0, both.keypoints[0, found.indices[:, 0]])
+
+
+@pytest.mark.parametrize("name", ["aliked-n16", "sift"])
+def test_a_smaller_look_is_matched_as_what_it_sees(name):
+    """Rows of a size are given as the smaller image shows them; the size with the most probable matches counts."""
+    matcher = random_matcher(name)
+    small, other = random_features(name, [40], 1), random_features(name, [60], 2)
+    large = random_features(name, [7], 3)
+    size = (4 * SIZE[0], 4 * SIZE[1])
+    given = [features_at_size(small, size), replace(large, image_size=size)]
+    looks = [
+        replace(look, shrink=torch.full_like(look.scores, times)) for look, times in zip(given, (4, 1), strict=True)
+    ]
+    names = [name for name in looks[0].tensors() if name != "valid"]
+    both = replace(looks[0], **{name: torch.cat([getattr(look, name) for look in looks], dim=1) for name in names})
+    options = chosen(filter_threshold=0.0)
+    expected, alone, full, found = (matcher(first, other, options) for first in (small, looks[0], given[1], both))
+    assert len(expected) > 0 and torch.equal(alone.indices, expected.indices)
+    torch.testing.assert_close(alone.confidence, expected.confidence, atol=1e-4, rtol=1e-3)
+    best = max((expected, 0), (full, 40), key=lambda item: float(item[0].confidence.sum()))
     assert torch.equal(found.indices[:, 0], best[0].indices[:, 0] + best[1])
     assert torch.equal(found.keypoints0, both.keypoints[0, found.indices[:, 0]])
 

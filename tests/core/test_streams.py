@@ -218,17 +218,21 @@ def test_stored_images_far_larger_than_the_frames_are_looked_at_as_large_as_thos
     stream = ReferenceStream(matcher)
     photograph, picture = np.zeros((3000, 4000, 3), np.uint8), np.zeros((600, 900), np.uint8)
     stream.set_references([(photograph, "photograph"), (picture, "picture")])
-    assert matcher.seen == [(1200, 1600), (600, 900)]
+    assert matcher.seen == [(1200, 1600), (600, 800), (300, 400), (600, 900), (300, 450), (150, 225)]
     assert stream.fit(640) and not stream.fit(640)
-    assert matcher.seen[2:] == [(480, 640)]
+    assert matcher.seen[6:] == [(480, 640), (240, 320), (120, 160)]
     features = stream.references[0].features
     assert features.image_size == (3000, 4000) and stream.references[0].image is photograph
-    # The middle of the last of 640 pixels, in pixels of the photograph.
-    assert features.keypoints[0, 0].tolist() == pytest.approx([639.5 * 6.25 - 0.5, 479.5 * 6.25 - 0.5])
-    assert features.scales is not None and features.scales.item() == 6.25
+    for row, (width, height, larger) in enumerate([(640, 480, 6.25), (320, 240, 12.5), (160, 120, 25)]):
+        # The middle of the last pixel, in pixels of the photograph.
+        assert features.keypoints[0, row].tolist() == pytest.approx(
+            [(width - 0.5) * larger - 0.5, (height - 0.5) * larger - 0.5]
+        )
+        assert features.scales is not None and features.scales[0, row] == larger
+        assert features.shrink is not None and features.shrink[0, row] == larger
     stream.set_references([(photograph, "again")])
-    assert matcher.seen[3:] == [(480, 640)]
-    assert stream.fit(4000) and matcher.seen[4:] == [(3000, 4000)]
+    assert matcher.seen[9:] == [(480, 640), (240, 320), (120, 160)]
+    assert stream.fit(4000) and matcher.seen[12:] == [(3000, 4000), (1500, 2000), (750, 1000)]
 
 
 def arrivals(synchronizer: StereoSynchronizer[str], events: list[tuple[str, int]]) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import torch
 from semantic_matcher_core import SemanticMatcher, create_extractor
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.matching.features import match_features
-from semantic_matcher_core.matching.turns import best_turn, extract_turned, turned, turned_back
+from semantic_matcher_core.matching.turns import best_look, extract_turned, turned, turned_back
 from semantic_matcher_core.settings import ROTATIONS, turns_of
 from semantic_matcher_core.types import Features, Matches
 from tests.conftest import make_textured_image
@@ -110,7 +110,7 @@ def test_no_keypoints_no_matches() -> None:
         empty = flat.rows(torch.zeros(0, dtype=torch.int64))
         assert len(match_features(empty, one)) == 0
     nothing = Matches(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(0))
-    assert best_turn([nothing, nothing]) == 0
+    assert best_look([nothing, nothing]) == 0
     with pytest.raises(ConfigError, match="use one of upright, quarter, any"):
         turns_of("sideways")
 

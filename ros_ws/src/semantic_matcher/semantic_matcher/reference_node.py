@@ -122,7 +122,7 @@ class ReferenceMatcher(MatcherNode):
         if self._stream.fit(max(self._sides.values())):
             self._announce()
             self._show()
-        frame, pairs = self._stream.process(image, stamp_ns(item.header), item.header, mask)
+        frame, pairs = self._stream.process(image, stamp_ns(item.header), item.header, mask, source)
         publish_keypoints(self, prefix, frame)
         publish_pairs(self, prefix, pairs, "reference")
         self.beside("pose", lambda: self._poses.publish(prefix, frame, pairs, self._infos[source]))
