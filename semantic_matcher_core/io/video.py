@@ -127,7 +127,7 @@ class VideoWriter:
         fps: frames a second, above 0.
 
     Raises:
-        OutputError: unknown suffix, missing folder, or no encoder for it in this OpenCV.
+        OutputError: unknown suffix, missing folder, no encoder for it in this OpenCV, or, at the end, no room for it.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
@@ -146,6 +146,7 @@ class VideoWriter:
         self._temporary: Path | None = None
         self._writer: cv2.VideoWriter | None = None
         self._size: tuple[int, int] | None = None
+        self._frames = 0
 
     def __enter__(self) -> VideoWriter:
         self._temporary = self._context.__enter__()
@@ -172,16 +173,28 @@ class VideoWriter:
         if size != self._size:
             raise ImageError(f"frame is {size[0]}x{size[1]}, but the video is {self._size}; resize frames first")
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self._frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
-        self._temporary = None
+        temporary, self._temporary = self._temporary, None
         if self._writer is not None:
             self._writer.release()
-        elif kind is None:
-            nothing = OutputError(f"cannot write {self.path}: no frame was given")
-            self._context.__exit__(OutputError, nothing, None)
-            raise nothing
+        trouble = self._trouble(str(temporary)) if kind is None else ""
+        if trouble:
+            error = OutputError(f"cannot write {self.path}: {trouble}")
+            self._context.__exit__(OutputError, error, None)
+            raise error
         self._context.__exit__(kind, *more)
+
+    def _trouble(self, name: str) -> str:
+        """Return what is wrong with the file; OpenCV tells nobody that its encoder could not write, so it is read."""
+        if self._writer is None:
+            return "no frame was given"
+        capture, count = cv2.VideoCapture(name), 0
+        while capture.grab():
+            count += 1
+        capture.release()
+        return f"{count} of {self._frames} frames are in it; is the disk full?" if count < self._frames else ""
 
 
 def _open(path: Path) -> cv2.VideoCapture:

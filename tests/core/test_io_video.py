@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +124,30 @@ def test_a_real_clip(shared: Path) -> None:
     assert [f.index for f in frames] == [0, 10, 20, 30]
     assert frames[3].stamp_ns == pytest.approx(30 / info.fps * 1e9, rel=0.05)
     assert frames[0].image.shape == (info.height, info.width, 3)
+
+
+_TOO_LARGE = """
+import resource, sys
+import numpy as np
+from semantic_matcher_core.errors import OutputError
+from semantic_matcher_core.io.video import VideoWriter
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+noise = np.random.default_rng(0)
+try:
+    with VideoWriter(sys.argv[1], 10) as writer:
+        for _ in range(30):
+            writer.write(noise.integers(0, 256, (120, 160, 3), dtype=np.uint8))
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_a_video_that_finds_no_room_is_not_left_there(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"large{suffix}"
+    command = [sys.executable, "-c", _TOO_LARGE, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"cannot write {path}: " in done.stdout and "of 30 frames are in it; is the disk full?" in done.stdout
+    assert list(tmp_path.iterdir()) == []
