@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from semantic_matcher_core.geometry.thin_plate import ThinPlateSpline
+
 
 def plain_nonrigid_inliers(
     points0: Tensor, points1: Tensor, threshold: float, hypotheses: int = 4000, seed: int = 0
@@ -32,3 +34,15 @@ def _normalised(points: Tensor) -> Tensor:
     # One mean over x and y, as published.
     centred = points - points.mean()
     return centred * math.sqrt(2.0) / centred.norm(dim=1).mean()
+
+
+def gathered_by_full_splines(points0: Tensor, points1: Tensor, inliers: Tensor, tolerance: float) -> Tensor:
+    """Return ``N`` bool: matches near a spline through all matches gathered so far, fitted anew until none is added."""
+    source, target = _normalised(points0), _normalised(points1)
+    grown = inliers
+    for _ in range(20):
+        spline = ThinPlateSpline.fit(source[grown], target[grown], 1e-3)
+        previous, grown = grown, (spline(source) - target).norm(dim=1) < tolerance
+        if torch.equal(grown, previous):
+            break
+    return grown if int(grown.sum()) >= int(inliers.sum()) else inliers

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import RegistrationError
+from semantic_matcher_core.geometry.smoothing_spline import fit_smoothing
 from semantic_matcher_core.geometry.thin_plate import ThinPlateSpline
 from semantic_matcher_core.matching.nonrigid import nonrigid_inliers
 from semantic_matcher_core.registration.config import RegistrationConfig
@@ -163,14 +164,14 @@ def fit_map(matches: Matches, template: Template, config: RegistrationConfig) ->
             "are needed; the image may not show the template, or be too blurred or too small"
         )
     source, target = matches.keypoints0[inlier].double(), matches.keypoints1[inlier].double()
-    spline = ThinPlateSpline.fit(source, target, config.regularisation)
+    spline, distances = fit_smoothing(source, target, config.regularisation)
     size = template.features.image_size
     # Where matches were found in a smaller one, nothing finer than its pixels is known.
     step = round(config.step_px * max(size) / (template.side or max(size)))
     return Fit(
         matches,
         spline,
-        residual_px=float((spline(source) - target).norm(dim=1).median()),
+        residual_px=float(distances.median()),
         lattice=lattice_of_spline(spline, size, step),
     )
 
@@ -180,17 +181,21 @@ def compare(template: Template, image: np.ndarray, fit: Fit, lattice: np.ndarray
     size = template.features.image_size
     warped, inside = warp(image, lattice, size)
     support = inside & _hull(fit.matches, size)
-    grey, grey_warped = _grey(template.image), _grey(warped)
+    grey = _grey(template.image)
+    known, seen = (shown[support].astype(np.float32) for shown in (grey, _grey(warped)))
     # As they are, they overlap where both have pixels.
     both = np.s_[: image.shape[0], : image.shape[1]]
-    laid_over = _grey(image)[: size[0], : size[1]]
+    overlap = support[both]
+    before, laid_over = (
+        shown[overlap].astype(np.float32) for shown in (grey[both], _grey(image)[: size[0], : size[1]])
+    )
     return Agreement(
         warped,
         support,
         coverage=float(support.mean()),
-        error=_mean_difference(grey, grey_warped, support),
-        error_before=_mean_difference(grey[both], laid_over, support[both]),
-        correlation=_correlation(grey[support], grey_warped[support]),
+        error=_mean_difference(known, seen),
+        error_before=_mean_difference(before, laid_over),
+        correlation=_correlation(known, seen),
     )
 
 
@@ -202,11 +207,11 @@ def _hull(matches: Matches, size: tuple[int, int]) -> np.ndarray:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
 
 
-def _mean_difference(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
-    return float(np.abs(a - b)[where].mean()) if where.any() else float("nan")
+def _mean_difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).mean()) if a.size else float("nan")
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

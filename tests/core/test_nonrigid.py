@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from semantic_matcher_core.errors import ConfigError, ShapeError
+from semantic_matcher_core.matching import nonrigid
 from semantic_matcher_core.matching.nonrigid import nonrigid_inliers
 
 
@@ -49,6 +50,26 @@ def test_a_known_deformation_is_found_among_as_many_outliers() -> None:
     found = nonrigid_inliers(points0, points1, threshold=0.2)
     assert (found & truth).sum() / truth.sum() > 0.97
     assert (found & truth).sum() / found.sum() > 0.95
+
+
+def test_matches_far_from_a_known_deformation_are_left_out() -> None:
+    precision, recall = [], []
+    for seed in range(5):
+        points0, points1, truth = bent_matches(400, seed)
+        found = nonrigid_inliers(points0, points1, seed=seed)
+        precision.append(float((found & truth).sum() / found.sum()))
+        recall.append(float((found & truth).sum() / truth.sum()))
+    assert np.mean(precision) > 0.99 and np.mean(recall) > 0.95
+
+
+@pytest.mark.parametrize("count", [3, 40, 700])
+def test_the_plane_chosen_is_the_one_with_most_matches(count: int) -> None:
+    points = torch.rand(count, 4, generator=torch.Generator().manual_seed(count)) * 3 - 1.5
+    origins, axes = nonrigid._planes(points, 2000, seed=0)
+    counts = [int((nonrigid._distance(points, *plane) < 0.3).sum()) for plane in zip(origins, axes, strict=True)]
+    origin, axis = nonrigid._best(points, origins, axes, 0.3)
+    best = int(np.argmax(counts))
+    torch.testing.assert_close((origin, axis), (origins[best], axes[best]), atol=0, rtol=0)
 
 
 def test_equal_seeds_give_equal_results() -> None:
