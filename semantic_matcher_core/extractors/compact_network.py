@@ -180,15 +180,15 @@ def _read_rows(values: Tensor, at: Tensor) -> Tensor:
     x, y = at[..., 0].clamp(0, width - 1), at[..., 1].clamp(0, height - 1)
     # What is not a number is read somewhere, and stays so.
     left, top = (v.floor().nan_to_num(0) for v in (x, y))
-    right, low = (left + 1).clamp_(max=width - 1), (top + 1).clamp_(max=height - 1)
     x, y = x - left, y - top
-    first = torch.arange(batch)[:, None, None] * (height * width)
-    corners = torch.stack((top * width + left, top * width + right, low * width + left, low * width + right), dim=-1)
     weights = torch.stack(((1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y), dim=-1)
+    # Rows of a table are counted in whole numbers: float32 has not all that a large map needs.
+    left, top = left.long(), top.long()
+    right, low = (left + 1).clamp_(max=width - 1), (top + 1).clamp_(max=height - 1)
+    top, low = ((torch.arange(batch)[:, None] * height + v) * width for v in (top, low))
+    corners = torch.stack((top + left, top + right, low + left, low + right), dim=-1)
     table = values.permute(0, 2, 3, 1).reshape(-1, channels)
-    rows = F.embedding_bag(
-        (corners.long() + first).flatten(0, 1), table, per_sample_weights=weights.flatten(0, 1), mode="sum"
-    )
+    rows = F.embedding_bag(corners.flatten(0, 1), table, per_sample_weights=weights.flatten(0, 1), mode="sum")
     return rows.unflatten(0, at.shape[:2])
 
 

@@ -194,7 +194,8 @@ def _best_of(value: Tensor, side: Tensor, other: Tensor, first: Best, most: Tens
     if first.second is not None:
         # The first of all counts as one elsewhere unless it is the best itself; to be near would only make it better.
         left = torch.where(position == first.position[0], first.second[0] - most, first.value[0] - most)
-        rest = torch.where(keys == best[side], -torch.inf, value)
+        # By its position: beside an expected place, what the best loses may be rounded otherwise than elsewhere.
+        rest = torch.where(other == position[side], -torch.inf, value)
         second = left.scatter_reduce(0, side, rest, "amax")[None]
     return Best(_values(best)[None], position[None], second)
 

@@ -65,6 +65,22 @@ def test_it_finds_what_looking_at_everything_finds(config, levels, padded, n, m)
         place, elsewhere = place[::-1] + 10, elsewhere * 2
 
 
+def test_the_best_does_not_run_up_to_itself_where_it_lies_beside_what_is_near():
+    config = MatcherConfig(mutual=False, ratio=0.9)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        matrix = rng.uniform(0, 0.3, (1, 64, 16))
+        best = rng.integers(0, 16, 64)
+        matrix[0, np.arange(64), best] = rng.uniform(0.9, 1, 64)
+        matrix = torch.tensor(matrix, dtype=torch.float32)
+        # All in one leaf, most of them elsewhere, where the loss is a product that may be rounded up.
+        points, places = (torch.tensor(rng.uniform(0, 200, (2, count)), dtype=torch.float32) for count in (16, 64))
+        elsewhere, most = torch.tensor(rng.uniform(5, 60, (1, 64))).float(), torch.tensor([rng.uniform(0.05, 0.25)])
+        search = NearbySearch(FusedSimilarity([matrix], [torch.eye(16)[None]], config), config, points, (None, None))
+        found = search.again(Expected(places[:, None], elsewhere, most.float()))
+        assert found.matches0[0].tolist() == best.tolist()
+
+
 def test_keypoints_at_one_place_are_all_looked_at():
     matrix = torch.rand(1, 50, 40, generator=torch.Generator().manual_seed(0))
     config = MatcherConfig()

@@ -351,6 +351,13 @@ def test_maps_are_read_the_same_with_and_without_gradients(shape: tuple[int, int
         assert read_map(values, pixels, 4).isnan().any(dim=2).nonzero().tolist() == [[0, 3]]
 
 
+def test_a_map_of_more_cells_than_float32_counts_is_read_where_it_is_asked_for() -> None:
+    values = torch.arange(4100.0).repeat(4100, 1)[None, None]
+    with torch.no_grad():
+        read = read_map(values, torch.tensor([[[4099.0, 4099.0], [4001.0, 4098.0]]]), 1)
+    assert read.flatten().tolist() == [4099, 4001]
+
+
 def tiny(photos: Path, folder: Path, **changes: object) -> StudentConfig:
     content = {
         "data": {"photos": str(photos), "holdout": 4, "side": 190, "view": 64, "shares": [1.0, 0.0, 0.0],
