@@ -150,7 +150,7 @@ class FeaturesReader:
 
     def keys(self) -> list[str]:
         """Return names of the images, in the order of HDF5 (by name)."""
-        return list(_walk(self._opened(), ""))
+        return list(_walk(self._opened(), "", set()))
 
     def __len__(self) -> int:
         return len(self.keys())
@@ -212,14 +212,19 @@ def check_key(key: str) -> str:
     return key
 
 
-def _walk(group: h5py.Group, prefix: str) -> Iterator[str]:
+def _walk(group: h5py.Group, prefix: str, walked: set[tuple[int, int]]) -> Iterator[str]:
+    # Links may lead back, and a group that many lead to would be walked as often as there are ways to it.
+    info = h5py.h5o.get_info(group.id)
+    if (info.fileno, info.addr) in walked:
+        return
+    walked.add((info.fileno, info.addr))
     for name, child in group.items():
         if not isinstance(child, h5py.Group):
             continue
         path = f"{prefix}/{name}" if prefix else name
         if "keypoints" in child:
             yield path
-        yield from _walk(child, path)
+        yield from _walk(child, path, walked)
 
 
 def _array(tensor: Tensor, dtype: Any) -> np.ndarray:

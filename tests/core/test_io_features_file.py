@@ -97,6 +97,24 @@ def test_files_of_hloc_are_read(tmp_path: Path) -> None:
         assert_equal(reader.read("query/q.jpg"), given, tolerance=5e-4)
 
 
+def test_links_are_not_followed_for_ever(tmp_path: Path) -> None:
+    # Ten groups, of which each is led to by ten links of the one above; and one that leads back to the first.
+    path = tmp_path / "linked.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("image")
+        group["keypoints"] = np.zeros((1, 2), np.float32)
+        for level in range(10):
+            above = file.create_group(f"level{level}")
+            for i in range(10):
+                above[f"link{i}"] = group
+            group = above
+        file["image/back"] = h5py.SoftLink("/")
+    with FeaturesReader(path) as reader:
+        keys = reader.keys()
+    assert "image" in keys and "level0/link9" in keys
+    assert len(keys) < 100
+
+
 def test_the_same_features_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.h5", "b.h5"):
         with FeaturesWriter(tmp_path / name, variant="x") as writer:
