@@ -20,6 +20,7 @@ hold no others).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,13 +151,15 @@ class FeaturesReader:
 
     def keys(self) -> list[str]:
         """Return names of the images, in the order of HDF5 (by name)."""
-        return list(_walk(self._opened(), "", set()))
+        with self._damage():
+            return list(_walk(self._opened(), "", set()))
 
     def __len__(self) -> int:
         return len(self.keys())
 
     def __contains__(self, key: str) -> bool:
-        return "keypoints" in self._opened().get(key, ())
+        with self._damage():
+            return "keypoints" in self._opened().get(key, ())
 
     def read(self, key: str) -> Features:
         """Return features of one image, a batch of one on the CPU, in float32.
@@ -177,7 +180,7 @@ class FeaturesReader:
             shapes = {name: _tensor(group[name], kind)[None] for name, kind in _PER_KEYPOINT.items() if name in group}
             size, maker = (height, width), str(group.attrs.get("made_by", ""))
             return Features(keypoints[None], scores[None], image_size=size, made_by=maker, **described, **shapes)
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
             raise FeaturesFileError(f"image {key!r} of {self.path} is not laid out as expected: {error}") from error
 
     def attached(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -186,11 +189,19 @@ class FeaturesReader:
         Raises:
             FeaturesFileError: there is no such group.
         """
-        group = self._opened().get(f"@{name}")
-        if group is None:
-            raise FeaturesFileError(f"{self.path} holds features, but no {name}")
-        arrays = {k: list(d.asstr()[:]) if h5py.check_string_dtype(d.dtype) else d[...] for k, d in group.items()}
-        return arrays, dict(group.attrs)
+        with self._damage():
+            group = self._opened().get(f"@{name}")
+            if group is None:
+                raise FeaturesFileError(f"{self.path} holds features, but no {name}")
+            arrays = {k: list(d.asstr()[:]) if h5py.check_string_dtype(d.dtype) else d[...] for k, d in group.items()}
+            return arrays, dict(group.attrs)
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, KeyError, OSError) as error:  # what h5py raises, as the damage has it
+            raise FeaturesFileError(f"{self.path} is damaged: {error}") from error
 
     def _opened(self) -> h5py.File:
         if self._file is None:

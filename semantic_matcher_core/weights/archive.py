@@ -34,13 +34,17 @@ def open_checked(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             _check(path, archive.infolist())
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is no zip archive, or is damaged or truncated: {error}") from error
 
 
 def extract_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     """Write one file of a checked archive to ``target``, with its modification time; its checksum is verified."""
-    with archive.open(member) as source, target.open("xb") as file:
+    try:
+        source = archive.open(member)
+    except OSError as error:  # of a place that no file has
+        raise zipfile.BadZipFile(str(error)) from error
+    with source, target.open("xb") as file:
         shutil.copyfileobj(source, file, 2**20)
     modified = time.mktime((*member.date_time, 0, 0, -1))
     os.utime(target, (modified, modified))

@@ -139,21 +139,28 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is no safetensors file, or is truncated: {error}") from error
 
 
+# What torch makes of bytes that are not as they should be.
+_DAMAGE = (
+    RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError,
+    zipfile.BadZipFile,
+)  # fmt: skip
+
+
 def read_torch(path: Path) -> Any:
     """Return what a file of ``torch.save`` holds, tensors and plain containers alone, on the CPU.
 
     Raises:
         CheckpointError: it is damaged, or holds more than that.
     """
-    # Only the zip format of torch.save can be mapped; mapping keeps optimizer state out of memory.
-    mappable = zipfile.is_zipfile(path)
     try:
+        # Only the zip format of torch.save can be mapped; mapping keeps optimizer state out of memory.
+        mappable = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is not loaded: it holds more than tensors (a pickle that could run code), or is damaged; "
             "if you trust where it comes from, save its state dict alone, or as safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except _DAMAGE as error:
         # Some of torch's messages advise to switch its protection off; they stay in the traceback.
         raise CheckpointError(f"{path} is damaged, truncated or no torch checkpoint") from error

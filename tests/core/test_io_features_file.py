@@ -97,6 +97,16 @@ def test_files_of_hloc_are_read(tmp_path: Path) -> None:
         assert_equal(reader.read("query/q.jpg"), given, tolerance=5e-4)
 
 
+@pytest.mark.parametrize("structure", [b"TREE", b"SNOD", b"HEAP"])
+def test_damage_is_told_in_a_sentence(structure: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.h5"
+    with FeaturesWriter(path) as writer:
+        writer.write("a/1.png", features(3))
+    path.write_bytes(path.read_bytes().replace(structure, b"XXXX"))
+    with FeaturesReader(path) as reader, pytest.raises(FeaturesFileError, match=r"damaged\.h5 is damaged: "):
+        reader.read(reader.keys()[0])
+
+
 def test_links_are_not_followed_for_ever(tmp_path: Path) -> None:
     # Ten groups, of which each is led to by ten links of the one above; and one that leads back to the first.
     path = tmp_path / "linked.h5"

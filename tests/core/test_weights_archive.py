@@ -174,7 +174,17 @@ def test_damaged_archives_are_one_error(home: Path, tmp_path: Path, published: d
     whole = write_zip(tmp_path / "whole.zip", published).read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0xFF
+    # Of the first entry of the directory: where its member begins, relative to what is before the archive.
+    nowhere = bytearray(whole)
+    place = whole.index(b"PK\x05\x06") + 16
+    nowhere[place : place + 4] = (int.from_bytes(whole[place : place + 4], "little") + 10_000).to_bytes(4, "little")
+    # Flagged as UTF-8, which the name is not.
+    unnamed = bytearray(whole)
+    place = whole.index(b"PK\x01\x02")
+    unnamed[place + 9], unnamed[place + 46] = 0x08, 0xFF
     cases = {
+        "nowhere": bytes(nowhere),
+        "unnamed": bytes(unnamed),
         "empty": b"",
         "page": b"<html>Not Found</html>",
         "half": whole[: len(whole) // 2],

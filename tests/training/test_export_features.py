@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,12 @@ def test_finished_scenes_stay_and_unfinished_ones_are_made_whole(data: Path) -> 
     assert sorted(path.name for path in output.iterdir()) == ["a.h5", "b.h5", "c.h5"]
 
 
-def test_damaged_scenes_are_named_and_skipped_or_refused(data: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-200], lambda data: data.replace(b"TREE", b"XXXX")], ids=["cut short", "within"]
+)
+def test_damaged_scenes_are_named_and_skipped_or_refused(data: Path, damage: Callable[[bytes], bytes]) -> None:
     damaged = data / "train" / "b.h5"
-    damaged.write_bytes(damaged.read_bytes()[:-200])
+    damaged.write_bytes(damage(damaged.read_bytes()))
     method = SemanticFeatures(ColourContext(), 56)
     with pytest.raises(DataError, match=str(damaged)):
         export_scenes(scene_files(data, "train"), data / "one", method)

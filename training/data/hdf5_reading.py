@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,19 @@ class GroupReader:
         except OSError as error:
             raise DataError(f"{self.path} is damaged or no HDF5 file: {error}{self._remedy}") from error
 
+    @contextmanager
+    def looked_into(self) -> Iterator[h5py.File]:
+        """Open the file for a block, in which what is damaged becomes one error.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        with self.opened() as file:
+            try:
+                yield file
+            except (RuntimeError, KeyError, OSError, TypeError) as error:  # what h5py raises, as the damage has it
+                raise DataError(f"{self.path} is damaged: {error}{self._remedy}") from error
+
     def read(self, group: str, name: str) -> np.ndarray:
         """Return all values of a data set.
 
@@ -60,7 +75,7 @@ class GroupReader:
             if group not in self._groups:
                 self._groups[group] = self._file[group]
             return read_array(self._groups[group], name)
-        except (KeyError, OSError, TypeError, ValueError) as error:
+        except (KeyError, OSError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"{self.path}: cannot read {group}/{name}: {error}") from error
 
 

@@ -107,7 +107,7 @@ class SceneFile(GroupReader):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        with self.opened() as file:
+        with self.looked_into() as file:
             missing = [group for group in (*IMAGE_GROUPS, *PAIR_GROUPS) if group not in file]
             if missing:
                 raise DataError(f"{self.path} is no scene file: group {missing[0]!r} is missing")

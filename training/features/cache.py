@@ -86,7 +86,7 @@ class FeatureCache(GroupReader):
         self, path: Path, groups: tuple[str, ...], image_keys: Iterable[str], expected: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(path, "; make it with `python -m training.export_features`")
-        with self.opened() as file:
+        with self.looked_into() as file:
             for group in groups:
                 if group not in file:
                     raise DataError(f"{path} is no feature file of this kind: group {group!r} is missing")
