@@ -47,7 +47,7 @@ def match_features(features0: Features, features1: Features, config: MatcherConf
         keypoints0=features0.keypoints[pair, index0],
         keypoints1=features1.keypoints[pair, index1],
         confidence=dense.similarity0[pair, index0],
-        pair=pair if len(features0) > 1 else None,
+        pair=pair if len(features0) != 1 else None,
         batch_size=len(features0),
     )
 

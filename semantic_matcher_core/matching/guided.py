@@ -70,7 +70,7 @@ def match_guided(
         keypoints: ``B x N x 2`` and ``B x M x 2`` pixels.
         valid: ``B x N`` and ``B x M`` bool, false for padding, or ``None``.
     """
-    if min(similarity.shape[1:]) <= _NEIGHBOURS:
+    if not similarity.shape[0] or min(similarity.shape[1:]) <= _NEIGHBOURS:
         return match_similarities(similarity, config, *valid)
     unlimited = replace(config, max_distance=None, min_similarity=None)
     # A position that is not a number would spoil all that is compared with it.

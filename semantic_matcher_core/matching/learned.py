@@ -137,7 +137,7 @@ class LightGlueMatcher(nn.Module):
             keypoints0=features0.keypoints[pair, index0],
             keypoints1=features1.keypoints[pair, index1],
             confidence=confidence,
-            pair=pair if len(features0) > 1 else None,
+            pair=pair if len(features0) != 1 else None,
             batch_size=len(features0),
         )
 
@@ -146,7 +146,9 @@ class LightGlueMatcher(nn.Module):
         turn and size that fit.
         """
         second = self._inputs(features1, image)
-        looks = [(turn, times) for times in _values(features0.shrink, image) for turn in _values(features0.turn, image)]
+        real = features0.real[image]
+        turns, sizes = (None if t is None else t[image, real] for t in (features0.turn, features0.shrink))
+        looks = [(turn, times) for times in _values(sizes) for turn in _values(turns)]
         candidates = [self._match_inputs(self._inputs(features0, image, *look), second, config) for look in looks]
         return max(candidates, key=lambda found: float(found[2].sum()))
 
@@ -212,9 +214,9 @@ class LightGlueMatcher(nn.Module):
         return _Inputs(rows, positions, descriptors[rows], keypoints[rows, 1])
 
 
-def _values(told: Tensor | None, image: int) -> list[Any]:
-    """Return the turns, or sizes, of an image's rows; one that is ``None`` where they are not told apart."""
-    return [None] if told is None else told[image].unique().tolist() or [None]
+def _values(told: Tensor | None) -> list[Any]:
+    """Return the turns, or sizes, that rows tell; one that is ``None`` where they are not told apart."""
+    return [None] if told is None else told.unique().tolist() or [None]
 
 
 def mutual_matches(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,8 @@ from semantic_matcher_core.settings import MatcherConfig
 # Keypoints that lie together.
 _LEAF = 16
 _LOW_BITS = (1 << 32) - 1
+# Leaves near a row that are looked at at a time: few enough for the cache, where all of them are near.
+_HITS = 1 << 14
 # Similarities of a pair that are kept: 64 MB, 4096 keypoints of each side.
 _KEPT_ELEMENTS = 1 << 24
 
@@ -147,6 +149,21 @@ def _near(
         for p, m, h in zip(place, leaves.middle, leaves.half, strict=True)
     ]
     hits = _where(beyond[0].add_(beyond[1]), np.less, elsewhere[:, None].square())
+    parts = [_pairs(some, similarity, leaves, place, elsewhere, loss, floors) for some in hits.split(_HITS)]
+    row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
+    return row, column, value
+
+
+def _pairs(
+    hits: Tensor,
+    similarity: Tensor,
+    leaves: _Leaves,
+    place: Tensor,
+    elsewhere: Tensor,
+    loss: Tensor,
+    floors: list[Tensor | None],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same of ``hits`` alone: each a leaf that is near a row, counted row by row."""
     row = hits // len(leaves.rows)
     leaf = hits - row * len(leaves.rows)
     columns = leaves.rows.index_select(0, leaf)

@@ -55,10 +55,9 @@ def match_similarities(
         config: mutual check, ratio test, limits.
         valid0, valid1: ``B x N`` and ``B x M`` bool, false for padding; padding neither matches nor is matched.
     """
-    batch, n, m = similarity.shape
-    if n == 0 or m == 0:
-        matches = torch.full((batch, n), -1, device=similarity.device)
-        return DenseMatches(matches, torch.zeros((batch, n), dtype=torch.float32, device=similarity.device))
+    if 0 in similarity.shape:
+        matches = torch.full(similarity.shape[:2], -1, device=similarity.device)
+        return DenseMatches(matches, torch.zeros_like(matches, dtype=torch.float32))
     return matched(*scan(similarity, valid0, valid1, config.ratio is not None, config.mutual), config)
 
 

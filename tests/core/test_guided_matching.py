@@ -163,6 +163,13 @@ def test_confidence_is_the_similarity_itself_and_its_limits_hold() -> None:
         assert {tuple(r) for r in limited.indices.tolist()} <= {tuple(r) for r in found.indices.tolist()}
 
 
+@pytest.mark.parametrize("config", [NEVER, ALWAYS])
+def test_a_batch_of_no_pairs_has_no_matches(config: MatcherConfig) -> None:
+    nothing = Features(torch.zeros(0, 20, 2), torch.zeros(0, 20), torch.zeros(0, 20, 8), image_size=(480, 640))
+    assert match_features_densely(nothing, nothing, config).matches0.shape == (0, 20)
+    assert len(match_features(nothing, nothing, config)) == 0
+
+
 def test_confidence_can_be_differentiated() -> None:
     first, second = moved_scene(15, 1.0)
     first = replace(first, descriptors=first.descriptors.clone().requires_grad_())

@@ -297,6 +297,21 @@ def test_a_smaller_look_is_matched_as_what_it_sees(name):
     assert torch.equal(found.keypoints0, both.keypoints[0, found.indices[:, 0]])
 
 
+def test_a_batch_of_no_pairs_has_no_matches():
+    nothing = Features(torch.zeros(0, 20, 2), torch.zeros(0, 20), torch.zeros(0, 20, 128), SIZE)
+    assert len(random_matcher("aliked-n16")(nothing, nothing)) == 0
+
+
+def test_padding_is_of_no_size():
+    matcher = random_matcher("aliked-n16")
+    first, second = random_features("aliked-n16", [40, 25], 1), random_features("aliked-n16", [30, 30], 2)
+    first = replace(first, shrink=torch.where(first.real, 2.0, 0.0))
+    together = matcher(first, second, chosen(filter_threshold=0.0))
+    for b in range(2):
+        alone = matcher(first[b], second[b], chosen(filter_threshold=0.0))
+        assert len(alone) > 0 and torch.equal(together.of_pair(b).indices, alone.indices)
+
+
 def test_mutual_matches():
     scores = torch.tensor([[0.5, 0.4, 0.0], [0.9, 0.1, 0.2]]).log()
     rows, columns, confidence = mutual_matches(scores, 0.1)
