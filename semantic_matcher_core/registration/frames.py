@@ -171,4 +171,5 @@ def register_frames(
             continue
         template = Template.from_image(matcher, frame.image, mask=mask, config=config)
         tracker = TemplateTracker(matcher, template, config, smoothing)
-        yield replace(tracker.track(frame, template.sizes[0].features), is_template=True)
+        itself = template.features.rows(template.sizes[0].rows)
+        yield replace(tracker.track(frame, itself), is_template=True)

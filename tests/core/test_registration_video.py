@@ -13,7 +13,13 @@ import pytest
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError, ImageError, OutputError, RegistrationError
 from semantic_matcher_core.io.video import VideoFrame, VideoWriter, read_video, video_info
-from semantic_matcher_core.registration import OneEuroFilter, Template, register_frames, register_video
+from semantic_matcher_core.registration import (
+    OneEuroFilter,
+    RegistrationConfig,
+    Template,
+    register_frames,
+    register_video,
+)
 from semantic_matcher_core.registration.figures import CSV_COLUMNS
 from tests.core.bent_surfaces import ground_truth, known_bend, render
 
@@ -60,6 +66,15 @@ def test_each_frame_is_registered_onto_the_first(sift: SemanticMatcher, pictures
         assert result.agreement.correlation > 0.93
     empty = results[2].figures()
     assert not empty.registered and math.isnan(empty.error)
+
+
+def test_the_first_frame_is_registered_in_its_own_pixels(sift: SemanticMatcher, sheet: np.ndarray) -> None:
+    """Also where its features are taken at a smaller size."""
+    for result in register_frames(sift, frames([sheet, sheet]), config=RegistrationConfig(max_side=250)):
+        assert result.fit is not None and result.agreement is not None
+        assert result.agreement.error < 1 and result.features.image_size == SIZE
+        moved = result.matches.keypoints0 - result.matches.keypoints1
+        assert float(moved.norm(dim=1).median()) < 0.5
 
 
 def test_a_file_becomes_a_video_and_figures(sift: SemanticMatcher, pictures: list[np.ndarray], tmp_path: Path) -> None:
