@@ -13,11 +13,11 @@ import numpy as np
 
 from semantic_matcher_core.errors import ConfigError, PoseError
 from semantic_matcher_core.motion.metric import Observation
-from semantic_matcher_core.motion.pairs import PairMatcher, pose_between
+from semantic_matcher_core.motion.pairs import PairMatcher, matches_between, pose_from
 from semantic_matcher_core.motion.patches import PatchImage
 from semantic_matcher_core.motion.pose import Pose, chained_covariance
 from semantic_matcher_core.motion.view import View
-from semantic_matcher_core.types import Features
+from semantic_matcher_core.types import Features, Matches
 
 # Distance of the camera that is made up for a plane, in widths of it.
 _PLANE_DISTANCE = 1.0
@@ -136,21 +136,31 @@ class Localiser:
         Raises:
             PoseError: it is at none of the stored views; the message says why, of the first three.
         """
-        found: list[Localisation] = []
         reasons: list[str] = []
+        matched: list[tuple[StoredView, Matches]] = []
         for stored in self.views:
             try:
-                found.append(self._against(stored, view))
+                matched.append((stored, matches_between(self.matcher, stored.view, view)))
             except PoseError as error:
-                reasons.append(f"{stored.name or 'stored view'}: {error}")
-        if not found:
+                reasons.append(_reason(stored, error))
+        # Those with most matches first: one with fewer than agree with another view already cannot be the best.
+        matched.sort(key=lambda pair: len(pair[1]), reverse=True)
+        best: Localisation | None = None
+        for stored, matches in matched:
+            if best is not None and len(matches) <= best.inliers:
+                break
+            try:
+                found = self._against(stored, view, matches)
+            except PoseError as error:
+                reasons.append(_reason(stored, error))
+                continue
+            best = found if best is None or found.inliers > best.inliers else best
+        if best is None:
             raise PoseError("; ".join(reasons[:3]))
-        return max(found, key=lambda result: result.inliers)
+        return best
 
-    def _against(self, stored: StoredView, view: View) -> Localisation:
-        estimate, matches = pose_between(
-            self.matcher, stored.view, view, threshold_px=self.threshold_px, min_inliers=self.min_inliers
-        )
+    def _against(self, stored: StoredView, view: View, matches: Matches) -> Localisation:
+        estimate = pose_from(matches, stored.view, view, threshold_px=self.threshold_px, min_inliers=self.min_inliers)
         reference = stored.view.seen[matches.indices[:, 0].cpu().numpy()]
         usable, agree = int(reference.known.sum()), int(estimate.inliers.sum())
         pose = stored.pose @ estimate.pose
@@ -170,3 +180,7 @@ class Localiser:
             len(matches),
             estimate.residual_px,
         )
+
+
+def _reason(stored: StoredView, error: PoseError) -> str:
+    return f"{stored.name or 'stored view'}: {error}"

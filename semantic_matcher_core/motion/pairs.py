@@ -28,32 +28,47 @@ class PairMatcher(Protocol):
 def pose_between(
     matcher: PairMatcher, reference: View, current: View, *, threshold_px: float, min_inliers: int
 ) -> tuple[PoseEstimate, Matches]:
+    """Match two views, and estimate the current one's pose in the reference's frame: :func:`matches_between`, then
+    :func:`pose_from`.
+    """
+    matches = matches_between(matcher, reference, current)
+    return pose_from(matches, reference, current, threshold_px=threshold_px, min_inliers=min_inliers), matches
+
+
+def matches_between(matcher: PairMatcher, reference: View, current: View) -> Matches:
+    """Return the matches of two views' features.
+
+    Raises:
+        PoseError: one of the views has no keypoints.
+    """
+    for name, view in (("reference", reference), ("current", current)):
+        if not view.features.keypoints.shape[1]:
+            raise PoseError(f"the {name} image has no keypoints")
+    return matcher.match(reference.features, current.features)
+
+
+def pose_from(
+    matches: Matches, reference: View, current: View, *, threshold_px: float, min_inliers: int
+) -> PoseEstimate:
     """Estimate the current view's pose in the reference's frame.
 
     Keypoints are found anew in each image, to half a pixel or so. Where both views have their images, patches of some
     are aligned, which tells where the reference's points really are in the current image.
 
     Args:
-        matcher: matches their features.
+        matches: of their features.
         reference: with depth.
         current: with or without.
         threshold_px, min_inliers: as for :func:`~semantic_matcher_core.motion.metric.metric_pose`.
 
-    Returns:
-        The estimate and the matches.
-
     Raises:
-        PoseError: as there, and where one of the views has no keypoints.
+        PoseError: as there.
     """
-    for name, view in (("reference", reference), ("current", current)):
-        if not view.features.keypoints.shape[1]:
-            raise PoseError(f"the {name} image has no keypoints")
-    matches = matcher.match(reference.features, current.features)
     rows = matches.indices.detach().cpu().numpy()
     seen0, seen1 = reference.seen[rows[:, 0]], current.seen[rows[:, 1]]
     limits: dict[str, Any] = {"threshold_px": threshold_px, "min_inliers": min_inliers}
     if reference.patches is None or current.patches is None or current.camera is None:
-        return metric_pose(seen0, seen1, **limits), matches
+        return metric_pose(seen0, seen1, **limits)
     found = consensus(seen0, seen1, **limits)
     start, usable, _ = found
     # The consensus keeps to what one motion explains best; patches are aligned somewhat farther out, and those that do
@@ -68,4 +83,4 @@ def pose_between(
     aligned, rays = np.zeros(len(matches), bool), seen1.rays.copy()
     aligned[near[good]] = True
     rays[near[good]] = observation(moved[good], current.camera).rays
-    return metric_pose(seen0, replace(seen1, rays=rays), found=found, aligned=aligned, **limits), matches
+    return metric_pose(seen0, replace(seen1, rays=rays), found=found, aligned=aligned, **limits)

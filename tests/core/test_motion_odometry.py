@@ -12,8 +12,10 @@ import torch
 
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError, PoseError
+from semantic_matcher_core.motion import localisation
 from semantic_matcher_core.motion.localisation import Localiser, StoredView, plane_view
 from semantic_matcher_core.motion.odometry import Odometry, OdometryOptions, OdometryStatus, OdometryStep
+from semantic_matcher_core.motion.pairs import pose_from
 from semantic_matcher_core.motion.pose import Pose, exp_so3
 from semantic_matcher_core.motion.view import View, depth_view, mono_view, stereo_view
 from tests.core.rendered_room import BASELINE, CAMERA, FOCAL, HEIGHT, WIDTH, Room, Wall, walk
@@ -269,6 +271,27 @@ def test_localisation_among_stored_views(room, matcher, views, way):
         localiser.locate(blank(matcher, 0))
     with pytest.raises(ConfigError, match="at least one"):
         Localiser(matcher, [])
+
+
+def test_views_that_cannot_be_the_best_are_not_tried(room, matcher, views, way, monkeypatch):
+    stored = [StoredView(view, pose, f"view {i}") for i, (view, pose) in enumerate(zip(views, way, strict=True))]
+    image, _ = room.see(way[6])
+    seen = mono_view(matcher.extract(image), CAMERA, image=image)
+    tried = []
+
+    def watched(matches, reference, current, **limits):
+        tried.append(reference)
+        return pose_from(matches, reference, current, **limits)
+
+    monkeypatch.setattr(localisation, "pose_from", watched)
+    best = Localiser(matcher, stored).locate(seen)
+    monkeypatch.undo()
+    assert len(tried) < len(stored)
+    for one in stored:
+        if one.view in tried:
+            assert Localiser(matcher, [one]).locate(seen).inliers <= best.inliers
+        else:
+            assert len(matcher.match(one.view.features, seen.features)) <= best.inliers
 
 
 @pytest.fixture(scope="module")

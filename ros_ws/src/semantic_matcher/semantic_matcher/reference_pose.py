@@ -15,9 +15,9 @@ from semantic_matcher.odometry_output import fill_pose
 from semantic_matcher.tf_output import TransformOutput
 from semantic_matcher_core.errors import PoseError
 from semantic_matcher_core.io.images import IMAGE_SUFFIXES
-from semantic_matcher_core.motion.localisation import Localisation, Localiser, StoredView, plane_view
+from semantic_matcher_core.motion.localisation import Localiser, StoredView, plane_view
 from semantic_matcher_core.motion.pose import inverse_covariance
-from semantic_matcher_core.motion.view import View, mono_view
+from semantic_matcher_core.motion.view import mono_view
 
 if TYPE_CHECKING:
     from semantic_matcher.calibration import CameraInfoInput
@@ -69,17 +69,14 @@ class PlanePoses:
         if camera is None:
             return
         view = mono_view(frame.features, camera, image=frame.image, stamp=frame.stamp)
-        found: list[Localisation] = []
-        reason = ""
-        for pair in pairs:
-            try:
-                found.append(self._locate(pair, view, settings.reference_width))
-            except PoseError as error:
-                reason = reason or str(error)
-        if not found:
-            self._node.statistics.set(f"{prefix}pose", f"none: {reason}")
+        planes = [self._plane(pair.reference, settings.reference_width) for pair in pairs]
+        matches = {id(pair.reference.features): pair.matches for pair in pairs}
+        matched = SimpleNamespace(match=lambda features0, features1: matches[id(features0)])
+        try:
+            best = Localiser(matched, planes).locate(view)
+        except PoseError as error:
+            self._node.statistics.set(f"{prefix}pose", f"none: {error}")
             return
-        best = max(found, key=lambda result: result.inliers)
         self._node.statistics.set(f"{prefix}pose", f"{best.view.name} by {best.inliers} of {best.matches} matches")
         message = PoseWithCovarianceStamped(header=frame.tag)
         # Of the plane in the camera's frame: the other way round than the camera in the plane's.
@@ -89,10 +86,6 @@ class PlanePoses:
         self._node.check_frame(frame.tag, "~/pose")
         if self._tf is not None:
             self._tf.publish(message.header, f"{prefix}{frame_of(best.view.name)}", best.pose.inverse())
-
-    def _locate(self, pair: MatchedPair, view: View, width: float) -> Localisation:
-        matched = SimpleNamespace(match=lambda features0, features1: pair.matches)
-        return Localiser(matched, [self._plane(pair.reference, width)]).locate(view)
 
     def _plane(self, reference: Frame, width: float) -> StoredView:
         key = (id(reference.features), width)
