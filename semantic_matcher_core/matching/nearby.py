@@ -79,9 +79,8 @@ class NearbySearch:
         if self._leaves is None:
             self._leaves = _Leaves.of(self._keypoints1)
         best0, best1 = self._best
-        loss = most / elsewhere
         floors = [None if b is None else (b.value if b.second is None else b.second)[0] - most for b in self._best]
-        row, column, value = _near(self._kept.all[0], self._leaves, place, elsewhere, loss, floors)
+        row, column, value = _near(self._kept.all[0], self._leaves, place, elsewhere, most, floors)
         found0 = _best_of(value, row, column, best0, most)
         found1 = None if best1 is None else _best_of(value, column, row, best1, most)
         return matched(found0, found1, self._config)
@@ -140,7 +139,7 @@ def _near(
     leaves: _Leaves,
     place: Tensor,
     elsewhere: Tensor,
-    loss: Tensor,
+    most: Tensor,
     floors: list[Tensor | None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return rows, columns and similarities, less what they lose, of the pairs that are not below both floors."""
@@ -149,7 +148,7 @@ def _near(
         for p, m, h in zip(place, leaves.middle, leaves.half, strict=True)
     ]
     hits = _where(beyond[0].add_(beyond[1]), np.less, elsewhere[:, None].square())
-    parts = [_pairs(some, similarity, leaves, place, elsewhere, loss, floors) for some in hits.split(_HITS)]
+    parts = [_pairs(some, similarity, leaves, place, elsewhere, most, floors) for some in hits.split(_HITS)]
     row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
     return row, column, value
 
@@ -160,7 +159,7 @@ def _pairs(
     leaves: _Leaves,
     place: Tensor,
     elsewhere: Tensor,
-    loss: Tensor,
+    most: Tensor,
     floors: list[Tensor | None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same of ``hits`` alone: each a leaf that is near a row, counted row by row."""
@@ -172,8 +171,9 @@ def _pairs(
     x, y = (p.index_select(0, row)[:, None] for p in place)
     away = leaves.x.index_select(0, leaf).sub_(x).square_()
     away.add_(leaves.y.index_select(0, leaf).sub_(y).square_()).sqrt_()
-    torch.minimum(away, elsewhere.index_select(0, row)[:, None], out=away)
-    value.addcmul_(away, loss.index_select(0, row)[:, None], value=-1)
+    # At 1 it is the same, to the last bit, as what is taken off for elsewhere.
+    away.div_(elsewhere.index_select(0, row)[:, None]).clamp_(max=1)
+    value.addcmul_(away, most, value=-1)
     floor0, floor1 = floors
     assert floor0 is not None
     floor = floor0.index_select(0, row)[:, None]
@@ -211,7 +211,6 @@ def _best_of(value: Tensor, side: Tensor, other: Tensor, first: Best, most: Tens
     if first.second is not None:
         # The first of all counts as one elsewhere unless it is the best itself; to be near would only make it better.
         left = torch.where(position == first.position[0], first.second[0] - most, first.value[0] - most)
-        # By its position: beside an expected place, what the best loses may be rounded otherwise than elsewhere.
         rest = torch.where(other == position[side], -torch.inf, value)
         second = left.scatter_reduce(0, side, rest, "amax")[None]
     return Best(_values(best)[None], position[None], second)
