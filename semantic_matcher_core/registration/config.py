@@ -16,7 +16,8 @@ class RegistrationConfig:
         hypotheses: planes that it tries.
         regularisation: of the spline through the inliers; 0 goes through every match, noise included.
         min_inliers: with fewer there is no registration. Between unrelated photographs chance alone gave DALF up to 29
-            (536 pairs measured), and XFeat up to 60.
+            (536 pairs measured), XFeat up to 60, and a guided search more; what it gives beyond is refused by how
+            unlike template and image are (``registration.pair.check_likeness``).
         step_px: spacing of the lattice on which the spline is evaluated, at the size of the template that features were
             taken at; between, it is interpolated.
         max_side: features are taken from images no larger than this (long side in pixels); what comes out has the

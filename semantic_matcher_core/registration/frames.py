@@ -20,6 +20,7 @@ from semantic_matcher_core.registration.figures import FrameFigures
 from semantic_matcher_core.registration.pair import (
     Agreement,
     Fit,
+    check_likeness,
     compare,
     fit_map,
     smooth_matches,
@@ -117,12 +118,13 @@ class TemplateTracker:
         matches = self._match(template, features)
         try:
             fit = fit_map(matches, template, config)
+            lattice = fit.lattice if self.smoothing is None else self.smoothing(fit.lattice, frame.stamp_ns)
+            agreement = compare(template, image, fit, lattice)
+            check_likeness(fit, agreement)
         except RegistrationError as error:
             if self.smoothing is not None:
                 self.smoothing.reset()
             return FrameRegistration(frame, template, features, matches, problem=str(error))
-        lattice = fit.lattice if self.smoothing is None else self.smoothing(fit.lattice, frame.stamp_ns)
-        agreement = compare(template, image, fit, lattice)
         return FrameRegistration(frame, template, features, matches, fit=fit, lattice=lattice, agreement=agreement)
 
     def _match(self, template: Template, features: Features) -> Matches:

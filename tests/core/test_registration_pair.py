@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import torch
 from semantic_matcher_core import SemanticMatcher
 from semantic_matcher_core.errors import ConfigError, ImageError, RegistrationError
 from semantic_matcher_core.registration import Registration, RegistrationConfig, Template, register_onto, register_pair
+from semantic_matcher_core.registration.pair import check_likeness
 from semantic_matcher_core.registration.template import extract_features
 from semantic_matcher_core.viz.registration import draw_registration
 from tests.core.bent_surfaces import best_homography_error, ground_truth, known_bend, render
@@ -162,6 +164,31 @@ def test_a_template_without_texture_is_refused(sift: SemanticMatcher, sheet: np.
 def test_another_object_is_refused(sift: SemanticMatcher, sheet: np.ndarray, textured) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RegistrationError, match="matches agree with one smooth deformation"):
         register_pair(sift, sheet, textured(*SIZE, seed=9))
+
+
+@pytest.mark.parametrize(
+    ("inliers", "correlation", "is_chance"),
+    [(30, 0.1, True), (30, float("nan"), True), (30, 0.6, False), (60, -0.5, False), (49, 0.3, True)],
+)
+def test_few_that_agree_must_look_alike(
+    registered: Registration, inliers: int, correlation: float, is_chance: bool
+) -> None:
+    matches = registered.fit.matches[torch.arange(100)]
+    fit = replace(registered.fit, matches=replace(matches, inlier=torch.arange(100) < inliers))
+    agreement = replace(registered.agreement, correlation=correlation)
+    if is_chance:
+        with pytest.raises(RegistrationError, match=f"{inliers} of 100 matches .* agree by chance"):
+            check_likeness(fit, agreement)
+    else:
+        check_likeness(fit, agreement)
+
+
+def test_what_a_guided_search_finds_in_another_picture_is_refused(sheet: np.ndarray, textured) -> None:  # type: ignore[no-untyped-def]
+    compact = SemanticMatcher.from_pretrained("plain:compact", device="cpu")
+    config = RegistrationConfig(min_inliers=3)
+    for seed in range(3):
+        with pytest.raises(RegistrationError, match=r"by chance"):
+            register_pair(compact, sheet, textured(*SIZE, seed=20 + seed), config=config)
 
 
 def test_bad_images_and_options_are_refused(sift: SemanticMatcher, sheet: np.ndarray) -> None:
