@@ -27,6 +27,9 @@ _LEAST_SIDE = 96
 # Matches are right where so large a share of so many agree with one fundamental matrix. Of wrong ones up to 0.44 did.
 AGREEING_SHARE, _LEAST = 0.6, 20
 _THRESHOLD_PX, _ITERATIONS = 3.0, 200
+# Shown this many times as large or as small as it is seen, an image is better seen at another size: half-way to it
+# in octaves, and a little more, so that what stands there does not change with every frame.
+_SUITS = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,21 @@ def agree(matches: Matches) -> bool:
     except cv2.error:  # all points in one place
         return False
     return agreeing is not None and float(agreeing.mean()) >= AGREEING_SHARE
+
+
+def suits(sizes: Sequence[Seen], index: int, seen: Tensor, shown: Tensor) -> bool:
+    """Return whether a size is the one nearest to what an image shows, as its matches have it.
+
+    Args:
+        sizes: of the stored image.
+        index: which of them.
+        seen: ``N x 2`` matched pixels of that size, most of them right.
+        shown: ``N x 2``, of the other image.
+    """
+    apart = [float((p - p.median(dim=0).values).norm(dim=1).median()) for p in (seen.float(), shown.float())]
+    return not (
+        (index > 0 and apart[1] > _SUITS * apart[0]) or (index < len(sizes) - 1 and apart[0] > _SUITS * apart[1])
+    )
 
 
 def size_seen(given: tuple[int, int], times: float) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from semantic_matcher_core.errors import RegistrationError
 from semantic_matcher_core.io.video import VideoFrame
-from semantic_matcher_core.matching.sizes import AGREEING_SHARE, size_of
+from semantic_matcher_core.matching.sizes import AGREEING_SHARE, size_of, suits
 from semantic_matcher_core.registration.config import RegistrationConfig
 from semantic_matcher_core.registration.figures import FrameFigures
 from semantic_matcher_core.registration.pair import (
@@ -130,14 +130,17 @@ class TemplateTracker:
     def _match(self, template: Template, features: Features) -> Matches:
         """Return matches of the template with a frame, at all sizes where the one that served the last does not do."""
         if self._served is not None and self._served[0] is template:
-            seen = template.sizes[self._served[1]]
-            found = seen.restored(self.matcher.match(seen.features, features), template.features)
-            matches = with_smooth_inliers(found, self.config)
-            if self._agree(matches):
+            size = self._served[1]
+            seen = template.sizes[size]
+            found = self.matcher.match(seen.features, features)
+            matches = with_smooth_inliers(seen.restored(found, template.features), self.config)
+            if self._agree(matches) and suits(
+                template.sizes, size, found.keypoints0[matches.inlier], found.keypoints1[matches.inlier]
+            ):
                 return matches
         matches = smooth_matches(self.matcher, template.features, features, self.config)
-        size = size_of(template.sizes, matches)
-        self._served = None if size is None or not self._agree(matches) else (template, size)
+        serves = size_of(template.sizes, matches)
+        self._served = None if serves is None or not self._agree(matches) else (template, serves)
         return matches
 
     def _agree(self, matches: Matches) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from semantic_matcher_core.errors import ConfigError
 from semantic_matcher_core.extractors.resizing import features_at_size
 from semantic_matcher_core.io.images import shrunk
-from semantic_matcher_core.matching.sizes import Seen, agree, at_sizes, size_of, sizes_of
+from semantic_matcher_core.matching.sizes import Seen, agree, at_sizes, size_of, sizes_of, suits
 from semantic_matcher_core.settings import turns_of
 from semantic_matcher_core.streams.frames import (
     FeatureMatcher,
@@ -37,7 +37,7 @@ class ReferenceStream:
     another scale than they do. Its features are taken as large as the frames are; keypoints stay in its own pixels.
     One that fills only a part of a frame is found at a smaller size: every stored image is looked at at several
     (:mod:`~semantic_matcher_core.matching.sizes`), and the one that served a frame is taken for the next as long as its
-    matches agree.
+    matches agree, and the frame shows it about as large.
 
     Args:
         matcher, verify: as for :class:`TemporalStream`.
@@ -136,8 +136,9 @@ class ReferenceStream:
     ) -> tuple[MatchedPair, int | None]:
         """Return a pair, matched at all sizes where the one that served does not do, and the size that serves now."""
         if served is not None:
+            seen = matches.keypoints0
             matches = sizes[served].restored(matches, reference.features)
-            if agree(matches):
+            if agree(matches) and suits(sizes, served, seen, matches.keypoints1):
                 return matched_pair(reference, frame, matches, self.verify), served
             matches = self.matcher.match(reference.features, frame.features).to("cpu")
         serves = size_of(sizes, matches) if len(sizes) > 1 and agree(matches) else None

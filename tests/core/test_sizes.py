@@ -138,6 +138,12 @@ def test_the_size_changes_with_the_distance_and_each_camera_has_its_own(
     stream.process(nothing, camera="b")
     assert stream.served == {"a": [0], "b": [None]}
 
+    # Nor is it kept where it is still found, but another size shows it more as it is.
+    for scale, sizes in ((0.26, (1, 2)), (0.45, (1,)), (0.9, (0,)), (0.5, (1,)), (0.25, (2,))):
+        frame, h = frame_with(poster, scale)
+        (pair,) = stream.process(frame, camera="c")[1]
+        assert right(pair.matches, h) > 60 and stream.served["c"][0] in sizes
+
     # Another stream goes on where this one was.
     other = stream_of(compact, poster)
     other.resume(stream.served)
@@ -195,6 +201,17 @@ def test_a_template_is_tracked_where_it_is_small(compact: SemanticMatcher, poste
     sizes = tracker.template.sizes
     assert counting.rows == [len(tracker.template.features.scores[0]), len(sizes[0 if scale == 1 else 1].rows)]
     assert register_pair(compact, poster, frame).fit.inliers == results[0].fit.inliers  # type: ignore[union-attr]
+
+
+def test_a_tracker_follows_the_distance(compact: SemanticMatcher, poster: np.ndarray) -> None:
+    counting = Counting(compact)
+    counting.device = torch.device("cpu")  # type: ignore[attr-defined]
+    tracker = TemplateTracker(counting, Template.from_image(counting, poster))
+    for scale, size in ((0.5, 1), (0.85, 0), (0.5, 1)):
+        frame, _ = frame_with(poster, scale)
+        for i in range(2):
+            assert tracker.track(VideoFrame(i, i, frame)).fit is not None
+        assert counting.rows[-1] == len(tracker.template.sizes[size].rows)
 
 
 def test_small_images_are_seen_at_one_size(compact: SemanticMatcher) -> None:
