@@ -185,7 +185,7 @@ def _read_rows(values: Tensor, at: Tensor) -> Tensor:
     # Rows of a table are counted in whole numbers: float32 has not all that a large map needs.
     left, top = left.long(), top.long()
     right, low = (left + 1).clamp_(max=width - 1), (top + 1).clamp_(max=height - 1)
-    top, low = ((torch.arange(batch)[:, None] * height + v) * width for v in (top, low))
+    top, low = ((torch.arange(batch, device=values.device)[:, None] * height + v) * width for v in (top, low))
     corners = torch.stack((top + left, top + right, low + left, low + right), dim=-1)
     table = values.permute(0, 2, 3, 1).reshape(-1, channels)
     rows = F.embedding_bag(corners.flatten(0, 1), table, per_sample_weights=weights.flatten(0, 1), mode="sum")

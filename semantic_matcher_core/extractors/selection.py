@@ -251,11 +251,18 @@ def textured(images: Tensor) -> Tensor:
         ``B x H x W`` bool.
     """
     height, width = images.shape[-2:]
-    # Most images show something everywhere, which a twelfth of their values tells. On a GPU asking would wait for it.
-    if images.device.type == "cpu" and bool(_seen(images[:, 1:2, ::2, ::2], _BLOCK // 2).all()):
-        return torch.ones((1, 1, 1), dtype=torch.bool).expand(len(images), height, width)
+    if images.device.type == "cpu" and _textured_everywhere(images):
+        return images.new_ones((1, 1, 1), dtype=torch.bool).expand(len(images), height, width)
     seen = _seen(images, _BLOCK)
     return seen.repeat_interleave(_BLOCK, 1).repeat_interleave(_BLOCK, 2)[:, :height, :width]
+
+
+def _textured_everywhere(images: Tensor) -> bool:
+    """Tell by a twelfth of the values whether images show something everywhere, as most do.
+
+    On a GPU asking would wait for it.
+    """
+    return bool(_seen(images[:, 1:2, ::2, ::2], _BLOCK // 2).all())
 
 
 def _seen(images: Tensor, side: int) -> Tensor:

@@ -58,7 +58,7 @@ def neighbours_of(points0: Tensor, points1: Tensor, count: int) -> Tensor:
         return apart.topk(count, dim=2, largest=False).indices[..., 1:]
     # Numbers that are not negative are in the order of their bits.
     keys = _squared(points0, points1).view(torch.int32).bitwise_and_(-_PLACES)
-    keys += torch.arange(points1.shape[2], dtype=torch.int32)
+    keys += torch.arange(points1.shape[2], dtype=torch.int32, device=keys.device)
     nearest = np.partition(keys.numpy(), count - 1, axis=2)[..., :count]
     nearest.sort(axis=2)
     return torch.from_numpy(nearest[..., 1:] & (_PLACES - 1)).long()

@@ -91,7 +91,7 @@ class _Kept:
 
     def __init__(self, similarity: FusedSimilarity, valid0: Tensor | None, valid1: Tensor | None) -> None:
         self.shape, self.device = similarity.shape, similarity.device
-        self.all = torch.empty(self.shape, dtype=torch.float32)
+        self.all = torch.empty(self.shape, dtype=torch.float32, device=self.device)
         self._similarity, self._valid0, self._valid1 = similarity, valid0, valid1
 
     def rows(self, start: int, stop: int) -> Tensor:

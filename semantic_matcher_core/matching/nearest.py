@@ -142,7 +142,7 @@ def _best(block: Tensor, dim: int, second: bool) -> Best:
 def _best_of_groups(kept: Tensor, maxima: Tensor) -> Best:
     """Return the best of each column of ``B x N x M``, of groups of whose rows the ``B x G x M`` maxima are known."""
     group = _first_largest(maxima.transpose(1, 2))[:, None]
-    rows = group * _GROUP + torch.arange(_GROUP)[:, None]
+    rows = group * _GROUP + torch.arange(_GROUP, device=group.device)[:, None]
     # The last group may be a smaller one: its last row again is not the first of equals.
     rows = rows.clamp_(max=kept.shape[1] - 1)
     inside = _first_largest(kept.gather(1, rows).transpose(1, 2))[:, None]

@@ -45,7 +45,9 @@ def test_every_tensor_is_on_the_device_of_the_network(
 
 @pytest.mark.parametrize("make", EXTRACTORS)
 def test_fixed_size_never_waits_for_a_value(make, monkeypatch):
-    monkeypatch.setattr(selection, "_gathered", selection._everything)  # as on a GPU
+    # As on a GPU.
+    monkeypatch.setattr(selection, "_gathered", selection._everything)
+    monkeypatch.setattr(selection, "_textured_everywhere", lambda images: False)
     with FakeTensorMode():
         features = make(fixed_size=True)(torch.rand(2, 3, 70, 90), torch.ones(2, 70, 90, dtype=torch.bool))
         assert features.descriptors.shape[:2] == (2, 100)

@@ -20,6 +20,7 @@ from semantic_matcher_core.extractors.disk import Disk
 from semantic_matcher_core.extractors.sift import Sift
 from semantic_matcher_core.extractors.superpoint import SuperPoint
 from semantic_matcher_core.extractors.xfeat import XFeat
+from semantic_matcher_core.matching import MatcherConfig
 from semantic_matcher_core.reasoning import Reasoner, ReasonerConfig
 from semantic_matcher_core.semantics.compact_context import CompactContext
 from tests.conftest import make_textured_image
@@ -60,6 +61,11 @@ def plain(make: Callable[[], Extractor]) -> Callable[[], SemanticMatcher]:
     return lambda: SemanticMatcher.from_parts(make(), device="cpu")
 
 
+def guided() -> SemanticMatcher:
+    matcher = SemanticMatcher.from_pretrained("plain:compact", device="cpu", max_keypoints=300)
+    return matcher.with_settings(matching=MatcherConfig(guided="always", ratio=0.95))
+
+
 def matched(matcher: SemanticMatcher) -> Matches:
     image = make_textured_image(96, 128, 3)
     return matcher.match_images(image, np.roll(image, 7, axis=1))
@@ -86,6 +92,7 @@ def built(make: Callable[[], SemanticMatcher]) -> tuple[SemanticMatcher, Matches
         pytest.param(plain(lambda: Disk(100)), id="disk"),
         pytest.param(plain(lambda: Dalf(100, threshold=0.0)), id="dalf"),
         pytest.param(plain(lambda: Sift(100)), id="sift"),
+        pytest.param(guided, id="guided"),
     ],
 )
 def test_settings_change_nothing(

@@ -88,7 +88,7 @@ def test_a_pose_that_cannot_be_had_costs_nothing_else(
     from geometry_msgs.msg import PoseWithCovarianceStamped
     from semantic_matcher_msgs.msg import Descriptors
 
-    from semantic_matcher.reference_pose import PlanePoses
+    from semantic_matcher import reference_pose
 
     name = "/reference_matcher"
     pixels = textured(HEIGHT, WIDTH, seed=51)
@@ -119,7 +119,7 @@ def test_a_pose_that_cannot_be_had_costs_nothing_else(
         def defect(*_: Any) -> None:
             raise np.linalg.LinAlgError("a defect")
 
-        monkeypatch.setattr(PlanePoses, "_locate", defect)
+        monkeypatch.setattr(reference_pose, "Localiser", defect)
         assert answered(camera_info()) == ""
         assert node.statistics.last_error == "pose failed: LinAlgError('a defect')"
         assert stamp_of(poses[-1].header) < stamp_of(descriptors[-1].header)
