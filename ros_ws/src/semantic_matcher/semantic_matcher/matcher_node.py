@@ -31,6 +31,7 @@ from semantic_matcher.matching_model import MatchingModel, geometry_refusal, mod
 from semantic_matcher.messages import stamp_ns
 from semantic_matcher.node_statistics import Statistics
 from semantic_matcher.output import Output
+from semantic_matcher.passing_thread import in_passing_thread
 from semantic_matcher.problems import Problems, Throttle
 from semantic_matcher.process_memory import resident_bytes
 from semantic_matcher.qos_overrides import QoSOverrides
@@ -357,8 +358,7 @@ class MatcherNode(LifecycleNode):
             bond_messages()
         name = model_name(settings)
         self.get_logger().info(f"configuring: loading {name} for device {settings.device}")
-        self.model = self._load_model(settings)
-        self.model.warm_up(settings.warmup_width, settings.warmup_height)
+        self.model = in_passing_thread(lambda: self._loaded(settings))
         for name, value in self.model.facts().items():
             self.statistics.set(name, value)
         self._stored_masks = read_masks(named(settings.mask), len(self.image_prefixes()))
@@ -369,6 +369,11 @@ class MatcherNode(LifecycleNode):
             self.get_logger().warning(note)
         return super().on_configure(state)
 
+    def _loaded(self, settings: SimpleNamespace) -> MatchingModel:
+        model = self._load_model(settings)
+        model.warm_up(settings.warmup_width, settings.warmup_height)
+        return model
+
     @_transition("active", undo="_halt")
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Bring the model to its device, subscribe, begin to work."""
@@ -377,7 +382,7 @@ class MatcherNode(LifecycleNode):
         self._settings = self.parameters.values
         # First: what is stored is extracted as the parameters are now, which may have changed since configure.
         self.model.apply(self._settings)
-        self.begin(self.model)
+        in_passing_thread(functools.partial(self.begin, self.model))
         self.apply(self._settings)
         self.statistics.restart()
         self._clock_moved = time.monotonic()
