@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
@@ -44,3 +47,12 @@ def follow(title: str, folder: Path) -> dict[str, str]:
         assert table is not None, added[1]
         path.write_text(f"{source[: table.end()]}\n{code}{source[table.end() :]}")
     return {"PYTHONPATH": ":".join(str(folder / Path(source).parent) for source in _SOURCES)}
+
+
+def run_in_copy(program: str, folder: Path, path: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a copy of the sources, whose ``PYTHONPATH`` comes before all else."""
+    environment = {**os.environ, "PYTHONPATH": f"{path}:{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=800
+    )

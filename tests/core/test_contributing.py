@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
-from tests.recipes import follow
+from tests.recipes import follow, run_in_copy
 
 EXTRACTOR = """
 import numpy as np, torch
@@ -68,16 +65,8 @@ assert "max_keypoints: 2048" in yaml_defaults("keypoint_counter")
 )
 def test_a_recipe_arrives(title: str, check: str, tmp_path: Path) -> None:
     path = follow(title, tmp_path)["PYTHONPATH"]
-    environment = {**os.environ, "PYTHONPATH": f"{path}:{REPOSITORY}"}
-    done = subprocess.run(
-        [sys.executable, "-c", f"import semantic_matcher_core; print(semantic_matcher_core.__file__)\n{check}"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=800,
-    )
+    program = f"import semantic_matcher_core; print(semantic_matcher_core.__file__)\n{check}"
+    done = run_in_copy(program, tmp_path, path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(tmp_path))
 

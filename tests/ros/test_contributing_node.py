@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.recipes import follow
+from tests.recipes import follow, run_in_copy
 
 pytestmark = pytest.mark.ros
 
@@ -51,15 +47,6 @@ os._exit(0)  # Fast DDS may wait for ever: see tests.ros.support.participant
 
 def test_the_recipe_of_a_node_arrives(ros: None, tmp_path: Path) -> None:
     path = follow("a node", tmp_path)["PYTHONPATH"]
-    environment = {**os.environ, "PYTHONPATH": f"{path}:{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=800,
-    )
+    done = run_in_copy(RUN, tmp_path, path)
     assert done.returncode == 0, done.stderr
     assert "counted" in done.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,18 +20,15 @@ def in_passing_thread(compute: Callable[[], T]) -> T:
 
     Its name is this thread's, for which it stands.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
+    answer: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(compute())
+            answer.set_result(compute())
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            errors.append(error)
+            answer.set_exception(error)
 
     thread = threading.Thread(target=run, name=threading.current_thread().name, daemon=True)
     thread.start()
     thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return answer.result()
